@@ -1,0 +1,88 @@
+"""A linear map applied to many vectors, some at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.func import vmap
+
+from mace_functional.memory import BUDGET_FRACTION, free_memory, peak_memory
+
+ChunkSize = int | Literal["auto"] | None
+
+CPU_WORKING_SET = 256 * 2**20
+"""On CPU a chunk is best kept small, near the caches and below the allocator's large blocks."""
+
+
+def map_columns(
+    apply: Callable[[Tensor], Tensor],
+    vectors: Tensor,
+    *,
+    chunk_size: ChunkSize = "auto",
+    memory_budget: int | None = None,
+    progress: bool = False,
+    description: str = "Hessian",
+) -> Tensor:
+    """`vmap(apply)(vectors)`, in chunks.
+
+    Args:
+        apply: A linear map.
+        vectors: Vectors along the first dimension.
+        chunk_size: Vectors at once: a number, None for all, or "auto": the first vector is mapped
+            alone, what it needs is measured, and the rest goes in chunks that fit the budget.
+        memory_budget: Bytes that "auto" may fill; a fraction of the free memory if None.
+        progress: Show a progress bar.
+        description: Its title.
+
+    Returns:
+        The mapped vectors, stacked.
+
+    Raises:
+        ValueError: If the chunk size is not a positive number, None or "auto".
+        MemoryError: If not even one vector fits the budget.
+    """
+    count = vectors.shape[0]
+    if chunk_size != "auto" and chunk_size is not None and not _is_positive(chunk_size):
+        raise ValueError(
+            f"chunk_size must be a positive number, None or 'auto', not {chunk_size!r}"
+        )
+    done: list[Tensor] = []
+    bar = Progress(
+        *Progress.get_default_columns()[:-1],
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        disable=not progress,
+    )
+    with bar:
+        task = bar.add_task(description, total=count)
+        if chunk_size == "auto" and count > 1:
+            first, size = peak_memory(lambda: vmap(apply)(vectors[:1]))
+            done.append(first)
+            bar.advance(task)
+            chunk_size = _chunk_size(size, vectors.device, memory_budget)
+        step = count if chunk_size is None or chunk_size == "auto" else chunk_size
+        for chunk in vectors[len(done) :].split(max(step, 1)):
+            done.append(vmap(apply)(chunk))
+            bar.advance(task, len(chunk))
+    return torch.cat(done)
+
+
+def _is_positive(chunk_size: object) -> bool:
+    return isinstance(chunk_size, int) and not isinstance(chunk_size, bool) and chunk_size > 0
+
+
+def _chunk_size(size: int, device: torch.device, budget: int | None) -> int:
+    """How many vectors of the measured size fit."""
+    budget = int(BUDGET_FRACTION * free_memory(device)) if budget is None else budget
+    if size > budget:
+        raise MemoryError(
+            f"one column needs {size / 2**20:.0f} MiB and the budget is {budget / 2**20:.0f} MiB: "
+            "raise memory_budget, use float32, or multiply vectors one by one with hvp"
+        )
+    room = budget if device.type != "cpu" else min(budget, CPU_WORKING_SET)
+    return max(1, room // max(size, 1))

@@ -1,0 +1,113 @@
+"""Equivariant linear maps: between irreps, and with weights of their own for each element.
+
+Weights are stored flat, one block after another for each pair of equal irreps, and normalised by
+the number of inputs that an output sees, as e3nn does ("element" normalisation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from e3nn import o3
+from torch import Tensor, nn
+
+from mace_functional.graph import Species
+
+Features = list[Tensor]
+"""Node features: one tensor (nodes, 2l+1, channels) for each irrep."""
+
+
+class _EquivariantMap(nn.Module):
+    """What linear maps between equal irreps share: which inputs feed which outputs."""
+
+    def __init__(self, irreps_in: str, irreps_out: str) -> None:
+        super().__init__()
+        self.irreps_in, self.irreps_out = o3.Irreps(irreps_in), o3.Irreps(irreps_out)
+        self.paths = [
+            (i, o)
+            for i, (_, ir_in) in enumerate(self.irreps_in)
+            for o, (_, ir_out) in enumerate(self.irreps_out)
+            if ir_in == ir_out
+        ]
+        self.fan_in = [
+            sum(self.irreps_in[i].mul for i, out in self.paths if out == o)
+            for o in range(len(self.irreps_out))
+        ]
+
+    def _sum(self, terms: Iterable[Tensor], like: Tensor) -> Features:
+        """Sum the terms of the paths into their outputs; an output that no path feeds is zero."""
+        out: list[Tensor | None] = [None] * len(self.irreps_out)
+        for (_, o), term in zip(self.paths, terms, strict=True):
+            present = out[o]
+            out[o] = term if present is None else present + term
+        return [
+            like.new_zeros(like.shape[0], ir.dim, mul) if y is None else y
+            for y, (mul, ir) in zip(out, self.irreps_out, strict=True)
+        ]
+
+
+class Linear(_EquivariantMap):
+    """`y[out] = sum_in x[in] W[in, out] / sqrt(fan_in) + b[out]`; biases go to invariants only."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, irreps_in: str, irreps_out: str, biases: bool = False) -> None:
+        super().__init__(irreps_in, irreps_out)
+        self.shapes = [(self.irreps_in[i].mul, self.irreps_out[o].mul) for i, o in self.paths]
+        self.biased = [
+            (o, mul) for o, (mul, ir) in enumerate(self.irreps_out) if biases and ir.is_scalar()
+        ]
+
+    def forward(self, features: Features) -> Features:
+        """Map (nodes, 2l+1, mul) features of `irreps_in` to those of `irreps_out`."""
+        blocks = self.weight.split([m * n for m, n in self.shapes])
+        terms = (
+            features[i] @ (block.view(shape) * self.fan_in[o] ** -0.5)
+            for (i, o), shape, block in zip(self.paths, self.shapes, blocks, strict=True)
+        )
+        out = self._sum(terms, like=features[0])
+        biases = self.bias.split([mul for _, mul in self.biased]) if self.biased else ()
+        for (o, _), bias in zip(self.biased, biases, strict=True):
+            out[o] = out[o] + bias
+        return out
+
+
+class ElementLinear(_EquivariantMap):
+    """`y_i[out] = sum_in x_i[in] W[in, z_i, out] / sqrt(fan_in n_z)`: weights for each element."""
+
+    weight: Tensor
+
+    def __init__(self, irreps_in: str, irreps_out: str, num_elements: int) -> None:
+        super().__init__(irreps_in, irreps_out)
+        self.num_elements = num_elements
+        self.shapes = [
+            (self.irreps_in[i].mul, num_elements, self.irreps_out[o].mul) for i, o in self.paths
+        ]
+
+    def forward(self, features: Features, species: Species) -> Features:
+        """Map (nodes, 2l+1, mul) features, each node with the weights of its element."""
+        blocks = self.weight.split([m * z * n for m, z, n in self.shapes])
+        terms = []
+        for (i, o), shape, block in zip(self.paths, self.shapes, blocks, strict=True):
+            scale = (self.fan_in[o] * self.num_elements) ** -0.5
+            nodes = zip(species.split(features[i]), species.elements, strict=True)
+            weights = block.view(shape)
+            terms.append(torch.cat([x @ (weights[:, element] * scale) for x, element in nodes]))
+        return self._sum(terms, like=features[0])
+
+
+class ElementEmbedding(nn.Module):
+    """A vector for each element, `W[z] / sqrt(n_z)`: the linear map of a one-hot element."""
+
+    weight: Tensor
+
+    def __init__(self, num_elements: int, channels: int) -> None:
+        super().__init__()
+        self.num_elements, self.channels = num_elements, channels
+
+    def forward(self, species: Species) -> Tensor:
+        """Vectors of the nodes (nodes, channels)."""
+        table = self.weight.view(self.num_elements, self.channels)[list(species.elements)]
+        return species.expand(table * self.num_elements**-0.5)

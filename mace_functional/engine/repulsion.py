@@ -1,0 +1,47 @@
+"""Screened nuclear repulsion at short range."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mace_functional.engine.radial import polynomial_cutoff
+from mace_functional.graph import Species, gather
+
+EV_ANGSTROM = 14.3996
+"""e^2 / (4 pi eps_0) in eV Å, to the digits that MACE models were trained with."""
+BOHR = 0.529
+SCREENING = (3.2, 0.9423, 0.4028, 0.2016)
+
+
+class ZieglerBiersackLittmark(nn.Module):
+    """Ziegler-Biersack-Littmark pair potential, cut off at the sum of covalent radii.
+
+    `E_i = 1/2 sum_j e^2 Z_i Z_j / (4 pi eps_0 r) sum_n c_n exp(-b_n r / a) f_cut(r)` with
+    `a = a_prefactor 0.529 Å / (Z_i^a_exp + Z_j^a_exp)`.
+    Source: Ziegler, Biersack, Littmark, The Stopping and Range of Ions in Matter (1985).
+    """
+
+    c: Tensor
+    covalent_radii: Tensor
+    a_exp: Tensor
+    a_prefactor: Tensor
+
+    def __init__(self, power: int) -> None:
+        super().__init__()
+        self.power = power
+
+    def forward(self, lengths: Tensor, senders: Tensor, mask: Tensor, species: Species) -> Tensor:
+        """Energies of the nodes (nodes,) in eV, from lengths (nodes, K, 1) in Å."""
+        charges = species.expand(lengths.new_tensor(species.numbers)[:, None])
+        radii = species.expand(self.covalent_radii[list(species.numbers), None])
+        z_i, z_j = charges[:, None], gather(charges, senders)
+        r_max = radii[:, None] + gather(radii, senders)
+        screening_length = self.a_prefactor * BOHR / (z_i**self.a_exp + z_j**self.a_exp)
+        x = lengths / screening_length
+        screening = sum(
+            self.c[n] * torch.exp(-exponent * x) for n, exponent in enumerate(SCREENING)
+        )
+        pair = EV_ANGSTROM * z_i * z_j / lengths * screening
+        pair = 0.5 * pair * polynomial_cutoff(lengths, r_max, self.power) * mask
+        return pair.sum((-2, -1))

@@ -1,0 +1,497 @@
+"""Structures and their neighbour graphs.
+
+The graph is static: it holds who is whose neighbour and through which periodic image, not how far.
+Edge vectors follow from positions and cell, so that derivatives with respect to both are exact:
+
+    r_ij = x_i - x_j + S_ij cell.
+
+Nodes are the atoms sorted by element, and every node has the same number K of neighbours; what is
+missing is padded and masked. Arrays of one shape make batched matrix products of all nodes and,
+after `batch`, one `vmap` over many structures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from ase.geometry import complete_cell
+from matscipy.neighbours import neighbour_list
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from mace_functional.model import Model
+
+COINCIDENT = 1e-3
+"""Atoms closer than this, in Å, are taken for an error in the input."""
+
+FEATURES = {"total_charge": ("charge", 0.0), "total_spin": ("spin", 1.0)}
+"""Where ASE users keep a feature in `atoms.info`, and its value when they do not."""
+
+
+class Species(NamedTuple):
+    """Which elements the nodes are: `counts[k]` nodes of element k, in this order; static.
+
+    Attributes:
+        elements: Rows of the elements in the model's tables.
+        numbers: Atomic numbers.
+        counts: Number of nodes of each.
+    """
+
+    elements: tuple[int, ...]
+    numbers: tuple[int, ...]
+    counts: tuple[int, ...]
+
+    def split(self, nodes: Tensor) -> tuple[Tensor, ...]:
+        """Values of the nodes (nodes, ...), element by element."""
+        return nodes.split(list(self.counts))
+
+    def expand(self, rows: Tensor) -> Tensor:
+        """Values of the elements (elements, ...), repeated for their nodes (nodes, ...)."""
+        pairs = zip(rows.unbind(), self.counts, strict=True)
+        return torch.cat([row.expand(n, *row.shape) for row, n in pairs])
+
+
+def gather(nodes: Tensor, senders: Tensor) -> Tensor:
+    """Values of the senders: (nodes, ...) to (nodes, K, ...)."""
+    return nodes.index_select(0, senders.reshape(-1)).view(*senders.shape, *nodes.shape[1:])
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Static topology of a structure: a pytree whose leaves are tensors.
+
+    Attributes:
+        order: Atom of each node, (nodes,).
+        inverse: Node of each atom, (atoms,).
+        atom_mask: False for atoms that only pad a batch, (atoms,).
+        senders: Node at the other end of each edge, (nodes, K).
+        unit_shifts: Periodic image of the edge, S_ij, (nodes, K, 3).
+        edge_mask: False for edges that only pad, (nodes, K).
+        pbc: Periodic directions, (3,).
+        features: Extra features that the model embeds, such as "total_charge".
+        reference_positions: Positions for which the graph was made, Å, (atoms, 3).
+        reference_cell: Cell for which the graph was made, Å, (3, 3).
+        species: Elements of the nodes; static.
+        cutoff: Cutoff radius of the model, Å; static.
+        skin: What the neighbour search added to it, Å; static.
+    """
+
+    order: Tensor
+    inverse: Tensor
+    atom_mask: Tensor
+    senders: Tensor
+    unit_shifts: Tensor
+    edge_mask: Tensor
+    pbc: Tensor
+    features: dict[str, Tensor]
+    reference_positions: Tensor
+    reference_cell: Tensor
+    species: Species
+    cutoff: float
+    skin: float
+
+    def edge_vectors(self, positions: Tensor, cell: Tensor) -> Tensor:
+        """Edge vectors `x_i - x_j + S_ij cell` in Å, (nodes, K, 3); (1, 1, 1) where padded."""
+        nodes = positions.index_select(0, self.order)
+        vectors = nodes[:, None] - gather(nodes, self.senders) + self.unit_shifts @ cell
+        return torch.where(self.edge_mask[..., None], vectors, torch.ones_like(vectors))
+
+    def to_atoms(self, values: Tensor) -> Tensor:
+        """Values of the nodes (nodes,) in the order of the atoms (atoms,), zero where padded."""
+        return values.index_select(0, self.inverse) * self.atom_mask
+
+    def slack(self, positions: Tensor, cell: Tensor) -> float:
+        r"""How much closer to the cutoff, in Å, a pair left out of the graph may still come.
+
+        With the deformation gradient F that maps the reference cell to `cell` and the
+        displacements u on top of it, a pair at distance d in the reference is at least
+        `sigma_min(F) d - 2 max|u|` apart now, so that
+        `slack = sigma_min(F) (cutoff + skin) - 2 max|u| - cutoff`.
+
+        Args:
+            positions: Positions in Å, (atoms, 3).
+            cell: Lattice vectors in Å, (3, 3).
+
+        Returns:
+            A number; not negative as long as the graph is exact for `positions` and `cell`.
+        """
+        pbc = self.pbc.cpu().numpy()
+        reference_cell, new_cell = (
+            complete_cell(c.detach().cpu().double().numpy() * pbc[:, None])
+            for c in (self.reference_cell, cell)
+        )
+        deformation = np.linalg.solve(reference_cell, new_cell)
+        reference = self.reference_positions.cpu().double().numpy() @ deformation
+        moved = positions.detach().cpu().double().numpy() - reference
+        moved -= moved.mean(0)
+        shrunk = np.linalg.svd(deformation, compute_uv=False).min() * (self.cutoff + self.skin)
+        return float(shrunk - 2 * np.linalg.norm(moved, axis=1).max() - self.cutoff)
+
+    def is_current(self, positions: Tensor, cell: Tensor) -> bool:
+        """Whether the graph holds every neighbour within the cutoff of a moved structure."""
+        return self.slack(positions, cell) > -1e-9
+
+
+_STATIC = ("species", "cutoff", "skin")
+_LEAVES = tuple(f.name for f in fields(Graph) if f.name not in _STATIC)
+
+
+def _flatten_graph(graph: Graph) -> tuple[list[Any], tuple[Any, ...]]:
+    return [getattr(graph, k) for k in _LEAVES], tuple(getattr(graph, k) for k in _STATIC)
+
+
+def _unflatten_graph(leaves: Any, static: tuple[Any, ...]) -> Graph:
+    return Graph(*leaves, *static)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A structure: what changes, what does not, and the graph. A pytree.
+
+    Attributes:
+        positions: Å, (N, 3).
+        cell: Lattice vectors in Å as rows, (3, 3); zero where not periodic.
+        masses: amu, (N,).
+        numbers: Atomic numbers, (N,).
+        graph: Static topology.
+    """
+
+    positions: Tensor
+    cell: Tensor
+    masses: Tensor
+    numbers: Tensor
+    graph: Graph
+
+    def rebuild(self, positions: Tensor | None = None, cell: Tensor | None = None) -> Structure:
+        """The same atoms at new positions, with a new neighbour search.
+
+        Args:
+            positions: New positions in Å, (N, 3); the present ones if not given.
+            cell: New lattice vectors in Å, (3, 3); the present ones if not given.
+
+        Returns:
+            A new structure; only the part of the graph that depends on the geometry is made anew.
+
+        Raises:
+            ValueError: If positions are not finite or atoms coincide.
+        """
+        positions = self.positions if positions is None else positions.detach()
+        cell = self.cell if cell is None else cell.detach()
+        old = self.graph
+        edges = _search(
+            positions.cpu().double().numpy(),
+            cell.cpu().double().numpy(),
+            old.pbc.cpu().numpy(),
+            old.cutoff + old.skin,
+        )
+        kinds = np.empty(len(old.order), dtype=int)
+        kinds[old.order.cpu().numpy()] = np.repeat(
+            np.arange(len(old.species.counts)), old.species.counts
+        )
+        arrays = _pack(edges, kinds, old.species.counts, None, len(positions))
+        graph = replace(
+            old,
+            **_to_tensors(arrays, positions),
+            reference_positions=positions,
+            reference_cell=cell,
+        )
+        return replace(self, positions=positions, cell=cell, graph=graph)
+
+
+pytree.register_pytree_node(
+    Graph,
+    _flatten_graph,
+    _unflatten_graph,
+    serialized_type_name="mace_functional.Graph",
+)
+pytree.register_pytree_node(
+    Structure,
+    lambda s: ([s.positions, s.cell, s.masses, s.numbers, s.graph], None),
+    lambda leaves, _: Structure(*leaves),
+    serialized_type_name="mace_functional.Structure",
+)
+
+
+def from_ase(atoms: Atoms, model: Model, skin: float = 0.0) -> Structure:
+    """The structure and neighbour graph of an ASE Atoms object.
+
+    Args:
+        atoms: Periodic in any directions. Features that the model embeds are read from
+            `atoms.info` ("charge" and "spin", 0 and 1 if absent) or `atoms.arrays`.
+        model: Gives the cutoff, the known elements, dtype and device.
+        skin: Added to the cutoff in the neighbour search, Å: the graph then stays exact while
+            atoms move (see `Graph.is_current`). Energies do not depend on it.
+
+    Returns:
+        The structure, on the model's device and in its dtype.
+
+    Raises:
+        ValueError: If there are no atoms, an element is unknown to the model, positions or cell are
+            not finite, atoms coincide, periodic lattice vectors are missing or linearly dependent,
+            the skin is negative, or an embedded feature is missing or out of range.
+    """
+    numbers = atoms.get_atomic_numbers()
+    if len(numbers) == 0:
+        raise ValueError("the structure has no atoms")
+    if not skin >= 0:
+        raise ValueError(f"skin must be zero or positive, in Å, not {skin}")
+    table = {z: row for row, z in enumerate(model.atomic_numbers)}
+    unknown = sorted({int(z) for z in numbers} - set(table))
+    if unknown:
+        raise ValueError(
+            f"the model does not know the elements {_symbols(unknown)}; "
+            f"it was made for {_symbols(model.atomic_numbers)}"
+        )
+    pbc = np.asarray(atoms.get_pbc())
+    cell = atoms.cell.array.copy()
+    edges = _search(atoms.positions, cell, pbc, model.cutoff + skin)
+    present, kinds = np.unique([table[int(z)] for z in numbers], return_inverse=True)
+    counts = tuple(int(n) for n in np.bincount(kinds))
+    arrays = _pack(edges, kinds, counts, None, len(numbers))
+    positions = torch.as_tensor(atoms.positions.copy(), dtype=model.dtype, device=model.device)
+    cell_tensor = torch.as_tensor(cell, dtype=model.dtype, device=model.device)
+    graph = Graph(
+        **_to_tensors(arrays, positions),
+        pbc=torch.as_tensor(pbc, device=model.device),
+        features=_features(atoms, model),
+        reference_positions=positions,
+        reference_cell=cell_tensor,
+        species=Species(
+            elements=tuple(int(e) for e in present),
+            numbers=tuple(int(model.atomic_numbers[e]) for e in present),
+            counts=counts,
+        ),
+        cutoff=model.cutoff,
+        skin=float(skin),
+    )
+    return Structure(
+        positions=positions,
+        cell=cell_tensor,
+        masses=torch.as_tensor(atoms.get_masses(), dtype=model.dtype, device=model.device),
+        numbers=torch.as_tensor(numbers, device=model.device),
+        graph=graph,
+    )
+
+
+def batch(structures: Sequence[Structure]) -> Structure:
+    """Pad structures to one shape and stack them.
+
+    `vmap` over (graph, positions, cell) of the result then runs the whole set at once. Atoms beyond
+    the size of a structure have number 0, mass 1 and position 0, and no energy.
+
+    Args:
+        structures: Structures of one model, of any size, composition and periodicity.
+
+    Returns:
+        A structure whose tensors have a leading dimension; `graph.atom_mask` tells which atoms
+        are real.
+
+    Raises:
+        ValueError: If there are none, or they were made for different models or skins.
+
+    Example:
+        >>> b = mf.batch([s1, s2])                                          # doctest: +SKIP
+        >>> energy = lambda g, x, c: mf.energy_fn(model, g)(x, c, model.params)  # doctest: +SKIP
+        >>> torch.vmap(energy)(b.graph, b.positions, b.cell)                # doctest: +SKIP
+    """
+    if not structures:
+        raise ValueError("batch needs at least one structure")
+    graphs = [s.graph for s in structures]
+    first = graphs[0]
+    for g in graphs:
+        if (g.cutoff, g.skin, set(g.features)) != (first.cutoff, first.skin, set(first.features)):
+            raise ValueError(
+                "the structures were made for different models or with different skins"
+            )
+    species = _union([g.species for g in graphs])
+    width = max(g.senders.shape[1] for g in graphs)
+    size = max(len(s.positions) for s in structures)
+    padded = [_pad(s, species, width, size) for s in structures]
+    leaves = [pytree.tree_flatten(p)[0] for p in padded]
+    spec = pytree.tree_structure(padded[0])
+    stacked = [torch.stack(column) for column in zip(*leaves, strict=True)]
+    return pytree.tree_unflatten(stacked, spec)
+
+
+def _union(species: Sequence[Species]) -> Species:
+    """Room for every one of several compositions."""
+    counts: dict[tuple[int, int], int] = {}
+    for one in species:
+        for element, number, count in zip(*one, strict=True):
+            counts[element, number] = max(counts.get((element, number), 0), count)
+    elements = sorted(counts)
+    if len({e for e, _ in elements}) < len(elements):
+        raise ValueError("the structures were made for models with different elements")
+    return Species(
+        elements=tuple(e for e, _ in elements),
+        numbers=tuple(z for _, z in elements),
+        counts=tuple(counts[key] for key in elements),
+    )
+
+
+def _pad(structure: Structure, species: Species, width: int, size: int) -> Structure:
+    """The structure in a layout with room for more atoms, elements and neighbours."""
+    old = structure.graph
+    receiver, slot = old.edge_mask.nonzero(as_tuple=True)
+    edges = (
+        old.order[receiver].cpu().numpy(),
+        old.order[old.senders[receiver, slot]].cpu().numpy(),
+        old.unit_shifts[receiver, slot].cpu().numpy(),
+    )
+    elements = np.empty(len(old.order), dtype=int)
+    elements[old.order.cpu().numpy()] = np.repeat(old.species.elements, old.species.counts)
+    kinds = np.searchsorted(species.elements, elements)
+    arrays = _pack(edges, kinds, species.counts, width, size)
+    extra = size - len(structure.positions)
+
+    def grow(values: Tensor, fill: float) -> Tensor:
+        return torch.cat([values, values.new_full((extra, *values.shape[1:]), fill)])
+
+    atoms = len(structure.positions)
+    graph = replace(
+        old,
+        **_to_tensors(arrays, structure.positions),
+        features={
+            k: grow(v, 0) if v.ndim and len(v) == atoms else v for k, v in old.features.items()
+        },
+        reference_positions=grow(old.reference_positions, 0),
+        species=species,
+    )
+    return Structure(
+        positions=grow(structure.positions, 0),
+        cell=structure.cell,
+        masses=grow(structure.masses, 1),
+        numbers=grow(structure.numbers, 0),
+        graph=graph,
+    )
+
+
+Edges = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Receiver, sender and unit shift of each edge, in the order of the atoms."""
+
+
+def _search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Edges:
+    """All pairs within the cutoff, over all periodic images."""
+    if not np.isfinite(positions).all():
+        bad = np.flatnonzero(~np.isfinite(positions).all(1))
+        raise ValueError(f"positions of atoms {bad.tolist()} are not finite numbers")
+    if not np.isfinite(cell).all():
+        raise ValueError("the cell has entries that are not finite numbers")
+    lengths = np.linalg.norm(cell, axis=1)
+    if (lengths[pbc] == 0).any():
+        missing = np.flatnonzero(pbc & (lengths == 0)).tolist()
+        raise ValueError(
+            f"directions {missing} are periodic but their lattice vectors are zero: "
+            "set the cell, or make the directions non-periodic with atoms.pbc"
+        )
+    periodic = complete_cell(cell * pbc[:, None])
+    if abs(np.linalg.det(periodic)) < 1e-6 * np.prod(np.linalg.norm(periodic, axis=1)):
+        raise ValueError("the periodic lattice vectors are linearly dependent")
+    box, origin = _enclosing_box(positions, periodic, pbc, cutoff)
+    sender, receiver, shifts, distance = neighbour_list(
+        "ijSd", positions=positions - origin, cell=box, pbc=pbc, cutoff=cutoff
+    )
+    if (distance < COINCIDENT).any():
+        k = int(np.argmin(distance))
+        raise ValueError(
+            f"atoms {int(sender[k])} and {int(receiver[k])} are {distance[k]:.1e} Å apart: "
+            "remove the duplicate (or check the cell, if it is an image of the same atom)"
+        )
+    return receiver, sender, shifts
+
+
+def _enclosing_box(
+    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """A box that keeps the periodic vectors and encloses all atoms in the other directions."""
+    scaled = positions @ np.linalg.inv(cell)
+    low, high = scaled.min(0), scaled.max(0)
+    margin = cutoff / np.linalg.norm(cell, axis=1)
+    stretch = np.where(pbc, 1.0, high - low + 2 * margin)
+    origin = np.where(pbc, 0.0, low - margin) @ cell
+    return cell * stretch[:, None], origin
+
+
+def _pack(
+    edges: Edges, kinds: np.ndarray, counts: Sequence[int], width: int | None, size: int
+) -> dict[str, np.ndarray]:
+    """Arrange atoms by element and edges in rows of equal width.
+
+    Args:
+        edges: Receiver, sender and shift of each edge.
+        kinds: Element of each atom, as an index into `counts`.
+        counts: Nodes to provide for each element.
+        width: Neighbours to provide for each node; as many as needed if None.
+        size: Atoms to provide.
+    """
+    atoms, nodes = len(kinds), sum(counts)
+    by_kind = np.argsort(kinds, kind="stable")
+    start = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(int)
+    first = np.searchsorted(kinds[by_kind], np.arange(len(counts)))
+    inverse = np.zeros(size, dtype=int)
+    inverse[by_kind] = start[kinds[by_kind]] + np.arange(atoms) - first[kinds[by_kind]]
+    order = np.zeros(nodes, dtype=int)
+    order[inverse[:atoms]] = np.arange(atoms)
+
+    receiver, sender, shifts = inverse[edges[0]], inverse[edges[1]], edges[2]
+    by_receiver = np.argsort(receiver, kind="stable")
+    receiver, sender, shifts = receiver[by_receiver], sender[by_receiver], shifts[by_receiver]
+    degree = np.bincount(receiver, minlength=nodes)
+    width = max(1, int(degree.max())) if width is None else width
+    slot = np.arange(len(receiver)) - np.repeat(np.cumsum(degree) - degree, degree)
+    senders = np.zeros((nodes, width), dtype=int)
+    unit_shifts = np.zeros((nodes, width, 3))
+    edge_mask = np.zeros((nodes, width), dtype=bool)
+    senders[receiver, slot], unit_shifts[receiver, slot] = sender, shifts
+    edge_mask[receiver, slot] = True
+    return {
+        "order": order,
+        "inverse": inverse,
+        "atom_mask": np.arange(size) < atoms,
+        "senders": senders,
+        "unit_shifts": unit_shifts,
+        "edge_mask": edge_mask,
+    }
+
+
+def _to_tensors(arrays: dict[str, np.ndarray], like: Tensor) -> dict[str, Any]:
+    """Arrays as tensors on the device, and floating-point ones in the dtype, of `like`."""
+    return {
+        name: torch.as_tensor(
+            array, device=like.device, dtype=like.dtype if array.dtype.kind == "f" else None
+        )
+        for name, array in arrays.items()
+    }
+
+
+def _features(atoms: Atoms, model: Model) -> dict[str, Tensor]:
+    """The extra features that the model embeds."""
+    features = {}
+    for s in model.settings.features:
+        key, default = FEATURES.get(s.name, (s.name, None))
+        source = atoms.info if s.per == "graph" else atoms.arrays
+        value = source.get(key, source.get(s.name, default))
+        if value is None:
+            where = "info" if s.per == "graph" else "arrays"
+            raise ValueError(
+                f"the model needs the feature {s.name!r}: set atoms.{where}[{s.name!r}]"
+            )
+        tensor = torch.as_tensor(value, dtype=model.dtype, device=model.device)
+        if s.type == "categorical":
+            low, high = -s.offset, s.num_classes - 1 - s.offset
+            if not bool(((tensor >= low) & (tensor <= high)).all()):
+                raise ValueError(f"{s.name} must lie between {low} and {high}, not {value}")
+        features[s.name] = tensor
+    return features
+
+
+def _symbols(numbers: Sequence[int]) -> str:
+    return " ".join(chemical_symbols[z] for z in numbers)
