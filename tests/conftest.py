@@ -1,0 +1,25 @@
+"""What the tests share: where the data lies, and models and structures to test on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import mace_functional  # noqa: F401  (before anything imports e3nn)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def shared_folder() -> Path:
+    """The folder with foundation model weights and benchmark structures."""
+    return Path(os.environ.get("MACE_FUNCTIONAL_SHARED", ROOT.parent / "shared"))
+
+
+def shared_file(*parts: str) -> Path:
+    """A file of the shared folder; the test is skipped where it is missing."""
+    path = shared_folder().joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{path} is missing: set MACE_FUNCTIONAL_SHARED to the folder that has it")
+    return path
