@@ -13,8 +13,10 @@ transform of it.
 from mace_functional.model import Model, load_model  # isort: skip
 from mace_functional.derivatives import forces, hessian, hvp, strained, stress
 from mace_functional.energy import energy_fn
+from mace_functional.gamma import gamma_modes
 from mace_functional.graph import Graph, Structure, batch, from_ase
 from mace_functional.hessian_operator import HessianOperator
+from mace_functional.interop.ase import MaceCalculator
 from mace_functional.thermo import HarmonicThermo, harmonic_thermo
 from mace_functional.vibrations import NormalModes, frequencies, normal_modes
 
@@ -24,6 +26,7 @@ __all__ = [
     "Graph",
     "HarmonicThermo",
     "HessianOperator",
+    "MaceCalculator",
     "Model",
     "NormalModes",
     "Structure",
@@ -32,6 +35,7 @@ __all__ = [
     "forces",
     "frequencies",
     "from_ase",
+    "gamma_modes",
     "harmonic_thermo",
     "hessian",
     "hvp",

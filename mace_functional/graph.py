@@ -170,6 +170,10 @@ class Structure:
     numbers: Tensor
     graph: Graph
 
+    def moved(self, positions: Tensor, cell: Tensor) -> Structure:
+        """The same atoms at new positions with the same graph, as long as `Graph.is_current`."""
+        return replace(self, positions=positions, cell=cell)
+
     def rebuild(self, positions: Tensor | None = None, cell: Tensor | None = None) -> Structure:
         """The same atoms at new positions, with a new neighbour search.
 
@@ -261,7 +265,7 @@ def from_ase(atoms: Atoms, model: Model, skin: float = 0.0) -> Structure:
     graph = Graph(
         **_to_tensors(arrays, positions),
         pbc=torch.as_tensor(pbc, device=model.device),
-        features=_features(atoms, model),
+        features=features_of(atoms, model),
         reference_positions=positions,
         reference_cell=cell_tensor,
         species=Species(
@@ -279,6 +283,38 @@ def from_ase(atoms: Atoms, model: Model, skin: float = 0.0) -> Structure:
         numbers=torch.as_tensor(numbers, device=model.device),
         graph=graph,
     )
+
+
+def features_of(atoms: Atoms, model: Model) -> dict[str, Tensor]:
+    """The extra features that the model embeds, such as total charge and spin.
+
+    Args:
+        atoms: Holds them in `atoms.info` or, one for each atom, in `atoms.arrays`.
+        model: Says which ones it needs.
+
+    Returns:
+        A number for each feature of the structure, (N,) for each feature of the atoms.
+
+    Raises:
+        ValueError: If one is missing or out of range.
+    """
+    features = {}
+    for s in model.settings.features:
+        key, default = FEATURES.get(s.name, (s.name, None))
+        source = atoms.info if s.per == "graph" else atoms.arrays
+        value = source.get(key, source.get(s.name, default))
+        if value is None:
+            where = "info" if s.per == "graph" else "arrays"
+            raise ValueError(
+                f"the model needs the feature {s.name!r}: set atoms.{where}[{s.name!r}]"
+            )
+        tensor = torch.as_tensor(value, dtype=model.dtype, device=model.device)
+        if s.type == "categorical":
+            low, high = -s.offset, s.num_classes - 1 - s.offset
+            if not bool(((tensor >= low) & (tensor <= high)).all()):
+                raise ValueError(f"{s.name} must lie between {low} and {high}, not {value}")
+        features[s.name] = tensor
+    return features
 
 
 def batch(structures: Sequence[Structure]) -> Structure:
@@ -470,27 +506,6 @@ def _to_tensors(arrays: dict[str, np.ndarray], like: Tensor) -> dict[str, Any]:
         )
         for name, array in arrays.items()
     }
-
-
-def _features(atoms: Atoms, model: Model) -> dict[str, Tensor]:
-    """The extra features that the model embeds."""
-    features = {}
-    for s in model.settings.features:
-        key, default = FEATURES.get(s.name, (s.name, None))
-        source = atoms.info if s.per == "graph" else atoms.arrays
-        value = source.get(key, source.get(s.name, default))
-        if value is None:
-            where = "info" if s.per == "graph" else "arrays"
-            raise ValueError(
-                f"the model needs the feature {s.name!r}: set atoms.{where}[{s.name!r}]"
-            )
-        tensor = torch.as_tensor(value, dtype=model.dtype, device=model.device)
-        if s.type == "categorical":
-            low, high = -s.offset, s.num_classes - 1 - s.offset
-            if not bool(((tensor >= low) & (tensor <= high)).all()):
-                raise ValueError(f"{s.name} must lie between {low} and {high}, not {value}")
-        features[s.name] = tensor
-    return features
 
 
 def _symbols(numbers: Sequence[int]) -> str:

@@ -18,6 +18,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,11 +165,11 @@ def _foundation_loaders() -> dict[str, Callable[[], nn.Module]]:
     raw: dict[str, Any] = {"device": "cpu", "return_raw_model": True}
     loaders: dict[str, Callable[[], nn.Module]] = {}
     for name in foundations_models.mace_mp_urls:
-        loaders[name] = lambda name=name: mace_mp(model=name, **raw)
+        loaders[name] = partial(mace_mp, model=name, **raw)
     for name in foundations_models.mace_off_urls:
-        loaders[f"off-{name}"] = lambda name=name: mace_off(model=name, **raw)
-    loaders["omol-extra_large"] = lambda: mace_omol(model="extra_large", **raw)
-    loaders["anicc"] = lambda: mace_anicc(**raw)
+        loaders[f"off-{name}"] = partial(mace_off, model=name, **raw)
+    loaders["omol-extra_large"] = partial(mace_omol, model="extra_large", **raw)
+    loaders["anicc"] = partial(mace_anicc, **raw)
     return loaders
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import Any
 
-import mace_functional  # noqa: F401  (before e3nn)
+import mace_functional  # noqa: F401  # isort: skip  (before e3nn)
 import numpy as np
 import torch
 from e3nn import o3

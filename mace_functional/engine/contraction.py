@@ -2,7 +2,8 @@
 
 For each element and channel it is a polynomial in the components x of the messages,
 
-    B[M] = sum_nu sum_{m1..m_nu} T_nu[M, m1 ... m_nu] x[m1] ... x[m_nu],   T_nu = sum_k U_nu[..., k] W_nu[k],
+    B[M] = sum_nu sum_{m1 ... m_nu} T_nu[M, m1 ... m_nu] x[m1] ... x[m_nu],
+    T_nu[M, m1 ... m_nu] = sum_k U_nu[M, m1 ... m_nu, k] W_nu[k],
 
 with generalised Clebsch-Gordan coefficients U and learnt weights W, folded once for each element
 present and evaluated by Horner's rule.
@@ -35,7 +36,7 @@ class Contraction(nn.Module):
         self.weights = WeightList()
 
     def coefficients(self, element: int) -> list[Tensor]:
-        """Folded `T_nu` (2L+1, components, ..., components, channels), from highest nu down to 1."""
+        """Folded `T_nu` (2L+1, components, ..., channels), from the highest nu down to 1."""
         folded = []
         for order in range(self.correlation, 0, -1):
             name = str(self.correlation - 1 - order)

@@ -15,6 +15,7 @@ class AffineMap(nn.Module):
     """`x W^T + b`, with or without the bias."""
 
     weight: Tensor
+    bias: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (nodes, inputs) to (nodes, outputs)."""

@@ -1,10 +1,10 @@
-r"""Real spherical harmonics of unit vectors, in e3nn's convention.
+"""Real spherical harmonics of unit vectors, in e3nn's convention.
 
-The polar axis is y, the order of components is m = -l ... l, and the norm is `sum_m Y_lm^2 = 2l + 1`
-("component" normalisation). With \(P_l^m\) the polynomial part of the associated Legendre functions
-without the Condon-Shortley phase and \(A_m + i B_m = (z + i x)^m\),
+The polar axis is y, components are ordered m = -l ... l, and `sum_m Y_lm^2 = 2l + 1` ("component"
+normalisation). With P_lm the polynomial part of the associated Legendre functions, without the
+Condon-Shortley phase, and `A_m + i B_m = (z + i x)^m`,
 
-    Y_l,+m = N_lm P_l^m(y) A_m(z, x),   Y_l,-m = N_lm P_l^m(y) B_m(z, x),
+    Y_l,+m = N_lm P_lm(y) A_m(z, x),   Y_l,-m = N_lm P_lm(y) B_m(z, x),
     N_lm^2 = (2l + 1) (2 - delta_m0) (l - m)! / (l + m)!
 
 Source: Blanco, Florez, Bermejo, J. Mol. Struct. THEOCHEM 419, 19 (1997), with axes cycled.
@@ -49,7 +49,7 @@ def spherical_harmonics(directions: Tensor, l_max: int) -> list[Tensor]:
 
 
 def _legendre(y: Tensor, l_max: int) -> dict[tuple[int, int], Tensor]:
-    """`P_l^m(y) / (1 - y^2)^(m/2)` for all `m <= l <= l_max`, by upward recursion in l."""
+    """`P_lm(y) = (1 - y^2)^(-m/2) P_l^m(y)` for all `m <= l <= l_max`, by upward recursion in l."""
     table: dict[tuple[int, int], Tensor] = {}
     double_factorial = 1.0
     for m in range(l_max + 1):

@@ -24,7 +24,7 @@ from mace_functional.engine.convolution import Convolution
 from mace_functional.engine.edges import Edges
 from mace_functional.engine.linear import ElementEmbedding, ElementLinear, Features, Linear
 from mace_functional.engine.radial import EdgeScalars, NormalisedRadialNetwork, RadialNetwork
-from mace_functional.engine.settings import InteractionSettings
+from mace_functional.engine.settings import Activation, InteractionSettings
 from mace_functional.graph import Species
 
 ATTENTION_CHANNELS = 64
@@ -63,7 +63,7 @@ class Interaction(nn.Module):
             self.skip_tp = ElementLinear(node, skip, num_elements)
         else:
             self.skip_tp = ElementLinear(target, target, num_elements)
-        self.density_fn = RadialNetwork(1) if "Density" in settings.kind else None
+        self.density_fn = RadialNetwork(1, Activation()) if "Density" in settings.kind else None
 
     def forward(
         self, features: Features, edges: Edges, species: Species

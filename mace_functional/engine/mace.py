@@ -20,7 +20,12 @@ from mace_functional.graph import Graph
 
 
 class Holder(nn.Module):
-    """A place for tensors or modules that mace-torch keeps one level further down."""
+    """A place for tensors, or for the linear map, that mace-torch keeps one level further down."""
+
+    def __init__(self, linear: nn.Module | None = None) -> None:
+        super().__init__()
+        if linear is not None:
+            self.linear = linear
 
 
 class Mace(nn.Module):
@@ -37,8 +42,7 @@ class Mace(nn.Module):
         first = settings.interactions[0]
         channels = o3.Irreps(first.node_irreps).dim
         self.l_max = o3.Irreps(settings.harmonics_irreps).lmax
-        self.node_embedding = Holder()
-        self.node_embedding.linear = ElementEmbedding(num_elements, channels)
+        self.node_embedding = Holder(ElementEmbedding(num_elements, channels))
         self.atomic_energies_fn = Holder()
         self.radial_embedding = RadialEmbedding(settings.radial)
         self.interactions = nn.ModuleList(
@@ -49,8 +53,7 @@ class Mace(nn.Module):
         if settings.features:
             self.joint_embedding = JointEmbedding(settings.features)
         if settings.embedding_readout:
-            self.embedding_readout = Holder()
-            self.embedding_readout.linear = Linear(f"{channels}x0e", f"{num_heads}x0e")
+            self.embedding_readout = Holder(Linear(f"{channels}x0e", f"{num_heads}x0e"))
         if settings.repulsion_power is not None:
             self.pair_repulsion_fn = ZieglerBiersackLittmark(settings.repulsion_power)
         if settings.scale_shift:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -107,16 +108,17 @@ class RadialEmbedding(nn.Module):
     def __init__(self, settings: RadialSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.bessel_fn: nn.Module = {
+        bases: dict[str, Callable[[], nn.Module]] = {
             "bessel": Bessel,
             "gaussian": lambda: Gaussian(settings.gaussian_coefficient),
             "chebyshev": lambda: Chebyshev(settings.size),
-        }[settings.basis]()
+        }
+        self.bessel_fn = bases[settings.basis]()
         self.cutoff_fn = CutoffRadius()
+        transforms: dict[str, type[Agnesi | Soft]] = {"Agnesi": Agnesi, "Soft": Soft}
+        self.distance_transform = None
         if settings.distance_transform is not None:
-            self.distance_transform = {"Agnesi": Agnesi, "Soft": Soft}[
-                settings.distance_transform
-            ]()
+            self.distance_transform = transforms[settings.distance_transform]()
 
     def forward(
         self, lengths: Tensor, senders: Tensor, species: Species
@@ -130,7 +132,7 @@ class RadialEmbedding(nn.Module):
         """
         r_max = self.cutoff_fn.r_max
         envelope = polynomial_cutoff(lengths, r_max, self.settings.cutoff_power)
-        if self.settings.distance_transform is not None:
+        if self.distance_transform is not None:
             table = self.distance_transform.covalent_radii[list(species.numbers), None]
             radii = species.expand(table)
             lengths = self.distance_transform(lengths, radii[:, None], gather(radii, senders))
@@ -139,7 +141,7 @@ class RadialEmbedding(nn.Module):
 
 
 class EdgeScalars(NamedTuple):
-    """Invariants of an edge: its radial basis, and vectors of the two nodes where a model uses them.
+    """Invariants of an edge: the radial basis, and vectors of both nodes where a model uses them.
 
     A linear map of their concatenation multiplies the node vectors before they are gathered, once
     per node and not once per edge.
@@ -151,7 +153,7 @@ class EdgeScalars(NamedTuple):
     target: Tensor | None = None
 
     def linear(self, weight: Tensor) -> Tensor:
-        """`[radial_ij, source_j, target_i] W` with `weight` (inputs, outputs): (nodes, K, outputs)."""
+        """`[radial_ij, source_j, target_i] W` (nodes, K, outputs), of W (inputs, outputs)."""
         if self.source is None or self.target is None:
             return self.radial @ weight
         widths = [self.radial.shape[-1], self.source.shape[-1], self.target.shape[-1]]
@@ -169,21 +171,23 @@ class DenseLayer(nn.Module):
 class RadialNetwork(nn.Module):
     """Layers without biases, normalised by `1 / sqrt(inputs)`, with a scaled activation between."""
 
-    def __init__(self, depth: int, activation: Activation = Activation()) -> None:
+    def __init__(self, depth: int, activation: Activation) -> None:
         super().__init__()
         self.activation = activation
         for i in range(depth):
-            setattr(self, f"layer{i}", DenseLayer())
+            self.add_module(f"layer{i}", DenseLayer())
 
     def forward(self, scalars: EdgeScalars) -> Tensor:
         """Outputs (nodes, K, outputs)."""
-        layers = list(self.children())
-        x = None
-        for layer in layers:
-            weight = layer.weight * layer.weight.shape[0] ** -0.5
-            x = scalars.linear(weight) if x is None else activate(x, self.activation) @ weight
-        assert x is not None
+        first, *deeper = (layer.weight for layer in self.children())
+        x = scalars.linear(_normalised(first))
+        for weight in deeper:
+            x = activate(x, self.activation) @ _normalised(weight)
         return x
+
+
+def _normalised(weight: Any) -> Tensor:
+    return weight * weight.shape[0] ** -0.5
 
 
 class AffineLayer(nn.Module):
@@ -204,10 +208,10 @@ class NormalisedRadialNetwork(nn.Module):
 
     def forward(self, scalars: EdgeScalars) -> Tensor:
         """Outputs (nodes, K, outputs)."""
-        first = self.net[0]
-        x = scalars.linear(first.weight.T) + first.bias
-        for norm, layer in zip(self.net[1::3], self.net[3::3], strict=True):
-            x = silu(layer_norm(x, norm.weight, norm.bias)) @ layer.weight.T + layer.bias
+        layers: list[Any] = list(self.net)
+        x = scalars.linear(layers[0].weight.T) + layers[0].bias
+        for norm, linear in zip(layers[1::3], layers[3::3], strict=True):
+            x = silu(layer_norm(x, norm.weight, norm.bias)) @ linear.weight.T + linear.bias
         return x
 
 

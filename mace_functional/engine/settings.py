@@ -43,7 +43,7 @@ class RadialSettings:
 
 @dataclass(frozen=True)
 class InteractionSettings:
-    """One message-passing step; irreps of what enters, travels along edges, arrives and is skipped."""
+    """One layer; irreps of what enters, travels along edges, arrives, and skips the product."""
 
     kind: InteractionKind
     node_irreps: str

@@ -1,0 +1,138 @@
+"""The calculator for ASE: its optimisers, vibrations and dynamics, and what builds on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import (
+    Calculator,
+    PropertyNotImplementedError,
+    all_changes,
+)
+from ase.stress import full_3x3_to_voigt_6_stress
+from torch import Tensor
+from torch.func import grad
+
+from mace_functional.derivatives import hessian, strained
+from mace_functional.energy import energy_fn
+from mace_functional.graph import Structure, features_of, from_ase
+from mace_functional.model import Model
+
+
+class MaceCalculator(Calculator):
+    """Energy, forces, stress, energies of the atoms, and the exact Hessian.
+
+    Args:
+        model: From `load_model`.
+        skin: Added to the cutoff in the neighbour search, Å: the neighbour list is used again until
+            atoms or cell have moved too far for it. Results do not depend on it.
+        **kwargs: Passed on to ASE's `Calculator`.
+
+    Example:
+        >>> atoms.calc = MaceCalculator(mf.load_model("small"))      # doctest: +SKIP
+        >>> BFGS(atoms).run(fmax=1e-3)                               # doctest: +SKIP
+        >>> Vibrations = VibrationsData(atoms, atoms.calc.get_hessian(atoms))  # doctest: +SKIP
+    """
+
+    implemented_properties = [  # noqa: RUF012  (ASE declares an instance variable)
+        "energy",
+        "free_energy",
+        "energies",
+        "forces",
+        "stress",
+    ]
+
+    def __init__(self, model: Model, skin: float = 0.1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model, self.skin = model, skin
+        self.structure: Structure | None = None
+        """Structure of the last call, with the neighbour list in use."""
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Compute all properties at once: the gradient gives forces and stress together.
+
+        Raises:
+            PropertyNotImplementedError: If the stress of a structure without volume is asked for.
+        """
+        super().calculate(atoms, properties, system_changes)
+        if self.atoms is None:
+            raise ValueError("give the atoms whose properties are wanted")
+        s = self._structure(self.atoms)
+        volume = float(torch.linalg.det(s.cell).abs())
+        if "stress" in properties and volume == 0:
+            raise PropertyNotImplementedError("a structure without a volume has no stress")
+        per_atom = strained(energy_fn(self.model, s.graph, per_atom=True))
+
+        def of_strain(strain: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+            energies = per_atom(strain, positions, s.cell, self.model.params)
+            return energies.sum(), energies
+
+        derivatives = grad(of_strain, argnums=(0, 1), has_aux=True)
+        (virial, gradient), energies = derivatives(torch.zeros_like(s.cell), s.positions)
+        self.results = {
+            "energy": float(energies.sum()),
+            "free_energy": float(energies.sum()),
+            "energies": energies.detach().cpu().numpy(),
+            "forces": -gradient.detach().cpu().numpy(),
+        }
+        if volume > 0:
+            stress = (virial / volume).detach().cpu().numpy()
+            self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
+
+    def get_hessian(self, atoms: Atoms | None = None, **options: Any) -> np.ndarray:
+        """Exact Hessian, (3N, 3N) in eV/Å².
+
+        Args:
+            atoms: The structure; the calculator's own if None.
+            **options: Passed on to `mace_functional.hessian`, such as `progress=True`.
+
+        Raises:
+            ValueError: If there is no structure.
+        """
+        atoms = self.atoms if atoms is None else atoms
+        if atoms is None:
+            raise ValueError("give the atoms whose Hessian is wanted")
+        s = self._structure(atoms)
+        energy = energy_fn(self.model, s.graph)
+        matrix = hessian(energy, **options)(s.positions, s.cell, self.model.params)
+        size = 3 * round((matrix.numel() / 9) ** 0.5)
+        return matrix.reshape(size, size).detach().cpu().numpy()
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What changed since the last call; also the features of `atoms.info` that matter."""
+        changes: list[str] = super().check_state(atoms, tol=tol)
+        if not changes and self.structure is not None:
+            now, before = features_of(atoms, self.model), self.structure.graph.features
+            if any(not torch.equal(now[name], before[name]) for name in now):
+                changes.append("info")
+        return changes
+
+    def _structure(self, atoms: Atoms) -> Structure:
+        """The structure of the atoms, with the neighbour list of the last call while it holds."""
+        last = self.structure
+        if last is not None and self._same_graph(atoms, last):
+            positions = torch.as_tensor(atoms.positions.copy()).to(last.positions)
+            cell = torch.as_tensor(atoms.cell.array.copy()).to(last.cell)
+            if last.graph.is_current(positions, cell):
+                self.structure = last.moved(positions, cell)
+                return self.structure
+        self.structure = from_ase(atoms, self.model, self.skin)
+        return self.structure
+
+    def _same_graph(self, atoms: Atoms, last: Structure) -> bool:
+        """Whether only positions and cell differ from the last structure."""
+        features = features_of(atoms, self.model)
+        return (
+            np.array_equal(atoms.numbers, last.numbers.cpu().numpy())
+            and np.array_equal(atoms.pbc, last.graph.pbc.cpu().numpy())
+            and all(torch.equal(features[k], last.graph.features[k]) for k in features)
+        )
