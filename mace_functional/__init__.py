@@ -11,10 +11,11 @@ transform of it.
 
 # Loaded first: mace-torch has to be imported before e3nn.
 from mace_functional.model import Model, load_model  # isort: skip
+from mace_functional.batching import batch
 from mace_functional.derivatives import forces, hessian, hvp, strained, stress
 from mace_functional.energy import energy_fn
 from mace_functional.gamma import gamma_modes
-from mace_functional.graph import Graph, Structure, batch, from_ase
+from mace_functional.graph import Graph, Structure, from_ase
 from mace_functional.hessian_operator import HessianOperator
 from mace_functional.interop.ase import MaceCalculator
 from mace_functional.thermo import HarmonicThermo, harmonic_thermo

@@ -6,8 +6,7 @@ Edge vectors follow from positions and cell, so that derivatives with respect to
     r_ij = x_i - x_j + S_ij cell.
 
 Nodes are the atoms sorted by element, and every node has the same number K of neighbours; what is
-missing is padded and masked. Arrays of one shape make batched matrix products of all nodes and,
-after `batch`, one `vmap` over many structures.
+missing is padded and masked, so that the sum over neighbours is a batched matrix product.
 """
 
 from __future__ import annotations
@@ -20,17 +19,15 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 from ase.geometry import complete_cell
-from matscipy.neighbours import neighbour_list
 from torch import Tensor
 from torch.utils import _pytree as pytree
+
+from mace_functional import neighbours
 
 if TYPE_CHECKING:
     from ase import Atoms
 
     from mace_functional.model import Model
-
-COINCIDENT = 1e-3
-"""Atoms closer than this, in Å, are taken for an error in the input."""
 
 FEATURES = {"total_charge": ("charge", 0.0), "total_spin": ("spin", 1.0)}
 """Where ASE users keep a feature in `atoms.info`, and its value when they do not."""
@@ -98,6 +95,13 @@ class Graph:
     cutoff: float
     skin: float
 
+    def __repr__(self) -> str:
+        return (
+            f"Graph(nodes and neighbours {tuple(self.senders.shape)}, "
+            f"elements {dict(zip(self.species.numbers, self.species.counts, strict=True))}, "
+            f"cutoff {self.cutoff:g} + {self.skin:g} Å)"
+        )
+
     def edge_vectors(self, positions: Tensor, cell: Tensor) -> Tensor:
         """Edge vectors `x_i - x_j + S_ij cell` in Å, (nodes, K, 3); (1, 1, 1) where padded."""
         nodes = positions.index_select(0, self.order)
@@ -107,6 +111,12 @@ class Graph:
     def to_atoms(self, values: Tensor) -> Tensor:
         """Values of the nodes (nodes,) in the order of the atoms (atoms,), zero where padded."""
         return values.index_select(0, self.inverse) * self.atom_mask
+
+    def by_atom(self, values: Sequence[int]) -> np.ndarray:
+        """A number for each element present, in the order of the atoms (atoms,)."""
+        of_atoms = np.empty(len(self.order), dtype=int)
+        of_atoms[self.order.cpu().numpy()] = np.repeat(values, self.species.counts)
+        return of_atoms
 
     def slack(self, positions: Tensor, cell: Tensor) -> float:
         r"""How much closer to the cutoff, in Å, a pair left out of the graph may still come.
@@ -170,6 +180,9 @@ class Structure:
     numbers: Tensor
     graph: Graph
 
+    def __repr__(self) -> str:
+        return f"Structure(positions {tuple(self.positions.shape)}, {self.graph})"
+
     def moved(self, positions: Tensor, cell: Tensor) -> Structure:
         """The same atoms at new positions with the same graph, as long as `Graph.is_current`."""
         return replace(self, positions=positions, cell=cell)
@@ -190,20 +203,17 @@ class Structure:
         positions = self.positions if positions is None else positions.detach()
         cell = self.cell if cell is None else cell.detach()
         old = self.graph
-        edges = _search(
+        edges = neighbours.search(
             positions.cpu().double().numpy(),
             cell.cpu().double().numpy(),
             old.pbc.cpu().numpy(),
             old.cutoff + old.skin,
         )
-        kinds = np.empty(len(old.order), dtype=int)
-        kinds[old.order.cpu().numpy()] = np.repeat(
-            np.arange(len(old.species.counts)), old.species.counts
-        )
-        arrays = _pack(edges, kinds, old.species.counts, None, len(positions))
+        kinds = old.by_atom(range(len(old.species.counts)))
+        arrays = neighbours.pack(edges, kinds, old.species.counts, None, len(positions))
         graph = replace(
             old,
-            **_to_tensors(arrays, positions),
+            **to_tensors(arrays, positions),
             reference_positions=positions,
             reference_cell=cell,
         )
@@ -256,14 +266,14 @@ def from_ase(atoms: Atoms, model: Model, skin: float = 0.0) -> Structure:
         )
     pbc = np.asarray(atoms.get_pbc())
     cell = atoms.cell.array.copy()
-    edges = _search(atoms.positions, cell, pbc, model.cutoff + skin)
+    edges = neighbours.search(atoms.positions, cell, pbc, model.cutoff + skin)
     present, kinds = np.unique([table[int(z)] for z in numbers], return_inverse=True)
     counts = tuple(int(n) for n in np.bincount(kinds))
-    arrays = _pack(edges, kinds, counts, None, len(numbers))
+    arrays = neighbours.pack(edges, kinds, counts, None, len(numbers))
     positions = torch.as_tensor(atoms.positions.copy(), dtype=model.dtype, device=model.device)
     cell_tensor = torch.as_tensor(cell, dtype=model.dtype, device=model.device)
     graph = Graph(
-        **_to_tensors(arrays, positions),
+        **to_tensors(arrays, positions),
         pbc=torch.as_tensor(pbc, device=model.device),
         features=features_of(atoms, model),
         reference_positions=positions,
@@ -317,188 +327,7 @@ def features_of(atoms: Atoms, model: Model) -> dict[str, Tensor]:
     return features
 
 
-def batch(structures: Sequence[Structure]) -> Structure:
-    """Pad structures to one shape and stack them.
-
-    `vmap` over (graph, positions, cell) of the result then runs the whole set at once. Atoms beyond
-    the size of a structure have number 0, mass 1 and position 0, and no energy.
-
-    Args:
-        structures: Structures of one model, of any size, composition and periodicity.
-
-    Returns:
-        A structure whose tensors have a leading dimension; `graph.atom_mask` tells which atoms
-        are real.
-
-    Raises:
-        ValueError: If there are none, or they were made for different models or skins.
-
-    Example:
-        >>> b = mf.batch([s1, s2])                                          # doctest: +SKIP
-        >>> energy = lambda g, x, c: mf.energy_fn(model, g)(x, c, model.params)  # doctest: +SKIP
-        >>> torch.vmap(energy)(b.graph, b.positions, b.cell)                # doctest: +SKIP
-    """
-    if not structures:
-        raise ValueError("batch needs at least one structure")
-    graphs = [s.graph for s in structures]
-    first = graphs[0]
-    for g in graphs:
-        if (g.cutoff, g.skin, set(g.features)) != (first.cutoff, first.skin, set(first.features)):
-            raise ValueError(
-                "the structures were made for different models or with different skins"
-            )
-    species = _union([g.species for g in graphs])
-    width = max(g.senders.shape[1] for g in graphs)
-    size = max(len(s.positions) for s in structures)
-    padded = [_pad(s, species, width, size) for s in structures]
-    leaves = [pytree.tree_flatten(p)[0] for p in padded]
-    spec = pytree.tree_structure(padded[0])
-    stacked = [torch.stack(column) for column in zip(*leaves, strict=True)]
-    return pytree.tree_unflatten(stacked, spec)
-
-
-def _union(species: Sequence[Species]) -> Species:
-    """Room for every one of several compositions."""
-    counts: dict[tuple[int, int], int] = {}
-    for one in species:
-        for element, number, count in zip(*one, strict=True):
-            counts[element, number] = max(counts.get((element, number), 0), count)
-    elements = sorted(counts)
-    if len({e for e, _ in elements}) < len(elements):
-        raise ValueError("the structures were made for models with different elements")
-    return Species(
-        elements=tuple(e for e, _ in elements),
-        numbers=tuple(z for _, z in elements),
-        counts=tuple(counts[key] for key in elements),
-    )
-
-
-def _pad(structure: Structure, species: Species, width: int, size: int) -> Structure:
-    """The structure in a layout with room for more atoms, elements and neighbours."""
-    old = structure.graph
-    receiver, slot = old.edge_mask.nonzero(as_tuple=True)
-    edges = (
-        old.order[receiver].cpu().numpy(),
-        old.order[old.senders[receiver, slot]].cpu().numpy(),
-        old.unit_shifts[receiver, slot].cpu().numpy(),
-    )
-    elements = np.empty(len(old.order), dtype=int)
-    elements[old.order.cpu().numpy()] = np.repeat(old.species.elements, old.species.counts)
-    kinds = np.searchsorted(species.elements, elements)
-    arrays = _pack(edges, kinds, species.counts, width, size)
-    extra = size - len(structure.positions)
-
-    def grow(values: Tensor, fill: float) -> Tensor:
-        return torch.cat([values, values.new_full((extra, *values.shape[1:]), fill)])
-
-    atoms = len(structure.positions)
-    graph = replace(
-        old,
-        **_to_tensors(arrays, structure.positions),
-        features={
-            k: grow(v, 0) if v.ndim and len(v) == atoms else v for k, v in old.features.items()
-        },
-        reference_positions=grow(old.reference_positions, 0),
-        species=species,
-    )
-    return Structure(
-        positions=grow(structure.positions, 0),
-        cell=structure.cell,
-        masses=grow(structure.masses, 1),
-        numbers=grow(structure.numbers, 0),
-        graph=graph,
-    )
-
-
-Edges = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Receiver, sender and unit shift of each edge, in the order of the atoms."""
-
-
-def _search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Edges:
-    """All pairs within the cutoff, over all periodic images."""
-    if not np.isfinite(positions).all():
-        bad = np.flatnonzero(~np.isfinite(positions).all(1))
-        raise ValueError(f"positions of atoms {bad.tolist()} are not finite numbers")
-    if not np.isfinite(cell).all():
-        raise ValueError("the cell has entries that are not finite numbers")
-    lengths = np.linalg.norm(cell, axis=1)
-    if (lengths[pbc] == 0).any():
-        missing = np.flatnonzero(pbc & (lengths == 0)).tolist()
-        raise ValueError(
-            f"directions {missing} are periodic but their lattice vectors are zero: "
-            "set the cell, or make the directions non-periodic with atoms.pbc"
-        )
-    periodic = complete_cell(cell * pbc[:, None])
-    if abs(np.linalg.det(periodic)) < 1e-6 * np.prod(np.linalg.norm(periodic, axis=1)):
-        raise ValueError("the periodic lattice vectors are linearly dependent")
-    box, origin = _enclosing_box(positions, periodic, pbc, cutoff)
-    sender, receiver, shifts, distance = neighbour_list(
-        "ijSd", positions=positions - origin, cell=box, pbc=pbc, cutoff=cutoff
-    )
-    if (distance < COINCIDENT).any():
-        k = int(np.argmin(distance))
-        raise ValueError(
-            f"atoms {int(sender[k])} and {int(receiver[k])} are {distance[k]:.1e} Å apart: "
-            "remove the duplicate (or check the cell, if it is an image of the same atom)"
-        )
-    return receiver, sender, shifts
-
-
-def _enclosing_box(
-    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """A box that keeps the periodic vectors and encloses all atoms in the other directions."""
-    scaled = positions @ np.linalg.inv(cell)
-    low, high = scaled.min(0), scaled.max(0)
-    margin = cutoff / np.linalg.norm(cell, axis=1)
-    stretch = np.where(pbc, 1.0, high - low + 2 * margin)
-    origin = np.where(pbc, 0.0, low - margin) @ cell
-    return cell * stretch[:, None], origin
-
-
-def _pack(
-    edges: Edges, kinds: np.ndarray, counts: Sequence[int], width: int | None, size: int
-) -> dict[str, np.ndarray]:
-    """Arrange atoms by element and edges in rows of equal width.
-
-    Args:
-        edges: Receiver, sender and shift of each edge.
-        kinds: Element of each atom, as an index into `counts`.
-        counts: Nodes to provide for each element.
-        width: Neighbours to provide for each node; as many as needed if None.
-        size: Atoms to provide.
-    """
-    atoms, nodes = len(kinds), sum(counts)
-    by_kind = np.argsort(kinds, kind="stable")
-    start = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(int)
-    first = np.searchsorted(kinds[by_kind], np.arange(len(counts)))
-    inverse = np.zeros(size, dtype=int)
-    inverse[by_kind] = start[kinds[by_kind]] + np.arange(atoms) - first[kinds[by_kind]]
-    order = np.zeros(nodes, dtype=int)
-    order[inverse[:atoms]] = np.arange(atoms)
-
-    receiver, sender, shifts = inverse[edges[0]], inverse[edges[1]], edges[2]
-    by_receiver = np.argsort(receiver, kind="stable")
-    receiver, sender, shifts = receiver[by_receiver], sender[by_receiver], shifts[by_receiver]
-    degree = np.bincount(receiver, minlength=nodes)
-    width = max(1, int(degree.max())) if width is None else width
-    slot = np.arange(len(receiver)) - np.repeat(np.cumsum(degree) - degree, degree)
-    senders = np.zeros((nodes, width), dtype=int)
-    unit_shifts = np.zeros((nodes, width, 3))
-    edge_mask = np.zeros((nodes, width), dtype=bool)
-    senders[receiver, slot], unit_shifts[receiver, slot] = sender, shifts
-    edge_mask[receiver, slot] = True
-    return {
-        "order": order,
-        "inverse": inverse,
-        "atom_mask": np.arange(size) < atoms,
-        "senders": senders,
-        "unit_shifts": unit_shifts,
-        "edge_mask": edge_mask,
-    }
-
-
-def _to_tensors(arrays: dict[str, np.ndarray], like: Tensor) -> dict[str, Any]:
+def to_tensors(arrays: dict[str, np.ndarray], like: Tensor) -> dict[str, Any]:
     """Arrays as tensors on the device, and floating-point ones in the dtype, of `like`."""
     return {
         name: torch.as_tensor(

@@ -69,6 +69,14 @@ class Model:
     module: Mace
     head: str
 
+    def __repr__(self) -> str:
+        s = self.settings
+        return (
+            f"Model({len(s.interactions)} interactions, {s.products[0].irreps_out}, cutoff "
+            f"{s.cutoff:g} Å, {len(s.atomic_numbers)} elements, head {self.head!r}, {self.dtype}, "
+            f"{self.device})"
+        )
+
     @property
     def atomic_numbers(self) -> tuple[int, ...]:
         """Elements the model knows."""

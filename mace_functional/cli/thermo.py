@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,9 @@ def run(options: argparse.Namespace) -> None:
             console=console,
         )
     modes = gamma_modes(model, atoms, progress=console.is_terminal)
-    thermo = harmonic_thermo(modes.frequencies, options.temperatures)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # imaginary modes are in the report
+        thermo = harmonic_thermo(modes.frequencies, options.temperatures)
     atoms.calc = MaceCalculator(model)
     results: dict[str, Any] = {
         "file": str(options.file),

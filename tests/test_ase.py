@@ -1,0 +1,159 @@
+"""MaceCalculator against mace-torch's calculator, finite differences, and ASE's own tools."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.fd import FiniteDifferenceCalculator
+from ase.filters import FrechetCellFilter
+from ase.optimize import BFGS
+from ase.vibrations import Vibrations, VibrationsData
+from mace.calculators import MACECalculator
+from models import build, float64_default
+
+import mace_functional as mf
+
+
+@pytest.fixture(scope="module")
+def module():
+    return build(seed=3, correlation=3)
+
+
+@pytest.fixture(scope="module")
+def model(module):
+    return mf.load_model(module)
+
+
+@pytest.fixture
+def silica() -> Atoms:
+    atoms = bulk("Si", "diamond", a=4.2) + Atoms("O", [[1.1, 1.0, 0.7]])
+    atoms.rattle(0.05, seed=1)
+    return atoms
+
+
+def reference(module) -> MACECalculator:
+    return MACECalculator(models=module, device="cpu", default_dtype="float64")
+
+
+def test_all_properties_equal_mace_torch(model, module, silica):
+    theirs = silica.copy()
+    theirs.calc = reference(module)
+    silica.calc = mf.MaceCalculator(model)
+    with float64_default():
+        assert silica.get_potential_energy() == pytest.approx(
+            theirs.get_potential_energy(), abs=1e-10
+        )
+        np.testing.assert_allclose(silica.get_forces(), theirs.get_forces(), atol=1e-11)
+        np.testing.assert_allclose(silica.get_stress(), theirs.get_stress(), atol=1e-12)
+        energies = silica.get_potential_energies()
+        np.testing.assert_allclose(energies, theirs.get_potential_energies(), atol=1e-11)
+    assert energies.sum() == pytest.approx(silica.get_potential_energy(), abs=1e-11)
+    assert np.abs(theirs.get_forces()).max() > 1e-2
+
+
+def test_hessian_is_square_and_equals_mace_torch(model, module, silica):
+    ours = mf.MaceCalculator(model).get_hessian(silica)
+    size = 3 * len(silica)
+    assert ours.shape == (size, size)
+    np.testing.assert_allclose(
+        ours, reference(module).get_hessian(silica).reshape(size, size), atol=1e-10
+    )
+    part = mf.MaceCalculator(model).get_hessian(silica, indices=[2])
+    np.testing.assert_allclose(part, ours[6:, 6:], atol=1e-12)
+
+
+def test_hessian_without_atoms_is_refused(model):
+    with pytest.raises(ValueError, match="give the atoms"):
+        mf.MaceCalculator(model).get_hessian()
+
+
+def test_stress_equals_finite_differences_of_the_energy(model, silica):
+    silica.calc = mf.MaceCalculator(model)
+    stress = silica.get_stress()
+    silica.calc = FiniteDifferenceCalculator(silica.calc, strain=1e-5)
+    np.testing.assert_allclose(stress, silica.get_stress(), atol=1e-8)
+
+
+def test_a_molecule_has_no_stress(model):
+    atoms = molecule("CH3OH")
+    atoms.calc = mf.MaceCalculator(model)
+    assert np.isfinite(atoms.get_potential_energy())
+    with pytest.raises(PropertyNotImplementedError, match="volume"):
+        atoms.get_stress()
+
+
+def test_neighbour_list_is_used_again_within_the_skin(model, silica):
+    silica.calc = mf.MaceCalculator(model, skin=0.4)
+    silica.get_forces()
+    first = silica.calc.structure.graph
+    silica.positions[0] += 0.05
+    silica.get_forces()
+    assert silica.calc.structure.graph is first
+    silica.positions[0] += 0.5
+    forces = silica.get_forces()
+    assert silica.calc.structure.graph is not first
+    fresh = silica.copy()
+    fresh.calc = mf.MaceCalculator(model, skin=0.0)
+    np.testing.assert_allclose(forces, fresh.get_forces(), atol=1e-12)
+
+
+@pytest.mark.parametrize("change", ["element", "pbc", "size", "cell"])
+def test_other_structures_never_get_a_stale_neighbour_list(model, silica, change):
+    silica.calc = mf.MaceCalculator(model, skin=0.4)
+    silica.get_forces()
+    other = silica.copy()
+    if change == "element":
+        other.numbers[0] = 6
+    elif change == "pbc":
+        other.pbc = [True, True, False]
+    elif change == "size":
+        other = other.repeat((2, 1, 1))
+    else:
+        other.set_cell(other.cell.array * 0.8, scale_atoms=True)
+    fresh = other.copy()
+    other.calc, fresh.calc = silica.calc, mf.MaceCalculator(model)
+    np.testing.assert_allclose(other.get_forces(), fresh.get_forces(), atol=1e-12)
+
+
+def test_results_follow_a_change_of_the_total_charge():
+    specs = {
+        "total_charge": {
+            "type": "categorical",
+            "per": "graph",
+            "num_classes": 5,
+            "offset": 2,
+            "emb_dim": 4,
+        }
+    }
+    model = mf.load_model(build(seed=1, embedding_specs=specs))
+    atoms = molecule("CH3OH")
+    atoms.calc = mf.MaceCalculator(model)
+    neutral = atoms.get_potential_energy()
+    atoms.info["charge"] = 1
+    assert abs(atoms.get_potential_energy() - neutral) > 1e-6
+    atoms.info["charge"] = 0
+    assert atoms.get_potential_energy() == pytest.approx(neutral, abs=1e-12)
+
+
+def test_ase_relaxes_positions_and_cell(model, silica):
+    silica.calc = mf.MaceCalculator(model)
+    before = silica.get_potential_energy()
+    optimiser = BFGS(FrechetCellFilter(silica), logfile=None)
+    optimiser.run(fmax=1e-3, steps=20)
+    assert silica.get_potential_energy() < before
+
+
+def test_ase_vibrations_by_finite_differences_agree_with_the_hessian(model, tmp_path):
+    atoms = molecule("H2O")
+    atoms.calc = mf.MaceCalculator(model)
+    vibrations = Vibrations(atoms, name=str(tmp_path / "vib"), delta=1e-3, nfree=4)
+    vibrations.run()
+    exact = VibrationsData.from_2d(atoms, atoms.calc.get_hessian(atoms))
+    np.testing.assert_allclose(
+        np.sort(vibrations.get_energies() ** 2),
+        np.sort(exact.get_energies() ** 2),
+        atol=1e-8,
+    )

@@ -1,0 +1,149 @@
+"""The command line, as a user would call it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from conftest import shared_file
+from models import build
+
+import mace_functional as mf
+from mace_functional.cli import main
+
+CRYSTAL = bulk("Si", "diamond", a=4.4) + Atoms("O", [[1.1, 1.0, 0.7]])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "random.model"
+    torch.save(build(seed=3), path)
+    return path
+
+
+@pytest.fixture
+def crystal(tmp_path):
+    path = tmp_path / "crystal.cif"
+    ase.io.write(path, CRYSTAL)
+    return path
+
+
+def test_thermo_writes_what_the_library_computes(checkpoint, crystal, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    words = ["thermo", crystal, "--model", checkpoint, "--temperatures", 0, 300, "--json", out]
+    assert main([str(word) for word in words]) == 0
+    results = json.loads(out.read_text())
+    atoms = ase.io.read(crystal)
+    modes = mf.gamma_modes(mf.load_model(checkpoint), atoms)
+    with pytest.warns(UserWarning, match="imaginary"):
+        thermo = mf.harmonic_thermo(modes.frequencies, [0.0, 300.0])
+    np.testing.assert_allclose(results["frequencies_cm-1"], modes.frequencies, atol=1e-6)
+    np.testing.assert_allclose(
+        results["heat_capacity_J_per_gK"],
+        thermo.specific_heat_capacity(atoms.get_masses().tolist()),
+        rtol=1e-9,
+    )
+    assert results["heat_capacity_J_per_gK"][0] == 0 < results["heat_capacity_J_per_gK"][1]
+    assert results["rigid_motions_removed"] == 3
+    assert results["imaginary_modes"] == modes.n_imaginary > 0
+    assert results["acoustic_sum_residual_eV_per_A2"] < 1e-10
+    printed = capsys.readouterr().out
+    assert "J/(g K)" in printed
+    assert "300.00" in printed
+    assert "imaginary modes, left out of the sums" in printed
+
+
+def test_thermo_of_a_molecule_removes_rotations_too(checkpoint, tmp_path):
+    path, out = tmp_path / "water.xyz", tmp_path / "out.json"
+    ase.io.write(path, molecule("H2O"))
+    words = ["thermo", path, "--model", checkpoint, "--relax", "--fmax", "0.0005", "--json", out]
+    assert main([str(word) for word in words]) == 0
+    results = json.loads(out.read_text())
+    assert results["rigid_motions_removed"] in (5, 6)
+    assert results["largest_stress_GPa"] is None
+    assert results["relaxation"]["converged"]
+    assert results["relaxation"]["cell_relaxed"] is False
+    assert results["largest_force_eV_per_A"] <= 0.0005
+
+
+def test_relaxation_is_written_and_continued(checkpoint, crystal, tmp_path, capsys):
+    relaxed, out = tmp_path / "relaxed.extxyz", tmp_path / "out.json"
+    words = [
+        *("thermo", str(crystal), "--model", str(checkpoint), "--relax", "--max-steps", "3"),
+        *("--relaxed", str(relaxed), "--json", str(out)),
+    ]
+    main(words)
+    first = json.loads(out.read_text())
+    assert first["relaxation"]["steps"] == 3
+    assert not first["relaxation"]["converged"]
+    np.testing.assert_allclose(ase.io.read(relaxed).positions, first["positions_A"], atol=1e-7)
+    main(words)
+    second = json.loads(out.read_text())
+    assert "continuing from" in capsys.readouterr().err.replace("\n", " ")
+    assert second["energy_eV"] < first["energy_eV"]
+
+    ase.io.write(relaxed, molecule("H2O"))
+    assert main(words) == 2
+    assert "another structure" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["thermo", "missing.cif", "--model", "MODEL"], "there is no file missing.cif"),
+        (["thermo", "BAD", "--model", "MODEL"], "ASE cannot read a structure"),
+        (["thermo", "FILE", "--model", "smal"], "did you mean 'small'"),
+        (["thermo", "FILE", "--model", "FILE"], "not a mace-torch checkpoint"),
+        (["thermo", "FILE", "--model", "MODEL", "--temperatures", "-3"], "temperatures"),
+        (["thermo", "FILE", "--model", "MODEL", "--relaxed", "x.xyz"], "--relaxed needs --relax"),
+        (["thermo", "FILE", "--model", "MODEL", "--json", "no/such/x.json"], "there is no folder"),
+        (["thermo", "FILE", "--model", "MODEL", "--head", "b"], "no head 'b'"),
+        (["thermo", "FILE", "--model", "MODEL", "--fmax", "0"], "must be positive"),
+        (["thermo", "GOLD", "--model", "MODEL"], "does not know the elements Au"),
+    ],
+)
+def test_bad_input_is_explained(checkpoint, crystal, tmp_path, capsys, words, message):
+    (tmp_path / "bad.cif").write_text("nonsense")
+    ase.io.write(tmp_path / "gold.xyz", Atoms("Au"))
+    names = {
+        "FILE": crystal,
+        "MODEL": checkpoint,
+        "BAD": tmp_path / "bad.cif",
+        "GOLD": tmp_path / "gold.xyz",
+    }
+    assert main([str(names.get(word, word)) for word in words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_the_program_is_installed_and_explains_itself():
+    run = subprocess.run(
+        [sys.executable, "-c", "from mace_functional.cli import main; main(['--help'])"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "thermo" in run.stdout
+
+
+@pytest.mark.slow
+def test_heat_capacity_of_a_relaxed_framework(tmp_path):
+    """RSM0010 with MACE-MP-0 small: 0.7329 J/(g K) at 300 K by mace-torch and ASE."""
+    out = tmp_path / "out.json"
+    structure = shared_file("heatcapacity", "structures", "RSM0010.cif")
+    weights = shared_file("weights", "MACE-MP-0_small.model")
+    words = ["thermo", structure, "--model", weights, "--relax", "--json", out]
+    assert main([str(word) for word in words]) == 0
+    results = json.loads(out.read_text())
+    room = results["temperatures_K"].index(300.0)
+    assert results["heat_capacity_J_per_gK"][room] == pytest.approx(0.7329, abs=0.002)
+    assert results["rigid_motions_removed"] == 3
+    assert results["imaginary_modes"] == 0
