@@ -73,7 +73,7 @@ def test_hessian_without_atoms_is_refused(model):
 def test_stress_equals_finite_differences_of_the_energy(model, silica):
     silica.calc = mf.MaceCalculator(model)
     stress = silica.get_stress()
-    silica.calc = FiniteDifferenceCalculator(silica.calc, strain=1e-5)
+    silica.calc = FiniteDifferenceCalculator(silica.calc, eps_strain=1e-5)
     np.testing.assert_allclose(stress, silica.get_stress(), atol=1e-8)
 
 
