@@ -19,7 +19,8 @@ def batch(structures: Sequence[Structure]) -> Structure:
     """Pad structures to one shape and stack them.
 
     `vmap` over (graph, positions, cell) of the result then runs the whole set at once. Atoms beyond
-    the size of a structure have number 0, mass 1 and position 0, and no energy.
+    the size of a structure have number 0, mass 1, position 0 and the features of the first atom,
+    and no energy.
 
     Args:
         structures: Structures of one model, of any size, composition and periodicity.
@@ -62,7 +63,7 @@ def _union(species: Sequence[Species]) -> Species:
         for element, number, count in zip(*one, strict=True):
             counts[element, number] = max(counts.get((element, number), 0), count)
     elements = sorted(counts)
-    if len({e for e, _ in elements}) < len(elements):
+    if any(len(set(column)) < len(elements) for column in zip(*elements, strict=True)):
         raise ValueError("the structures were made for models with different elements")
     return Species(
         elements=tuple(e for e, _ in elements),

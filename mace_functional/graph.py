@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from ase.data import chemical_symbols
-from ase.geometry import complete_cell
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -121,10 +120,11 @@ class Graph:
     def slack(self, positions: Tensor, cell: Tensor) -> float:
         r"""How much closer to the cutoff, in Å, a pair left out of the graph may still come.
 
-        With the deformation gradient F that maps the reference cell to `cell` and the
-        displacements u on top of it, a pair at distance d in the reference is at least
-        `sigma_min(F) d - 2 max|u|` apart now, so that
-        `slack = sigma_min(F) (cutoff + skin) - 2 max|u| - cutoff`.
+        With a deformation gradient F that maps the periodic lattice vectors of the reference to
+        those of `cell`, and the displacements u on top of it, a pair at distance d in the reference
+        is at least `sigma_min(F) d - 2 max|u|` apart now, so that
+        `slack = sigma_min(F) (cutoff + skin) - 2 max|u| - cutoff`. In the other directions F is the
+        rotation that fits best, so that turning a molecule costs nothing.
 
         Args:
             positions: Positions in Å, (atoms, 3).
@@ -134,20 +134,31 @@ class Graph:
             A number; not negative as long as the graph is exact for `positions` and `cell`.
         """
         pbc = self.pbc.cpu().numpy()
-        reference_cell, new_cell = (
-            complete_cell(c.detach().cpu().double().numpy() * pbc[:, None])
-            for c in (self.reference_cell, cell)
-        )
-        deformation = np.linalg.solve(reference_cell, new_cell)
-        reference = self.reference_positions.cpu().double().numpy() @ deformation
-        moved = positions.detach().cpu().double().numpy() - reference
-        moved -= moved.mean(0)
+        before, after = _array(self.reference_cell)[pbc], _array(cell)[pbc]
+        old, new = _array(self.reference_positions), _array(positions)
+        old, new = old - old.mean(0), new - new.mean(0)
+        if not (np.isfinite(new).all() and np.isfinite(after).all()):
+            return -np.inf
+        inverse = np.linalg.pinv(before)
+        rotation = _best_rotation(np.vstack([old, before]), np.vstack([new, after]))
+        deformation = inverse @ after + (np.eye(3) - inverse @ before) @ rotation
+        moved = new - old @ deformation
         shrunk = np.linalg.svd(deformation, compute_uv=False).min() * (self.cutoff + self.skin)
         return float(shrunk - 2 * np.linalg.norm(moved, axis=1).max() - self.cutoff)
 
     def is_current(self, positions: Tensor, cell: Tensor) -> bool:
         """Whether the graph holds every neighbour within the cutoff of a moved structure."""
         return self.slack(positions, cell) > -1e-9
+
+
+def _best_rotation(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Rotation R that makes `old @ R` fit `new` best (Kabsch, Acta Cryst. A 32, 922 (1976))."""
+    u, _, v = np.linalg.svd(old.T @ new)
+    return (u * [1, 1, np.sign(np.linalg.det(u @ v))]) @ v
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().double().numpy()
 
 
 _STATIC = ("species", "cutoff", "skin")
@@ -198,24 +209,26 @@ class Structure:
             A new structure; only the part of the graph that depends on the geometry is made anew.
 
         Raises:
-            ValueError: If positions are not finite or atoms coincide.
+            ValueError: If shapes differ, positions are not finite, or atoms coincide.
         """
-        positions = self.positions if positions is None else positions.detach()
-        cell = self.cell if cell is None else cell.detach()
+        positions = (self.positions if positions is None else positions).detach()
+        cell = (self.cell if cell is None else cell).detach()
+        if positions.shape != self.positions.shape or cell.shape != self.cell.shape:
+            raise ValueError(
+                f"positions and cell must be {tuple(self.positions.shape)} and (3, 3), not "
+                f"{tuple(positions.shape)} and {tuple(cell.shape)}"
+            )
         old = self.graph
         edges = neighbours.search(
-            positions.cpu().double().numpy(),
-            cell.cpu().double().numpy(),
-            old.pbc.cpu().numpy(),
-            old.cutoff + old.skin,
+            _array(positions), _array(cell), old.pbc.cpu().numpy(), old.cutoff + old.skin
         )
         kinds = old.by_atom(range(len(old.species.counts)))
         arrays = neighbours.pack(edges, kinds, old.species.counts, None, len(positions))
         graph = replace(
             old,
             **to_tensors(arrays, positions),
-            reference_positions=positions,
-            reference_cell=cell,
+            reference_positions=positions.clone(),
+            reference_cell=cell.clone(),
         )
         return replace(self, positions=positions, cell=cell, graph=graph)
 
@@ -255,7 +268,7 @@ def from_ase(atoms: Atoms, model: Model, skin: float = 0.0) -> Structure:
     numbers = atoms.get_atomic_numbers()
     if len(numbers) == 0:
         raise ValueError("the structure has no atoms")
-    if not skin >= 0:
+    if not 0 <= skin < np.inf:
         raise ValueError(f"skin must be zero or positive, in Å, not {skin}")
     table = {z: row for row, z in enumerate(model.atomic_numbers)}
     unknown = sorted({int(z) for z in numbers} - set(table))
@@ -276,8 +289,8 @@ def from_ase(atoms: Atoms, model: Model, skin: float = 0.0) -> Structure:
         **to_tensors(arrays, positions),
         pbc=torch.as_tensor(pbc, device=model.device),
         features=features_of(atoms, model),
-        reference_positions=positions,
-        reference_cell=cell_tensor,
+        reference_positions=positions.clone(),
+        reference_cell=cell_tensor.clone(),
         species=Species(
             elements=tuple(int(e) for e in present),
             numbers=tuple(int(model.atomic_numbers[e]) for e in present),
@@ -318,7 +331,11 @@ def features_of(atoms: Atoms, model: Model) -> dict[str, Tensor]:
             raise ValueError(
                 f"the model needs the feature {s.name!r}: set atoms.{where}[{s.name!r}]"
             )
-        tensor = torch.as_tensor(value, dtype=model.dtype, device=model.device)
+        tensor = torch.as_tensor(np.array(value), dtype=model.dtype, device=model.device)
+        if s.per == "graph":
+            if tensor.numel() != 1:
+                raise ValueError(f"{s.name} must be one number, not {value}")
+            tensor = tensor.reshape(())
         if s.type == "categorical":
             low, high = -s.offset, s.num_classes - 1 - s.offset
             if not bool(((tensor >= low) & (tensor <= high)).all()):

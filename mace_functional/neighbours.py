@@ -14,6 +14,9 @@ Edges = tuple[np.ndarray, np.ndarray, np.ndarray]
 COINCIDENT = 1e-3
 """Atoms closer than this, in Å, are taken for an error in the input."""
 
+VANISHING = 1e-6
+"""Lattice vectors shorter than this, in Å, and directions closer to a plane, are degenerate."""
+
 
 def search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Edges:
     """All pairs within the cutoff, over all periodic images.
@@ -37,15 +40,16 @@ def search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: flo
     if not np.isfinite(cell).all():
         raise ValueError("the cell has entries that are not finite numbers")
     lengths = np.linalg.norm(cell, axis=1)
-    if (lengths[pbc] == 0).any():
-        missing = np.flatnonzero(pbc & (lengths == 0)).tolist()
+    if (lengths[pbc] < VANISHING).any():
+        missing = np.flatnonzero(pbc & (lengths < VANISHING)).tolist()
         raise ValueError(
             f"directions {missing} are periodic but their lattice vectors are zero: "
             "set the cell, or make the directions non-periodic with atoms.pbc"
         )
-    periodic = complete_cell(cell * pbc[:, None])
-    if abs(np.linalg.det(periodic)) < 1e-6 * np.prod(np.linalg.norm(periodic, axis=1)):
+    directions = cell[pbc] / lengths[pbc, None]
+    if pbc.any() and np.linalg.svd(directions, compute_uv=False).min() < VANISHING:
         raise ValueError("the periodic lattice vectors are linearly dependent")
+    periodic = complete_cell(cell * pbc[:, None])
     box, origin = _enclosing_box(positions, periodic, pbc, cutoff)
     sender, receiver, shifts, distance = neighbour_list(
         "ijSd", positions=positions - origin, cell=box, pbc=pbc, cutoff=cutoff
