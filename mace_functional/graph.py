@@ -136,9 +136,9 @@ class Graph:
         pbc = self.pbc.cpu().numpy()
         before, after = _array(self.reference_cell)[pbc], _array(cell)[pbc]
         old, new = _array(self.reference_positions), _array(positions)
-        old, new = old - old.mean(0), new - new.mean(0)
         if not (np.isfinite(new).all() and np.isfinite(after).all()):
             return -np.inf
+        old, new = old - old.mean(0), new - new.mean(0)
         inverse = np.linalg.pinv(before)
         rotation = _best_rotation(np.vstack([old, before]), np.vstack([new, after]))
         deformation = inverse @ after + (np.eye(3) - inverse @ before) @ rotation
@@ -355,4 +355,4 @@ def to_tensors(arrays: dict[str, np.ndarray], like: Tensor) -> dict[str, Any]:
 
 
 def _symbols(numbers: Sequence[int]) -> str:
-    return " ".join(chemical_symbols[z] for z in numbers)
+    return " ".join(chemical_symbols[z] if z < len(chemical_symbols) else f"Z={z}" for z in numbers)

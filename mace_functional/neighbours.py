@@ -14,8 +14,11 @@ Edges = tuple[np.ndarray, np.ndarray, np.ndarray]
 COINCIDENT = 1e-3
 """Atoms closer than this, in Å, are taken for an error in the input."""
 
-VANISHING = 1e-6
-"""Lattice vectors shorter than this, in Å, and directions closer to a plane, are degenerate."""
+MIN_SPACING = 1e-2
+"""Lattice planes closer than this, in Å, are taken for an error too."""
+
+MAX_BINS = 50
+"""Bins of the search along a direction that is not periodic; their number is a matter of speed."""
 
 
 def search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Edges:
@@ -40,15 +43,18 @@ def search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: flo
     if not np.isfinite(cell).all():
         raise ValueError("the cell has entries that are not finite numbers")
     lengths = np.linalg.norm(cell, axis=1)
-    if (lengths[pbc] < VANISHING).any():
-        missing = np.flatnonzero(pbc & (lengths < VANISHING)).tolist()
+    if (lengths[pbc] == 0).any():
+        missing = np.flatnonzero(pbc & (lengths == 0)).tolist()
         raise ValueError(
             f"directions {missing} are periodic but their lattice vectors are zero: "
             "set the cell, or make the directions non-periodic with atoms.pbc"
         )
-    directions = cell[pbc] / lengths[pbc, None]
-    if pbc.any() and np.linalg.svd(directions, compute_uv=False).min() < VANISHING:
-        raise ValueError("the periodic lattice vectors are linearly dependent")
+    spacing = (1 / np.linalg.norm(np.linalg.pinv(cell[pbc]), axis=0)).min(initial=np.inf)
+    if spacing < MIN_SPACING or np.linalg.matrix_rank(cell[pbc], tol=MIN_SPACING) < pbc.sum():
+        raise ValueError(
+            "the periodic lattice vectors are linearly dependent or too short: lattice planes "
+            f"are less than {MIN_SPACING} Å apart"
+        )
     periodic = complete_cell(cell * pbc[:, None])
     box, origin = _enclosing_box(positions, periodic, pbc, cutoff)
     sender, receiver, shifts, distance = neighbour_list(
@@ -66,11 +72,11 @@ def search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: flo
 def _enclosing_box(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A box that keeps the periodic vectors and encloses all atoms in the other directions."""
+    """A box that keeps the periodic vectors and, up to a size, encloses all atoms otherwise."""
     scaled = positions @ np.linalg.inv(cell)
     low, high = scaled.min(0), scaled.max(0)
     margin = cutoff / np.linalg.norm(cell, axis=1)
-    stretch = np.where(pbc, 1.0, high - low + 2 * margin)
+    stretch = np.where(pbc, 1.0, np.minimum(high - low + 2 * margin, MAX_BINS * margin))
     origin = np.where(pbc, 0.0, low - margin) @ cell
     return cell * stretch[:, None], origin
 
