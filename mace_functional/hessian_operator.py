@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import grad, vjp
 
 from mace_functional.columns import ChunkSize, map_columns
+from mace_functional.concrete import is_concrete
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -54,6 +55,8 @@ class HessianOperator:
     ) -> None:
         if masses is not None and masses.shape != positions.shape[:1]:
             raise ValueError(f"masses must be ({positions.shape[0]},), not {tuple(masses.shape)}")
+        if masses is not None and is_concrete(masses) and not _positive(masses):
+            raise ValueError(f"masses must be positive numbers, in amu, not {masses.tolist()}")
         self._pull_back = vjp(lambda x: grad(energy)(x, cell, params), positions)[1]
         self._weights = None if masses is None else masses.rsqrt()[:, None]
         self._atoms_shape = positions.shape
@@ -109,3 +112,7 @@ class HessianOperator:
         if self._weights is None:
             return self._pull_back(vector)[0]
         return self._weights * self._pull_back(self._weights * vector)[0]
+
+
+def _positive(masses: Tensor) -> bool:
+    return bool(((masses > 0) & masses.isfinite()).all())

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mace_functional.concrete import is_concrete
 from mace_functional.units import EV_PER_MOLECULE, K_B, vibrational_quantum
 
 FROZEN = 1000.0
@@ -146,13 +147,8 @@ def _like(frequencies: Tensor, values: Tensor | Sequence[float] | float) -> Tens
     return torch.as_tensor(values, dtype=frequencies.dtype, device=frequencies.device)
 
 
-def _readable(tensor: Tensor) -> bool:
-    """Whether values can be read: not inside of a `torch.func` transform."""
-    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-
-
 def _check_not_negative(name: str, values: Tensor) -> None:
-    if _readable(values) and not ((values >= 0) & values.isfinite()).all():
+    if is_concrete(values) and not ((values >= 0) & values.isfinite()).all():
         raise ValueError(f"{name} must be finite and not negative, got {values.tolist()}")
 
 
@@ -188,7 +184,7 @@ def _kept(frequencies: Tensor, drop: int | Sequence[int] | Tensor) -> Tensor:
 
 
 def _warn_of_imaginary(n_imaginary: Tensor, unit: str, frequencies: Tensor) -> None:
-    if _readable(frequencies) and n_imaginary > 0:
+    if is_concrete(frequencies) and n_imaginary > 0:
         warnings.warn(
             f"{int(n_imaginary)} imaginary modes, down to {frequencies.min():.4g} {unit}, are left "
             "out of the harmonic sums: the structure is no minimum of the energy",

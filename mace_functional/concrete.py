@@ -1,0 +1,13 @@
+"""Whether a value may be looked at."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def is_concrete(tensor: Tensor) -> bool:
+    """Whether the values of a tensor can be read: not inside of a `torch.func` transform."""
+    if torch.compiler.is_compiling():
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
