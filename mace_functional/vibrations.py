@@ -31,7 +31,8 @@ def frequencies(
 ) -> Tensor:
     """Signed frequencies sign(omega^2) sqrt(|omega^2|): imaginary modes come out negative.
 
-    The matrix is symmetrised, (D + D^H) / 2. Composes with every `torch.func` transform. First
+    The matrix is symmetrised, (D + D^H) / 2. Composes with every `torch.func` transform, but for
+    reverse mode of twice forward mode, where torch's own `eigvalsh` gives NaN. First
     derivatives are finite where frequencies are degenerate; where a frequency is exactly zero,
     the slope of the square root is taken to be zero. Rigid motions are seldom zero to the last
     digit: to differentiate, project them out first, with `internal_motions`.

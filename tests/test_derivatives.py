@@ -21,7 +21,7 @@ from mace.calculators import MACECalculator
 from models import build, float64_default
 from scipy.sparse.linalg import LinearOperator, cg, eigsh
 from torch import Tensor
-from torch.func import grad, jacfwd, jvp, vmap
+from torch.func import grad, jacfwd, jacrev, jvp, vmap
 
 import mace_functional as mf
 from mace_functional import columns
@@ -641,3 +641,19 @@ def test_hessian_of_a_framework_equals_mace_torch(weights, structure):
     expected = calculator.get_hessian(atoms).reshape(found.shape)
     assert np.abs(expected).max() > 10
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("outer", [jacfwd, jacrev])
+@pytest.mark.parametrize("inner", [jacfwd, jacrev])
+def test_second_derivatives_of_the_stress_are_right_in_symmetric_cells(outer, inner):
+    """Those of `torch.linalg.det` are not, and are NaN where singular values coincide."""
+    cell = torch.tensor([[0.0, 2, 2], [2, 0, 2], [2, 2, 0]], dtype=torch.float64)
+    positions = torch.zeros(1, 3, dtype=torch.float64)
+
+    def pressure(scale):
+        return mf.stress(lambda x, c: (c**2).sum() + (x**2).sum())(positions, scale * cell)[0, 0]
+
+    # sigma = a(s^2) / V(s^3) = sigma(1) / s
+    scale = torch.tensor(1.3, dtype=torch.float64)
+    at_one = pressure(torch.ones_like(scale))
+    torch.testing.assert_close(outer(inner(pressure))(scale), 2 * at_one / scale**3)

@@ -23,27 +23,29 @@ class _EquivariantMap(nn.Module):
 
     def __init__(self, irreps_in: str, irreps_out: str) -> None:
         super().__init__()
-        self.irreps_in, self.irreps_out = o3.Irreps(irreps_in), o3.Irreps(irreps_out)
+        inputs, outputs = o3.Irreps(irreps_in), o3.Irreps(irreps_out)
         self.paths = [
             (i, o)
-            for i, (_, ir_in) in enumerate(self.irreps_in)
-            for o, (_, ir_out) in enumerate(self.irreps_out)
+            for i, (_, ir_in) in enumerate(inputs)
+            for o, (_, ir_out) in enumerate(outputs)
             if ir_in == ir_out
         ]
+        self.widths = [(inputs[i].mul, outputs[o].mul) for i, o in self.paths]
         self.fan_in = [
-            sum(self.irreps_in[i].mul for i, out in self.paths if out == o)
-            for o in range(len(self.irreps_out))
+            sum(m for (_, out), (m, _) in zip(self.paths, self.widths, strict=True) if out == o)
+            for o in range(len(outputs))
         ]
+        self.out_shapes = [(ir.dim, mul) for mul, ir in outputs]
 
     def _sum(self, terms: Iterable[Tensor], like: Tensor) -> Features:
         """Sum the terms of the paths into their outputs; an output that no path feeds is zero."""
-        out: list[Tensor | None] = [None] * len(self.irreps_out)
+        out: list[Tensor | None] = [None] * len(self.out_shapes)
         for (_, o), term in zip(self.paths, terms, strict=True):
             present = out[o]
             out[o] = term if present is None else present + term
         return [
-            like.new_zeros(like.shape[0], ir.dim, mul) if y is None else y
-            for y, (mul, ir) in zip(out, self.irreps_out, strict=True)
+            like.new_zeros(like.shape[0], *shape) if y is None else y
+            for y, shape in zip(out, self.out_shapes, strict=True)
         ]
 
 
@@ -55,17 +57,18 @@ class Linear(_EquivariantMap):
 
     def __init__(self, irreps_in: str, irreps_out: str, biases: bool = False) -> None:
         super().__init__(irreps_in, irreps_out)
-        self.shapes = [(self.irreps_in[i].mul, self.irreps_out[o].mul) for i, o in self.paths]
         self.biased = [
-            (o, mul) for o, (mul, ir) in enumerate(self.irreps_out) if biases and ir.is_scalar()
+            (o, mul)
+            for o, (mul, ir) in enumerate(o3.Irreps(irreps_out))
+            if biases and ir.is_scalar()
         ]
 
     def forward(self, features: Features) -> Features:
         """Map (nodes, 2l+1, mul) features of `irreps_in` to those of `irreps_out`."""
-        blocks = self.weight.split([m * n for m, n in self.shapes])
+        blocks = self.weight.split([m * n for m, n in self.widths])
         terms = (
             features[i] @ (block.view(shape) * self.fan_in[o] ** -0.5)
-            for (i, o), shape, block in zip(self.paths, self.shapes, blocks, strict=True)
+            for (i, o), shape, block in zip(self.paths, self.widths, blocks, strict=True)
         )
         out = self._sum(terms, like=features[0])
         biases = self.bias.split([mul for _, mul in self.biased]) if self.biased else ()
@@ -82,18 +85,15 @@ class ElementLinear(_EquivariantMap):
     def __init__(self, irreps_in: str, irreps_out: str, num_elements: int) -> None:
         super().__init__(irreps_in, irreps_out)
         self.num_elements = num_elements
-        self.shapes = [
-            (self.irreps_in[i].mul, num_elements, self.irreps_out[o].mul) for i, o in self.paths
-        ]
 
     def forward(self, features: Features, species: Species) -> Features:
         """Map (nodes, 2l+1, mul) features, each node with the weights of its element."""
-        blocks = self.weight.split([m * z * n for m, z, n in self.shapes])
+        blocks = self.weight.split([m * self.num_elements * n for m, n in self.widths])
         terms = []
-        for (i, o), shape, block in zip(self.paths, self.shapes, blocks, strict=True):
+        for (i, o), (m, n), block in zip(self.paths, self.widths, blocks, strict=True):
             scale = (self.fan_in[o] * self.num_elements) ** -0.5
             nodes = zip(species.split(features[i]), species.elements, strict=True)
-            weights = block.view(shape)
+            weights = block.view(m, self.num_elements, n)
             terms.append(torch.cat([x @ (weights[:, element] * scale) for x, element in nodes]))
         return self._sum(terms, like=features[0])
 
