@@ -41,7 +41,10 @@ def main(result: str, reference: str, name: str) -> None:
     left.set(xlim=(0, grid[-1]), ylim=(-0.07 * peaks.max(), None), yticks=[])
 
     right.plot(
-        data["temperatures_K"], data["heat_capacity_J_per_gK"], color="#3b6ea5", label=f"{name}, MACE"
+        data["temperatures_K"],
+        data["heat_capacity_J_per_gK"],
+        color="#3b6ea5",
+        label=f"{name}, MACE",
     )
     right.plot(list(dft), list(dft.values()), "o", ms=3.5, color="#c8553d", label="DFT")
     right.set(xlabel="temperature (K)", ylabel="$C_V$ (J g$^{-1}$ K$^{-1}$)", xlim=(0, None))

@@ -13,7 +13,6 @@ import difflib
 import importlib
 import io
 import os
-import pickle
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -155,16 +154,23 @@ def _read_checkpoint(path: Path) -> Any:
     if path.is_dir():
         raise ValueError(f"{path} is a folder, not a checkpoint file")
     try:
-        return torch.load(path, map_location="cpu", weights_only=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TorchScript archives are refused later, by name
+            return torch.load(path, map_location="cpu", weights_only=False)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
+        if package in ("mace", "e3nn"):
+            raise ImportError(
+                f"{path} holds classes of {error.name}, which the installed {package} does not "
+                "have: it was saved with another version"
+            ) from error
         raise ImportError(
             f"{path} was saved with the package {package!r}, which is not installed: install it "
             "and the model is converted to plain weights on loading, or convert the file where it "
             "is installed with mace_cueq_to_e3nn (cuEquivariance) or `python -m "
             "mace.cli.convert_oeq_e3nn` (OpenEquivariance)"
         ) from error
-    except (pickle.UnpicklingError, EOFError, RuntimeError, AttributeError) as error:
+    except Exception as error:  # whatever an unpickler makes of bytes that are no pickle
         raise ValueError(f"{path} is not a mace-torch checkpoint: {error}") from error
 
 
@@ -189,7 +195,7 @@ def _foundation_model(name: str) -> nn.Module:
     if name not in loaders:
         if os.sep in name or Path(name).suffix:
             raise ValueError(f"there is no checkpoint file {name!r}")
-        near = difflib.get_close_matches(name, loaders, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(name.lower(), loaders, n=3, cutoff=0.4)
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise ValueError(
             f"{name!r} is neither a file nor the name of a foundation model{hint} "

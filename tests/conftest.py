@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 import mace_functional  # noqa: F401  (before anything imports e3nn)
 
@@ -23,3 +24,9 @@ def shared_file(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"{path} is missing: set MACE_FUNCTIONAL_SHARED to the folder that has it")
     return path
+
+
+def pytest_configure() -> None:
+    """Several test processes share the cores: one thread each."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)

@@ -1,15 +1,17 @@
-"""Small mace-torch models with random weights, one for every setting that changes the energy."""
+"""Small mace-torch models with random weights, and rattled structures of their elements."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import mace_functional  # noqa: F401  # isort: skip  (before e3nn)
 import numpy as np
 import torch
+from ase import Atoms
 from e3nn import o3
 from mace import modules
+from mace.tools.compile import disable_e3nn_codegen
 
 ELEMENTS = (1, 6, 8, 14)
 
@@ -25,12 +27,16 @@ def float64_default() -> Any:
         torch.set_default_dtype(before)
 
 
-def build(seed: int = 0, scale_shift: bool = True, **changes: Any) -> torch.nn.Module:
+def build(
+    seed: int = 0, scale_shift: bool = True, scripted: bool = True, **changes: Any
+) -> torch.nn.Module:
     """A mace-torch model with random weights, in float64.
 
     Args:
         seed: Of the weights.
         scale_shift: ScaleShiftMACE or plain MACE.
+        scripted: With e3nn's TorchScript, as in checkpoints; without it, models are made and run
+            in half the time and give the same numbers.
         changes: Settings that differ from a small two-layer model; interaction classes by the name
             of their kind, such as "RealAgnosticDensity".
     """
@@ -70,7 +76,61 @@ def build(seed: int = 0, scale_shift: bool = True, **changes: Any) -> torch.nn.M
     for key in ("hidden_irreps", "MLP_irreps", "edge_irreps"):
         if isinstance(settings.get(key), str):
             settings[key] = o3.Irreps(settings[key])
-    with float64_default():
+    with float64_default(), nullcontext() if scripted else disable_e3nn_codegen():
         torch.manual_seed(seed)
         cls = modules.ScaleShiftMACE if scale_shift else modules.MACE
-        return cls(**settings).double()
+        model = cls(**settings).double()
+    _leave_neutral_values(model)
+    return model
+
+
+def _leave_neutral_values(model: torch.nn.Module) -> None:
+    """Move the parameters that mace-torch starts at zero, at one or next to zero."""
+    for name, weight in model.named_parameters():
+        *_, block, leaf = name.split(".")
+        with torch.no_grad():
+            if leaf == "alpha":
+                weight.fill_(3.0)
+            elif leaf == "beta":
+                weight.fill_(0.7)
+            elif block in ("source_embedding", "target_embedding"):
+                weight.normal_()
+            elif weight.requires_grad and (leaf == "bias" or weight.std() == 0):
+                weight.add_(0.3 * torch.randn_like(weight))
+
+
+def molecule() -> Atoms:
+    """A squeezed and rattled molecule of all four elements, some bonds within the ZBL repulsion."""
+    atoms = Atoms(
+        "SiOCH5",
+        [
+            [0.0, 0.0, 0.0],
+            [1.5, 0.1, 0.0],
+            [2.1, 1.3, 0.2],
+            [-0.5, 1.2, 0.3],
+            [-0.6, -0.7, 1.1],
+            [-0.4, -0.6, -1.2],
+            [3.1, 1.2, 0.4],
+            [1.8, 1.8, -0.7],
+        ],
+    )
+    atoms.positions *= 0.9
+    atoms.rattle(0.08, seed=3)
+    return atoms
+
+
+def crystal() -> Atoms:
+    """A rattled triclinic crystal, so small that atoms see many images of themselves."""
+    atoms = Atoms(
+        "SiOCH",
+        scaled_positions=[
+            [0.0, 0.0, 0.0],
+            [0.48, 0.45, 0.03],
+            [0.1, 0.52, 0.47],
+            [0.55, 0.08, 0.5],
+        ],
+        cell=[[3.1, 0.2, -0.1], [0.7, 2.9, 0.3], [-0.4, 0.5, 3.3]],
+        pbc=True,
+    )
+    atoms.rattle(0.08, seed=4)
+    return atoms

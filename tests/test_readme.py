@@ -1,0 +1,34 @@
+"""What the README says is true."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from conftest import ROOT, shared_file
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_ten_lines_run():
+    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    weights = shared_file("weights", "MACE-MP-0_small.model")
+    names: dict = {}
+    exec(block.replace('"small"', repr(str(weights))), names)
+    assert names["H"].shape == (2, 3, 2, 3)
+    assert names["F"].abs().max() < 1e-10  # rock salt
+    assert set(names["d_omega"]) == set(names["model"].params)
+    assert torch.stack([d.abs().sum() for d in names["d_omega"].values()]).sum() > 0
+
+
+def test_every_public_name_of_the_table_exists():
+    import mace_functional as mf
+
+    table = README.split("## What there is")[1].split("\n\n")[1]
+    names = [n for row in table.splitlines() for n in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert len(names) > 10
+    assert all(hasattr(mf, name) for name in names)
+
+
+def test_the_test_command_is_there_for_ci():
+    assert re.search(r"&& (pytest.*)$", README, flags=re.MULTILINE)
