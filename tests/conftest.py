@@ -27,6 +27,7 @@ def shared_file(*parts: str) -> Path:
 
 
 def pytest_configure() -> None:
-    """Several test processes share the cores: one thread each."""
+    """Several test processes share the cores: one thread for each, and for what they start."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
+        os.environ["OMP_NUM_THREADS"] = "1"
