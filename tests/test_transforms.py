@@ -698,7 +698,7 @@ def check_repeated(source: str, structure: str, order: str, file: str) -> None:
 
 @pytest.mark.parametrize("order", ["one after another", "backwards and in turns"])
 def test_nothing_changes_when_called_again_in_a_fresh_process(order, tmp_path):
-    """TorchScript on the path makes every call but the first silently wrong (design.md, fact 1)."""
+    """TorchScript on the path makes every call but the first silently wrong."""
     check_repeated("correlation-3", "crystal", order, str(tmp_path / "results.pt"))
 
 
