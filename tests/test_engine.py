@@ -259,6 +259,7 @@ STRUCTURES = {
     "slab": slab(),
     "wire": wire(),
     "primitive cell of one atom": Atoms("Si", cell=[[0, 2, 2], [2, 0, 2], [2, 2, 0]], pbc=True),
+    "chain of one element": Atoms("Si5", [[0.0, 0.2 * k * k, 2.1 * k] for k in range(5)]),
     "isolated atom": Atoms("O", [[1.0, 2.0, 3.0]]),
     "isolated atom in a periodic box": Atoms("O", [[1.0, 2.0, 3.0]], cell=[9, 9, 9], pbc=True),
     "two atoms beyond the cutoff": Atoms("CO", [[0, 0, 0], [0, 0, 4.1]]),
@@ -285,9 +286,9 @@ def reference(calc: MACECalculator, atoms: Atoms) -> dict[str, Tensor]:
     return results
 
 
-def found(model: mf.Model, atoms: Atoms) -> dict[str, Tensor]:
+def found(model: mf.Model, atoms: Atoms, skin: float = 0.0) -> dict[str, Tensor]:
     """The same from this package."""
-    s = mf.from_ase(atoms, model)
+    s = mf.from_ase(atoms, model, skin=skin)
     state = s.positions, s.cell, model.params
     energy = mf.energy_fn(model, s.graph)
     gradient, value = grad_and_value(energy)(*state)
@@ -321,7 +322,7 @@ def test_energy_forces_and_stress_equal_mace_torch(settings):
             torch.testing.assert_close(ours["energies"].sum(), ours["energy"])
 
 
-@pytest.fixture(scope="module", params=["as MACE-MPA-0", "as MACE-MH-1", "attention"])
+@pytest.fixture(scope="module", params=["as MACE-MPA-0", "as MACE-MH-1", "attention", "non-linear"])
 def module(request):
     return build(scripted=False, **MODELS[request.param])
 
@@ -329,10 +330,12 @@ def module(request):
 @pytest.mark.parametrize("atoms", STRUCTURES.values(), ids=STRUCTURES)
 def test_energy_forces_and_stress_equal_mace_torch_in_every_periodicity(module, atoms):
     head = module.heads[-1]
-    ours = found(mf.load_model(module, head=head), atoms)
+    model = mf.load_model(module, head=head)
     theirs = reference(calculator(module, head), atoms)
-    assert_same(ours, theirs, pbc=atoms.pbc.all())
-    assert (ours["energies"] - theirs["energies"]).abs().max() < ENERGY
+    for skin in 0.0, 0.7:
+        ours = found(model, atoms, skin)
+        assert_same(ours, theirs, pbc=atoms.pbc.all())
+        assert (ours["energies"] - theirs["energies"]).abs().max() < ENERGY
 
 
 def test_energy_of_an_atom_follows_charge_and_spin():
