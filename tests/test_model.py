@@ -553,8 +553,7 @@ ACCELERATED = {
     "reduced Clebsch-Gordan basis": {
         "use_reduced_cg": True,
         "correlation": 3,
-        "max_ell": 3,
-        "hidden_irreps": "6x0e + 6x1o + 6x2e",
+        "max_ell": 1,
     },
     "density, ZBL, Agnesi": {
         "interaction_cls_first": "RealAgnosticDensity",
