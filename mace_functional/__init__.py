@@ -12,6 +12,7 @@ transform of it.
 # Loaded first: mace-torch has to be imported before e3nn.
 from mace_functional.model import Model, load_model  # isort: skip
 from mace_functional.batching import batch
+from mace_functional.compilation import compiled
 from mace_functional.derivatives import forces, hessian, hvp, strained, stress
 from mace_functional.energy import energy_fn
 from mace_functional.gamma import gamma_modes
@@ -32,6 +33,7 @@ __all__ = [
     "NormalModes",
     "Structure",
     "batch",
+    "compiled",
     "energy_fn",
     "forces",
     "frequencies",

@@ -10,12 +10,13 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeR
 from torch import Tensor
 from torch.func import vmap
 
-from mace_functional.memory import BUDGET_FRACTION, free_memory, peak_memory
+from mace_functional.memory import BUDGET_FRACTION, Meter, free_memory
 
 ChunkSize = int | Literal["auto"] | None
 
 CPU_WORKING_SET = 256 * 2**20
-"""On CPU a chunk is best kept small, near the caches and below the allocator's large blocks."""
+CPU_COLUMNS = 8
+"""What a chunk may fill, and hold, on CPU: larger ones leave the caches and gain nothing."""
 
 
 def map_columns(
@@ -32,8 +33,9 @@ def map_columns(
     Args:
         apply: A linear map.
         vectors: Vectors along the first dimension.
-        chunk_size: Vectors at once: a number, None for all, or "auto": the first vector is mapped
-            alone, what it needs is measured, and the rest goes in chunks that fit the budget.
+        chunk_size: Vectors at once: a number, None for all, or "auto": the first two vectors are
+            mapped one by one, what stays from the first and what the second needs are measured,
+            and the rest goes in chunks that fit the budget.
         memory_budget: Bytes that "auto" may fill; a fraction of the free memory if None.
         progress: Show a progress bar.
         description: Its title.
@@ -60,11 +62,14 @@ def map_columns(
     )
     with bar:
         task = bar.add_task(description, total=count)
-        if chunk_size == "auto" and count > 1:
-            first, size = peak_memory(lambda: vmap(apply)(vectors[:1]))
-            done.append(first)
-            bar.advance(task)
-            chunk_size = _chunk_size(size, vectors.device, memory_budget)
+        if chunk_size == "auto" and count > 2:
+            budget = _budget(vectors.device) if memory_budget is None else memory_budget
+            for vector in vectors[:2].split(1):
+                with Meter() as meter:
+                    done.append(vmap(apply)(vector))
+                bar.advance(task)
+                budget -= meter.live
+            chunk_size = _chunk_size(meter.peak, vectors.device, budget)
         step = count if chunk_size is None or chunk_size == "auto" else chunk_size
         for chunk in vectors[len(done) :].split(max(step, 1)):
             done.append(vmap(apply)(chunk))
@@ -76,13 +81,19 @@ def _is_positive(chunk_size: object) -> bool:
     return isinstance(chunk_size, int) and not isinstance(chunk_size, bool) and chunk_size > 0
 
 
-def _chunk_size(size: int, device: torch.device, budget: int | None) -> int:
+def _budget(device: torch.device) -> int:
+    return int(BUDGET_FRACTION * free_memory(device))
+
+
+def _chunk_size(size: int, device: torch.device, budget: int) -> int:
     """How many vectors of the measured size fit."""
-    budget = int(BUDGET_FRACTION * free_memory(device)) if budget is None else budget
     if size > budget:
         raise MemoryError(
-            f"one column needs {size / 2**20:.0f} MiB and the budget is {budget / 2**20:.0f} MiB: "
-            "raise memory_budget, use float32, or multiply vectors one by one with hvp"
+            f"one column needs {size / 2**20:.0f} MiB and {max(budget, 0) / 2**20:.0f} MiB of the "
+            "budget are left: raise memory_budget, use float32, or multiply vectors one by one "
+            "with hvp"
         )
-    room = budget if device.type != "cpu" else min(budget, CPU_WORKING_SET)
-    return max(1, room // max(size, 1))
+    fit = budget // max(size, 1)
+    if device.type == "cpu":
+        fit = min(fit, CPU_WORKING_SET // max(size, 1), CPU_COLUMNS)
+    return max(1, fit)

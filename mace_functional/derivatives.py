@@ -35,7 +35,8 @@ def forces(energy: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def hvp(energy: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Hessian-vector product `H v`, forward over reverse: about the cost of two gradients.
 
-    To multiply many vectors at one geometry, use `HessianOperator`, which linearises only once.
+    To multiply many vectors at one geometry, use `HessianOperator`, which linearises only once: its
+    products cost less than a gradient.
 
     Args:
         energy: `E(positions, cell, params)` in eV.

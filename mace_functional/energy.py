@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 from torch.func import functional_call
+
+from mace_functional.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from mace_functional.graph import Graph
@@ -32,6 +35,8 @@ def energy_fn(model: Model, graph: Graph, *, per_atom: bool = False) -> Energy:
         The function. It raises ValueError if shapes or dtypes do not fit the graph, and KeyError if
         names in `params` are missing or unknown.
     """
+    if not torch.compiler.is_compiling():
+        keep_freed_memory()
 
     def energy(positions: Tensor, cell: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         _check(graph, positions, cell, params)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class HessianOperator:
     """The Hessian at one geometry, without its matrix.
 
-    The gradient is linearised once; each product then costs about one gradient. With masses it is
-    the mass-weighted Hessian `D = M^(-1/2) H M^(-1/2)`.
+    The gradient is linearised once, with the first product; each further one then costs less than a
+    gradient. With masses it is the mass-weighted Hessian `D = M^(-1/2) H M^(-1/2)`.
 
     Args:
         energy: `E(positions, cell, params)` in eV.

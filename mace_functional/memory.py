@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 import psutil
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 T = TypeVar("T")
 
@@ -17,52 +18,64 @@ BUDGET_FRACTION = 0.5
 """Fraction of the free memory that a computation may take unless told otherwise."""
 
 
-class _LiveBytes(TorchDispatchMode):
-    """Sums the tensor storages alive that were made since it was entered."""
+class Meter(TorchDispatchMode):
+    """Counts the bytes of tensors that are made while it is entered, on any device.
+
+    It looks at sizes only: no value is read, so it may be used under transforms.
+
+    Attributes:
+        live: Bytes of the storages made since that are still alive.
+        peak: The most that were alive at one time.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.live = self.peak = 0
-        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+        self._storages: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        for tensor in tree_leaves((args, kwargs)):
-            if isinstance(tensor, torch.Tensor):
-                self._seen.add(tensor.untyped_storage())
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self._count(tensor.untyped_storage())
+        out = func(*args, **kwargs) if kwargs else func(*args)
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage(), args)
         return out
 
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        if storage in self._seen:
+    def _count(self, storage: torch.UntypedStorage, args: Any) -> None:
+        key = storage._cdata
+        if key in self._storages or any(
+            isinstance(a, Tensor) and a.untyped_storage()._cdata == key for a in args
+        ):
             return
-        self._seen.add(storage)
         size = storage.nbytes()
         self.live += size
         self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._release, size)
 
-    def _release(self, size: int) -> None:
-        self.live -= size
+        def released(_: object) -> None:
+            self.live -= size
+            self._storages.pop(key, None)
+
+        self._storages[key] = weakref.ref(storage, released)
 
 
 def peak_memory(function: Callable[[], T]) -> tuple[T, int]:
-    """Call a function and count the bytes of tensors it holds at its peak, on any device.
-
-    Args:
-        function: Called once, without arguments.
-
-    Returns:
-        Its result, and the largest sum of the sizes of the storages that it made and that were
-        alive at one time. Sizes only: no value is read, so it may be used under transforms.
-    """
-    with _LiveBytes() as meter:
+    """Call a function; its result, and the most bytes of tensors that it held at one time."""
+    with Meter() as meter:
         result = function()
     return result, meter.peak
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let the C library keep up to 64 MiB of what is freed, and hand it out again.
+
+    glibc returns large blocks to the system at once, and every new one then costs a page fault for
+    each 4 KiB: more than what is computed with it. It adapts to the largest block, below 32 MiB,
+    that it has seen freed (mallopt(3), M_MMAP_THRESHOLD); this shows it one. Elsewhere it does
+    nothing, and neither does it take memory.
+    """
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
 def free_memory(device: torch.device) -> int:

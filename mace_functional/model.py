@@ -145,6 +145,7 @@ def load_model(
     }
     module = Mace(settings, settings.heads.index(name))
     _attach(module, params)
+    module.read_constants()
     _assert_no_torchscript(module)
     return Model(params=params, settings=settings, module=module, head=name)
 

@@ -749,6 +749,8 @@ def test_transforms_work_in_any_gradient_context(context):
     energy, *arguments = case()
     expected = grad(energy)(*arguments), mf.hessian(energy)(*arguments)
     with context():
+        if grad(torch.square)(torch.ones(())) != 2:
+            pytest.skip("this version of torch gives zero gradients in inference mode")
         assert_close(grad(energy)(*arguments), expected[0], 1e-13)
         for mode in ("fwd-rev", "rev-rev"):
             assert_close(mf.hessian(energy, mode=mode)(*arguments), expected[1], 1e-12)

@@ -5,18 +5,20 @@ For each element and channel it is a polynomial in the components x of the messa
     B[M] = sum_nu sum_{m1 ... m_nu} T_nu[M, m1 ... m_nu] x[m1] ... x[m_nu],
     T_nu[M, m1 ... m_nu] = sum_k U_nu[M, m1 ... m_nu, k] W_nu[k],
 
-with generalised Clebsch-Gordan coefficients U and learnt weights W, folded once for each element
-present and evaluated by Horner's rule.
+with generalised Clebsch-Gordan coefficients U and learnt weights W; `polynomial` evaluates it.
 Source: Batatia et al., MACE, NeurIPS 2022 (arXiv:2206.07697), eqs. 10 and 11.
 """
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
 from e3nn import o3
 from torch import Tensor, nn
 
+from mace_functional.engine.concatenation import join, split
 from mace_functional.engine.linear import Features, Linear
+from mace_functional.engine.polynomial import Monomials, Polynomials
 from mace_functional.engine.settings import ProductSettings
 from mace_functional.graph import Species
 
@@ -26,7 +28,7 @@ class WeightList(nn.Module):
 
 
 class Contraction(nn.Module):
-    """The products that make one output irrep."""
+    """Holds the symbols and weights of one output irrep."""
 
     weights_max: Tensor
 
@@ -35,24 +37,15 @@ class Contraction(nn.Module):
         self.degree, self.correlation = degree, correlation
         self.weights = WeightList()
 
-    def coefficients(self, element: int) -> list[Tensor]:
-        """Folded `T_nu` (2L+1, components, ..., channels), from the highest nu down to 1."""
-        folded = []
-        for order in range(self.correlation, 0, -1):
-            name = str(self.correlation - 1 - order)
-            weights = self.weights_max if order == self.correlation else getattr(self.weights, name)
-            symbols: Tensor = getattr(self, f"U_matrix_{order}")
-            tensor = symbols @ weights[element]
-            folded.append(tensor if self.degree else tensor[None])
-        return folded
+    def coefficients(self) -> list[Tensor]:
+        """W_nu (elements, k, channels) for nu = 1, 2, ..., of all elements."""
+        lower = range(self.correlation - 2, -1, -1)
+        return [*(getattr(self.weights, str(n)) for n in lower), self.weights_max]
 
-    def forward(self, x: Tensor, element: int) -> Tensor:
-        """Products (nodes, 2L+1, channels) of messages (nodes, components, channels)."""
-        highest, *lower = self.coefficients(element)
-        out = torch.einsum("...ic,nic->n...c", highest, x)
-        for tensor in lower:
-            out = torch.einsum("n...ic,nic->n...c", out + tensor, x)
-        return out
+    def symbols(self) -> list[Tensor]:
+        """U_nu (M, m, ..., m, k) for nu = 1, 2, ... ."""
+        every = (getattr(self, f"U_matrix_{nu}") for nu in range(1, self.correlation + 1))
+        return [u if self.degree else u[None] for u in every]
 
 
 class SymmetricContraction(nn.Module):
@@ -61,7 +54,8 @@ class SymmetricContraction(nn.Module):
     def __init__(self, settings: ProductSettings) -> None:
         super().__init__()
         self.agnostic = settings.agnostic
-        self.contractions = nn.ModuleList(
+        self.dimensions = [ir.dim for _, ir in o3.Irreps(settings.irreps_out)]
+        self.contractions: Any = nn.ModuleList(
             Contraction(ir.l, correlation)
             for (_, ir), correlation in zip(
                 o3.Irreps(settings.irreps_out), settings.correlations, strict=True
@@ -70,14 +64,17 @@ class SymmetricContraction(nn.Module):
 
     def forward(self, messages: Features, species: Species) -> Features:
         """Products (nodes, 2L+1, channels) of messages (nodes, 2l+1, channels)."""
-        x = torch.cat(messages, 1)
-        if self.agnostic:
-            return [contraction(x, 0) for contraction in self.contractions]
-        blocks = list(zip(species.split(x), species.elements, strict=True))
-        return [
-            torch.cat([contraction(block, element) for block, element in blocks])
-            for contraction in self.contractions
-        ]
+        x = join(messages, 1).mT
+        elements = (0,) if self.agnostic else species.elements
+        counts = (x.shape[0],) if self.agnostic else species.counts
+        weights = [w for contraction in self.contractions for w in contraction.coefficients()]
+        symbols = [u for contraction in self.contractions for u in contraction.symbols()]
+        products = Polynomials(self.monomials, elements, counts)(x, *weights, *symbols)
+        return split(products.mT, self.dimensions, 1)
+
+    def find_monomials(self) -> None:
+        """Look which symbols are not zero: once, when the tensors are in place."""
+        self.monomials = Monomials([contraction.symbols() for contraction in self.contractions])
 
 
 class Product(nn.Module):

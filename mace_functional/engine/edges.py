@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from mace_functional.engine.radial import RadialEmbedding
 
 
 class Edges(NamedTuple):
@@ -13,18 +16,13 @@ class Edges(NamedTuple):
     Attributes:
         senders: Node at the other end, (nodes, K).
         mask: One for edges within the cutoff, zero for padding and beyond, (nodes, K, 1).
-        harmonics: Spherical harmonics for each l, zero where masked, (nodes, K, 2l+1).
-        radial: Radial basis functions, (nodes, K, basis).
-        envelope: Cutoff function to multiply the radial weights by, (nodes, K, 1), or None where
-            it is part of the radial basis.
+        lengths: Å, (nodes, K, 1).
+        harmonics: Spherical harmonics, zero where masked, (nodes, K, (l_max+1)^2).
+        embedding: Makes the radial basis from the lengths.
     """
 
     senders: Tensor
     mask: Tensor
-    harmonics: list[Tensor]
-    radial: Tensor
-    envelope: Tensor | None
-
-    def enveloped(self, weights: Tensor) -> Tensor:
-        """Radial weights times the cutoff function, where the basis does not hold it already."""
-        return weights if self.envelope is None else weights * self.envelope
+    lengths: Tensor
+    harmonics: Tensor
+    embedding: RadialEmbedding

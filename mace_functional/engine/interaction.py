@@ -15,15 +15,15 @@ Source: Batatia et al., arXiv:2206.07697 (blocks), arXiv:2401.00096 (foundation 
 
 from __future__ import annotations
 
-import torch
 from e3nn import o3
 from torch import Tensor, nn
 
 from mace_functional.engine.activation import activate
 from mace_functional.engine.convolution import Convolution
+from mace_functional.engine.density import density
 from mace_functional.engine.edges import Edges
 from mace_functional.engine.linear import ElementEmbedding, ElementLinear, Features, Linear
-from mace_functional.engine.radial import EdgeScalars, NormalisedRadialNetwork, RadialNetwork
+from mace_functional.engine.radial import NormalisedRadialNetwork, RadialFunction, RadialNetwork
 from mace_functional.engine.settings import Activation, InteractionSettings
 from mace_functional.graph import Species
 
@@ -69,20 +69,21 @@ class Interaction(nn.Module):
         self, features: Features, edges: Edges, species: Species
     ) -> tuple[Features, Features | None]:
         """Messages and skip connection, lists of (nodes, 2l+1, channels)."""
-        scalars = EdgeScalars(edges.radial, edges.senders)
+        nodes: tuple[Tensor, ...] = ()
         skip = None
         if self.attention:
             down = self.linear_down(features)[0][:, 0]
-            scalars = scalars._replace(source=down, target=down)
+            nodes = (down, down)
             skip = self.skip_linear(features)
         elif self.residual:
             skip = self.skip_tp(features, species)
-        weights = edges.enveloped(self.conv_tp_weights(scalars))
-        messages = self.linear(self.conv_tp(self.linear_up(features), edges, weights))
+        radial = RadialFunction(edges.embedding, self.conv_tp_weights, species, nodes)
+        messages = self.conv_tp(self.linear_up(features), edges, radial)
         if self.density_fn is None:
-            messages = [m / self.avg_num_neighbors for m in messages]
+            messages = self.linear(messages, 1 / self.avg_num_neighbors)
         else:
-            divisor = 1 + density(self.density_fn(scalars), edges)
+            messages = self.linear(messages)
+            divisor = 1 + density(RadialFunction(edges.embedding, self.density_fn, species), edges)
             messages = [m / divisor for m in messages]
         if not self.residual:
             messages = self.skip_tp(messages, species)
@@ -120,13 +121,12 @@ class NonLinearInteraction(nn.Module):
         self, features: Features, edges: Edges, species: Species
     ) -> tuple[Features, Features | None]:
         """Messages and skip connection, lists of (nodes, 2l+1, channels)."""
-        source = self.source_embedding(species)
-        target = self.target_embedding(species)
-        scalars = EdgeScalars(edges.radial, edges.senders, source, target)
-        weights = edges.enveloped(self.conv_tp_weights(scalars))
+        nodes = self.source_embedding(species), self.target_embedding(species)
+        radial = RadialFunction(edges.embedding, self.conv_tp_weights, species, nodes)
+        crowding = RadialFunction(edges.embedding, self.density_fn, species, nodes)
         sent = self.linear_up(features)
-        messages = self.linear_1(self.conv_tp(sent, edges, weights))
-        divisor = self.alpha + self.beta * density(self.density_fn(scalars), edges)
+        messages = self.linear_1(self.conv_tp(sent, edges, radial))
+        divisor = self.alpha + self.beta * density(crowding, edges)
         own = self.linear_res(sent)
         gated = self._gate([m / divisor + o for m, o in zip(messages, own, strict=True)])
         return self.linear_2(gated), self.skip_tp(features)
@@ -137,8 +137,3 @@ class NonLinearInteraction(nn.Module):
         scalars, *gates = features[0].split(self.gate_widths, -1)
         gated = [f * activate(g, gate_activation) for f, g in zip(features[1:], gates, strict=True)]
         return [activate(scalars, scalar_activation), *gated]
-
-
-def density(outputs: Tensor, edges: Edges) -> Tensor:
-    """Learnt neighbour density (nodes, 1, 1): `rho_i = sum_j tanh(d_ij^2) f_cut(r_ij)`."""
-    return (edges.enveloped(torch.tanh(outputs * outputs)) * edges.mask).sum(1, keepdim=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
 from e3nn import o3
 from torch import Tensor, nn
 
+from mace_functional.engine.concatenation import join, split
 from mace_functional.graph import Species
 
 Features = list[Tensor]
@@ -31,10 +31,11 @@ class _EquivariantMap(nn.Module):
             if ir_in == ir_out
         ]
         self.widths = [(inputs[i].mul, outputs[o].mul) for i, o in self.paths]
-        self.fan_in = [
+        fan_in = [
             sum(m for (_, out), (m, _) in zip(self.paths, self.widths, strict=True) if out == o)
             for o in range(len(outputs))
         ]
+        self.scales = [fan_in[o] ** -0.5 for _, o in self.paths]
         self.out_shapes = [(ir.dim, mul) for mul, ir in outputs]
 
     def _sum(self, terms: Iterable[Tensor], like: Tensor) -> Features:
@@ -63,18 +64,23 @@ class Linear(_EquivariantMap):
             if biases and ir.is_scalar()
         ]
 
-    def forward(self, features: Features) -> Features:
-        """Map (nodes, 2l+1, mul) features of `irreps_in` to those of `irreps_out`."""
-        blocks = self.weight.split([m * n for m, n in self.widths])
-        terms = (
-            features[i] @ (block.view(shape) * self.fan_in[o] ** -0.5)
-            for (i, o), shape, block in zip(self.paths, self.widths, blocks, strict=True)
-        )
+    def forward(self, features: Features, scale: float = 1.0) -> Features:
+        """Map (nodes, 2l+1, mul) features of `irreps_in` to `scale` times those of `irreps_out`."""
+        blocks = zip(self.paths, self.widths, self._blocks(scale), strict=True)
+        terms = (features[i] @ block.view(shape) for (i, _), shape, block in blocks)
         out = self._sum(terms, like=features[0])
         biases = self.bias.split([mul for _, mul in self.biased]) if self.biased else ()
         for (o, _), bias in zip(self.biased, biases, strict=True):
             out[o] = out[o] + bias
         return out
+
+    def _blocks(self, scale: float) -> Iterable[Tensor]:
+        """Normalised weights of the paths."""
+        sizes = [m * n for m, n in self.widths]
+        if len(set(self.scales)) == 1:
+            return (self.weight * (scale * self.scales[0])).split(sizes)
+        blocks = zip(self.weight.split(sizes), self.scales, strict=True)
+        return [block * (scale * path_scale) for block, path_scale in blocks]
 
 
 class ElementLinear(_EquivariantMap):
@@ -90,11 +96,14 @@ class ElementLinear(_EquivariantMap):
         """Map (nodes, 2l+1, mul) features, each node with the weights of its element."""
         blocks = self.weight.split([m * self.num_elements * n for m, n in self.widths])
         terms = []
-        for (i, o), (m, n), block in zip(self.paths, self.widths, blocks, strict=True):
-            scale = (self.fan_in[o] * self.num_elements) ** -0.5
-            nodes = zip(species.split(features[i]), species.elements, strict=True)
-            weights = block.view(m, self.num_elements, n)
-            terms.append(torch.cat([x @ (weights[:, element] * scale) for x, element in nodes]))
+        rows = list(species.elements)
+        for (i, _), (m, n), block, scale in zip(
+            self.paths, self.widths, blocks, self.scales, strict=True
+        ):
+            present = block.view(m, self.num_elements, n).transpose(0, 1)[rows]
+            weights = (present * (scale * self.num_elements**-0.5)).unbind()
+            nodes = zip(split(features[i], species.counts, 0), weights, strict=True)
+            terms.append(join([x @ w for x, w in nodes], 0))
         return self._sum(terms, like=features[0])
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from e3nn import o3
 from torch import Tensor, nn
 
+from mace_functional.engine.concatenation import split
 from mace_functional.engine.contraction import Product
 from mace_functional.engine.edges import Edges
 from mace_functional.engine.embedding import JointEmbedding
-from mace_functional.engine.harmonics import spherical_harmonics
+from mace_functional.engine.geometry import EdgeGeometry
 from mace_functional.engine.interaction import interaction
 from mace_functional.engine.linear import ElementEmbedding, Features, Linear
 from mace_functional.engine.radial import RadialEmbedding
@@ -41,7 +44,7 @@ class Mace(nn.Module):
         num_elements, num_heads = len(settings.atomic_numbers), len(settings.heads)
         first = settings.interactions[0]
         channels = o3.Irreps(first.node_irreps).dim
-        self.l_max = o3.Irreps(settings.harmonics_irreps).lmax
+        self.geometry = EdgeGeometry(o3.Irreps(settings.harmonics_irreps).lmax)
         self.node_embedding = Holder(ElementEmbedding(num_elements, channels))
         self.atomic_energies_fn = Holder()
         self.radial_embedding = RadialEmbedding(settings.radial)
@@ -58,6 +61,12 @@ class Mace(nn.Module):
             self.pair_repulsion_fn = ZieglerBiersackLittmark(settings.repulsion_power)
         if settings.scale_shift:
             self.scale_shift = Holder()
+
+    def read_constants(self) -> None:
+        """Read what is fixed by symmetry from the tensors, once they are in place."""
+        products: Any = self.products
+        for product in products:
+            product.symmetric_contractions.find_monomials()
 
     def forward(self, graph: Graph, positions: Tensor, cell: Tensor) -> Tensor:
         """Energies of the atoms in eV, (atoms,).
@@ -94,12 +103,11 @@ class Mace(nn.Module):
     def _edges(self, graph: Graph, positions: Tensor, cell: Tensor) -> tuple[Edges, Tensor]:
         """Geometry of the edges, and the pair repulsion energies of the nodes."""
         vectors = graph.edge_vectors(positions, cell)
-        lengths = torch.sqrt((vectors * vectors).sum(-1, keepdim=True))
+        geometry = self.geometry(vectors)
+        lengths, harmonics = split(geometry, [1, geometry.shape[-1] - 1], -1)
         within = lengths < self.radial_embedding.cutoff_fn.r_max
         mask = (within & graph.edge_mask[..., None]).to(lengths.dtype)
-        harmonics = spherical_harmonics(vectors / lengths, self.l_max)
-        radial, envelope = self.radial_embedding(lengths, graph.senders, graph.species)
-        edges = Edges(graph.senders, mask, [y * mask for y in harmonics], radial, envelope)
+        edges = Edges(graph.senders, mask, lengths, harmonics * mask, self.radial_embedding)
         if self.settings.repulsion_power is None:
             return edges, torch.zeros_like(lengths[:, 0, 0])
         return edges, self.pair_repulsion_fn(lengths, graph.senders, mask, graph.species)

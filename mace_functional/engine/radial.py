@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import perm
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from mace_functional.engine.activation import activate, silu
+from mace_functional.engine.activation import activation_derivatives
+from mace_functional.engine.jets import Jet, compose, jet_of, multiply
 from mace_functional.engine.settings import Activation, RadialSettings
 from mace_functional.graph import Species, gather
 
 
-def polynomial_cutoff(r: Tensor, r_max: Tensor, p: int) -> Tensor:
+def polynomial_cutoff(r: Tensor, r_max: Tensor, p: int, order: int) -> Jet:
     """Polynomial that falls from 1 to 0 at `r_max`, with two vanishing derivatives there.
 
     `f(u) = 1 - (p+1)(p+2)/2 u^p + p(p+2) u^(p+1) - p(p+1)/2 u^(p+2)`, `u = r / r_max`.
     Source: Gasteiger, Gross, Guennemann, ICLR 2020 (arXiv:2003.03123), eq. 8.
     """
     u = r / r_max
-    polynomial = (p + 1) * (p + 2) / 2 - p * (p + 2) * u + p * (p + 1) / 2 * u * u
-    return (1 - polynomial * u**p) * (r < r_max)
+    inside = r < r_max
+    coefficients = [(p, -(p + 1) * (p + 2) / 2), (p + 1, p * (p + 2)), (p + 2, -p * (p + 1) / 2)]
+    out = []
+    for n in range(order + 1):
+        terms = [c * perm(power, n) * u ** (power - n) for power, c in coefficients if n <= power]
+        value = sum(terms, torch.zeros_like(u)) / r_max**n
+        out.append((1 + value if n == 0 else value) * inside)
+    return out
 
 
 class Bessel(nn.Module):
@@ -30,9 +41,17 @@ class Bessel(nn.Module):
     bessel_weights: Tensor
     prefactor: Tensor
 
-    def forward(self, r: Tensor) -> Tensor:
-        """Basis functions (..., basis) of lengths (..., 1)."""
-        return self.prefactor * torch.sin(self.bessel_weights * r) / r
+    def forward(self, r: Tensor, order: int) -> Jet:
+        """Basis functions (..., basis) of lengths (..., 1), and their derivatives."""
+        w = self.bessel_weights
+        sine = self.prefactor * torch.sin(w * r)
+        waves, reciprocals = [sine], [1 / r]
+        if order:
+            waves.append(self.prefactor * w * torch.cos(w * r))
+        for n in range(1, order + 1):
+            reciprocals.append(-n * reciprocals[-1] / r)
+            waves.append(-w * w * waves[n - 1])
+        return multiply(waves[: order + 1], reciprocals)
 
 
 class Gaussian(nn.Module):
@@ -44,10 +63,14 @@ class Gaussian(nn.Module):
         super().__init__()
         self.coefficient = coefficient
 
-    def forward(self, r: Tensor) -> Tensor:
-        """Basis functions (..., basis) of lengths (..., 1)."""
+    def forward(self, r: Tensor, order: int) -> Jet:
+        """Basis functions (..., basis) of lengths (..., 1), and their derivatives."""
         distance = r - self.gaussian_weights
-        return torch.exp(self.coefficient * distance * distance)
+        out = [torch.exp(self.coefficient * distance * distance)]
+        for n in range(order):
+            slope = distance * out[n]
+            out.append(2 * self.coefficient * (slope + n * out[n - 1] if n else slope))
+        return out
 
 
 class Chebyshev(nn.Module):
@@ -57,12 +80,15 @@ class Chebyshev(nn.Module):
         super().__init__()
         self.size = size
 
-    def forward(self, r: Tensor) -> Tensor:
-        """Basis functions (..., basis) of lengths (..., 1)."""
-        polynomials = [torch.ones_like(r), r]
+    def forward(self, r: Tensor, order: int) -> Jet:
+        """Basis functions (..., basis) of lengths (..., 1), and their derivatives."""
+        one, zero = torch.ones_like(r), torch.zeros_like(r)
+        x = [r, one, *[zero] * order][: order + 1]
+        polynomials = [[one, *[zero] * order], x]
         while len(polynomials) <= self.size:
-            polynomials.append(2 * r * polynomials[-1] - polynomials[-2])
-        return torch.cat(polynomials[1:], -1)
+            pairs = zip(multiply(x, polynomials[-1]), polynomials[-2], strict=True)
+            polynomials.append([2 * a - b for a, b in pairs])
+        return [torch.cat(parts, -1) for parts in zip(*polynomials[1:], strict=True)]
 
 
 class CutoffRadius(nn.Module):
@@ -121,45 +147,76 @@ class RadialEmbedding(nn.Module):
             self.distance_transform = transforms[settings.distance_transform]()
 
     def forward(
-        self, lengths: Tensor, senders: Tensor, species: Species
-    ) -> tuple[Tensor, Tensor | None]:
+        self, lengths: Tensor, senders: Tensor, species: Species, order: int
+    ) -> tuple[Jet, Jet | None]:
         """Radial basis (nodes, K, basis) and, where it is applied later, the cutoff function.
 
         Args:
             lengths: Edge lengths in Å, (nodes, K, 1).
             senders: Node at the other end, (nodes, K).
             species: Elements of the nodes.
+            order: Number of derivatives by the length.
         """
         r_max = self.cutoff_fn.r_max
-        envelope = polynomial_cutoff(lengths, r_max, self.settings.cutoff_power)
-        if self.distance_transform is not None:
+        envelope = polynomial_cutoff(lengths, r_max, self.settings.cutoff_power, order)
+        if self.distance_transform is None:
+            basis = self.bessel_fn(lengths, order)
+        else:
             table = self.distance_transform.covalent_radii[list(species.numbers), None]
             radii = species.expand(table)
-            lengths = self.distance_transform(lengths, radii[:, None], gather(radii, senders))
-        basis = self.bessel_fn(lengths)
-        return (basis * envelope, None) if self.settings.apply_cutoff else (basis, envelope)
+            radii_i, radii_j = radii[:, None], gather(radii, senders)
+            transform = partial(self.distance_transform, radii_i=radii_i, radii_j=radii_j)
+            transformed = jet_of(transform, lengths, order)
+            basis = compose(self.bessel_fn(transformed[0], order), transformed)
+        return (
+            (multiply(basis, envelope), None) if self.settings.apply_cutoff else (basis, envelope)
+        )
 
 
-class EdgeScalars(NamedTuple):
-    """Invariants of an edge: the radial basis, and vectors of both nodes where a model uses them.
+@dataclass(frozen=True)
+class EdgeScalars:
+    """Invariants of the edges: jets in the edge length, and what else their weights depend on.
 
-    A linear map of their concatenation multiplies the node vectors before they are gathered, once
-    per node and not once per edge.
+    Attributes:
+        senders: Node at the other end, (nodes, K).
+        basis: Jet of the radial basis, (nodes, K, basis) each.
+        envelope: Jet of the cutoff function, (nodes, K, 1) each, if it multiplies the weights.
+        source: Vectors that the senders contribute, (all nodes, any), if a model uses them.
+        target: Vectors of the nodes themselves, (nodes, any), if a model uses them.
     """
 
-    radial: Tensor
     senders: Tensor
+    basis: Jet
+    envelope: Jet | None = None
     source: Tensor | None = None
     target: Tensor | None = None
 
-    def linear(self, weight: Tensor) -> Tensor:
-        """`[radial_ij, source_j, target_i] W` (nodes, K, outputs), of W (inputs, outputs)."""
+    def of(self, rows: slice) -> EdgeScalars:
+        """Those of some nodes."""
+        return replace(
+            self,
+            senders=self.senders[rows],
+            basis=[b[rows] for b in self.basis],
+            envelope=None if self.envelope is None else [e[rows] for e in self.envelope],
+            target=None if self.target is None else self.target[rows],
+        )
+
+    def enveloped(self, jet: Jet) -> Jet:
+        """Times the cutoff function, where the basis does not hold it already."""
+        return jet if self.envelope is None else multiply(jet, self.envelope)
+
+    def linear(self, weight: Tensor) -> Jet:
+        """Jet of `[basis_ij, source_j, target_i] W` (nodes, K, outputs), W (inputs, outputs).
+
+        The node vectors are multiplied before they are gathered, once per node and not per edge.
+        """
         if self.source is None or self.target is None:
-            return self.radial @ weight
-        widths = [self.radial.shape[-1], self.source.shape[-1], self.target.shape[-1]]
+            return [b @ weight for b in self.basis]
+        widths = [self.basis[0].shape[-1], self.source.shape[-1], self.target.shape[-1]]
         radial, source, target = weight.split(widths)
         nodes = gather(self.source @ source, self.senders) + (self.target @ target)[:, None]
-        return self.radial @ radial + nodes
+        value, *derivatives = (b @ radial for b in self.basis)
+        return [value + nodes, *derivatives]
 
 
 class DenseLayer(nn.Module):
@@ -177,16 +234,23 @@ class RadialNetwork(nn.Module):
         for i in range(depth):
             self.add_module(f"layer{i}", DenseLayer())
 
-    def forward(self, scalars: EdgeScalars) -> Tensor:
-        """Outputs (nodes, K, outputs)."""
-        first, *deeper = (layer.weight for layer in self.children())
+    def tensors(self) -> list[Tensor]:
+        """The tensors that `jet` takes."""
+        layers: Iterable[Any] = self.children()
+        return [layer.weight for layer in layers]
+
+    def jet(self, tensors: Sequence[Tensor], scalars: EdgeScalars) -> Jet:
+        """Jet of the outputs, (nodes, K, outputs)."""
+        first, *deeper = tensors
         x = scalars.linear(_normalised(first))
         for weight in deeper:
-            x = activate(x, self.activation) @ _normalised(weight)
+            x = compose(activation_derivatives(x[0], self.activation, len(x) - 1), x)
+            weight = _normalised(weight)
+            x = [d @ weight for d in x]
         return x
 
 
-def _normalised(weight: Any) -> Tensor:
+def _normalised(weight: Tensor) -> Tensor:
     return weight * weight.shape[0] ** -0.5
 
 
@@ -206,17 +270,71 @@ class NormalisedRadialNetwork(nn.Module):
             [nn.Identity() if i % 3 == 2 else AffineLayer() for i in range(3 * depth - 2)]
         )
 
-    def forward(self, scalars: EdgeScalars) -> Tensor:
-        """Outputs (nodes, K, outputs)."""
-        layers: list[Any] = list(self.net)
-        x = scalars.linear(layers[0].weight.T) + layers[0].bias
-        for norm, linear in zip(layers[1::3], layers[3::3], strict=True):
-            x = silu(layer_norm(x, norm.weight, norm.bias)) @ linear.weight.T + linear.bias
+    def tensors(self) -> list[Tensor]:
+        """The tensors that `jet` takes."""
+        layers: list[Any] = [layer for layer in self.net if isinstance(layer, AffineLayer)]
+        return [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+
+    def jet(self, tensors: Sequence[Tensor], scalars: EdgeScalars) -> Jet:
+        """Jet of the outputs, (nodes, K, outputs)."""
+        weight, bias, *deeper = tensors
+        value, *derivatives = scalars.linear(weight.T)
+        x = [value + bias, *derivatives]
+        for i in range(0, len(deeper), 4):
+            scale, shift, weight, bias = deeper[i : i + 4]
+            x = layer_norm(x, scale, shift)
+            x = compose(activation_derivatives(x[0], Activation("silu"), len(x) - 1), x)
+            value, *derivatives = (d @ weight.T for d in x)
+            x = [value + bias, *derivatives]
         return x
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """Layer normalisation over the last dimension, in operations with derivatives of any order."""
-    centred = x - x.mean(-1, keepdim=True)
-    variance = (centred * centred).mean(-1, keepdim=True)
-    return centred / torch.sqrt(variance + eps) * weight + bias
+def layer_norm(x: Jet, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Jet:
+    """Layer normalisation over the last dimension."""
+    centred = [d - d.mean(-1, keepdim=True) for d in x]
+    variance = [d.mean(-1, keepdim=True) for d in multiply(centred, centred)]
+    root = [(variance[0] + eps) ** -0.5]
+    for n in range(1, len(x)):
+        root.append((0.5 - n) * root[-1] / (variance[0] + eps))
+    value, *derivatives = (d * weight for d in multiply(centred, compose(root, variance)))
+    return [value + bias, *derivatives]
+
+
+class RadialFunction:
+    """Weights of the edges as a function of their lengths and of explicit tensors.
+
+    Attributes:
+        tensors: The tensors: parameters, and vectors of the nodes where the network reads them.
+    """
+
+    def __init__(
+        self,
+        embedding: RadialEmbedding,
+        network: RadialNetwork | NormalisedRadialNetwork,
+        species: Species,
+        nodes: tuple[Tensor, ...] = (),
+    ) -> None:
+        self.embedding, self.network, self.species = embedding, network, species
+        named = dict(embedding.named_buffers())
+        self.names = list(named)
+        self.widths = len(named), len(nodes)
+        self.tensors = (*named.values(), *nodes, *network.tensors())
+
+    def scalars(
+        self, lengths: Tensor, senders: Tensor, tensors: Sequence[Tensor], order: int
+    ) -> EdgeScalars:
+        """What the network reads, with derivatives up to an order."""
+        embedded, nodes = self.widths
+        state = dict(zip(self.names, tensors[:embedded], strict=True))
+
+        inputs = (lengths, senders, self.species, order)
+        basis, envelope = functional_call(self.embedding, state, inputs, tie_weights=False)
+        return EdgeScalars(senders, basis, envelope, *tensors[embedded:][:nodes])
+
+    def jet(self, tensors: Sequence[Tensor], scalars: EdgeScalars) -> Jet:
+        """Jet of the weights, (nodes, K, outputs)."""
+        return scalars.enveloped(self.output(tensors, scalars))
+
+    def output(self, tensors: Sequence[Tensor], scalars: EdgeScalars) -> Jet:
+        """Jet of what the network gives, without the cutoff function that multiplies it."""
+        return self.network.jet(tensors[sum(self.widths) :], scalars)

@@ -43,5 +43,5 @@ class ZieglerBiersackLittmark(nn.Module):
             self.c[n] * torch.exp(-exponent * x) for n, exponent in enumerate(SCREENING)
         )
         pair = EV_ANGSTROM * z_i * z_j / lengths * screening
-        pair = 0.5 * pair * polynomial_cutoff(lengths, r_max, self.power) * mask
+        pair = 0.5 * pair * polynomial_cutoff(lengths, r_max, self.power, 0)[0] * mask
         return pair.sum((-2, -1))

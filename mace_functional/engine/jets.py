@@ -1,0 +1,54 @@
+"""Jets: a function of one variable and its derivatives, `[f, f', f'', ...]`, carried together.
+
+Pushing a jet through a chain of maps gives all derivatives of the result at once; nested automatic
+differentiation would compute the lower ones again for each order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from math import comb
+
+import torch
+from torch import Tensor
+from torch.func import jvp
+
+Jet = list[Tensor]
+
+
+def jet_of(function: Callable[[Tensor], Tensor], x: Tensor, order: int) -> Jet:
+    """Jet, up to an order, of a function that acts on every element of x, (..., 1)."""
+    if order == 0:
+        return [function(x)]
+    lower = jvp(lambda y: jet_of(function, y, order - 1), (x,), (torch.ones_like(x),))
+    return [*lower[0], lower[1][-1]]
+
+
+def multiply(a: Sequence[Tensor], b: Sequence[Tensor]) -> Jet:
+    """Jet of a product (Leibniz)."""
+    return [_sum(_times(comb(n, k), a[k] * b[n - k]) for k in range(n + 1)) for n in range(len(a))]
+
+
+def compose(derivatives: Sequence[Tensor], x: Sequence[Tensor]) -> Jet:
+    """Jet of `f(x)` from the derivatives `f, f', f'', ...` at x and the jet of x (Faà di Bruno)."""
+    out = [derivatives[0]]
+    bell: list[list[Tensor]] = [[]]  # partial Bell polynomials B_nk of x', x'', ..., from k = 1
+    for n in range(1, len(x)):
+        row = [x[n]]
+        for k in range(2, n + 1):
+            terms = (
+                _times(comb(n - 1, i - 1), x[i] * bell[n - i][k - 2]) for i in range(1, n - k + 2)
+            )
+            row.append(_sum(terms))
+        bell.append(row)
+        out.append(_sum(derivatives[k] * b for k, b in enumerate(row, 1)))
+    return out
+
+
+def _times(factor: int, x: Tensor) -> Tensor:
+    return x if factor == 1 else factor * x
+
+
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    first, *others = terms
+    return sum(others, first)
