@@ -76,7 +76,8 @@ def _problem(fast: Callable[..., T], args: Any, expected: T) -> str | None:
     try:
         found = fast(*args)
     except Exception as error:  # whatever a compiler makes of the function
-        return f"failed ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
+        first_line = str(error).strip().partition("\n")[0]
+        return f"failed ({type(error).__name__}: {first_line})"
     pairs = list(zip(tree_leaves(found), tree_leaves(expected), strict=True))
     for a, b in pairs:
         if not isinstance(b, Tensor) or not b.is_floating_point() or not b.numel():

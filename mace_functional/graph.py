@@ -45,10 +45,6 @@ class Species(NamedTuple):
     numbers: tuple[int, ...]
     counts: tuple[int, ...]
 
-    def split(self, nodes: Tensor) -> tuple[Tensor, ...]:
-        """Values of the nodes (nodes, ...), element by element."""
-        return nodes.split(list(self.counts))
-
     def expand(self, rows: Tensor) -> Tensor:
         """Values of the elements (elements, ...), repeated for their nodes (nodes, ...)."""
         pairs = zip(rows.unbind(), self.counts, strict=True)

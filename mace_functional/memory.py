@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-
-T = TypeVar("T")
 
 BUDGET_FRACTION = 0.5
 """Fraction of the free memory that a computation may take unless told otherwise."""
@@ -57,13 +54,6 @@ class Meter(TorchDispatchMode):
             self._storages.pop(key, None)
 
         self._storages[key] = weakref.ref(storage, released)
-
-
-def peak_memory(function: Callable[[], T]) -> tuple[T, int]:
-    """Call a function; its result, and the most bytes of tensors that it held at one time."""
-    with Meter() as meter:
-        result = function()
-    return result, meter.peak
 
 
 @cache

@@ -25,7 +25,7 @@ from torch.func import grad, jacfwd, jacrev, jvp, vmap
 
 import mace_functional as mf
 from mace_functional import columns
-from mace_functional.memory import free_memory, peak_memory
+from mace_functional.memory import Meter, free_memory
 
 CELL = torch.tensor([[6.0, 0.3, 0.0], [0.0, 5.0, 0.2], [0.5, 0.0, 7.0]], dtype=torch.float64)
 EPSILON, SIGMA = 0.8, 1.1
@@ -33,6 +33,13 @@ LENNARD_JONES = {
     "epsilon": torch.tensor(EPSILON, dtype=torch.float64),
     "sigma": torch.tensor(SIGMA, dtype=torch.float64),
 }
+
+
+def peak_memory(function: Callable[[], Any]) -> tuple[Any, int]:
+    """Call a function; its result, and the most bytes of tensors that it held at one time."""
+    with Meter() as meter:
+        result = function()
+    return result, meter.peak
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -364,13 +364,8 @@ def test_species_are_those_present_in_the_order_of_the_model() -> None:
     assert graph.order.tolist() == [3, 0, 1, 2]
 
 
-def test_species_split_and_expand() -> None:
+def test_species_expand() -> None:
     species = Species((0, 2), (1, 8), (3, 2))
-    values = torch.arange(10.0).view(5, 2)
-    assert [part.tolist() for part in species.split(values)] == [
-        values[:3].tolist(),
-        values[3:].tolist(),
-    ]
     rows = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     assert species.expand(rows).tolist() == [[1, 2]] * 3 + [[3, 4]] * 2
 

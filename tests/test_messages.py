@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from nestings import Function, direction_like, forward, reverse
 from torch import Tensor, nn
 from torch.func import grad, hessian, jvp, vjp, vmap
 
@@ -35,8 +36,6 @@ from mace_functional.engine.radial import (
 )
 from mace_functional.engine.settings import Activation, RadialSettings
 from mace_functional.graph import Species
-
-Function = Callable[..., Tensor]
 
 PATHS = [
     Path(0, 0, 0, 0, 2),
@@ -316,31 +315,6 @@ def number_of(f: Callable[..., list[Tensor]]) -> Function:
         return sum(torch.sin(a).sum() for a in f(lengths, *others, *radial))
 
     return number
-
-
-def direction_like(t: Tensor, k: int) -> Tensor:
-    """Without random numbers, which `vmap` does not allow."""
-    return torch.sin(1.7 * torch.arange(t.numel(), dtype=t.dtype) + k + 0.3).view(t.shape)
-
-
-def forward(k: int) -> Callable[[Function], Function]:
-    def transform(f: Function) -> Function:
-        def derivative(*t: Tensor) -> Tensor:
-            def of_one(s: Tensor) -> Tensor:
-                return f(*t[:k], s, *t[k + 1 :])
-
-            return jvp(of_one, (t[k],), (direction_like(t[k], k),))[1]
-
-        return derivative
-
-    return transform
-
-
-def reverse(k: int) -> Callable[[Function], Function]:
-    def transform(f: Function) -> Function:
-        return lambda *t: (grad(f, argnums=k)(*t) * direction_like(t[k], k)).sum()
-
-    return transform
 
 
 def forward_in_all(f: Function) -> Function:

@@ -13,7 +13,7 @@ from mace_functional.engine.settings import Activation, ActivationName
 
 def silu(x: Tensor) -> Tensor:
     """`x sigmoid(x)`; the backward of `torch.nn.functional.silu` has no forward-mode rule."""
-    return x * torch.sigmoid(x)
+    return _silu(x, 0)[0]
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from math import ceil
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
+from mace_functional.engine.blocks import blocks
 from mace_functional.engine.messages import (
     Curvature,
     EdgeProducts,
@@ -69,10 +69,7 @@ class MessagePassing:
         """Nodes to treat at once with a number of vectors."""
         nodes, neighbours = lengths.shape[:2]
         widest = max((2 * path.l1 + 1) * path.channels for path in self.paths)
-        cached = neighbours * widest * number / CACHED_NUMBERS
-        count = ceil(nodes * cached) if lengths.device.type == "cpu" else 1
-        step = ceil(nodes / max(1, min(count, nodes)))
-        return [slice(start, start + step) for start in range(0, nodes, step)]
+        return blocks(0, nodes, neighbours * widest * number, CACHED_NUMBERS, lengths.device)
 
 
 @dataclass(frozen=True)
@@ -107,15 +104,15 @@ class _Point:
             number: How many vectors there are.
         """
         passing, x = self.passing, self.variables
-        blocks = [slice(None)] if how == "plain" else passing.blocks(x.lengths, number)
+        every = [slice(None)] if how == "plain" else passing.blocks(x.lengths, number)
         if how == "kept":
             edges, curvature = self._kept(order, features)
-            for rows in blocks:
+            for rows in every:
                 parts = edges.of(rows), curvature.of(rows)
                 yield _Here(rows, self.senders[rows], x.of(rows), *parts)
             return
         scalars = passing.radial.scalars(x.lengths, self.senders, self.tensors, order)
-        for rows in blocks:
+        for rows in every:
             near, here = scalars.of(rows), x.of(rows)
             jet = passing.radial.jet(self.tensors, near)
             found = edge_products(passing.paths, here, near.senders, jet, features)
@@ -132,11 +129,11 @@ class _Point:
         x, passing, key = self.variables, self.passing, self.key(features)
 
         def build() -> tuple[EdgeProducts, Curvature]:
-            blocks = self.edges(order, features, "once", 1)
-            first = next(blocks)
+            found = self.edges(order, features, "once", 1)
+            first = next(found)
             edges = first.edges.room_for(len(x.lengths))
             curvature = first.curvature.room_for(len(x.lengths))
-            for here in chain([first], blocks):
+            for here in chain([first], found):
                 edges.fill(here.rows, here.edges)
                 curvature.fill(here.rows, here.curvature)
             return edges, curvature
@@ -240,7 +237,7 @@ class _Gradient(Primitive):
     def _evaluate(self, args: Sequence[Any], dims: Dimensions, how: How) -> Outputs:
         point = _Point.of(self.passing, args, cotangents=True)
         along, number = _columns(point.variables.cotangents, dims, 1)
-        out = _Collected(point, number, how)
+        out = _Collected(point, how)
         for here in point.edges(order=1, features=self.features, how=how, number=number):
             g = [w[here.rows] for w in along]
             paths = self.passing.paths
@@ -257,7 +254,7 @@ class _Gradient(Primitive):
         along = _Vectors(self.passing, vector, moved)
         moving_g = _zeros_for(tangents[:paths], args[:paths])
         both = [torch.stack(pair, 1) for pair in zip(args[:paths], moving_g, strict=True)]
-        out = _Collected(point, 2, "once")
+        out = _Collected(point, "once")
         for here in point.edges(order=2, features=self.features or moved, how="once", number=2):
             x, edges = here.variables, here.edges
             g = [w[here.rows] for w in both]
@@ -336,7 +333,7 @@ class _Second(Primitive):
         passing = self.passing
         point = _Point.of(passing, args[self.width :], cotangents=self.curved)
         along = _Vectors(passing, args[: self.width], self.moved, dims)
-        out = _Collected(point, along.number, how)
+        out = _Collected(point, how)
         order = 2 if self.curved else 1
         for here in point.edges(order, self.moved or self.features, how, along.number):
             x, edges = here.variables, here.edges
@@ -400,8 +397,8 @@ def _add_to_second(pair: Variables, single: Variables) -> Variables:
 class _Collected:
     """Results for all nodes, put together from blocks of them."""
 
-    def __init__(self, point: _Point, number: int, how: How) -> None:
-        self.number, self.how = number, how
+    def __init__(self, point: _Point, how: How) -> None:
+        self.how = how
         self.nodes = point.senders.shape[0]
         self.blocks: list[Variables] = []
         self.features: list[Tensor] = []

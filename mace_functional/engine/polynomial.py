@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from mace_functional.engine.blocks import blocks
 from mace_functional.engine.local import LocalFunction
 
 CACHED_NUMBERS = 2**17
@@ -155,13 +156,11 @@ class Polynomials(LocalFunction):
         coefficients = {order: self._coefficients(order, rest) for order in set(orders)}
         largest = max(self.monomials.terms[order].places.shape[1] for order in orders)
         x = points[0]
-        step = max(1, CACHED_NUMBERS // max(1, largest * x.shape[1]))
-        step = step if x.device.type == "cpu" else max(self.counts)
+        numbers = largest * x.shape[1]
         found: list[list[Tensor]] = [[] for _ in functions]
         start = 0
         for element, count in enumerate(self.counts):
-            for first in range(start, start + count, step):
-                rows = slice(first, min(first + step, start + count))
+            for rows in blocks(start, count, numbers, CACHED_NUMBERS, x.device):
                 block = [t[rows].permute(2, 0, 1) for t in points]
                 one = torch.ones_like(block[0][:1])
                 block[0] = torch.cat([block[0], one])
@@ -176,13 +175,13 @@ class Polynomials(LocalFunction):
         terms = self.monomials.terms[order]
         half = len(rest) // 2
         elements = list(self.elements)
-        blocks = []
+        found = []
         for w, u, source, scale in zip(
             rest[:half], rest[half:], terms.sources, terms.scales, strict=True
         ):
             rows = u.flatten(0, -2).index_select(0, source.flatten()).unflatten(0, source.shape)
-            blocks.append((rows.sum(0) * scale.to(rows.dtype)) @ w[elements])
-        return list(torch.cat(blocks, 1).unbind())
+            found.append((rows.sum(0) * scale.to(rows.dtype)) @ w[elements])
+        return list(torch.cat(found, 1).unbind())
 
 
 class _Function(NamedTuple):
