@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
+from nestings import Function, forward, reverse
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from mace_functional.columns import map_columns
 from mace_functional.engine import polynomial
 from mace_functional.engine.density import density
 from mace_functional.engine.edges import Edges
-from mace_functional.engine.geometry import EdgeGeometry
+from mace_functional.engine.geometry import EdgeGeometry, _gradient_matrices
 from mace_functional.engine.local import LocalFunction
 from mace_functional.engine.polynomial import Monomials, Polynomials
 from mace_functional.engine.radial import RadialEmbedding, RadialFunction, RadialNetwork
@@ -23,8 +28,6 @@ from mace_functional.engine.settings import Activation, RadialSettings
 from mace_functional.graph import Species
 
 from e3nn import o3  # isort: skip  (after mace_functional)
-
-Function = Callable[..., Tensor]
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -75,34 +78,6 @@ def assert_rules(
 
 
 # All nestings of transforms, of functions of one or several tensors.
-
-
-def direction_like(t: Tensor, k: int) -> Tensor:
-    """Without random numbers, which `vmap` does not allow."""
-    return torch.sin(1.7 * torch.arange(t.numel(), dtype=t.dtype) + k + 0.3).view(t.shape)
-
-
-def forward(k: int) -> Callable[[Function], Function]:
-    def transform(f: Function) -> Function:
-        def derivative(*t: Tensor) -> Tensor:
-            def of_one(s: Tensor) -> Tensor:
-                return f(*t[:k], s, *t[k + 1 :])
-
-            return jvp(of_one, (t[k],), (direction_like(t[k], k),))[1]
-
-        return derivative
-
-    return transform
-
-
-def reverse(k: int) -> Callable[[Function], Function]:
-    def transform(f: Function) -> Function:
-        def derivative(*t: Tensor) -> Tensor:
-            return (grad(f, argnums=k)(*t) * direction_like(t[k], k)).sum()
-
-        return derivative
-
-    return transform
 
 
 def mapped(f: Function) -> Function:
@@ -220,6 +195,31 @@ def test_fourth_derivative_of_the_geometry_equals_the_plain_one():
     for transform in transforms:
         ours, theirs = transform(ours), transform(theirs)
     assert_equal(ours(x), theirs(x), 1e-10)
+
+
+def test_constants_of_the_geometry_may_be_asked_for_first_within_transforms():
+    def change(x: Tensor, v: Tensor) -> Tensor:
+        slope = grad(lambda x: torch.sin(EdgeGeometry(3)(x)).sum())
+        return jvp(slope, (x,), (v,))[1]
+
+    x, v = vectors(2, 4), vectors(2, 4, seed=4)
+    expected = torch.stack([change(*pair) for pair in zip(x, v, strict=True)])
+    _gradient_matrices.cache_clear()
+    assert_equal(vmap(change)(x, v), expected)
+    assert _gradient_matrices.cache_info().misses == 1
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [torch.inference_mode, lambda: torch.device("meta"), forward_ad.dual_level, FakeTensorMode],
+)
+def test_constants_of_the_geometry_are_numbers_in_every_mode(
+    mode: Callable[[], AbstractContextManager[Any]],
+):
+    expected = _gradient_matrices(3)
+    _gradient_matrices.cache_clear()
+    with mode():
+        assert np.array_equal(_gradient_matrices(3), expected)
 
 
 # Polynomials.

@@ -11,11 +11,11 @@ itself: with `G_a = D_a Y` and the unit vector u,
 from __future__ import annotations
 
 from functools import lru_cache
+from math import factorial, sqrt
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import jacfwd, vmap
 from typing_extensions import override
 
 from mace_functional.engine.harmonics import spherical_harmonics
@@ -82,25 +82,38 @@ class EdgeGeometry(LocalFunction):
 
 @lru_cache
 def _gradient_matrices(l_max: int) -> np.ndarray:
-    """D (M, M', 3) with `dS_M/dv_a = sum_M' D[M, M', a] S_M'`, by a fit that is exact."""
-    generator = torch.Generator().manual_seed(0)
-    vectors = torch.randn(8 * (l_max + 1) ** 2, 3, dtype=torch.float64, generator=generator)
-    vectors = vectors / vectors.norm(dim=1, keepdim=True)
+    """D (M, M', 3) with `dS_M/dv_a = sum_M' D[M, M', a] S_M'`.
 
-    def solid(v: Tensor) -> Tensor:
-        r = torch.sqrt((v * v).sum())
-        harmonics = spherical_harmonics(v / r, l_max)
-        return torch.cat([r**degree * y for degree, y in enumerate(harmonics)])
+    They are numbers whatever transforms or modes of torch are active when they are asked for first.
+    With the functions `R_lm` of `_real_from_complex`,
 
-    values = vmap(solid)(vectors).numpy()
-    slopes = vmap(jacfwd(solid))(vectors).numpy()
-    out = np.zeros((values.shape[1], values.shape[1], 3))
+        dR_lm/dx = i (R_(l-1),m-1 + R_(l-1),m+1) / 2,   dR_lm/dy = R_(l-1),m,
+        dR_lm/dz = (R_(l-1),m-1 - R_(l-1),m+1) / 2.
+    """
+    count = (l_max + 1) ** 2
+    out = np.zeros((count, count, 3))
     for degree in range(1, l_max + 1):
         rows = slice(degree**2, (degree + 1) ** 2)
         lower = slice((degree - 1) ** 2, degree**2)
-        fit = np.linalg.lstsq(
-            values[:, lower], slopes[:, rows].reshape(len(vectors), -1), rcond=None
-        )[0]
-        out[rows, lower] = fit.reshape(2 * degree - 1, 2 * degree + 1, 3).transpose(1, 0, 2)
-    out[np.abs(out) < 1e-12] = 0.0
+        shifts = [(2, 0), (1, 1), (0, 2)]  # from m to m - 1, m and m + 1
+        before, same, after = (np.pad(np.eye(2 * degree - 1), (n, (0, 0))) for n in shifts)
+        along = np.stack([0.5j * (before + after), same, 0.5 * (before - after)])
+        here, back = _real_from_complex(degree), np.linalg.inv(_real_from_complex(degree - 1))
+        out[rows, lower] = (here @ along @ back).real.transpose(1, 2, 0)
+    return out
+
+
+def _real_from_complex(degree: int) -> np.ndarray:
+    """C (M, M) with `S_M = sum_m C[M, m] R_lm`, for one degree l.
+
+    `R_lm = r^l P_l^m(y/r) e^(i m phi) / (l + m)!` with the angle phi from z to x, and P without the
+    Condon-Shortley phase; `R_l,-m = (-1)^m conj(R_lm)`.
+    """
+    out = np.zeros((2 * degree + 1, 2 * degree + 1), dtype=complex)
+    for m in range(-degree, degree + 1):
+        k = abs(m)
+        square = (2 * degree + 1) * (2 if m else 1) * factorial(degree - k) * factorial(degree + k)
+        half = 0.5 * sqrt(square) * (1 if m >= 0 else -1j)  # of the real or the imaginary part
+        out[degree + m, degree + k] += half
+        out[degree + m, degree - k] += (-1) ** k * half.conjugate()
     return out
