@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
 import os
 import pickle
+import re
 import subprocess
 import sys
 import types
@@ -90,14 +92,21 @@ def test_model_tells_elements_cutoff_dtype_and_device(module):
         ("MEDIUM-MPA-0", "'medium-mpa-0'"),
         ("MACE-OFF23_small", "'off-small'"),
         ("omol-xl", "'omol-extra_large'"),
+        ("embeded", "'embedded'"),
     ],
 )
 def test_unknown_name_is_refused_with_what_was_meant(name, meant):
     with pytest.raises(ValueError, match=f"{name!r} is neither a file nor the name") as error:
         mf.load_model(name)
-    question, known = str(error.value).split("Known names: ")
-    assert f"did you mean {meant}" in question
-    assert {"small", "mh-1", "off-large", "omol-extra_large", "anicc"} <= set(known.split(", "))
+    question, known = str(error.value).split("? Known names: ")
+    assert f"; did you mean {meant}" in question
+    names = {"embedded", "small", "mh-1", "off-large", "omol-extra_large", "anicc"}
+    assert names <= set(known.split(", "))
+
+
+def test_unknown_name_like_no_other_is_refused_in_whole_sentences():
+    with pytest.raises(ValueError, match=r"nor the name of a model\. Known names: embedded, small"):
+        mf.load_model("qqqqqqqq")
 
 
 @pytest.mark.parametrize("path", ["nowhere.model", "folder/nowhere", Path("nowhere.model")])
@@ -109,6 +118,23 @@ def test_missing_file_is_named(path):
 def test_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is a folder, not a checkpoint file"):
         mf.load_model(tmp_path)
+
+
+def test_folder_does_not_hide_a_model_of_its_name(module, cache, tmp_path, monkeypatch):
+    torch.save(module, cache / CACHED["small"])
+    for name in "small", "embedded":
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert mf.load_model("small").settings == mf.load_model(module).settings
+    assert mf.load_model("embedded").cutoff > 0
+
+
+@pytest.mark.parametrize("source", [None, 1, {"r_max": 4.0}, ["small"], b"small"], ids=type)
+def test_sources_of_other_kinds_are_refused_with_what_is_accepted(source):
+    with pytest.raises(TypeError) as error:
+        mf.load_model(source)
+    accepted = "the name of a model, the path of a file or a mace-torch module"
+    assert str(error.value) == f"load_model takes {accepted}, not {type(source).__name__}"
 
 
 NOT_CHECKPOINTS = {
@@ -137,6 +163,18 @@ def test_truncated_checkpoint_is_named(module, tmp_path):
     path.write_bytes(path.read_bytes()[:-5000])
     with pytest.raises(ValueError, match=r"cut\.model is not a mace-torch checkpoint: ."):
         mf.load_model(path)
+
+
+@pytest.mark.parametrize("error", [PermissionError, OSError])
+def test_file_that_cannot_be_read_is_not_called_no_checkpoint(module, error, tmp_path, monkeypatch):
+    def refuse(path: Path, **options: Any) -> None:
+        raise error(13, "Permission denied", str(path))
+
+    torch.save(module, tmp_path / "closed.model")
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(error, match=r"Permission denied: .*closed\.model") as raised:
+        mf.load_model(tmp_path / "closed.model")
+    assert "checkpoint" not in str(raised.value)
 
 
 @pytest.mark.parametrize("content", ["state dict", "training checkpoint"])
@@ -305,18 +343,54 @@ def test_omol_is_loaded_with_its_omol_head_unless_another_is_given(cache):
     assert mf.load_model("omol-extra_large", head="omat").head == "omat"
 
 
-@pytest.mark.parametrize("name", [*CACHED, "medium-mpa-0", "mh-1", "omol-extra_large", "anicc"])
-def test_no_network_is_reported_with_the_model_and_the_cache_folder(name, cache):
+WANTED = {
+    "small": "mace_mp_0/2023-12-10-mace-128-L0_energy_epoch-249.model",
+    "medium-mpa-0": "mace_mpa_0/mace-mpa-0-medium.model",
+    "medium-omat-0": "mace_omat_0/mace-omat-0-medium.model",
+    "mh-1": "mace_mh_1/mace-mh-1.model",
+    "off-small": "mace_off23/MACE-OFF23_small.model",
+    "omol-extra_large": "mace_omol_0/MACE-omol-0-extra-large-1024.model",
+    "anicc": "foundations_models/ani500k_large_CC.model",
+}
+"""Names of foundation models and how their addresses end."""
+
+
+@pytest.mark.parametrize(("name", "address"), WANTED.items(), ids=WANTED)
+def test_no_network_is_reported_with_the_address_the_place_and_the_way_on(name, address, cache):
     with pytest.raises(ConnectionError) as error:
         mf.load_model(name)
-    for part in f"'{name}'", str(cache), "no network in this test", "path of a checkpoint":
-        assert part in str(error.value)
+    message = str(error.value)
+    assert f"'{name}' could not be downloaded" in message
+    assert "no network in this test" in message
+    assert re.search(rf"https://\S+/{re.escape(address)},", message)
+    folder = cache.parent / "package" / "foundations_models" if name == "anicc" else cache
+    assert f"kept as {folder}{os.sep}" in message
+    for way_on in 'load_model("embedded")', "--model embedded", "path of a checkpoint":
+        assert way_on in message
     assert list(cache.iterdir()) == []
 
 
-def test_broken_file_in_the_cache_is_reported_with_the_folder(cache):
-    (cache / CACHED["small"]).write_bytes(b"<html>Too many requests</html>")
-    with pytest.raises((ConnectionError, ValueError), match=str(cache)):
+def test_download_that_is_no_model_is_reported_with_the_file_to_delete(cache, monkeypatch):
+    page = b"<html>Too many requests</html>"
+
+    def web_page(*args: Any, **kwargs: Any) -> Any:
+        answer = io.BytesIO(page)
+        answer.headers = {"Content-Length": len(page)}
+        answer.info = lambda: "Content-Type: text/html"
+        return answer
+
+    monkeypatch.setattr(urllib.request, "urlopen", web_page)
+    for name in "small", "off-small":
+        file = cache / CACHED[name]
+        with pytest.raises(ValueError, match=f"'{name}' is damaged: delete {file} and it is down"):
+            mf.load_model(name)
+        assert file.read_bytes() == page
+
+
+def test_broken_file_in_the_cache_is_reported_as_the_file_to_delete(cache):
+    file = cache / CACHED["small"]
+    file.write_bytes(b"<html>Too many requests</html>")
+    with pytest.raises(ValueError, match=f"'small' is damaged: delete {file} and it is downloaded"):
         mf.load_model("small")
 
 
@@ -546,6 +620,18 @@ def test_class_that_mace_torch_does_not_have_is_not_called_a_missing_package(tmp
     with pytest.raises((ImportError, ValueError), match=name) as error:
         mf.load_model(tmp_path / "new.model")
     assert "'mace', which is not installed" not in str(error.value)
+
+
+@pytest.mark.parametrize("package", [modules, o3], ids=["mace", "e3nn"])
+def test_class_that_an_installed_module_does_not_have_is_of_another_version(
+    package, tmp_path, monkeypatch
+):
+    newer = type("NewMACE", (nn.Module,), {"__module__": package.__name__})
+    monkeypatch.setattr(package, "NewMACE", newer, raising=False)
+    torch.save(newer(), tmp_path / "new.model")
+    monkeypatch.delattr(package, "NewMACE")
+    with pytest.raises(ImportError, match=r"new\.model .*NewMACE.* saved with another version"):
+        mf.load_model(tmp_path / "new.model")
 
 
 ACCELERATED = {

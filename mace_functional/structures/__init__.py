@@ -1,0 +1,55 @@
+"""Structures to begin with, from published coordinates.
+
+Crystals are CIF files with their asymmetric unit and their source; molecules are ASE's, of the G2
+set (Curtiss et al., J. Chem. Phys. 106, 1063, 1997).
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from ase import Atoms
+from ase.build import molecule
+from ase.io.cif import parse_cif
+
+CRYSTALS = {
+    "quartz": "alpha-quartz, SiO2, 9 atoms (Kihara, Eur. J. Mineral. 1990)",
+    "sodalite": "silica sodalite, SiO2, 18 atoms (Baerlocher et al., Atlas of Zeolite Framework "
+    "Types, 2007)",
+    "MOF-5": "zinc terephthalate framework, 106 atoms (Eddaoudi et al., Science 2002)",
+}
+MOLECULES = {"ethanol": "CH3CH2OH", "benzene": "C6H6"}
+STRUCTURES = CRYSTALS | {
+    name: f"{formula}, {len(molecule(formula))} atoms (Curtiss et al., J. Chem. Phys. 1997)"
+    for name, formula in MOLECULES.items()
+}
+"""Names of the structures, with what they are and where they are from."""
+
+
+def example_structure(name: str) -> Atoms:
+    """A structure that comes with the package, to try things on.
+
+    Args:
+        name: "quartz", "sodalite", "MOF-5", "ethanol" or "benzene", in capitals or not;
+            `STRUCTURES` describes them.
+
+    Returns:
+        The molecule, or the primitive cell of the crystal, at the published coordinates: relax it
+        with the model before looking at its frequencies.
+
+    Raises:
+        ValueError: If there is none of this name.
+
+    >>> example_structure("MOF-5").get_chemical_formula()
+    'C48H24O26Zn8'
+    """
+    names = {known.lower(): known for known in STRUCTURES}
+    if name.lower() not in names:
+        raise ValueError(f"there is no structure {name!r}: choose one of {', '.join(STRUCTURES)}")
+    known = names[name.lower()]
+    if known in MOLECULES:
+        return molecule(MOLECULES[known])
+    with (resources.files(__name__) / f"{known}.cif").open() as file:
+        block = next(parse_cif(file))
+    atoms = block.get_atoms(primitive_cell=True, subtrans_included=False)
+    return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
