@@ -103,6 +103,15 @@ class Graph:
         vectors = nodes[:, None] - gather(nodes, self.senders) + self.unit_shifts @ cell
         return torch.where(self.edge_mask[..., None], vectors, torch.ones_like(vectors))
 
+    @property
+    def sender_species(self) -> Species:
+        """Elements of what sends: of the nodes."""
+        return self.species
+
+    def sent(self, values: Tensor) -> Tensor:
+        """From values of the nodes to those of what sends: the nodes themselves."""
+        return values
+
     def to_atoms(self, values: Tensor) -> Tensor:
         """Values of the nodes (nodes,) in the order of the atoms (atoms,), zero where padded."""
         return values.index_select(0, self.inverse) * self.atom_mask

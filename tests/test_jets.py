@@ -399,7 +399,7 @@ def test_embedding_is_the_jet_of_its_formula(basis, transform, apply_cutoff):
     together = (lambda r: values(r) * cutoff(r)) if apply_cutoff else values
     expected, of_cutoff = nested_jvp(together, r, 3), nested_jvp(cutoff, r, 3)
     for order in range(4):
-        jet, late = embedding(r, SENDERS, SPECIES, order)
+        jet, late = embedding(r, SENDERS, SPECIES, SPECIES, order)
         assert_jet(jet, expected[: order + 1], 1e-11)
         if apply_cutoff:
             assert late is None
@@ -414,7 +414,7 @@ def test_derivatives_of_the_embedding_in_its_tensors(basis, transform, apply_cut
     state, weights = dict(embedding.named_buffers()), random(5, 3, SIZE)
 
     def through_jets(state: dict[str, Tensor]) -> Tensor:
-        jet, late = functional_call(embedding, state, (r, SENDERS, SPECIES, order))
+        jet, late = functional_call(embedding, state, (r, SENDERS, SPECIES, SPECIES, order))
         return ((jet if late is None else multiply(jet, late))[order] * weights).sum()
 
     def plain(state: dict[str, Tensor]) -> Tensor:
@@ -432,7 +432,7 @@ def test_derivatives_of_the_embedding_in_its_tensors(basis, transform, apply_cut
 def test_embedding_is_zero_with_all_derivatives_beyond_the_cutoff(basis, transform, apply_cutoff):
     embedding = make_embedding(basis, transform, apply_cutoff)
     r = lengths() + R_MAX
-    jet, late = embedding(r, SENDERS, SPECIES, 3)
+    jet, late = embedding(r, SENDERS, SPECIES, SPECIES, 3)
     for derivative in jet if late is None else multiply(jet, late):
         assert torch.equal(derivative, torch.zeros_like(derivative))
 
@@ -506,7 +506,7 @@ class Case:
         )
         self.forward = plain_radial_network if kind == "radial" else plain_normalised_network
         vectors = tuple(random(5, n, seed=60 + n) for n in self.widths) if nodes else ()
-        self.function = RadialFunction(self.embedding, self.network, SPECIES, vectors)
+        self.function = RadialFunction(self.embedding, self.network, SPECIES, SPECIES, vectors)
         self.tensors = tuple(t.detach() for t in self.function.tensors)
 
     def jet(self, r: Tensor, tensors: Sequence[Tensor], order: int) -> list[Tensor]:

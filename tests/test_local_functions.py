@@ -495,6 +495,20 @@ MASK = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 1], [1, 1, 1]], dtype=torch.fl
 R_MAX = 4.0
 
 
+def edges_of(lengths: Tensor, embedding: RadialEmbedding) -> Edges:
+    """Edges of which only the lengths matter."""
+    return Edges(
+        senders=SENDERS,
+        sent=lambda values: values,
+        species=SPECIES,
+        sender_species=SPECIES,
+        mask=MASK,
+        lengths=lengths,
+        harmonics=lengths,
+        embedding=embedding,
+    )
+
+
 class Density:
     """The engine's, and the formula written out, of lengths and tensors."""
 
@@ -511,13 +525,13 @@ class Density:
         for layer, shape in zip(self.network.children(), [(9, 4), (4, 1)], strict=True):
             layer.weight = nn.Parameter(random(*shape, seed=shape[0]))
         nodes = random(4, 3, seed=31), random(4, 1, seed=32)
-        self.radial = RadialFunction(self.embedding, self.network, SPECIES, nodes)
+        self.radial = RadialFunction(self.embedding, self.network, SPECIES, SPECIES, nodes)
         self.tensors = tuple(t.detach() for t in self.radial.tensors)
 
     def __call__(self, r: Tensor, *tensors: Tensor) -> Tensor:
-        radial = RadialFunction(self.embedding, self.network, SPECIES)
+        radial = RadialFunction(self.embedding, self.network, SPECIES, SPECIES)
         radial.widths, radial.tensors = self.radial.widths, tensors
-        return density(radial, Edges(SENDERS, MASK, r, r, self.embedding))
+        return density(radial, edges_of(r, self.embedding))
 
     def plain(self, r: Tensor, *tensors: Tensor) -> Tensor:
         named = [name for name, _ in self.embedding.named_buffers()]
@@ -592,8 +606,8 @@ def test_density_in_the_parameters_of_its_modules_equals_that_in_its_tensors():
                 self.network = case.network
 
             def forward(self, r: Tensor) -> Tensor:
-                radial = RadialFunction(case.embedding, self.network, SPECIES, nodes)
-                return density(radial, Edges(SENDERS, MASK, r, r, case.embedding)).sum()
+                radial = RadialFunction(case.embedding, self.network, SPECIES, SPECIES, nodes)
+                return density(radial, edges_of(r, case.embedding)).sum()
 
         return functional_call(Whole(), weights, (r,))
 

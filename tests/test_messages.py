@@ -97,7 +97,7 @@ def make_radial() -> CountingRadialFunction:
     for layer, shape in zip(network.children(), [(8, 4), (4, outputs)], strict=True):
         layer.weight = nn.Parameter(random(*shape, seed=shape[0]), requires_grad=False)
     nodes = random(NODES, 2, seed=31), random(NODES, 1, seed=32)
-    return CountingRadialFunction(embedding, network, SPECIES, nodes)
+    return CountingRadialFunction(embedding, network, SPECIES, SPECIES, nodes)
 
 
 RADIAL = make_radial()
@@ -159,7 +159,7 @@ def fresh(*tensors: Tensor) -> list[Tensor]:
 
 
 def with_tensors(tensors: Sequence[Tensor]) -> RadialFunction:
-    radial = CountingRadialFunction(RADIAL.embedding, RADIAL.network, SPECIES)
+    radial = CountingRadialFunction(RADIAL.embedding, RADIAL.network, SPECIES, SPECIES)
     radial.widths, radial.tensors = RADIAL.widths, tuple(tensors)
     return radial
 

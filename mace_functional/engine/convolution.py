@@ -47,7 +47,7 @@ class Convolution(nn.Module):
         flat = split(every, [m1 * m3 for m1, m3 in self.shapes], -1)
         couplings = [t.unflatten(-1, shape) for t, shape in zip(flat, self.shapes, strict=True)]
         passing = MessagePassing(self.paths, radial)
-        sent = [features[source] for source in self.sources]
+        sent = [edges.sent(features[source]) for source in self.sources]
         return passing(edges.senders, edges.lengths, couplings, sent)
 
     def _matrix(self, like: Tensor) -> Tensor:

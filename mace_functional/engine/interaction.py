@@ -39,6 +39,15 @@ def interaction(
     return block(settings, harmonics_irreps, num_elements)
 
 
+def _radial(
+    edges: Edges,
+    network: RadialNetwork | NormalisedRadialNetwork,
+    nodes: tuple[Tensor, ...] = (),
+) -> RadialFunction:
+    """What a network makes of the edges, and of vectors of the nodes if it reads them."""
+    return RadialFunction(edges.embedding, network, edges.species, edges.sender_species, nodes)
+
+
 class Interaction(nn.Module):
     """All blocks but the last of the table."""
 
@@ -73,17 +82,17 @@ class Interaction(nn.Module):
         skip = None
         if self.attention:
             down = self.linear_down(features)[0][:, 0]
-            nodes = (down, down)
+            nodes = (edges.sent(down), down)
             skip = self.skip_linear(features)
         elif self.residual:
             skip = self.skip_tp(features, species)
-        radial = RadialFunction(edges.embedding, self.conv_tp_weights, species, nodes)
+        radial = _radial(edges, self.conv_tp_weights, nodes)
         messages = self.conv_tp(self.linear_up(features), edges, radial)
         if self.density_fn is None:
             messages = self.linear(messages, 1 / self.avg_num_neighbors)
         else:
             messages = self.linear(messages)
-            divisor = 1 + density(RadialFunction(edges.embedding, self.density_fn, species), edges)
+            divisor = 1 + density(_radial(edges, self.density_fn), edges)
             messages = [m / divisor for m in messages]
         if not self.residual:
             messages = self.skip_tp(messages, species)
@@ -121,9 +130,9 @@ class NonLinearInteraction(nn.Module):
         self, features: Features, edges: Edges, species: Species
     ) -> tuple[Features, Features | None]:
         """Messages and skip connection, lists of (nodes, 2l+1, channels)."""
-        nodes = self.source_embedding(species), self.target_embedding(species)
-        radial = RadialFunction(edges.embedding, self.conv_tp_weights, species, nodes)
-        crowding = RadialFunction(edges.embedding, self.density_fn, species, nodes)
+        nodes = self.source_embedding(edges.sender_species), self.target_embedding(species)
+        radial = _radial(edges, self.conv_tp_weights, nodes)
+        crowding = _radial(edges, self.density_fn, nodes)
         sent = self.linear_up(features)
         messages = self.linear_1(self.conv_tp(sent, edges, radial))
         divisor = self.alpha + self.beta * density(crowding, edges)

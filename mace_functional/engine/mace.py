@@ -107,7 +107,16 @@ class Mace(nn.Module):
         lengths, harmonics = split(geometry, [1, geometry.shape[-1] - 1], -1)
         within = lengths < self.radial_embedding.cutoff_fn.r_max
         mask = (within & graph.edge_mask[..., None]).to(lengths.dtype)
-        edges = Edges(graph.senders, mask, lengths, harmonics * mask, self.radial_embedding)
+        edges = Edges(
+            senders=graph.senders,
+            sent=graph.sent,
+            species=graph.species,
+            sender_species=graph.sender_species,
+            mask=mask,
+            lengths=lengths,
+            harmonics=harmonics * mask,
+            embedding=self.radial_embedding,
+        )
         if self.settings.repulsion_power is None:
             return edges, torch.zeros_like(lengths[:, 0, 0])
-        return edges, self.pair_repulsion_fn(lengths, graph.senders, mask, graph.species)
+        return edges, self.pair_repulsion_fn(edges)

@@ -57,10 +57,10 @@ class MessagePassing:
         """Messages (nodes, 2 l3+1, channels) of each path.
 
         Args:
-            senders: Node at the other end of each edge, (nodes, K).
+            senders: What is at the other end of each edge, (nodes, K).
             lengths: Å, (nodes, K, 1).
             couplings: For each path, (nodes, K, 2 l1+1, 2 l3+1).
-            features: For each irrep of the senders, (nodes, 2 l1+1, channels).
+            features: For each irrep of the senders, (senders, 2 l1+1, channels).
         """
         tensors = self.radial.tensors
         return list(_Messages(self)(senders, lengths, *couplings, *features, *tensors))
@@ -399,7 +399,7 @@ class _Collected:
 
     def __init__(self, point: _Point, how: How) -> None:
         self.how = how
-        self.nodes = point.senders.shape[0]
+        self.senders = point.variables.features[0].shape[0]
         self.blocks: list[Variables] = []
         self.features: list[Tensor] = []
 
@@ -409,7 +409,7 @@ class _Collected:
         index = here.senders.reshape(-1)
         rows = [f.flatten(0, 1) for f in found.features]
         if not self.features:
-            self.features = [r.new_zeros(self.nodes, *r.shape[1:]) for r in rows]
+            self.features = [r.new_zeros(self.senders, *r.shape[1:]) for r in rows]
         add = Tensor.index_add if self.how == "plain" else Tensor.index_add_
         pairs = zip(self.features, rows, strict=True)
         self.features = [add(total, 0, index, r) for total, r in pairs]

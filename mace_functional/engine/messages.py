@@ -46,7 +46,7 @@ class Variables(NamedTuple):
     Attributes:
         lengths: (nodes, K, 1).
         couplings: For each path, (nodes, K, 2 l1+1, 2 l3+1).
-        features: For each irrep of the senders, (all nodes, 2 l1+1, channels); those of vectors
+        features: For each irrep of the senders, (all senders, 2 l1+1, channels); those of vectors
             may be gathered, (nodes, K, 2 l1+1, number, channels).
         cotangents: For each path, (nodes, 2 l3+1, channels); vectors have their number first,
             (nodes, number, 2 l3+1, channels).

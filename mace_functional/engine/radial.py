@@ -147,14 +147,20 @@ class RadialEmbedding(nn.Module):
             self.distance_transform = transforms[settings.distance_transform]()
 
     def forward(
-        self, lengths: Tensor, senders: Tensor, species: Species, order: int
+        self,
+        lengths: Tensor,
+        senders: Tensor,
+        species: Species,
+        sender_species: Species,
+        order: int,
     ) -> tuple[Jet, Jet | None]:
         """Radial basis (nodes, K, basis) and, where it is applied later, the cutoff function.
 
         Args:
             lengths: Edge lengths in Å, (nodes, K, 1).
-            senders: Node at the other end, (nodes, K).
+            senders: What is at the other end, (nodes, K).
             species: Elements of the nodes.
+            sender_species: Elements of what sends.
             order: Number of derivatives by the length.
         """
         r_max = self.cutoff_fn.r_max
@@ -162,9 +168,9 @@ class RadialEmbedding(nn.Module):
         if self.distance_transform is None:
             basis = self.bessel_fn(lengths, order)
         else:
-            table = self.distance_transform.covalent_radii[list(species.numbers), None]
-            radii = species.expand(table)
-            radii_i, radii_j = radii[:, None], gather(radii, senders)
+            table = self.distance_transform.covalent_radii[:, None]
+            radii_i = species.expand(table[list(species.numbers)])[:, None]
+            radii_j = gather(sender_species.expand(table[list(sender_species.numbers)]), senders)
             transform = partial(self.distance_transform, radii_i=radii_i, radii_j=radii_j)
             transformed = jet_of(transform, lengths, order)
             basis = compose(self.bessel_fn(transformed[0], order), transformed)
@@ -178,10 +184,10 @@ class EdgeScalars:
     """Invariants of the edges: jets in the edge length, and what else their weights depend on.
 
     Attributes:
-        senders: Node at the other end, (nodes, K).
+        senders: What is at the other end, (nodes, K).
         basis: Jet of the radial basis, (nodes, K, basis) each.
         envelope: Jet of the cutoff function, (nodes, K, 1) each, if it multiplies the weights.
-        source: Vectors that the senders contribute, (all nodes, any), if a model uses them.
+        source: Vectors that the senders contribute, (all senders, any), if a model uses them.
         target: Vectors of the nodes themselves, (nodes, any), if a model uses them.
     """
 
@@ -312,9 +318,11 @@ class RadialFunction:
         embedding: RadialEmbedding,
         network: RadialNetwork | NormalisedRadialNetwork,
         species: Species,
+        sender_species: Species,
         nodes: tuple[Tensor, ...] = (),
     ) -> None:
-        self.embedding, self.network, self.species = embedding, network, species
+        self.embedding, self.network = embedding, network
+        self.species = species, sender_species
         named = dict(embedding.named_buffers())
         self.names = list(named)
         self.widths = len(named), len(nodes)
@@ -326,8 +334,7 @@ class RadialFunction:
         """What the network reads, with derivatives up to an order."""
         embedded, nodes = self.widths
         state = dict(zip(self.names, tensors[:embedded], strict=True))
-
-        inputs = (lengths, senders, self.species, order)
+        inputs = (lengths, senders, *self.species, order)
         basis, envelope = functional_call(self.embedding, state, inputs, tie_weights=False)
         return EdgeScalars(senders, basis, envelope, *tensors[embedded:][:nodes])
 

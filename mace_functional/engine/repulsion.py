@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mace_functional.engine.edges import Edges
 from mace_functional.engine.radial import polynomial_cutoff
-from mace_functional.graph import Species, gather
+from mace_functional.graph import gather
 
 EV_ANGSTROM = 14.3996
 """e^2 / (4 pi eps_0) in eV Å, to the digits that MACE models were trained with."""
@@ -31,17 +32,19 @@ class ZieglerBiersackLittmark(nn.Module):
         super().__init__()
         self.power = power
 
-    def forward(self, lengths: Tensor, senders: Tensor, mask: Tensor, species: Species) -> Tensor:
-        """Energies of the nodes (nodes,) in eV, from lengths (nodes, K, 1) in Å."""
-        charges = species.expand(lengths.new_tensor(species.numbers)[:, None])
-        radii = species.expand(self.covalent_radii[list(species.numbers), None])
-        z_i, z_j = charges[:, None], gather(charges, senders)
-        r_max = radii[:, None] + gather(radii, senders)
+    def forward(self, edges: Edges) -> Tensor:
+        """Energies of the nodes (nodes,) in eV."""
+        lengths, species, senders = edges.lengths, edges.species, edges.sender_species
+        z_i = species.expand(lengths.new_tensor(species.numbers)[:, None])[:, None]
+        z_j = gather(senders.expand(lengths.new_tensor(senders.numbers)[:, None]), edges.senders)
+        r_i = species.expand(self.covalent_radii[list(species.numbers), None])[:, None]
+        r_j = senders.expand(self.covalent_radii[list(senders.numbers), None])
+        r_max = r_i + gather(r_j, edges.senders)
         screening_length = self.a_prefactor * BOHR / (z_i**self.a_exp + z_j**self.a_exp)
         x = lengths / screening_length
         screening = sum(
             self.c[n] * torch.exp(-exponent * x) for n, exponent in enumerate(SCREENING)
         )
         pair = EV_ANGSTROM * z_i * z_j / lengths * screening
-        pair = 0.5 * pair * polynomial_cutoff(lengths, r_max, self.power, 0)[0] * mask
+        pair = 0.5 * pair * polynomial_cutoff(lengths, r_max, self.power, 0)[0] * edges.mask
         return pair.sum((-2, -1))

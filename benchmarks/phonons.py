@@ -1,0 +1,239 @@
+"""Time exact phonons beside phonopy's finite displacements with mace-torch, in one run.
+
+    python benchmarks/phonons.py                  silicon and quartz, a framework, a supercell
+    python benchmarks/phonons.py --part crystals
+
+Weights and structures are looked for in `../shared`, or in `$MACE_FUNCTIONAL_SHARED`. Every task
+runs in a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import resource
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import ase.io
+import numpy as np
+import torch
+from ase import Atoms
+from ase.build import bulk, make_supercell
+from ase.filters import FrechetCellFilter
+from ase.optimize import BFGS
+
+import mace_functional as mf
+from mace_functional.phonons import Mesh, band_structure, dynamical_matrix_fn, frequencies_on
+from mace_functional.phonons.thermo import mesh_thermo
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("MACE_FUNCTIONAL_SHARED", ROOT.parent / "shared"))
+WEIGHTS = SHARED / "weights" / "MACE-MP-0_small.model"
+FRAMEWORK = SHARED / "heatcapacity" / "relaxed" / "RSM0011.xyz"
+MESH, POINTS = (10, 10, 10), 200
+DISPLACEMENT = 0.01
+"""Of the finite differences, Å; phonopy's own choice."""
+
+SUPERCELLS = {"silicon": (2, 3, 4, 5), "quartz": (1, 2, 3)}
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--part", choices=("all", "crystals", "framework"), default="all")
+    parser.add_argument("--model", default=str(WEIGHTS), help="%(default)s")
+    options = parser.parse_args()
+    if options.part in ("all", "crystals"):
+        for name in SUPERCELLS:
+            _crystal(name, options.model)
+    if options.part in ("all", "framework"):
+        _framework(options.model)
+
+
+def _crystal(name: str, model: str) -> None:
+    """A mesh and a band path, by force constants and by supercells."""
+    exact = _apart(_exact, name, model)
+    print(
+        f"\n{name}: {exact['atoms']} atoms; mesh {MESH}, {exact['mesh_q']} inequivalent q; ", end=""
+    )
+    print(f"band path, {exact['band_q']} q; largest frequency {exact['top']:.2f} THz\n")
+    print("| | s | MiB | rms error, THz | largest, THz |\n| --- | ---: | ---: | ---: | ---: |")
+    print(f"| exact: force constants | {exact['constants_s']:.1f} | {exact['MiB']:.0f} | | |")
+    print(f"| ... then the mesh | {exact['mesh_s']:.2f} | | | |")
+    print(f"| ... then the band path | {exact['bands_s']:.2f} | | | |")
+    print(f"| exact: one D(q) by replicas | {exact['replicas_s']:.2f} | | | {exact['apart']:.0e} |")
+    for repeats in SUPERCELLS[name]:
+        found = _apart(_differences, name, model, repeats, exact["q"])
+        error = found["frequencies"] - exact["frequencies"]
+        cells = f"{repeats}x{repeats}x{repeats}, {found['atoms']} atoms"
+        print(
+            f"| phonopy {cells}, {found['displacements']} displacements | "
+            f"{found['s']:.1f} | {found['MiB']:.0f} | {np.sqrt((error**2).mean()):.4f} | "
+            f"{abs(error).max():.3f} |",
+            flush=True,
+        )
+
+
+def _framework(model: str) -> None:
+    """Cost of one D(q), and a mesh against the supercell that it replaces."""
+    cost = _apart(_cost, model)
+    print(f"\nRSM0011, {cost['atoms']} atoms, one matrix\n\n| | s | over the Hessian |")
+    print("| --- | ---: | ---: |")
+    for name, seconds in cost["s"].items():
+        print(f"| {name} | {seconds:.2f} | {seconds / cost['s']['Hessian at Gamma']:.2f} |")
+    mesh, cell = _apart(_mesh, model), _apart(_supercell, model)
+    difference = mesh["cv"] - cell["cv"]
+    print("\n| heat capacity at 300 K | J/(g K) | s | MiB |\n| --- | ---: | ---: | ---: |")
+    print(f"| 2x2x2 mesh, {mesh['q']} q | {mesh['cv']:.6f} | {mesh['s']:.1f} | {mesh['MiB']:.0f} |")
+    print(f"| 2x2x2 supercell | {cell['cv']:.6f} | {cell['s']:.1f} | {cell['MiB']:.0f} |")
+    print(f"| Gamma | {mesh['gamma']:.6f} | | |\n\ndifference {difference:.1e} J/(g K)")
+
+
+def _structure(name: str, source: str) -> Atoms:
+    """The crystal at rest."""
+    atoms = bulk("Si", "diamond", a=5.43) if name == "silicon" else mf.example_structure(name)
+    atoms.calc = mf.MaceCalculator(mf.load_model(source))
+    BFGS(FrechetCellFilter(atoms), logfile=None).run(fmax=1e-4, steps=500)
+    atoms.calc = None
+    return atoms
+
+
+def _exact(name: str, source: str) -> dict[str, Any]:
+    model, atoms = mf.load_model(source), _structure(name, source)
+    before, start = _memory(), time.perf_counter()
+    found = mf.phonons_of(model, atoms, method="force-constants")
+    constants_s, memory = time.perf_counter() - start, _memory() - before
+    mesh = Mesh.of(atoms, MESH)
+    modes, mesh_s = _timed(lambda: frequencies_on(found, mesh))
+    bands, bands_s = _timed(lambda: band_structure(found, points=POINTS))
+    s = mf.from_ase(atoms, model)
+    replicas = dynamical_matrix_fn(model, s.graph)
+    q = torch.tensor([0.13, -0.29, 0.41], dtype=model.dtype)
+    matrix, replicas_s = _timed(lambda: replicas(q, s.positions, s.cell, model.params, s.masses))
+    return {
+        "atoms": len(atoms),
+        "constants_s": constants_s,
+        "MiB": memory,
+        "mesh_s": mesh_s,
+        "mesh_q": len(mesh.q),
+        "bands_s": bands_s,
+        "band_q": len(bands.q),
+        "replicas_s": replicas_s,
+        "apart": float((matrix - found.dynamical_matrix(q)).abs().max()),
+        "q": mesh.q.numpy(),
+        "frequencies": modes.frequencies("THz").numpy(),
+        "top": float(modes.frequencies("THz").max()),
+    }
+
+
+def _differences(name: str, source: str, repeats: int, q: np.ndarray) -> dict[str, Any]:
+    """Phonopy with forces from mace-torch's calculator."""
+    from mace.calculators import MACECalculator
+    from phonopy import Phonopy
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    atoms = _structure(name, source)
+    calculator = MACECalculator(model_paths=source, device="cpu", default_dtype="float64")
+    before, start = _memory(), time.perf_counter()
+    phonopy = Phonopy(
+        PhonopyAtoms(
+            symbols=atoms.get_chemical_symbols(),
+            cell=atoms.cell.array,
+            scaled_positions=atoms.get_scaled_positions(),
+        ),
+        supercell_matrix=np.diag(3 * [repeats]),
+        primitive_matrix=np.eye(3),
+    )
+    phonopy.generate_displacements(distance=DISPLACEMENT)
+    forces = []
+    for cell in phonopy.supercells_with_displacements:
+        displaced = Atoms(cell.numbers, cell.positions, cell=cell.cell, pbc=True)
+        forces.append(calculator.get_forces(displaced))
+    phonopy.forces = np.array(forces)
+    phonopy.produce_force_constants(show_drift=False)
+    phonopy.run_qpoints(q)
+    frequencies = phonopy.get_qpoints_dict()["frequencies"]
+    return {
+        "s": time.perf_counter() - start,
+        "MiB": _memory() - before,
+        "displacements": len(forces),
+        "atoms": len(forces[0]),
+        "frequencies": np.array(frequencies),
+    }
+
+
+def _cost(source: str) -> dict[str, Any]:
+    model, atoms = mf.load_model(source), ase.io.read(FRAMEWORK)
+    s = mf.from_ase(atoms, model)
+    here = (s.positions, s.cell, model.params)
+    hessian = mf.hessian(mf.energy_fn(model, s.graph))
+    matrix = dynamical_matrix_fn(model, s.graph)
+
+    def at(*q: float) -> Callable[[], object]:
+        return lambda: matrix(torch.tensor(q, dtype=model.dtype), *here, s.masses)
+
+    tasks = {
+        "Hessian at Gamma": lambda: hessian(*here),
+        "D(q), general q": at(0.13, -0.29, 0.41),
+        "D(q), real phases": at(0.5, 0.5, 0.0),
+        "D(0)": at(0.0, 0.0, 0.0),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(4):  # in turns, so that noise meets all alike
+        for name, task in tasks.items():
+            seconds[name].append(_timed(task)[1])
+    return {"atoms": len(atoms), "s": {k: median(v[1:]) for k, v in seconds.items()}}
+
+
+def _mesh(source: str) -> dict[str, Any]:
+    model, atoms = mf.load_model(source), ase.io.read(FRAMEWORK)
+    before, start = _memory(), time.perf_counter()
+    found = mf.phonons_of(model, atoms, method="replicas")
+    mesh = Mesh.of(atoms, (2, 2, 2))
+    thermo = mesh_thermo(frequencies_on(found, mesh), 300.0)
+    seconds, memory = time.perf_counter() - start, _memory() - before
+    gamma = mesh_thermo(frequencies_on(found, Mesh.of(atoms, (1, 1, 1))), 300.0)
+    return {
+        "cv": float(thermo.specific_heat_capacity),
+        "gamma": float(gamma.specific_heat_capacity),
+        "q": len(mesh.q),
+        "s": seconds,
+        "MiB": memory,
+    }
+
+
+def _supercell(source: str) -> dict[str, Any]:
+    model, atoms = mf.load_model(source), ase.io.read(FRAMEWORK)
+    before, start = _memory(), time.perf_counter()
+    large = make_supercell(atoms, np.diag([2, 2, 2]))
+    thermo = mf.harmonic_thermo(mf.gamma_modes(model, large).frequencies, 300.0)
+    cv = thermo.specific_heat_capacity(large.get_masses().tolist())
+    return {"cv": float(cv), "s": time.perf_counter() - start, "MiB": _memory() - before}
+
+
+def _timed(task: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    return task(), time.perf_counter() - start
+
+
+def _memory() -> float:
+    """Highest memory of the process so far, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _apart(task: Callable[..., Any], *args: Any) -> Any:
+    """Run a task in a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(task, args)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    main()

@@ -1,0 +1,38 @@
+"""Phonons: lattice vibrations at any wave vector."""
+
+from mace_functional.phonons.animation import animate
+from mace_functional.phonons.bands import BandStructure, band_structure
+from mace_functional.phonons.displacements import mean_square_displacements, participation_ratios
+from mace_functional.phonons.dos import DensityOfStates, density_of_states
+from mace_functional.phonons.dynamical_matrix import dynamical_matrix_fn
+from mace_functional.phonons.force_constants import ForceConstants, force_constants
+from mace_functional.phonons.mesh import Mesh, MeshModes, frequencies_on
+from mace_functional.phonons.modes import ImaginaryMode, lattice_modes
+from mace_functional.phonons.phonons import Diagnostics, Phonons, phonons_of
+from mace_functional.phonons.thermo import MeshThermo, mesh_convergence, mesh_thermo
+from mace_functional.phonons.velocities import group_velocities
+
+__all__ = [
+    "BandStructure",
+    "DensityOfStates",
+    "Diagnostics",
+    "ForceConstants",
+    "ImaginaryMode",
+    "Mesh",
+    "MeshModes",
+    "MeshThermo",
+    "Phonons",
+    "animate",
+    "band_structure",
+    "density_of_states",
+    "dynamical_matrix_fn",
+    "force_constants",
+    "frequencies_on",
+    "group_velocities",
+    "lattice_modes",
+    "mean_square_displacements",
+    "mesh_convergence",
+    "mesh_thermo",
+    "participation_ratios",
+    "phonons_of",
+]

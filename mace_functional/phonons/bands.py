@@ -1,0 +1,277 @@
+"""Phonon band structures: frequencies along a path through the Brillouin zone.
+
+Paths of crystals that are periodic in three directions are those of Hinuma, Pizzi, Kumagai, Oba,
+Tanaka, Comput. Mater. Sci. 2017, 128, 140, doi:10.1016/j.commatsci.2016.10.015, from seekpath;
+special points by name, and all of slabs and rods, are those of ASE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import seekpath
+import torch
+from ase.dft.kpoints import parse_path_string
+from numpy.typing import NDArray
+from rich.progress import track
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from mace_functional.phonons.modes import (
+    ImaginaryMode,
+    check_crystal,
+    degenerate_blocks,
+    imaginary_modes,
+    lattice_modes,
+    signed_frequencies,
+    warn_if_not_relaxed,
+)
+from mace_functional.units import frequency_factor
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from mace_functional.phonons.phonons import Phonons
+
+Path = str | Sequence[tuple[str, Sequence[float]]] | Tensor | NDArray[Any]
+"""Names of special points, points with labels, or all wave vectors themselves."""
+
+_Run = list[tuple[str, NDArray[np.float64]]]
+"""Labelled corners of one continuous part of a path."""
+
+
+@dataclass(frozen=True, eq=False)
+class BandStructure:
+    """Frequencies along a path.
+
+    Attributes:
+        q: In units of the reciprocal lattice vectors, (P, 3).
+        distance: Length of the path up to each q, 1/Å with the factor 2 pi, (P,); it does not grow
+            where the path jumps.
+        labels: Index of a q and its name; at a jump both ends have one.
+        starts: Indices at which the continuous parts of the path begin.
+        frequencies: Signed, in `unit`, (P, 3N); ascending at each q, or along bands if `connected`.
+        eigenvectors: Complex, mass-weighted, orthonormal, (P, 3N, N, 3).
+        unit: Of the frequencies.
+        connected: Whether each column is one band, followed through crossings.
+    """
+
+    q: Tensor
+    distance: Tensor
+    labels: tuple[tuple[int, str], ...]
+    starts: tuple[int, ...]
+    frequencies: Tensor
+    eigenvectors: Tensor
+    unit: str
+    connected: bool
+
+    @property
+    def imaginary(self) -> list[ImaginaryMode]:
+        """The imaginary modes, the most unstable first."""
+        return imaginary_modes(self.q, self.frequencies, self.eigenvectors)
+
+
+def band_structure(
+    phonons: Phonons,
+    path: Path | None = None,
+    *,
+    points: int = 100,
+    unit: str = "THz",
+    connected: bool = False,
+    progress: bool = False,
+) -> BandStructure:
+    """Frequencies along a path.
+
+    Args:
+        phonons: From `phonons_of`.
+        path: None for the standard path of the crystal, in the basis of its cell as it is; names of
+            special points as ASE has them, with commas where the path jumps ("GXWKGL,UX"); pairs of
+            a label and a wave vector; or all wave vectors as an array (P, 3), taken as they are.
+            Wave vectors are in units of the reciprocal lattice vectors.
+        points: About how many q there are in all, spread by length; every corner is one of them.
+        unit: "cm-1", "THz" or "meV".
+        connected: Follow bands through crossings by the overlap of eigenvectors, and inside of
+            degenerate bands choose those that continue the ones before. Each continuous part of
+            the path begins anew. It needs points that are close.
+        progress: Show a progress bar.
+
+    Returns:
+        The band structure. Imaginary frequencies are negative.
+
+    Raises:
+        ValueError: If the structure is a molecule, the path cannot be read, leaves the periodic
+            directions or has fewer than two corners, or the unit is unknown.
+
+    Warns:
+        UserWarning: The structure is far from relaxed.
+    """
+    check_crystal(phonons, "a band structure")
+    warn_if_not_relaxed(phonons)
+    frequency_factor(unit)
+    reciprocal = 2 * np.pi * phonons.atoms.cell.complete().reciprocal().array
+    if path is None or isinstance(path, str) or _is_labelled(path):
+        runs = _runs(phonons.atoms, path)
+        q, labels, starts = _sampled(runs, points, reciprocal)
+    else:
+        q, labels, starts = _given(path), (), (0,)
+    steps = np.linalg.norm(np.diff(q, axis=0) @ reciprocal, axis=1)
+    steps[[start - 1 for start in starts[1:]]] = 0.0
+
+    once, which = np.unique(q, axis=0, return_inverse=True)
+    modes = [
+        lattice_modes(phonons, torch.as_tensor(one))
+        for one in track(once, "Bands", disable=not progress)
+    ]
+    eigenvalues = torch.stack([modes[i][0] for i in which.reshape(-1)])
+    eigenvectors = torch.stack([modes[i][1] for i in which.reshape(-1)])
+    if connected:
+        _connect(eigenvalues, eigenvectors, starts)
+    return BandStructure(
+        q=torch.as_tensor(q),
+        distance=torch.as_tensor(np.concatenate([[0.0], np.cumsum(steps)])),
+        labels=labels,
+        starts=starts,
+        frequencies=signed_frequencies(eigenvalues, unit),
+        eigenvectors=eigenvectors,
+        unit=unit,
+        connected=connected,
+    )
+
+
+def _is_labelled(path: Any) -> bool:
+    return isinstance(path, Sequence) and any(
+        isinstance(corner, Sequence) and len(corner) == 2 and isinstance(corner[0], str)
+        for corner in path
+    )
+
+
+def _given(path: Any) -> NDArray[np.float64]:
+    """Wave vectors as they are."""
+    values = path.detach().cpu().numpy() if isinstance(path, Tensor) else path
+    try:
+        q = np.array(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "a path is a string of special points, pairs of a label and a wave vector, or wave "
+            f"vectors (P, 3), not {path!r}"
+        ) from error
+    if q.ndim != 2 or q.shape[1] != 3 or not len(q):
+        raise ValueError(f"wave vectors of a path must be (P, 3), not {q.shape}")
+    return q
+
+
+def _runs(atoms: Atoms, path: Any) -> list[_Run]:
+    """The corners of the continuous parts of a path."""
+    if path is None and atoms.pbc.all():
+        return _standard(atoms)
+    if path is None or isinstance(path, str):
+        return _named(atoms, path)
+    run = []
+    for corner in path:
+        if not (len(corner) == 2 and isinstance(corner[0], str) and np.shape(corner[1]) == (3,)):
+            raise ValueError(
+                f"a corner of a path is a label and a wave vector (3,), not {corner!r}"
+            )
+        run.append((_label(corner[0]), np.array(corner[1], dtype=float)))
+    return _checked([run])
+
+
+def _standard(atoms: Atoms) -> list[_Run]:
+    cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
+    found = seekpath.get_path_orig_cell(cell)
+    runs: list[_Run] = []
+    for ends in found["path"]:
+        first, last = ((_label(end), _snapped(found["point_coords"][end])) for end in ends)
+        if runs and runs[-1][-1][0] == first[0]:
+            runs[-1].append(last)
+        else:
+            runs.append([first, last])
+    return runs
+
+
+def _named(atoms: Atoms, path: str | None) -> list[_Run]:
+    special = atoms.cell.bandpath(npoints=0, pbc=atoms.pbc)
+    known = special.special_points
+    runs = []
+    for names in parse_path_string(path if path is not None else special.path):
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ValueError(
+                f"the path {path!r} has unknown special points {unknown}: this lattice has "
+                f"{', '.join(sorted(known))}"
+            )
+        runs.append([(_label(name), _snapped(known[name])) for name in names])
+    return _checked(runs)
+
+
+def _checked(runs: list[_Run]) -> list[_Run]:
+    for run in runs:
+        if len(run) < 2:
+            raise ValueError(
+                f"a path goes from one corner to another, and {[name for name, _ in run]} has "
+                "fewer than two"
+            )
+    return runs
+
+
+def _label(name: str) -> str:
+    return "Γ" if name in ("G", "GAMMA") else name
+
+
+def _snapped(q: Any) -> NDArray[np.float64]:
+    """Without the rounding that hides 1/2, or Gamma, from the dynamical matrix."""
+    q = np.array(q, dtype=float)
+    near = np.round(24 * q) / 24
+    return np.where(abs(q - near) < 1e-9, near, q)
+
+
+def _sampled(
+    runs: list[_Run], points: int, reciprocal: NDArray[Any]
+) -> tuple[NDArray[np.float64], tuple[tuple[int, str], ...], tuple[int, ...]]:
+    """Wave vectors between the corners, where the labels are, and where continuous parts begin."""
+    if not isinstance(points, int) or points < 2:
+        raise ValueError(f"points must be an integer of at least 2, not {points!r}")
+    segments = [list(pairwise(run)) for run in runs]
+    total = sum(
+        float(np.linalg.norm((b - a) @ reciprocal)) for run in segments for (_, a), (_, b) in run
+    )
+    if total == 0:
+        raise ValueError("all corners of the path are the same point")
+    q: list[NDArray[np.float64]] = []
+    labels: list[tuple[int, str]] = []
+    starts: list[int] = []
+    for run in segments:
+        starts.append(len(q))
+        labels.append((len(q), run[0][0][0]))
+        q.append(run[0][0][1])
+        for (_, a), (name, b) in run:
+            length = float(np.linalg.norm((b - a) @ reciprocal))
+            steps = max(1, round(points * length / total))
+            q.extend((1 - t) * a + t * b for t in np.arange(1, steps + 1) / steps)
+            labels.append((len(q) - 1, name))
+    return np.array(q), tuple(labels), tuple(starts)
+
+
+def _connect(eigenvalues: Tensor, eigenvectors: Tensor, starts: tuple[int, ...]) -> None:
+    """Put the modes at each q, in place, in the order of those that they continue."""
+    for i in range(1, len(eigenvalues)):
+        if i in starts:
+            continue
+        before, here = eigenvectors[i - 1].flatten(1), eigenvectors[i].flatten(1)
+        overlap = before.conj() @ here.mT
+        blocks = degenerate_blocks(eigenvalues[i])
+        same = (blocks[:, None] == blocks).to(eigenvalues)
+        # Vectors of a degenerate block are arbitrary: what counts is how much lies in the block.
+        shared = overlap.abs().square() @ same
+        order = torch.as_tensor(linear_sum_assignment(-shared.cpu().numpy())[1]).to(blocks.device)
+        overlap, here, blocks = overlap[:, order], here[order], blocks[order]
+        for block in blocks.unique():
+            members = (blocks == block).nonzero()[:, 0]
+            u, _, vh = torch.linalg.svd(overlap[members][:, members])
+            here[members] = (u @ vh).conj() @ here[members]
+        eigenvalues[i] = eigenvalues[i, order]
+        eigenvectors[i] = here.unflatten(1, (-1, 3))

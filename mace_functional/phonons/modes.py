@@ -1,0 +1,182 @@
+"""The modes of a crystal at one wave vector, with the rigid motions at Gamma at exactly zero."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mace_functional.units import frequency_factor
+from mace_functional.vibrations import internal_motions, rigid_motions
+
+if TYPE_CHECKING:
+    from mace_functional.phonons.phonons import Phonons
+
+GAMMA_TOLERANCE = 1e-8
+"""Closer to a reciprocal lattice vector than this, acoustic frequencies drown in rounding."""
+
+ROUNDING = 1e3
+"""Rounding of eigenvalues, in units of the machine precision times the norm of the matrix."""
+
+LARGEST_FORCE = 0.05
+"""Above this, in eV/Å, a structure is not at rest."""
+
+
+class ImaginaryMode(NamedTuple):
+    """A wave along which the energy falls: the structure is no minimum.
+
+    Attributes:
+        q: Wave vector in units of the reciprocal lattice vectors, (3,).
+        frequency: Negative by convention.
+        eigenvector: (N, 3), complex, mass-weighted; None if eigenvectors were not kept.
+    """
+
+    q: Tensor
+    frequency: float
+    eigenvector: Tensor | None
+
+
+def lattice_modes(phonons: Phonons, q: Tensor | Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors of the dynamical matrix, D e = omega^2 e.
+
+    At a reciprocal lattice vector the rigid motions, which are the acoustic modes there, are taken
+    out by projection and come back with eigenvalues of exactly zero, whatever rounding makes of
+    them. The matrix is made hermitian, (D + D^H) / 2.
+
+    Args:
+        phonons: From `phonons_of`.
+        q: Wave vector in units of the reciprocal lattice vectors, (3,).
+
+    Returns:
+        Eigenvalues (3N,) in eV/Å²/amu, ascending, and the orthonormal eigenvectors that belong to
+        them, complex, (3N, N, 3). In cell R they are multiplied by exp(2 pi i q.R).
+
+    Raises:
+        ValueError: If q has the wrong shape, is not finite or has a component along a direction
+            that is not periodic, or the dynamical matrix is not finite.
+    """
+    q = checked_q(phonons, q)
+    matrix = phonons.dynamical_matrix(q)
+    if not matrix.isfinite().all():
+        raise ValueError(
+            f"the dynamical matrix at q = {q.tolist()} has entries that are not finite: look for "
+            "atoms on top of each other, or overflow in low precision"
+        )
+    matrix = (matrix + matrix.mH) / 2
+    if not is_gamma(q):
+        values, columns = torch.linalg.eigh(matrix)
+    else:
+        rigid = rigid_basis(phonons)
+        internal = internal_motions(rigid)
+        values, columns = torch.linalg.eigh(internal.mT @ matrix.real @ internal)
+        values = torch.cat([values.new_zeros(rigid.shape[1]), values])
+        values, order = values.sort(stable=True)
+        columns = torch.cat([rigid, internal @ columns], 1)[:, order].to(matrix.dtype)
+    return values, columns.mT.unflatten(1, (-1, 3))
+
+
+def rigid_basis(phonons: Phonons) -> Tensor:
+    """Orthonormal basis of the motions that cost no energy, mass-weighted, (3N, r)."""
+    atoms = phonons.atoms
+    positions = torch.as_tensor(atoms.positions).to(phonons.masses)
+    cell = torch.as_tensor(atoms.cell.array).to(phonons.masses)
+    return rigid_motions(positions, phonons.masses, atoms.pbc.tolist(), cell)
+
+
+def signed_frequencies(eigenvalues: Tensor, unit: str) -> Tensor:
+    """Frequencies sign(omega^2) sqrt(|omega^2|) from eigenvalues in eV/Å²/amu, in `unit`."""
+    return frequency_factor(unit) * eigenvalues.sign() * eigenvalues.abs().sqrt()
+
+
+def degenerate_blocks(eigenvalues: Tensor) -> Tensor:
+    """Number of the block of equal eigenvalues that each of them belongs to, (3N,).
+
+    Equal is what differs by less than the root of the machine precision, as a share of the larger,
+    to which relaxed structures seldom keep their symmetry; or by less than the rounding of all.
+
+    Args:
+        eigenvalues: Ascending, (3N,).
+    """
+    eps, size = torch.finfo(eigenvalues.dtype).eps, eigenvalues.abs()
+    tolerance = eps**0.5 * torch.maximum(size, size.roll(1)) + ROUNDING * eps * size.norm()
+    return (eigenvalues.diff(prepend=eigenvalues[:1]) > tolerance).cumsum(0)
+
+
+def imaginary_modes(
+    q: Tensor, frequencies: Tensor, eigenvectors: Tensor | None
+) -> list[ImaginaryMode]:
+    """All modes of negative frequency, the most unstable first.
+
+    Args:
+        q: (Q, 3).
+        frequencies: (Q, 3N).
+        eigenvectors: (Q, 3N, N, 3), or None.
+    """
+    found = [
+        ImaginaryMode(
+            q[i], float(frequencies[i, j]), None if eigenvectors is None else eigenvectors[i, j]
+        )
+        for i, j in (frequencies < 0).nonzero().tolist()
+    ]
+    return sorted(found, key=lambda mode: mode.frequency)
+
+
+def is_gamma(q: Tensor) -> Tensor:
+    """Whether wave vectors (..., 3) are reciprocal lattice vectors, (...)."""
+    return ((q - q.round()).abs() < GAMMA_TOLERANCE).all(-1)
+
+
+def checked_q(phonons: Phonons, q: Tensor | Sequence[float]) -> Tensor:
+    """A wave vector with the precision of the phonons.
+
+    Raises:
+        ValueError: If its shape is not (3,), it is not finite, or it has a component along a
+            direction that is not periodic.
+    """
+    q = torch.as_tensor(q, dtype=phonons.masses.dtype, device=phonons.masses.device)
+    if q.shape != (3,):
+        raise ValueError(f"q must have the shape (3,), not {tuple(q.shape)}")
+    periodic = torch.as_tensor(phonons.atoms.pbc, device=q.device)
+    if not q.isfinite().all():
+        raise ValueError(f"q = {q.tolist()} is not finite")
+    if (q[~periodic] != 0).any():
+        raise ValueError(
+            f"q = {q.tolist()} has a component along a direction that is not periodic "
+            f"(pbc {periodic.tolist()}): there are no waves along it"
+        )
+    return q
+
+
+def check_crystal(phonons: Phonons, what: str) -> None:
+    """Refuse a molecule.
+
+    Args:
+        phonons: From `phonons_of`.
+        what: What was asked for, to be named.
+
+    Raises:
+        ValueError: If no direction is periodic.
+    """
+    if not phonons.atoms.pbc.any():
+        raise ValueError(
+            f"{what} needs a crystal, and the structure is not periodic in any direction: for the "
+            "vibrations of a molecule call gamma_modes()"
+        )
+
+
+def warn_if_not_relaxed(phonons: Phonons) -> None:
+    """Warn of a structure far from rest.
+
+    Warns:
+        UserWarning: The largest force is above `LARGEST_FORCE`.
+    """
+    force = phonons.diagnostics.largest_force
+    if force > LARGEST_FORCE:
+        warnings.warn(
+            f"the largest force is {force:.3g} eV/Å: the structure is not at rest, and its "
+            "harmonic frequencies mean little; relax it first",
+            stacklevel=3,
+        )

@@ -1,0 +1,182 @@
+"""The phonons of a structure: its dynamical matrix, and how much it can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from mace_functional.derivatives import forces, stress
+from mace_functional.energy import energy_fn
+from mace_functional.graph import Graph, from_ase
+from mace_functional.memory import BUDGET_FRACTION, free_memory
+from mace_functional.phonons.dynamical_matrix import dynamical_matrix_fn
+from mace_functional.phonons.force_constants import ForceConstants, force_constants
+from mace_functional.phonons.unrolled import UnrolledGraph
+from mace_functional.vibrations import NormalModes, normal_modes
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from mace_functional.columns import ChunkSize
+    from mace_functional.model import Model
+
+Method = Literal["auto", "force-constants", "replicas"]
+
+WAVE_VECTORS = 1000
+"""How many wave vectors force constants must save to be worth their computation."""
+
+NUMBERS_PER_WEIGHT = 10
+"""Kept for each radial weight of each edge by a linearised gradient; measured, from above."""
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """How far structure and matrix are from what they should be.
+
+    Attributes:
+        largest_force: On any atom, eV/Å; phonons are those of a structure at rest.
+        largest_stress: Largest entry of the stress, eV/Å³; None if not periodic in all directions.
+        acoustic_sum_residual: max |sum_k Phi_jk|, eV/Å²; zero for an energy that is invariant under
+            translations.
+        asymmetry: Largest entry of D - D^H, eV/Å²/amu, at Gamma and a general wave vector.
+    """
+
+    largest_force: float
+    largest_stress: float | None
+    acoustic_sum_residual: float
+    asymmetry: float
+
+
+@dataclass(frozen=True, eq=False)
+class Phonons:
+    """Lattice vibrations of a crystal, or vibrations of a molecule.
+
+    Attributes:
+        dynamical_matrix: q (3,) in units of the reciprocal lattice vectors to D(q), complex
+            (3N, 3N) in eV/Å²/amu: a pure function for `jvp`, `grad` and `vmap`.
+        atoms: The structure.
+        masses: amu, (N,).
+        diagnostics: How far it is from what it should be.
+        force_constants: What the dynamical matrix is made of; None if it is not made of them.
+    """
+
+    dynamical_matrix: Callable[[Tensor], Tensor]
+    atoms: Atoms
+    masses: Tensor
+    diagnostics: Diagnostics
+    force_constants: ForceConstants | None = None
+
+    def gamma_modes(self, unit: str = "cm-1") -> NormalModes:
+        """Modes at q = 0 without rigid motions, of crystals and molecules alike.
+
+        Args:
+            unit: "cm-1", "THz" or "meV".
+        """
+        root = self.masses.sqrt().repeat_interleave(3)
+        matrix = self.dynamical_matrix(self.masses.new_zeros(3)).real
+        return normal_modes(
+            matrix * (root[:, None] * root),
+            self.masses,
+            torch.as_tensor(self.atoms.positions),
+            pbc=self.atoms.pbc.tolist(),
+            cell=torch.as_tensor(self.atoms.cell.array),
+            unit=unit,
+        )
+
+
+def phonons_of(
+    model: Model,
+    atoms: Atoms,
+    *,
+    method: Method = "auto",
+    symmetry: bool = True,
+    chunk_size: ChunkSize = "auto",
+    progress: bool = False,
+) -> Phonons:
+    """Phonons of a structure from its primitive cell, at any wave vector.
+
+    Args:
+        model: From `load_model`.
+        atoms: The structure, relaxed; periodic in any directions.
+        method: "force-constants" computes those of all cells first, after which D(q) costs almost
+            nothing; "replicas" computes D(q) anew for every q, by `dynamical_matrix_fn`, in less
+            memory. Both are exact. "auto" takes force constants of crystals wherever they fit into
+            memory and cost less than replicas at a thousand wave vectors, and replicas otherwise.
+        symmetry: Use it in computing force constants.
+        chunk_size: Columns at once; see `hessian`.
+        progress: Show a progress bar for the force constants, or for each matrix.
+
+    Returns:
+        The phonons.
+
+    Raises:
+        ValueError: If the method is unknown, the structure does not fit the model (see `from_ase`),
+            or force constants are asked for and it is not periodic.
+    """
+    if method not in get_args(Method):
+        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, not {method!r}")
+    s = from_ase(atoms, model)
+    arguments = (s.positions, s.cell, model.params)
+    constants = None
+    dynamical_matrix: Callable[[Tensor], Tensor]
+    if method == "force-constants" or (method == "auto" and _unrolling_pays(model, s.graph)):
+        constants = force_constants(
+            model, atoms, symmetry=symmetry, chunk_size=chunk_size, progress=progress
+        )
+        dynamical_matrix = constants.dynamical_matrix
+    else:
+        matrix = dynamical_matrix_fn(model, s.graph, chunk_size=chunk_size, progress=progress)
+
+        def dynamical_matrix(q: Tensor) -> Tensor:
+            return matrix(q, *arguments, s.masses)
+
+    energy = energy_fn(model, s.graph)
+    periodic = bool(atoms.pbc.all())
+    return Phonons(
+        dynamical_matrix=dynamical_matrix,
+        atoms=atoms.copy(),
+        masses=s.masses,
+        diagnostics=Diagnostics(
+            largest_force=float(forces(energy)(*arguments).norm(dim=1).max()),
+            largest_stress=float(stress(energy)(*arguments).abs().max()) if periodic else None,
+            **_matrix_diagnostics(dynamical_matrix, s.masses, s.graph.pbc),
+        ),
+        force_constants=constants,
+    )
+
+
+def _unrolling_pays(model: Model, graph: Graph) -> bool:
+    """Whether force constants are the better way, by the size of the piece that they unroll.
+
+    Both ways linearise the network once for 3N columns: force constants on the nodes of the piece,
+    replicas on 3N nodes for every wave vector.
+    """
+    if not bool(graph.pbc.any()):
+        return False
+    layers, atoms = model.settings.interactions, len(graph.inverse)
+    piece = UnrolledGraph.around(list(range(atoms)), graph, len(layers))
+    weights = sum(layer.radial_widths[-1] for layer in layers)
+    columns = 3 * atoms * piece.cells.numel()
+    numbers = NUMBERS_PER_WEIGHT * weights * piece.senders.numel() + 3 * columns
+    budget = BUDGET_FRACTION * free_memory(model.device)
+    fits = numbers * model.dtype.itemsize < budget
+    return fits and len(piece.senders) < WAVE_VECTORS * 3 * atoms
+
+
+def _matrix_diagnostics(
+    dynamical_matrix: Callable[[Tensor], Tensor], masses: Tensor, pbc: Tensor
+) -> dict[str, float]:
+    """Acoustic-sum-rule residual, and asymmetry at Gamma and a general wave vector."""
+    q = masses.new_tensor([0.31, 0.17, 0.43]) * pbc
+    matrices = [dynamical_matrix(torch.zeros_like(q)), dynamical_matrix(q)]
+    root = masses.sqrt().repeat_interleave(3)
+    at_gamma = matrices[0].real * (root[:, None] * root)
+    sums = at_gamma.view(-1, len(masses), 3).sum(1)
+    return {
+        "acoustic_sum_residual": float(sums.abs().max()),
+        "asymmetry": max(float((d - d.mH).abs().max()) for d in matrices),
+    }
