@@ -1,0 +1,171 @@
+"""The training of the embedded model, on a few small structures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from conftest import ROOT
+
+import mace_functional as mf
+
+sys.path.insert(0, str(ROOT / "training"))
+pytest.importorskip("rdkit", reason="the training structures need rdkit")
+
+import distil
+import structures
+import teacher
+from samples import ELEMENTS, Sample, batches
+from student import answers
+
+EMBEDDED = ROOT / "mace_functional" / "embedded" / "mace-embedded.safetensors"
+
+
+def small(folder: Path | None = None) -> list[tuple[str, Atoms]]:
+    return [
+        ("water", molecule("H2O")),
+        ("zinc oxide", bulk("ZnO", "wurtzite", a=3.25, c=5.2)),
+        ("silane", molecule("SiH4")),
+    ]
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory) -> Path:
+    """What the embedded model, as the teacher, says of a few structures."""
+    folder = tmp_path_factory.mktemp("labels")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(structures, "molecules", small)
+        patch.setattr(structures, "crystals", list)
+        patch.setattr(structures, "frameworks", lambda folder: [])
+        teacher.label_all(EMBEDDED, folder, folder, workers=2, report=lambda line: None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def samples(labels) -> list[Sample]:
+    return teacher.read_all(labels)
+
+
+def options(folder: Path, epochs: int) -> argparse.Namespace:
+    return argparse.Namespace(
+        output=folder, start=None, channels=4, max_ell=1, epochs=epochs, rate=0.01, seed=0
+    )
+
+
+def test_labels_are_what_the_teacher_says(samples):
+    assert {s.origin for s in samples} == {name for name, _ in small()}
+    model = mf.load_model("embedded")
+    for sample in samples:
+        atoms = Atoms(sample.numbers, sample.positions, cell=sample.cell, pbc=sample.cell.any())
+        s = mf.from_ase(atoms, model)
+        energy, here = mf.energy_fn(model, s.graph), (s.positions, s.cell, model.params)
+        assert sample.energy == pytest.approx(float(energy(*here)), rel=1e-5)
+        np.testing.assert_allclose(sample.forces, mf.forces(energy)(*here), atol=1e-3)
+        if atoms.pbc.all():
+            np.testing.assert_allclose(sample.stress, mf.stress(energy)(*here), atol=1e-5)
+        for v, hv in zip(sample.directions, sample.curvatures, strict=True):
+            expected = mf.hvp(energy)(*here, torch.as_tensor(v))
+            np.testing.assert_allclose(hv, expected, atol=1e-2)
+
+
+def test_structures_are_relaxed_first_and_then_displaced(samples):
+    for name, atoms in small():
+        own = [s for s in samples if s.origin == name]
+        assert len(own) == 1 + 4 + 4 + atoms.pbc.all() * 6
+        assert abs(own[0].forces).max() < 0.03
+        assert min(abs(s.forces).max() for s in own[1:]) > 0.03
+
+
+def test_labels_that_are_there_are_kept(labels, monkeypatch):
+    monkeypatch.setattr(structures, "molecules", small)
+    monkeypatch.setattr(structures, "crystals", list)
+    monkeypatch.setattr(structures, "frameworks", lambda folder: [])
+    before = {path: path.stat().st_mtime_ns for path in labels.iterdir()}
+    lines: list[str] = []
+    teacher.label_all(EMBEDDED, labels, labels, 2, lines.append)
+    assert lines == []
+    assert {path: path.stat().st_mtime_ns for path in labels.iterdir()} == before
+
+
+def test_answers_for_a_batch_are_those_for_each_structure_alone(samples):
+    """Of a student with the teacher's cutoff, which is the teacher itself: the labels again."""
+    model = mf.load_model("embedded")
+    number = 0
+    for batch in batches(samples, model, np.random.default_rng(0)):
+        found = answers(model, model.params, batch)
+        number += len(batch.sizes)
+        for name, tolerance in (
+            ("energies", 1e-3), ("forces", 1e-3), ("stresses", 1e-5), ("curvatures", 1e-2)
+        ):  # fmt: skip
+            a, b = getattr(found, name).detach(), getattr(batch.answers, name)
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=tolerance)
+    assert number == len(samples)
+
+
+def test_training_lowers_the_loss_and_writes_a_model(samples, tmp_path):
+    distil.train(options(tmp_path, epochs=40), samples)
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in log] == list(range(1, 41))
+    assert log[-1]["loss"][1] < 0.7 * log[0]["loss"][1]
+    model = mf.load_model(tmp_path / "mace-embedded.safetensors")
+    assert model.atomic_numbers == ELEMENTS
+
+
+def test_training_that_was_interrupted_ends_the_same(samples, tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    distil.train(options(whole, epochs=3), samples)
+    validate, calls = distil._validate, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return validate(*args)
+
+    monkeypatch.setattr(distil, "_validate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        distil.train(options(parts, epochs=3), samples)
+    distil.train(options(parts, epochs=3), samples)
+    once = mf.load_model(whole / "mace-embedded.safetensors").params
+    twice = mf.load_model(parts / "mace-embedded.safetensors").params
+    assert all(torch.equal(once[k], twice[k]) for k in once)
+
+
+def test_training_structures_are_known_apart_and_not_those_of_the_test():
+    found = [*structures.molecules(), *structures.crystals()]
+    names = [name for name, _ in found]
+    assert len(set(names)) == len(names) > 200
+    for name, atoms in found:
+        assert set(atoms.numbers.tolist()) <= set(ELEMENTS), name
+        distances = atoms.get_all_distances(mic=bool(atoms.pbc.all()))
+        assert distances[~np.eye(len(atoms), dtype=bool)].min() > 0.7, name
+    for held in ("C2H6O", "C6H6"):
+        same = [a for _, a in found if a.get_chemical_formula() == held and not a.pbc.any()]
+        assert all(sorted(_neighbours(a)) != sorted(_neighbours(_held(held))) for a in same)
+    quartz = mf.example_structure("quartz")
+    for name, atoms in found:
+        if atoms.get_chemical_formula(empirical=True) == "O2Si":
+            difference = atoms.get_volume() / len(atoms) - quartz.get_volume() / len(quartz)
+            assert abs(difference) > 0.1, name
+
+
+def _held(formula: str) -> Atoms:
+    return molecule({"C2H6O": "CH3CH2OH", "C6H6": "C6H6"}[formula])
+
+
+def _neighbours(atoms: Atoms) -> list[tuple[int, tuple[int, ...]]]:
+    """Each atom with the elements bonded to it: tells isomers apart."""
+    close = (atoms.get_all_distances() < 1.7) & ~np.eye(len(atoms), dtype=bool)
+    return [
+        (int(z), tuple(sorted(atoms.numbers[row].tolist())))
+        for z, row in zip(atoms.numbers, close, strict=True)
+    ]

@@ -1,0 +1,154 @@
+"""The training configurations, and the teacher's answers for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import structures
+import torch
+from ase import Atoms, units
+from ase.filters import FrechetCellFilter
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from ase.md.verlet import VelocityVerlet
+from ase.optimize import BFGS
+from samples import Sample
+
+import mace_functional as mf
+from mace_functional.atomic_write import atomic_write
+
+RATTLES = (0.02, 0.05, 0.1, 0.15)
+"""Standard deviations of random displacements, Å."""
+
+TEMPERATURES = (400.0, 1000.0)
+"""Of the short molecular dynamics, K."""
+
+STRAIN = 0.02
+"""Standard deviation of the entries of random strains of crystals."""
+
+LARGEST_FORCE = 40.0
+"""Configurations with larger forces are left out, eV/Å."""
+
+
+def label_all(
+    teacher: Path, frameworks: Path, output: Path, workers: int, report: Callable[[str], None]
+) -> None:
+    """Make all configurations; what is in the output folder already is kept.
+
+    Args:
+        teacher: Checkpoint of the teacher.
+        frameworks: Folder for `structures.frameworks`.
+        output: Folder that gets one file for each structure.
+        workers: Processes.
+        report: Called with a line for each structure.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    # The largest first: no process is left with a large one at the end.
+    todo = [
+        *structures.frameworks(frameworks),
+        *structures.crystals(),
+        *structures.molecules(),
+    ]
+    todo.sort(key=lambda pair: -len(pair[1]) * (1 + 5 * pair[1].pbc.all()))
+    jobs = [
+        (name, atoms, teacher, output / f"{name.replace('/', '-')}.npz", seed)
+        for seed, (name, atoms) in enumerate(todo)
+    ]
+    jobs = [job for job in jobs if not job[3].exists()]
+    with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for line in pool.map(_label, *zip(*jobs, strict=True)) if jobs else ():
+            report(line)
+
+
+def read_all(folder: Path) -> list[Sample]:
+    """All samples of a folder that `label_all` filled."""
+    samples = []
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path) as data:
+            count = int(data["count"])
+            for k in range(count):
+                values = {key: data[f"{k}.{key}"] for key in Sample.__dataclass_fields__}
+                values |= {"energy": float(values["energy"]), "origin": str(values["origin"])}
+                samples.append(Sample(**values))
+    return samples
+
+
+def _label(name: str, atoms: Atoms, teacher: Path, path: Path, seed: int) -> str:
+    """Relax one structure, make configurations of it, and write them with the answers."""
+    model = mf.load_model(teacher, dtype=torch.float32)
+    rng = np.random.default_rng(seed)
+    relaxed = _relaxed(atoms, model)
+    samples = [_sample(relaxed, model, name, 6, rng)]
+    for configuration in _configurations(relaxed, model, rng):
+        sample = _sample(configuration, model, name, 2, rng)
+        if abs(sample.forces).max() < LARGEST_FORCE:
+            samples.append(sample)
+    arrays = {
+        f"{k}.{key}": getattr(sample, key)
+        for k, sample in enumerate(samples)
+        for key in Sample.__dataclass_fields__
+    }
+    with atomic_write(path) as partial:
+        np.savez(partial, count=len(samples), **arrays)
+    force = abs(samples[0].forces).max()
+    return f"{name}: {len(atoms)} atoms, {len(samples)} samples, largest force {force:.3f} eV/Å"
+
+
+def _relaxed(atoms: Atoms, model: mf.Model) -> Atoms:
+    atoms = atoms.copy()
+    atoms.calc = mf.MaceCalculator(model)
+    target = FrechetCellFilter(atoms) if atoms.pbc.all() else atoms
+    BFGS(target, logfile=None).run(fmax=0.02, steps=80)
+    return atoms
+
+
+def _configurations(relaxed: Atoms, model: mf.Model, rng: np.random.Generator) -> Iterator[Atoms]:
+    """Rattled, strained and heated copies."""
+    crystal = bool(relaxed.pbc.all())
+    for sigma in RATTLES * 2 if crystal else RATTLES:
+        yield _strained(relaxed, STRAIN * crystal, sigma, rng)
+    for _ in range(2 * crystal):
+        yield _strained(relaxed, 2 * STRAIN, 0.01, rng)
+    for temperature in TEMPERATURES:
+        atoms = relaxed.copy()
+        atoms.calc = mf.MaceCalculator(model)
+        MaxwellBoltzmannDistribution(atoms, temperature_K=2 * temperature, rng=rng)
+        Stationary(atoms)
+        dynamics = VelocityVerlet(atoms, timestep=1.0 * units.fs)
+        for _ in range(2):
+            dynamics.run(15)
+            yield atoms.copy()
+
+
+def _strained(atoms: Atoms, strain: float, sigma: float, rng: np.random.Generator) -> Atoms:
+    new = atoms.copy()
+    random = strain * rng.normal(size=(3, 3))
+    new.set_cell(atoms.cell.array @ (np.eye(3) + (random + random.T) / 2), scale_atoms=True)
+    new.positions += sigma * rng.normal(size=new.positions.shape)
+    return new
+
+
+def _sample(
+    atoms: Atoms, model: mf.Model, origin: str, directions: int, rng: np.random.Generator
+) -> Sample:
+    """The teacher's answers for one configuration."""
+    s = mf.from_ase(atoms, model)
+    energy = mf.energy_fn(model, s.graph)
+    here = (s.positions, s.cell, model.params)
+    operator = mf.HessianOperator(energy, *here)
+    along = rng.normal(size=(directions, len(atoms), 3))
+    vectors = torch.as_tensor(along, dtype=model.dtype)
+    crystal = bool(atoms.pbc.all())
+    return Sample(
+        numbers=atoms.numbers,
+        positions=atoms.positions,
+        cell=atoms.cell.array * crystal,
+        energy=float(energy(*here)),
+        forces=mf.forces(energy)(*here).double().numpy(),
+        stress=mf.stress(energy)(*here).double().numpy() if crystal else np.zeros((3, 3)),
+        directions=along,
+        curvatures=torch.stack([operator @ v for v in vectors]).double().numpy(),
+        origin=origin,
+    )
