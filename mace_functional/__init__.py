@@ -3,14 +3,14 @@
 A model and a structure give a pure function `E(positions, cell, params)`; everything else is a
 transform of it.
 
-    model = mf.load_model("small")
+    model = mf.load_model("embedded")
     s = mf.from_ase(atoms, model)
     E = mf.energy_fn(model, s.graph)
     H = mf.hessian(E)(s.positions, s.cell, model.params)
 """
 
 # Loaded first: mace-torch has to be imported before e3nn.
-from mace_functional.model import Model, load_model  # isort: skip
+from mace_functional.interop import mace_torch as _mace_torch  # noqa: F401  # isort: skip
 from mace_functional.batching import batch
 from mace_functional.compilation import compiled
 from mace_functional.derivatives import forces, hessian, hvp, strained, stress
@@ -19,6 +19,21 @@ from mace_functional.gamma import gamma_modes
 from mace_functional.graph import Graph, Structure, from_ase
 from mace_functional.hessian_operator import HessianOperator
 from mace_functional.interop.ase import MaceCalculator
+from mace_functional.model import Model, load_model
+from mace_functional.model_file import save_model
+from mace_functional.phonons import (
+    Mesh,
+    Phonons,
+    band_structure,
+    density_of_states,
+    dynamical_matrix_fn,
+    force_constants,
+    frequencies_on,
+    group_velocities,
+    mesh_thermo,
+    phonons_of,
+)
+from mace_functional.structures import example_structure
 from mace_functional.thermo import HarmonicThermo, harmonic_thermo
 from mace_functional.vibrations import NormalModes, frequencies, normal_modes
 
@@ -29,21 +44,33 @@ __all__ = [
     "HarmonicThermo",
     "HessianOperator",
     "MaceCalculator",
+    "Mesh",
     "Model",
     "NormalModes",
+    "Phonons",
     "Structure",
+    "band_structure",
     "batch",
     "compiled",
+    "density_of_states",
+    "dynamical_matrix_fn",
     "energy_fn",
+    "example_structure",
+    "force_constants",
     "forces",
     "frequencies",
+    "frequencies_on",
     "from_ase",
     "gamma_modes",
+    "group_velocities",
     "harmonic_thermo",
     "hessian",
     "hvp",
     "load_model",
+    "mesh_thermo",
     "normal_modes",
+    "phonons_of",
+    "save_model",
     "strained",
     "stress",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from models import build
 
 import mace_functional as mf
 from mace_functional.cli import main
+from mace_functional.structures import STRUCTURES
 
 CRYSTAL = bulk("Si", "diamond", a=4.4) + Atoms("O", [[1.1, 1.0, 0.7]])
 
@@ -94,16 +96,53 @@ def test_relaxation_is_written_and_continued(checkpoint, crystal, tmp_path, caps
     assert "another structure" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "known"), [("Quartz", "quartz"), ("ETHANOL", "ethanol")])
+def test_structure_and_model_that_come_with_the_package_are_known_by_name(
+    name, known, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / name).mkdir()  # a folder is no structure
+    monkeypatch.chdir(tmp_path)
+    assert main(["thermo", name, "--model", "embedded", "--json", "out.json"]) == 0
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert (results["file"], results["model"]) == (name, "embedded")
+    atoms = mf.example_structure(known)
+    modes = mf.gamma_modes(mf.load_model("embedded"), atoms)
+    np.testing.assert_allclose(results["frequencies_cm-1"], modes.frequencies, atol=1e-6)
+    assert results["numbers"] == atoms.numbers.tolist()
+
+
+def test_file_goes_before_a_structure_of_its_name(checkpoint, tmp_path, monkeypatch):
+    ase.io.write(tmp_path / "ethanol", molecule("H2O"), format="extxyz")
+    monkeypatch.chdir(tmp_path)
+    assert main(["thermo", "ethanol", "--model", str(checkpoint), "--json", "out.json"]) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["formula"] == "H2O"
+
+
+@pytest.mark.parametrize("name", ["f.png", "f.PDF", "f.svg"])
+def test_figure_is_drawn(name, checkpoint, crystal, tmp_path):
+    words = ["thermo", crystal, "--model", checkpoint, "--figure", tmp_path / name]
+    assert main([str(word) for word in words]) == 0
+    start = {"f.png": b"\x89PNG", "f.PDF": b"%PDF", "f.svg": b"<?xml"}[name]
+    assert (tmp_path / name).read_bytes().startswith(start)
+    assert not list(tmp_path.glob(".partial*"))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["thermo", "missing.cif", "--model", "MODEL"], "there is no file missing.cif"),
+        (["thermo", "qartz", "--model", "MODEL"], "package: quartz, sodalite, MOF-5, ethanol, ben"),
         (["thermo", "BAD", "--model", "MODEL"], "ASE cannot read a structure"),
         (["thermo", "FILE", "--model", "smal"], "did you mean 'small'"),
         (["thermo", "FILE", "--model", "FILE"], "not a mace-torch checkpoint"),
         (["thermo", "FILE", "--model", "MODEL", "--temperatures", "-3"], "temperatures"),
         (["thermo", "FILE", "--model", "MODEL", "--relaxed", "x.xyz"], "--relaxed needs --relax"),
         (["thermo", "FILE", "--model", "MODEL", "--json", "no/such/x.json"], "there is no folder"),
+        (
+            ["thermo", "FILE", "--model", "MODEL", "--figure", "x.gif"],
+            ".png, .pdf, .svg, not x.gif",
+        ),
+        (["thermo", "FILE", "--model", "MODEL", "--figure", "no/x.pdf"], "there is no folder"),
         (["thermo", "FILE", "--model", "MODEL", "--head", "b"], "no head 'b'"),
         (["thermo", "FILE", "--model", "MODEL", "--fmax", "0"], "must be positive"),
         (["thermo", "GOLD", "--model", "MODEL"], "does not know the elements Au"),
@@ -124,6 +163,15 @@ def test_bad_input_is_explained(checkpoint, crystal, tmp_path, capsys, words, me
     assert "Traceback" not in error
 
 
+def test_bad_figure_is_refused_before_anything_is_computed(checkpoint, monkeypatch):
+    def forbidden(*args, **kwargs):
+        raise AssertionError("the options are bad")
+
+    monkeypatch.setattr("mace_functional.cli.options.load_model", forbidden)
+    for figure in "f.gif", "f", "no/such/f.png":
+        assert main(["thermo", "quartz", "--model", str(checkpoint), "--figure", figure]) == 2
+
+
 def test_the_program_is_installed_and_explains_itself():
     run = subprocess.run(
         [sys.executable, "-c", "from mace_functional.cli import main; main(['--help'])"],
@@ -132,6 +180,27 @@ def test_the_program_is_installed_and_explains_itself():
         check=True,
     )
     assert "thermo" in run.stdout
+
+
+def test_help_begins_with_a_line_that_runs(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    (line,) = re.findall(
+        r"^  mace-functional (thermo .* --model .*)$", capsys.readouterr().out, re.M
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 0
+    with pytest.raises(SystemExit):
+        main(["thermo", "--help"])
+    printed = capsys.readouterr().out
+    assert all(f"  {name} " in printed for name in STRUCTURES)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["--version"])
+    assert done.value.code == 0
+    assert capsys.readouterr().out == f"mace-functional {mf.__version__}\n"
 
 
 @pytest.mark.slow

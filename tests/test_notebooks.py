@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from conftest import ROOT, shared_folder
-from models import ELEMENTS, build
+from conftest import ROOT
 
 nbclient = pytest.importorskip("nbclient", reason="running notebooks needs nbclient")
 nbformat = pytest.importorskip("nbformat", reason="running notebooks needs nbformat")
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-WEIGHTS = shared_folder() / "weights" / "MACE-MP-0_small.model"
 
 over_notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    """Foundation weights where they are, else random ones.
-
-    Random weights bind no molecule. These are scaled down until every structure counts as relaxed,
-    and notebooks check derivatives relative to their size.
-    """
-    if WEIGHTS.exists():
-        return WEIGHTS
-    model = build(
-        atomic_energies=np.zeros((1, len(ELEMENTS))),
-        atomic_inter_scale=1e-5,
-        atomic_inter_shift=0.0,
-    )
-    path = tmp_path / "random.model"
-    torch.save(model, path)
-    return path
 
 
 def code_cells(notebook):
@@ -48,7 +24,8 @@ def test_there_are_notebooks():
 
 
 @over_notebooks
-def test_notebook_runs_from_top_to_bottom(path, checkpoint):
+def test_notebook_runs_from_top_to_bottom(path, monkeypatch):
+    monkeypatch.delenv("MACE_FUNCTIONAL_MODEL", raising=False)
     notebook = nbformat.read(path, as_version=4)
     client = nbclient.NotebookClient(
         notebook,
@@ -56,7 +33,7 @@ def test_notebook_runs_from_top_to_bottom(path, checkpoint):
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
     )
-    client.execute(env={**os.environ, "MACE_FUNCTIONAL_MODEL": str(checkpoint)})
+    client.execute()
     assert all(cell.execution_count for cell in code_cells(notebook))
 
 

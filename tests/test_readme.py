@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 
 import torch
-from conftest import ROOT, shared_file
+from conftest import ROOT
+
+from mace_functional.cli import main
 
 README = (ROOT / "README.md").read_text()
 
 
 def test_the_ten_lines_run():
     (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    weights = shared_file("weights", "MACE-MP-0_small.model")
     names: dict = {}
-    exec(block.replace('"small"', repr(str(weights))), names)
+    exec(block, names)
     assert names["H"].shape == (2, 3, 2, 3)
     assert names["F"].abs().max() < 1e-10  # rock salt
     assert set(names["d_omega"]) == set(names["model"].params)
@@ -28,6 +31,17 @@ def test_every_public_name_of_the_table_exists():
     names = [n for row in table.splitlines() for n in re.findall(r"`(\w+)`", row.split("|")[1])]
     assert len(names) > 10
     assert all(hasattr(mf, name) for name in names)
+
+
+def test_the_first_line_runs_and_writes_what_it_names(tmp_path, monkeypatch, capsys):
+    (line,) = re.findall(r"^pip install \. && mace-functional (.*)$", README, flags=re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(line)) == 0
+    assert "C48H24O26Zn8" in capsys.readouterr().out
+    results = json.loads((tmp_path / "mof-5.json").read_text())
+    assert results["relaxation"]["converged"]
+    assert results["imaginary_modes"] == 0
+    assert (tmp_path / "mof-5.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_test_command_is_there_for_ci():

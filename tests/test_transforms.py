@@ -20,7 +20,6 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, make_supercell, molecule
-from ase.io import read
 from conftest import shared_file
 from mace.modules import NonLinearBiasReadoutBlock
 from models import build
@@ -29,6 +28,7 @@ from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import mace_functional as mf
+from mace_functional.cli.files import find_structure
 
 MODELS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -637,7 +637,7 @@ def nestings_to_repeat(source: str, structure: str) -> dict[str, Callable[[], Te
     if source in MODELS:
         model, atoms = load(source), STRUCTURES[structure]()
     else:
-        model, atoms = mf.load_model(source), read(structure)
+        model, atoms = mf.load_model(source), find_structure(structure)
         atoms.rattle(0.05, seed=3)
     s = mf.from_ase(atoms, model)
     energy, x = mf.energy_fn(model, s.graph), s.positions
@@ -709,7 +709,7 @@ def test_nothing_changes_when_called_again_in_a_fresh_process(order, tmp_path):
     check_repeated("correlation-3", "crystal", order, str(tmp_path / "results.pt"))
 
 
-@pytest.mark.parametrize(
+EVERY_ORDER = pytest.mark.parametrize(
     "order",
     [
         "one after another",
@@ -717,7 +717,15 @@ def test_nothing_changes_when_called_again_in_a_fresh_process(order, tmp_path):
         pytest.param("hessians first", marks=pytest.mark.slow),
     ],
 )
+
+
+@EVERY_ORDER
 def test_nothing_changes_when_called_again_on_a_metal_organic_framework(order, tmp_path):
+    check_repeated("embedded", "MOF-5", order, str(tmp_path / "results.pt"))
+
+
+@EVERY_ORDER
+def test_nothing_changes_when_called_again_with_a_foundation_model(order, tmp_path):
     check_repeated(
         str(shared_file("weights", "MACE-MP-0_small.model")),
         str(shared_file("heatcapacity", "structures", "RSM0004.cif")),

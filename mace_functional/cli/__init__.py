@@ -6,9 +6,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mace_functional.cli import thermo
+from mace_functional import __version__
+from mace_functional.cli import phonons, thermo
 
-VERBS = (thermo,)
+VERBS = (thermo, phonons)
+BEGINNING = """\
+to begin, with a structure and a model that come with the package:
+  mace-functional thermo quartz --model embedded
+  mace-functional phonons quartz --model embedded --relax --figure quartz.png
+
+what else there is to choose, structures and models of your own included:
+  mace-functional thermo --help
+  mace-functional phonons --help
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,8 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="mace-functional",
-        description="Vibrations and thermodynamics from exact second derivatives of MACE models.",
+        description="Vibrations and thermodynamics of molecules and crystals, from exact second "
+        "derivatives of\nMACE interatomic potentials.",
+        epilog=BEGINNING,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     for verb in VERBS:
         verb.add_parser(verbs)

@@ -1,0 +1,93 @@
+"""Results as verbs write and print them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ase import Atoms
+from ase.units import GPa
+from rich.console import Console
+from rich.table import Table
+
+from mace_functional.interop.ase import MaceCalculator
+from mace_functional.model import Model
+from mace_functional.phonons.modes import LARGEST_FORCE
+from mace_functional.thermo import HarmonicThermo
+from mace_functional.units import EV_PER_MOLECULE
+
+
+@contextmanager
+def no_warnings_of_what_is_reported() -> Iterator[None]:
+    """Imaginary modes and forces are in the report."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*imaginary modes")
+        warnings.filterwarnings("ignore", message="the largest force is")
+        yield
+
+
+def structure_results(atoms: Atoms, model: Model) -> dict[str, Any]:
+    """The structure that the results are for, and how far it is from a minimum."""
+    here = atoms.copy()
+    here.calc = MaceCalculator(model)
+    stress = None
+    if here.pbc.all():
+        stress = float(abs(here.get_stress()).max() / GPa)
+    return {
+        "formula": here.get_chemical_formula(),
+        "atoms": len(here),
+        "mass_amu": float(here.get_masses().sum()),
+        "energy_eV": here.get_potential_energy(),
+        "largest_stress_GPa": stress,
+        "numbers": here.numbers.tolist(),
+        "positions_A": here.positions.tolist(),
+        "cell_A": here.cell.array.tolist(),
+        "pbc": here.pbc.tolist(),
+    }
+
+
+def thermo_results(thermo: HarmonicThermo, atoms: Atoms) -> dict[str, Any]:
+    """Thermodynamic functions at the temperatures."""
+    return {
+        "temperatures_K": thermo.temperatures.tolist(),
+        "heat_capacity_J_per_gK": thermo.specific_heat_capacity(
+            atoms.get_masses().tolist()
+        ).tolist(),
+        "heat_capacity_J_per_molK": thermo.molar_heat_capacity.tolist(),
+        "heat_capacity_kB_per_atom": thermo.heat_capacity_per_atom(len(atoms)).tolist(),
+        "entropy_J_per_molK": (EV_PER_MOLECULE * thermo.entropy).tolist(),
+        "free_energy_eV": thermo.free_energy.tolist(),
+        "internal_energy_eV": thermo.internal_energy.tolist(),
+        "zero_point_energy_eV": float(thermo.zero_point_energy),
+    }
+
+
+def print_thermo(console: Console, results: dict[str, Any], title: str) -> None:
+    """The table of thermodynamic functions."""
+    columns = {
+        "T\nK": ("temperatures_K", "{:.2f}"),
+        "Cv\nJ/(g K)": ("heat_capacity_J_per_gK", "{:.4f}"),
+        "Cv\nJ/(mol K)": ("heat_capacity_J_per_molK", "{:.2f}"),
+        "Cv\nk_B/atom": ("heat_capacity_kB_per_atom", "{:.4f}"),
+        "S\nJ/(mol K)": ("entropy_J_per_molK", "{:.2f}"),
+        "F\neV": ("free_energy_eV", "{:.4f}"),
+        "U\neV": ("internal_energy_eV", "{:.4f}"),
+    }
+    table = Table(title=title)
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for row in zip(*(results[key] for key, _ in columns.values()), strict=True):
+        table.add_row(*(form.format(x) for x, (_, form) in zip(row, columns.values(), strict=True)))
+    console.print(table)
+
+
+def print_rest(console: Console, largest_force: float, largest_stress: float | None) -> None:
+    """How far the structure is from rest: eV/Å and GPa."""
+    console.print(f"largest force {largest_force:.2e} eV/Å", end="")
+    if largest_stress is not None:
+        console.print(f", largest stress {largest_stress:.2e} GPa", end="")
+    console.print()
+    if largest_force > LARGEST_FORCE:
+        console.print("[bold]not at rest, so that frequencies mean little: add --relax[/bold]")
