@@ -9,6 +9,9 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 from ase.units import _amu, _e, _eps0
+from mace.calculators import MACECalculator
+from models import float64_default
+from test_embedded import in_mace_torch
 
 import mace_functional as mf
 from mace_functional.interop.finite_displacements import finite_displacements
@@ -110,12 +113,16 @@ def test_methods_of_phonopy_work(salt):
     assert 0.9 * 49.9 < capacity < 49.9  # 6 k_B for a cell, when hot
 
 
-def test_finite_displacements_converge_to_derivatives(model, salt):
+def test_finite_displacements_with_mace_torch_converge_to_derivatives(model, salt):
     """Phonopy's own displacements, of which the error is quadratic in the distance."""
-    errors = [
-        largest_difference(finite_displacements(model, SALT, (2, 2, 2), distance), salt)
-        for distance in (0.1, 0.03, 0.01)
-    ]
+    with float64_default():
+        calculator = MACECalculator(
+            models=in_mace_torch(model), device="cpu", default_dtype="float64"
+        )
+        errors = [
+            largest_difference(finite_displacements(calculator, SALT, (2, 2, 2), distance), salt)
+            for distance in (0.1, 0.03, 0.01)
+        ]
     assert errors[0] > 4 * errors[1] > 16 * errors[2]
     assert errors[2] < 2e-3
 
@@ -228,7 +235,7 @@ def test_structures_that_phonopy_has_no_cell_for_are_refused(model):
     slab = SALT.copy()
     slab.pbc = True, True, False
     with pytest.raises(ValueError, match="not periodic"):
-        finite_displacements(model, slab, (1, 1, 2), 0.01)
+        finite_displacements(mf.MaceCalculator(model), slab, (1, 1, 2), 0.01)
 
 
 def test_phonopy_without_our_units_or_force_constants_is_refused(salt):

@@ -26,6 +26,7 @@ from mace_functional.cli.report import (
     thermo_results,
 )
 from mace_functional.figures import band_figure
+from mace_functional.interop.ase import MaceCalculator
 from mace_functional.interop.finite_displacements import finite_displacements, largest_difference
 from mace_functional.interop.phonopy import commensurate_points, phonopy_of, write_phonopy
 from mace_functional.model import Model
@@ -273,7 +274,7 @@ def _compared(
     model: Model, atoms: Atoms, lattice: Phonons, options: argparse.Namespace, console: Console
 ) -> list[dict[str, Any]]:
     """Largest difference of the frequencies for each displacement."""
-    rows = []
+    calculator, rows = MaceCalculator(model), []
     for distance in options.displacements:
         with console.status("finite displacements") as status:
 
@@ -281,7 +282,7 @@ def _compared(
                 status.update(f"displacements of {distance} Å: {number + 1} of {count}")
 
             there = finite_displacements(
-                model, atoms, _supercell(options, atoms), distance, report=show
+                calculator, atoms, _supercell(options, atoms), distance, report=show
             )
         rows.append(
             {

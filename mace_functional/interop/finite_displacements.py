@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from ase import Atoms
+from ase.calculators.calculator import Calculator
 
-from mace_functional.interop.ase import MaceCalculator
 from mace_functional.interop.phonopy import Supercell, commensurate_points, phonopy_of
-from mace_functional.model import Model
 from mace_functional.vibrations import frequencies
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def finite_displacements(
-    model: Model,
+    calculator: Calculator,
     atoms: Atoms,
     supercell: Supercell,
     distance: float,
@@ -34,7 +33,7 @@ def finite_displacements(
     it shrinks.
 
     Args:
-        model: From `load_model`.
+        calculator: Any of ASE's, such as `MaceCalculator` or mace-torch's own.
         atoms: The structure, whose cell becomes the primitive cell.
         supercell: Repetitions along the lattice vectors, (3,), or phonopy's supercell matrix.
         distance: Of the displacements, Å.
@@ -50,7 +49,6 @@ def finite_displacements(
     phonopy = phonopy_of(atoms, supercell)
     phonopy.generate_displacements(distance=distance)
     cells = phonopy.supercells_with_displacements or []
-    calculator = MaceCalculator(model)
     forces = []
     for number, cell in enumerate(cells):
         if report is not None:
