@@ -63,7 +63,7 @@ def frequencies(
             "matrix that is mass-weighted already goes without"
         )
     matrix = _square(matrix)
-    return factor * _signed_sqrt(torch.linalg.eigvalsh((matrix + matrix.mH) / 2))
+    return factor * signed_sqrt(torch.linalg.eigvalsh((matrix + matrix.mH) / 2))
 
 
 def mass_weighted(hessian: Tensor, masses: Tensor | Sequence[float]) -> Tensor:
@@ -254,7 +254,7 @@ def normal_modes(
     eigenvalues, eigenvectors = torch.linalg.eigh((projected + projected.mT) / 2)
     rigid_eigenvalues = (rigid * (weighted @ rigid)).sum(0)
     return NormalModes(
-        frequencies=factor * _signed_sqrt(eigenvalues),
+        frequencies=factor * signed_sqrt(eigenvalues),
         modes=(internal @ eigenvectors).mT.reshape(-1, len(masses), 3),
         masses=masses,
         unit=unit,
@@ -278,7 +278,7 @@ def _square(matrix: Tensor) -> Tensor:
     )
 
 
-def _signed_sqrt(squares: Tensor) -> Tensor:
+def signed_sqrt(squares: Tensor) -> Tensor:
     """sign(x) sqrt(|x|), with slope zero at exactly zero."""
     zero = squares == 0
     # The root never sees the zero: its infinite slope times nothing would be NaN.

@@ -22,6 +22,7 @@ from mace_functional.cli.report import (
     no_warnings_of_what_is_reported,
     print_rest,
     print_thermo,
+    print_written,
     structure_results,
     thermo_results,
 )
@@ -145,7 +146,7 @@ def run(options: argparse.Namespace) -> None:
     atoms = find_structure(options.file)
     _check(options, atoms)
     model, relaxation = load_and_relax(options, atoms, console)
-    lattice = _phonons(model, atoms, options.method, console)
+    lattice = phonons_of(model, atoms, method=options.method, progress=console.is_terminal)
     with no_warnings_of_what_is_reported():
         bands = band_structure(
             lattice,
@@ -163,11 +164,7 @@ def run(options: argparse.Namespace) -> None:
         thermo = mesh_thermo(modes, options.temperatures).thermo
     dos = density_of_states(modes, unit=options.unit)
     results: dict[str, Any] = {
-        "file": options.file,
-        "model": str(options.model),
-        "dtype": options.dtype,
-        "relaxation": relaxation,
-        **structure_results(atoms, model),
+        **structure_results(options, atoms, model, relaxation),
         "unit": options.unit,
         "diagnostics": asdict(lattice.diagnostics),
         "bands": _bands(bands),
@@ -180,10 +177,7 @@ def run(options: argparse.Namespace) -> None:
     results["seconds"] = time.perf_counter() - started
     _print(results)
     _write(options, results, lattice, bands, modes, dos)
-    outputs = (options.json, options.npz, options.phonopy, options.figure)
-    written = [str(path) for path in outputs if path is not None]
-    if written:
-        console.print(f"wrote {' and '.join(written)}")
+    print_written(console, options.json, options.npz, options.phonopy, options.figure)
 
 
 def _check(options: argparse.Namespace, atoms: Atoms) -> None:
@@ -211,15 +205,6 @@ def _check(options: argparse.Namespace, atoms: Atoms) -> None:
         phonopy_of(atoms, _supercell(options, atoms))
     elif options.supercell is not None:
         raise ValueError("--supercell needs --phonopy or --compare-finite-differences")
-
-
-def _phonons(model: Model, atoms: Atoms, method: Method, console: Console) -> Phonons:
-    """The phonons, with a progress bar for force constants."""
-    lattice = phonons_of(model, atoms, method=method, progress=console.is_terminal)
-    if lattice.force_constants is None and console.is_terminal:
-        # A bar for each matrix would lie over the bar of the wave vectors.
-        return phonons_of(model, atoms, method="replicas")
-    return lattice
 
 
 def _mesh_size(atoms: Atoms) -> list[int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ase import Atoms
@@ -28,14 +30,20 @@ def no_warnings_of_what_is_reported() -> Iterator[None]:
         yield
 
 
-def structure_results(atoms: Atoms, model: Model) -> dict[str, Any]:
-    """The structure that the results are for, and how far it is from a minimum."""
+def structure_results(
+    options: argparse.Namespace, atoms: Atoms, model: Model, relaxation: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What was asked for, the structure that the results are for, and how far it is from rest."""
     here = atoms.copy()
     here.calc = MaceCalculator(model)
     stress = None
     if here.pbc.all():
         stress = float(abs(here.get_stress()).max() / GPa)
     return {
+        "file": options.file,
+        "model": str(options.model),
+        "dtype": options.dtype,
+        "relaxation": relaxation,
         "formula": here.get_chemical_formula(),
         "atoms": len(here),
         "mass_amu": float(here.get_masses().sum()),
@@ -91,3 +99,10 @@ def print_rest(console: Console, largest_force: float, largest_stress: float | N
     console.print()
     if largest_force > LARGEST_FORCE:
         console.print("[bold]not at rest, so that frequencies mean little: add --relax[/bold]")
+
+
+def print_written(console: Console, *paths: Path | None) -> None:
+    """The files that were asked for and are there now."""
+    written = [str(path) for path in paths if path is not None]
+    if written:
+        console.print(f"wrote {' and '.join(written)}")

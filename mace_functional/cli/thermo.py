@@ -16,6 +16,7 @@ from mace_functional.cli.report import (
     no_warnings_of_what_is_reported,
     print_rest,
     print_thermo,
+    print_written,
     structure_results,
     thermo_results,
 )
@@ -82,11 +83,7 @@ def run(options: argparse.Namespace) -> None:
             )
             thermo = mesh_thermo(mesh_modes, options.temperatures).thermo
     results: dict[str, Any] = {
-        "file": options.file,
-        "model": str(options.model),
-        "dtype": options.dtype,
-        "relaxation": relaxation,
-        **structure_results(atoms, model),
+        **structure_results(options, atoms, model, relaxation),
         **_modes(modes),
         "mesh": None if mesh_modes is None else _mesh(mesh_modes),
         **thermo_results(thermo, atoms),
@@ -101,9 +98,7 @@ def run(options: argparse.Namespace) -> None:
             spectrum, weights = mesh_modes.frequencies("cm-1"), mesh_modes.mesh.weights
         mass = results["mass_amu"]
         write_figure(options.figure, thermo_figure(spectrum, options.temperatures, mass, weights))
-    written = [str(path) for path in (options.json, options.figure) if path is not None]
-    if written:
-        console.print(f"wrote {' and '.join(written)}")
+    print_written(console, options.json, options.figure)
 
 
 def _modes(modes: NormalModes) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from scipy import constants as codata
 from mace_functional.atomic_write import atomic_write
 from mace_functional.phonons import Diagnostics, Phonons
 from mace_functional.phonons.force_constants import ForceConstants
+from mace_functional.phonons.phonons import matrix_diagnostics
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -153,8 +154,6 @@ def from_phonopy(source: Phonopy | str | os.PathLike[str]) -> Phonons:
             stacklevel=2,
         )
     constants = _shared_out(phonopy)
-    q = constants.masses.new_tensor([[0.0, 0.0, 0.0], [0.31, 0.17, 0.43]])
-    matrices = torch.func.vmap(constants.dynamical_matrix)(q)
     primitive = phonopy.primitive
     return Phonons(
         dynamical_matrix=constants.dynamical_matrix,
@@ -169,8 +168,7 @@ def from_phonopy(source: Phonopy | str | os.PathLike[str]) -> Phonons:
         diagnostics=Diagnostics(
             largest_force=math.nan,
             largest_stress=None,
-            acoustic_sum_residual=constants.acoustic_sum_residual,
-            asymmetry=float((matrices - matrices.mH).abs().max()),
+            **matrix_diagnostics(constants.dynamical_matrix, constants.masses, constants.pbc),
         ),
         force_constants=constants,
     )

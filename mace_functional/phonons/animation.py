@@ -40,7 +40,7 @@ def animate(
         u_Rk(t) = Re[ e_k / sqrt(m_k) exp(2 pi i (q.R - t / period)) ]
 
     Args:
-        phonons: From `phonons`, of a crystal or, with q = 0, of a molecule.
+        phonons: From `phonons_of`, of a crystal or, with q = 0, of a molecule.
         q: Wave vector in units of the reciprocal lattice vectors, (3,).
         mode: 0 to 3N - 1, in the order of ascending frequencies.
         amplitude: Largest displacement of any atom, Å.

@@ -109,7 +109,7 @@ def band_structure(
     Warns:
         UserWarning: The structure is far from relaxed.
     """
-    check_crystal(phonons, "a band structure")
+    check_crystal(phonons.atoms, "a band structure")
     warn_if_not_relaxed(phonons)
     frequency_factor(unit)
     reciprocal = 2 * np.pi * phonons.atoms.cell.complete().reciprocal().array

@@ -13,6 +13,7 @@ from mace_functional.columns import ChunkSize, map_columns
 from mace_functional.concrete import is_concrete
 from mace_functional.memory import keep_freed_memory
 from mace_functional.phonons.bloch import Images
+from mace_functional.phonons.wave_vector import check_wave_vector
 
 if TYPE_CHECKING:
     from mace_functional.graph import Graph
@@ -122,17 +123,11 @@ def _replicas(q: Tensor) -> int:
 
 
 def _check(graph: Graph, q: Tensor, positions: Tensor, cell: Tensor, masses: Tensor) -> None:
-    """Shapes, and directions of q."""
+    """The wave vector, and shapes."""
     atoms = len(graph.inverse)
-    if q.shape != (3,):
-        raise ValueError(f"q must have the shape (3,), not {tuple(q.shape)}; use vmap for many")
+    check_wave_vector(q, graph.pbc)
     if positions.shape != (atoms, 3) or cell.shape != (3, 3) or masses.shape != (atoms,):
         raise ValueError(
             f"the graph is for positions ({atoms}, 3), cell (3, 3) and masses ({atoms},), not "
             f"{tuple(positions.shape)}, {tuple(cell.shape)} and {tuple(masses.shape)}"
-        )
-    if is_concrete(q) and bool((q.detach()[~graph.pbc] != 0).any()):
-        raise ValueError(
-            f"q = {q.tolist()} has a component along a direction that is not periodic "
-            f"(pbc {graph.pbc.tolist()}): there are no waves along it"
         )

@@ -20,12 +20,13 @@ from e3nn import o3
 from torch import Tensor
 from torch.func import functional_call, grad, vjp
 
+from mace_functional.atomic_write import atomic_write
 from mace_functional.columns import ChunkSize, map_columns
-from mace_functional.concrete import is_concrete
 from mace_functional.graph import Graph, from_ase
 from mace_functional.memory import keep_freed_memory
 from mace_functional.phonons.symmetry import Image, Operations, Plan, plan
 from mace_functional.phonons.unrolled import UnrolledGraph
+from mace_functional.phonons.wave_vector import check_wave_vector
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -74,13 +75,7 @@ class ForceConstants:
             ValueError: If q has another shape, or a component along a direction that is not
                 periodic.
         """
-        if q.shape != (3,):
-            raise ValueError(f"q must have the shape (3,), not {tuple(q.shape)}; use vmap for many")
-        if is_concrete(q) and bool((q.detach()[~self.pbc] != 0).any()):
-            raise ValueError(
-                f"q = {q.tolist()} has a component along a direction that is not periodic "
-                f"(pbc {self.pbc.tolist()}): there are no waves along it"
-            )
+        check_wave_vector(q, self.pbc)
         angles = 2 * torch.pi * (self.cells.to(q) @ q)
         blocks, size = self._weighted, 3 * len(self.masses)
         real, imaginary = torch.cos(angles) @ blocks, torch.sin(angles) @ blocks
@@ -111,9 +106,9 @@ class ForceConstants:
         return float(self.values.sum((0, 3)).abs().max())
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a file of numpy arrays, *.npz."""
+        """Write a file of numpy arrays, *.npz; an old one stays until the new one is whole."""
         arrays = {f.name: getattr(self, f.name).cpu().numpy() for f in fields(self)}
-        with Path(path).open("wb") as file:
+        with atomic_write(Path(path)) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **arrays)
 
     @classmethod

@@ -198,7 +198,7 @@ def frequencies_on(
     Warns:
         UserWarning: The structure is far from relaxed.
     """
-    check_crystal(phonons, "a mesh")
+    check_crystal(phonons.atoms, "a mesh")
     warn_if_not_relaxed(phonons)
     _check_mesh(phonons, mesh)
     path = None if checkpoint is None else Path(checkpoint)
@@ -233,11 +233,7 @@ def frequencies_on(
 def _checked_size(
     atoms: Atoms, size: Sequence[int], shift: Sequence[bool]
 ) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
-    if not atoms.pbc.any():
-        raise ValueError(
-            "a mesh needs a crystal, and the structure is not periodic in any direction: for the "
-            "vibrations of a molecule call gamma_modes()"
-        )
+    check_crystal(atoms, "a mesh")
     whole = [n for n in np.asarray(size, dtype=object).reshape(-1) if _is_count(n)]
     if len(whole) != 3 or np.shape(size) != (3,):
         raise ValueError(f"the size of a mesh is three positive integers, not {size!r}")

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from mace_functional.phonons.wave_vector import check_wave_vector
 from mace_functional.units import frequency_factor
-from mace_functional.vibrations import internal_motions, rigid_motions
+from mace_functional.vibrations import internal_motions, rigid_motions, signed_sqrt
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from mace_functional.phonons.phonons import Phonons
 
 GAMMA_TOLERANCE = 1e-8
@@ -88,7 +91,7 @@ def rigid_basis(phonons: Phonons) -> Tensor:
 
 def signed_frequencies(eigenvalues: Tensor, unit: str) -> Tensor:
     """Frequencies sign(omega^2) sqrt(|omega^2|) from eigenvalues in eV/Å²/amu, in `unit`."""
-    return frequency_factor(unit) * eigenvalues.sign() * eigenvalues.abs().sqrt()
+    return frequency_factor(unit) * signed_sqrt(eigenvalues)
 
 
 def degenerate_blocks(eigenvalues: Tensor) -> Tensor:
@@ -137,30 +140,23 @@ def checked_q(phonons: Phonons, q: Tensor | Sequence[float]) -> Tensor:
             direction that is not periodic.
     """
     q = torch.as_tensor(q, dtype=phonons.masses.dtype, device=phonons.masses.device)
-    if q.shape != (3,):
-        raise ValueError(f"q must have the shape (3,), not {tuple(q.shape)}")
-    periodic = torch.as_tensor(phonons.atoms.pbc, device=q.device)
     if not q.isfinite().all():
         raise ValueError(f"q = {q.tolist()} is not finite")
-    if (q[~periodic] != 0).any():
-        raise ValueError(
-            f"q = {q.tolist()} has a component along a direction that is not periodic "
-            f"(pbc {periodic.tolist()}): there are no waves along it"
-        )
+    check_wave_vector(q, torch.as_tensor(phonons.atoms.pbc, device=q.device))
     return q
 
 
-def check_crystal(phonons: Phonons, what: str) -> None:
+def check_crystal(atoms: Atoms, what: str) -> None:
     """Refuse a molecule.
 
     Args:
-        phonons: From `phonons_of`.
+        atoms: The structure.
         what: What was asked for, to be named.
 
     Raises:
         ValueError: If no direction is periodic.
     """
-    if not phonons.atoms.pbc.any():
+    if not atoms.pbc.any():
         raise ValueError(
             f"{what} needs a crystal, and the structure is not periodic in any direction: for the "
             "vibrations of a molecule call gamma_modes()"

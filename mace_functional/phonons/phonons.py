@@ -108,7 +108,8 @@ def phonons_of(
             memory and cost less than replicas at a thousand wave vectors, and replicas otherwise.
         symmetry: Use it in computing force constants.
         chunk_size: Columns at once; see `hessian`.
-        progress: Show a progress bar for the force constants, or for each matrix.
+        progress: Show a progress bar for the force constants. What walks through wave vectors, a
+            path or a mesh, has one of its own.
 
     Returns:
         The phonons.
@@ -129,7 +130,7 @@ def phonons_of(
         )
         dynamical_matrix = constants.dynamical_matrix
     else:
-        matrix = dynamical_matrix_fn(model, s.graph, chunk_size=chunk_size, progress=progress)
+        matrix = dynamical_matrix_fn(model, s.graph, chunk_size=chunk_size)
 
         def dynamical_matrix(q: Tensor) -> Tensor:
             return matrix(q, *arguments, s.masses)
@@ -143,7 +144,7 @@ def phonons_of(
         diagnostics=Diagnostics(
             largest_force=float(forces(energy)(*arguments).norm(dim=1).max()),
             largest_stress=float(stress(energy)(*arguments).abs().max()) if periodic else None,
-            **_matrix_diagnostics(dynamical_matrix, s.masses, s.graph.pbc),
+            **matrix_diagnostics(dynamical_matrix, s.masses, s.graph.pbc),
         ),
         force_constants=constants,
     )
@@ -167,10 +168,19 @@ def _unrolling_pays(model: Model, graph: Graph) -> bool:
     return fits and len(piece.senders) < WAVE_VECTORS * 3 * atoms
 
 
-def _matrix_diagnostics(
+def matrix_diagnostics(
     dynamical_matrix: Callable[[Tensor], Tensor], masses: Tensor, pbc: Tensor
 ) -> dict[str, float]:
-    """Acoustic-sum-rule residual, and asymmetry at Gamma and a general wave vector."""
+    """Those of the `Diagnostics` that a dynamical matrix tells.
+
+    Args:
+        dynamical_matrix: q (3,) to D(q) in eV/Å²/amu.
+        masses: amu, (N,).
+        pbc: Periodic directions, (3,).
+
+    Returns:
+        Acoustic-sum-rule residual, and asymmetry at Gamma and a general wave vector.
+    """
     q = masses.new_tensor([0.31, 0.17, 0.43]) * pbc
     matrices = [dynamical_matrix(torch.zeros_like(q)), dynamical_matrix(q)]
     root = masses.sqrt().repeat_interleave(3)

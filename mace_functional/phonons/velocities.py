@@ -83,7 +83,7 @@ def group_velocities(
         raise ValueError(
             f"unknown unit of velocity {unit!r}: choose one of {', '.join(VELOCITY_UNITS)}"
         )
-    check_crystal(phonons, "a group velocity")
+    check_crystal(phonons.atoms, "a group velocity")
     warn_if_not_relaxed(phonons)
     q = checked_q(phonons, q)
     n = torch.as_tensor(direction, dtype=q.dtype, device=q.device)
