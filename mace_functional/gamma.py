@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mace_functional.derivatives import forces, hessian
 from mace_functional.energy import energy_fn
 from mace_functional.graph import from_ase
+from mace_functional.selection import Selection, free_atoms
 from mace_functional.vibrations import NormalModes, normal_modes
 
 if TYPE_CHECKING:
@@ -20,15 +21,23 @@ def gamma_modes(
     model: Model,
     atoms: Atoms,
     *,
+    indices: Selection | None = None,
     unit: str = "cm-1",
     chunk_size: ChunkSize = "auto",
     progress: bool = False,
 ) -> NormalModes:
     """Frequencies and modes from the exact Hessian, rigid motions removed by projection.
 
+    Of some atoms alone, such as an adsorbate in a framework, they are those of the partial Hessian:
+    all other atoms are held fixed, at the cost of as many columns as free coordinates. No motion is
+    removed then, because translations and rotations of the free atoms are vibrations.
+
     Args:
         model: From `load_model`.
         atoms: The structure, relaxed; periodic in any directions.
+        indices: The atoms that move, by number or by a mask, whatever constraints there are; with
+            `range(len(atoms))` all of them. If None, all but those that ASE's `FixAtoms` holds, as
+            in ASE's `Vibrations`; other constraints hold nothing here.
         unit: "cm-1", "THz" or "meV".
         chunk_size: Columns of the Hessian at once; see `hessian`.
         progress: Show a progress bar.
@@ -38,11 +47,15 @@ def gamma_modes(
         and asymmetry of the Hessian.
 
     Raises:
-        ValueError: If the structure does not fit the model; see `from_ase`.
+        ValueError: If the structure does not fit the model (see `from_ase`), or the indices are no
+            choice of its atoms.
+
+    Source: Li, Jensen, Theor. Chem. Acc. 107, 211 (2002), for partial Hessians.
     """
+    free = free_atoms(atoms, indices)
     s = from_ase(atoms, model)
     energy = energy_fn(model, s.graph)
-    matrix = hessian(energy, chunk_size=chunk_size, progress=progress)
+    matrix = hessian(energy, chunk_size=chunk_size, indices=free, progress=progress)
     return normal_modes(
         matrix(s.positions, s.cell, model.params),
         s.masses,
@@ -50,5 +63,6 @@ def gamma_modes(
         pbc=s.graph.pbc.tolist(),
         cell=s.cell,
         forces=forces(energy)(s.positions, s.cell, model.params),
+        indices=free,
         unit=unit,
     )

@@ -7,9 +7,13 @@ The mass-weighted Hessian of an energy, or the dynamical matrix of a crystal,
 has the squared angular frequencies for eigenvalues. `frequencies` is the pure function of the
 matrix, made to be differentiated and vmapped. `normal_modes` is the report on one structure: it
 takes the rigid motions out by projection and says how far the Hessian is from what it should be.
+Where only some atoms move, the others have infinite mass: D is the block of the free ones, whose
+translations and rotations are vibrations then.
 
 Source: Wilson, Decius, Cross, *Molecular Vibrations* (1955), chapter 2; for the projection of rigid
-motions Miller, Handy, Adams, J. Chem. Phys. 1980, 72, 99, doi:10.1063/1.438959.
+motions Miller, Handy, Adams, J. Chem. Phys. 1980, 72, 99, doi:10.1063/1.438959; for partial
+Hessians Li, Jensen, Theor. Chem. Acc. 2002, 107, 211, and Ghysels et al., J. Chem. Phys. 2007, 126,
+224102.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mace_functional.selection import Selection, atom_numbers
 from mace_functional.units import frequency_factor
 
 AXIS_TOLERANCE = 1e-3
@@ -163,29 +168,32 @@ def internal_motions(rigid: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class NormalModes:
-    """Normal modes of one structure, and how far its Hessian is from what it should be.
+    """Normal modes of the k free atoms of a structure, mostly all of them, and diagnostics.
 
     Attributes:
-        frequencies: (3N - r,) signed, ascending, in `unit`; imaginary modes are negative.
-        modes: (3N - r, N, 3) orthonormal eigenvectors in mass-weighted coordinates.
-        masses: (N,) amu.
+        frequencies: (3k - r,) signed, ascending, in `unit`; imaginary modes are negative.
+        modes: (3k - r, k, 3) orthonormal eigenvectors in mass-weighted coordinates.
+        masses: (k,) amu.
+        indices: (k,) numbers of the free atoms in the structure; all others are held fixed.
         unit: unit of all frequencies here.
-        n_rigid: number r of rigid motions taken out.
+        n_rigid: number r of rigid motions taken out; none where atoms are held fixed.
         rigid_residual: largest frequency, in `unit` and without a sign, that a rigid motion has in
-            the matrix before projection, max sqrt|b^T D b|; zero where forces vanish.
+            the matrix before projection, max sqrt|b^T D b|; zero where forces vanish. None where
+            atoms are held fixed.
         acoustic_sum_residual: max |sum_k Phi_jk|, eV/Å²; zero for an energy invariant to
-            translation.
+            translation. None where atoms are held fixed.
         asymmetry: max |Phi - Phi^T|, eV/Å².
-        largest_force: on any atom, eV/Å; None if forces were not given.
+        largest_force: on any free atom, eV/Å; None if forces were not given.
     """
 
     frequencies: Tensor
     modes: Tensor
     masses: Tensor
+    indices: Tensor
     unit: str
     n_rigid: int
-    rigid_residual: float
-    acoustic_sum_residual: float
+    rigid_residual: float | None
+    acoustic_sum_residual: float | None
     asymmetry: float
     largest_force: float | None
 
@@ -201,7 +209,7 @@ class NormalModes:
 
     @property
     def displacements(self) -> Tensor:
-        """Cartesian displacements modes / sqrt(m), (3N - r, N, 3), amu^-1/2."""
+        """Cartesian displacements modes / sqrt(m), (3k - r, k, 3), amu^-1/2."""
         return self.modes / self.masses.sqrt()[:, None]
 
 
@@ -213,6 +221,7 @@ def normal_modes(
     pbc: Sequence[bool],
     cell: Tensor | None = None,
     forces: Tensor | None = None,
+    indices: Selection | None = None,
     unit: str = "cm-1",
 ) -> NormalModes:
     """Normal modes of a molecule, or of a crystal at Gamma, without its rigid motions.
@@ -221,13 +230,18 @@ def normal_modes(
     Q^T D Q, so that exactly these leave, whatever frequencies noise or remaining forces give them.
     A report on values, without derivatives: to differentiate, see `frequencies`.
 
+    With `indices` of some atoms only, the others are held fixed, and no motion is taken out. A free
+    molecule held by one or two of its atoms can still turn about them: that stays in, near zero.
+
     Args:
-        hessian: (N, 3, N, 3) or (3N, 3N), eV/Å².
+        hessian: (N, 3, N, 3) or (3N, 3N), eV/Å²; with `indices` the block (k, 3, k, 3) of these
+            atoms.
         masses: (N,) amu.
         positions: (N, 3) Å.
         pbc: whether each of the three cell vectors is periodic.
         cell: (3, 3) Å; needed where exactly one cell vector is periodic.
         forces: (N, 3) eV/Å, if the largest is to be reported.
+        indices: atoms of the Hessian, in its order, or a mask; all if None.
         unit: "cm-1", "THz" or "meV".
 
     Returns:
@@ -235,7 +249,8 @@ def normal_modes(
 
     Raises:
         ValueError: shapes that do not fit, masses that are not positive, an unknown unit, no cell
-            vector along the only periodic direction, or a Hessian that is not finite.
+            vector along the only periodic direction, a Hessian that is not finite, or indices that
+            are no choice of atoms.
     """
     factor = frequency_factor(unit)
     matrix = _square(hessian.detach())
@@ -247,22 +262,31 @@ def normal_modes(
             "for atoms on top of each other, NaN in positions or cell, overflow in low precision"
         )
     masses = torch.as_tensor(masses, dtype=matrix.dtype, device=matrix.device).detach()
+    positions = positions.detach().to(matrix)
+    size = len(positions)
+    numbers = range(size) if indices is None else atom_numbers(indices, size)
+    free, whole = torch.as_tensor(numbers, device=matrix.device), len(numbers) == size
+    rigid = rigid_motions(positions, masses, pbc, cell).view(size, 3, -1)[free].flatten(0, 1)
+    if not whole:
+        rigid = rigid[:, :0]
+    masses = masses[free]
     weighted = mass_weighted(matrix, masses)
-    rigid = rigid_motions(positions.detach().to(matrix), masses, pbc, cell)
     internal = internal_motions(rigid)
     projected = internal.mT @ weighted @ internal
     eigenvalues, eigenvectors = torch.linalg.eigh((projected + projected.mT) / 2)
     rigid_eigenvalues = (rigid * (weighted @ rigid)).sum(0)
+    sums = matrix.reshape(-1, len(masses), 3).sum(1)
     return NormalModes(
         frequencies=factor * signed_sqrt(eigenvalues),
         modes=(internal @ eigenvectors).mT.reshape(-1, len(masses), 3),
         masses=masses,
+        indices=free,
         unit=unit,
         n_rigid=rigid.shape[1],
-        rigid_residual=factor * float(rigid_eigenvalues.abs().max().sqrt()),
-        acoustic_sum_residual=float(matrix.reshape(-1, len(masses), 3).sum(1).abs().max()),
+        rigid_residual=factor * float(rigid_eigenvalues.abs().max().sqrt()) if whole else None,
+        acoustic_sum_residual=float(sums.abs().max()) if whole else None,
         asymmetry=float((matrix - matrix.mT).abs().max()),
-        largest_force=None if forces is None else float(forces.detach().norm(dim=1).max()),
+        largest_force=None if forces is None else float(forces.detach()[free].norm(dim=1).max()),
     )
 
 

@@ -134,8 +134,12 @@ def test_results_follow_a_change_of_the_total_charge():
     neutral = atoms.get_potential_energy()
     atoms.info["charge"] = 1
     assert abs(atoms.get_potential_energy() - neutral) > 1e-6
+    charged = atoms.get_potential_energy()
     atoms.info["charge"] = 0
     assert atoms.get_potential_energy() == pytest.approx(neutral, abs=1e-12)
+    atoms.info["charge"] = 1
+    atoms.calc.get_hessian(atoms)
+    assert atoms.get_potential_energy() == pytest.approx(charged, abs=1e-12)
 
 
 def test_ase_relaxes_positions_and_cell(model, silica):

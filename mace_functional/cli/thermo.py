@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ase import Atoms
+from ase.constraints import FixAtoms
 from rich.console import Console
 
 from mace_functional.cli.files import FIGURES, find_structure, write_figure, write_json
 from mace_functional.cli.options import add_options, check_options, load_and_relax
+from mace_functional.cli.ranges import numbers_in
 from mace_functional.cli.report import (
     no_warnings_of_what_is_reported,
     print_rest,
@@ -23,6 +26,7 @@ from mace_functional.cli.report import (
 from mace_functional.figures import thermo_figure
 from mace_functional.gamma import gamma_modes
 from mace_functional.phonons import Mesh, MeshModes, frequencies_on, mesh_thermo, phonons_of
+from mace_functional.selection import free_atoms
 from mace_functional.thermo import harmonic_thermo
 from mace_functional.vibrations import NormalModes
 
@@ -36,7 +40,8 @@ def add_parser(verbs: Any) -> None:
         help="heat capacity, entropy and free energy from the exact Hessian",
         description="Harmonic thermodynamics of a molecule, or of a crystal at the Gamma point or "
         "on a mesh of\nwave vectors, from the exact Hessian of a MACE potential. Rigid motions are "
-        "removed by\nprojection; imaginary modes are reported and left out of the sums.",
+        "removed by\nprojection; imaginary modes are reported and left out of the sums. With "
+        "--free\nthey are those of some atoms, such as an adsorbate, in the frozen rest.",
     )
     add_options(parser)
     parser.add_argument(
@@ -45,6 +50,14 @@ def add_parser(verbs: Any) -> None:
         nargs=3,
         metavar="n",
         help="average over a mesh of n x n x n wave vectors of a crystal, instead of Gamma alone",
+    )
+    parser.add_argument(
+        "--free",
+        nargs="+",
+        metavar="ATOM",
+        help="let only these atoms move, here and in --relax, and keep the others and the cell: "
+        "numbers from 0 and ranges, as in 0 1 2 or 0-5,9; negative ones count from the end "
+        "(--free=-3--1 for the last three). Without it, all that the file does not fix",
     )
     parser.add_argument(
         "--temperatures", type=float, nargs="+", default=list(TEMPERATURES), metavar="T", help="K"
@@ -67,11 +80,12 @@ def run(options: argparse.Namespace) -> None:
     atoms = find_structure(options.file)
     if options.mesh is not None:
         Mesh.of(atoms, options.mesh)  # refused, if it is bad, before anything long starts
+    free = _hold_others(options, atoms)
     model, relaxation = load_and_relax(options, atoms, console)
     mesh_modes = None
     with no_warnings_of_what_is_reported():
         if options.mesh is None:
-            modes = gamma_modes(model, atoms, progress=console.is_terminal)
+            modes = gamma_modes(model, atoms, indices=free, progress=console.is_terminal)
             thermo = harmonic_thermo(modes.frequencies, options.temperatures)
         else:
             with console.status("phonons"):
@@ -84,9 +98,10 @@ def run(options: argparse.Namespace) -> None:
             thermo = mesh_thermo(mesh_modes, options.temperatures).thermo
     results: dict[str, Any] = {
         **structure_results(options, atoms, model, relaxation),
+        "free_atoms": free,
         **_modes(modes),
         "mesh": None if mesh_modes is None else _mesh(mesh_modes),
-        **thermo_results(thermo, atoms),
+        **thermo_results(thermo, atoms[free]),
         "seconds": time.perf_counter() - started,
     }
     _print(results)
@@ -96,9 +111,29 @@ def run(options: argparse.Namespace) -> None:
         spectrum, weights = modes.frequencies, None
         if mesh_modes is not None:
             spectrum, weights = mesh_modes.frequencies("cm-1"), mesh_modes.mesh.weights
-        mass = results["mass_amu"]
+        mass = float(atoms[free].get_masses().sum())
         write_figure(options.figure, thermo_figure(spectrum, options.temperatures, mass, weights))
     print_written(console, options.json, options.figure)
+
+
+def _hold_others(options: argparse.Namespace, atoms: Atoms) -> list[int]:
+    """The atoms that move. Where others are held, so is the cell, from the relaxation on.
+
+    Raises:
+        ValueError: If the choice is bad, or some atoms are held and a mesh is asked for.
+    """
+    chosen = None if options.free is None else numbers_in(options.free, len(atoms))
+    free = free_atoms(atoms, chosen)
+    held = sorted(set(range(len(atoms))) - set(free))
+    if held and options.mesh is not None:
+        raise ValueError(
+            f"--mesh needs all atoms free, and {len(held)} of {len(atoms)} are held: leave out "
+            f"--mesh, or free all with --free 0-{len(atoms) - 1}"
+        )
+    if chosen is not None:
+        atoms.set_constraint(FixAtoms(held) if held else None)
+    options.fixed_cell = options.fixed_cell or bool(held)
+    return free
 
 
 def _modes(modes: NormalModes) -> dict[str, Any]:
@@ -128,7 +163,9 @@ def _mesh(modes: MeshModes) -> dict[str, Any]:
 def _print(results: dict[str, Any]) -> None:
     """The table and the diagnostics, on standard output."""
     console = Console()
-    title = f"{results['formula']}: harmonic, per cell or molecule"
+    free, atoms = len(results["free_atoms"]), results["atoms"]
+    per = "cell or molecule" if free == atoms else f"{free} free of {atoms} atoms"
+    title = f"{results['formula']}: harmonic, per {per}"
     mesh = results["mesh"]
     if mesh is not None:
         size = " x ".join(map(str, mesh["size"]))
@@ -152,8 +189,10 @@ def _print(results: dict[str, Any]) -> None:
             f"down to {lowest:.2f} cm-1[/bold]"
         )
     print_rest(console, results["largest_force_eV_per_A"], results["largest_stress_GPa"])
-    console.print(
-        f"acoustic-sum-rule residual {results['acoustic_sum_residual_eV_per_A2']:.1e} eV/Å², "
-        f"asymmetry of the Hessian {results['hessian_asymmetry_eV_per_A2']:.1e} eV/Å²"
-    )
+    if results["acoustic_sum_residual_eV_per_A2"] is not None:
+        console.print(
+            f"acoustic-sum-rule residual {results['acoustic_sum_residual_eV_per_A2']:.1e} eV/Å², ",
+            end="",
+        )
+    console.print(f"asymmetry of the Hessian {results['hessian_asymmetry_eV_per_A2']:.1e} eV/Å²")
     console.print(f"{results['seconds']:.1f} s")

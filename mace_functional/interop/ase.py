@@ -51,6 +51,8 @@ class MaceCalculator(Calculator):
         self.model, self.skin = model, skin
         self.structure: Structure | None = None
         """Structure of the last call, with the neighbour list in use."""
+        self._features: dict[str, Tensor] | None = None
+        """Those of the structure that the results are for."""
 
     def calculate(
         self,
@@ -78,6 +80,7 @@ class MaceCalculator(Calculator):
 
         derivatives = grad(of_strain, argnums=(0, 1), has_aux=True)
         (virial, gradient), energies = derivatives(torch.zeros_like(s.cell), s.positions)
+        self._features = s.graph.features
         self.results = {
             "energy": float(energies.sum()),
             "free_energy": float(energies.sum()),
@@ -108,10 +111,10 @@ class MaceCalculator(Calculator):
         return matrix.reshape(size, size).detach().cpu().numpy()
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """What changed since the last call; also the features of `atoms.info` that matter."""
+        """What changed since the results; also the features of `atoms.info` that matter."""
         changes: list[str] = super().check_state(atoms, tol=tol)
-        if not changes and self.structure is not None:
-            now, before = features_of(atoms, self.model), self.structure.graph.features
+        if not changes and self._features is not None:
+            now, before = features_of(atoms, self.model), self._features
             if any(not torch.equal(now[name], before[name]) for name in now):
                 changes.append("info")
         return changes
