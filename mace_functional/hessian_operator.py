@@ -31,6 +31,11 @@ class HessianOperator:
         chunk_size: Vectors at once where there are many; see `hessian`.
         memory_budget: Bytes that "auto" may fill; see `hessian`.
 
+    Attributes:
+        positions, cell, masses: As given.
+        shape: (3N, 3N).
+        dtype, device: Those of the positions.
+
     Raises:
         ValueError: If masses are not one positive number for each atom.
 
@@ -61,6 +66,7 @@ class HessianOperator:
         self._weights = None if masses is None else masses.rsqrt()[:, None]
         self._atoms_shape = positions.shape
         self._options: dict[str, Any] = {"chunk_size": chunk_size, "memory_budget": memory_budget}
+        self.positions, self.cell, self.masses = positions, cell, masses
         self.shape = torch.Size([positions.numel(), positions.numel()])
         self.dtype, self.device = positions.dtype, positions.device
 

@@ -75,6 +75,22 @@ class Model:
         """Device of the parameters."""
         return self.params["r_max"].device
 
+    def to(
+        self, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+    ) -> Model:
+        """The same model in another precision or on another device.
+
+        Args:
+            dtype: `torch.float64` or `torch.float32`; that of this model if None.
+            device: That of this model if None.
+
+        Raises:
+            ValueError: If the dtype is another.
+        """
+        dtype = self.dtype if dtype is None else dtype
+        device = self.device if device is None else device
+        return _assemble(self.settings, self.params, self.head, dtype, device)
+
 
 def load_model(
     source: str | os.PathLike[str] | nn.Module,
@@ -109,19 +125,30 @@ def load_model(
         ImportError: If the checkpoint needs a package, or a version of one, that is not installed.
         OSError: If the file cannot be read.
     """
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"dtype must be torch.float64 or torch.float32, not {dtype}")
     settings, tensors, default = _read(source)
     name = _choose_head(settings.heads, default if head is None else head)
+    return _assemble(settings, tensors, name, dtype, device)
+
+
+def _assemble(
+    settings: MaceSettings,
+    tensors: Mapping[str, Tensor],
+    head: str,
+    dtype: torch.dtype,
+    device: str | torch.device,
+) -> Model:
+    """A model with tensors of its own."""
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype must be torch.float64 or torch.float32, not {dtype}")
     params = {
         key: tensor.detach().to(device=device, dtype=dtype, copy=True)
         for key, tensor in tensors.items()
     }
-    module = Mace(settings, settings.heads.index(name))
+    module = Mace(settings, settings.heads.index(head))
     _attach(module, params)
     module.read_constants()
     _assert_no_torchscript(module)
-    return Model(params=params, settings=settings, module=module, head=name)
+    return Model(params=params, settings=settings, module=module, head=head)
 
 
 def _read(

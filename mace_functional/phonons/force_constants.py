@@ -167,7 +167,7 @@ def force_constants(
         )
     keep_freed_memory()
     if symmetry:
-        proper = not _has_parity(model)
+        proper = not has_parity(model)
         operations = Operations.of(atoms, _kinds(atoms, s.graph), symprec, proper)
     else:
         operations = Operations.identity(len(atoms))
@@ -207,7 +207,7 @@ def force_constants(
     )
 
 
-def _has_parity(model: Model) -> bool:
+def has_parity(model: Model) -> bool:
     """Whether reflections leave the energy as it is: harmonics of odd l are odd."""
     return all(ir.p == (-1) ** ir.l for _, ir in o3.Irreps(model.settings.harmonics_irreps))
 

@@ -1,0 +1,1 @@
+"""Second derivatives at work: relaxation, lowest modes, saddle points."""

@@ -1,0 +1,221 @@
+"""The coordinates of a relaxation: displacements of atoms and strain, together, less what is held.
+
+With displacements u (N, 3) and a symmetric strain e, both from a reference geometry (x, h),
+
+    x' = (x + u)(1 + e),        h' = h (1 + e).
+
+Displacements therefore follow the crystal when it is strained, and atoms that are held keep their
+place in the cell. The joint vector is y = (u, L e), with e in an orthonormal basis of the symmetric
+matrices, and a length L that makes a strain worth the displacements that it brings. It is confined
+to a linear space, y = basis z, without translations, and without whatever constraints, symmetry or
+a choice of strains take away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from ase.constraints import FixAtoms, FixCartesian, FixCom, FixedLine, FixedPlane
+from torch import Tensor
+
+from mace_functional.phonons.symmetry import Operations
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+CellFreedom = bool | Literal["isotropic"] | Sequence[bool]
+"""Which strains relax: all or none, those that keep the shape, or a choice of the six components
+xx, yy, zz, yz, xz, xy."""
+
+STRAIN_WEIGHT = 2.0
+"""Length of a strain over that of the displacements that it brings: cells relax by shorter steps,
+because far from rest a cell that gives way too early falls into another minimum."""
+
+VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+
+LINEAR_CONSTRAINTS = (FixAtoms, FixCartesian, FixedLine, FixedPlane, FixCom)
+"""Constraints of ASE that confine displacements to a linear space."""
+
+
+def _strain_basis() -> np.ndarray:
+    """Orthonormal basis of the symmetric matrices, (6, 3, 3), in the order of Voigt."""
+    basis = np.zeros((6, 3, 3))
+    for k, (i, j) in enumerate(VOIGT):
+        basis[k, i, j] = basis[k, j, i] = 1 if i == j else 0.5**0.5
+    return basis
+
+
+STRAINS = _strain_basis()
+
+
+@dataclass(frozen=True, eq=False)
+class Coordinates:
+    """Free coordinates z, (d,), and the geometries that they stand for.
+
+    Attributes:
+        positions: Reference, Å, (N, 3).
+        cell: Reference, Å, (3, 3).
+        basis: Orthonormal columns, (3N + 6, d).
+        strain_length: L, Å.
+    """
+
+    positions: Tensor
+    cell: Tensor
+    basis: np.ndarray
+    strain_length: float
+
+    @property
+    def count(self) -> int:
+        """Number d of free coordinates."""
+        return self.basis.shape[1]
+
+    @property
+    def involved(self) -> np.ndarray:
+        """Components of y that free coordinates involve."""
+        return np.flatnonzero(np.abs(self.basis).sum(1))
+
+    def joint(self, z: np.ndarray) -> Tensor:
+        """Y = basis z, (3N + 6,)."""
+        return torch.as_tensor(self.basis @ z).to(self.positions)
+
+    def place(self, joint: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions and cell of y; a pure function, to be differentiated."""
+        displacements, strain = self.split(joint)
+        moved, cell = self.positions.to(joint) + displacements, self.cell.to(joint)
+        return moved + moved @ strain, cell + cell @ strain
+
+    def split(self, joint: Tensor) -> tuple[Tensor, Tensor]:
+        """Displacements (N, 3) in Å and strain (3, 3) of y."""
+        basis = torch.as_tensor(STRAINS).to(joint)
+        strain = torch.tensordot(joint[-6:] / self.strain_length, basis, dims=1)
+        return joint[:-6].view(-1, 3), strain
+
+    def confined(self, forces: np.ndarray, virial: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What is left of forces (N, 3) and virial (3, 3) in the free space.
+
+        Args:
+            forces: eV/Å, (N, 3).
+            virial: dE/de, eV, (3, 3).
+        """
+        strain_part = np.tensordot(STRAINS, virial) / self.strain_length
+        joint = np.concatenate([forces.ravel(), strain_part])
+        joint = self.basis @ (self.basis.T @ joint)
+        strain_part = joint[-6:] * self.strain_length
+        return joint[:-6].reshape(-1, 3), np.tensordot(strain_part, STRAINS, axes=1)
+
+
+def free_coordinates(
+    atoms: Atoms,
+    positions: Tensor,
+    cell: Tensor,
+    *,
+    cell_freedom: CellFreedom = True,
+    symmetry: Operations | None = None,
+) -> Coordinates:
+    """The coordinates of a structure, less what its constraints hold.
+
+    Args:
+        atoms: Gives periodic directions and constraints: FixAtoms, FixCartesian, FixedLine,
+            FixedPlane, FixCom.
+        positions: Reference, Å, (N, 3).
+        cell: Reference, Å, (3, 3).
+        cell_freedom: Which strains are free, of those along periodic directions.
+        symmetry: Operations that all motions keep; none if None.
+
+    Returns:
+        The coordinates.
+
+    Raises:
+        ValueError: If a constraint is of another kind, or the choice of strains is bad.
+    """
+    count = len(atoms)
+    held = [_held(c, count) for c in atoms.constraints]
+    if not any(isinstance(c, LINEAR_CONSTRAINTS[:4]) for c in atoms.constraints):
+        held.append(np.kron(np.full((count, count), 1 / count), np.eye(3)))
+    strains = _free_strains(cell_freedom, atoms)
+    motions = _free_motions(held, count)
+    basis = np.zeros((3 * count + 6, motions.shape[1] + strains.shape[1]))
+    basis[:-6, : motions.shape[1]] = motions
+    basis[-6:, motions.shape[1] :] = strains
+    if symmetry is not None:
+        basis = _invariant(basis, symmetry, count)
+    spread = float((positions - positions.mean(0)).norm()) / 3**0.5
+    return Coordinates(positions, cell, basis, STRAIN_WEIGHT * max(spread, count**0.5))
+
+
+def _held(constraint: object, count: int) -> np.ndarray:
+    """The projector (3N, 3N) onto the displacements that a constraint forbids."""
+    if not isinstance(constraint, LINEAR_CONSTRAINTS):
+        raise ValueError(
+            f"relax does not know the constraint {type(constraint).__name__}: it takes "
+            f"{', '.join(c.__name__ for c in LINEAR_CONSTRAINTS)}, and symmetry=True; for others "
+            "use interop.ase_optimiser.SecondOrder, or ASE's own optimisers"
+        )
+    projector = np.zeros((count, 3, count, 3))
+    if isinstance(constraint, FixCom):
+        return np.kron(np.full((count, count), 1 / count), np.eye(3))
+    if isinstance(constraint, FixedLine):
+        block = np.eye(3) - np.outer(constraint.dir, constraint.dir)
+    elif isinstance(constraint, FixedPlane):
+        block = np.outer(constraint.dir, constraint.dir)
+    elif isinstance(constraint, FixCartesian):
+        block = np.diag(np.asarray(constraint.mask, dtype=float))
+    else:
+        block = np.eye(3)
+    for k in constraint.get_indices():
+        projector[k, :, k, :] = block
+    return projector.reshape(3 * count, 3 * count)
+
+
+def _free_motions(held: list[np.ndarray], count: int) -> np.ndarray:
+    """Orthonormal basis (3N, m) of the displacements that nothing forbids."""
+    forbidden = sum(held, np.zeros((3 * count, 3 * count)))
+    if np.count_nonzero(forbidden - np.diag(np.diag(forbidden))) == 0:
+        return np.eye(3 * count)[:, np.diag(forbidden) == 0]
+    values, vectors = np.linalg.eigh(forbidden)
+    return vectors[:, values < 1e-9]
+
+
+def _free_strains(freedom: CellFreedom, atoms: Atoms) -> np.ndarray:
+    """Orthonormal basis (6, m) of the strains that are free."""
+    pbc = np.asarray(atoms.pbc)
+    if freedom is False or not pbc.any():
+        return np.zeros((6, 0))
+    periodic = atoms.cell.array[pbc]
+    along = np.linalg.pinv(periodic) @ periodic
+    kept = np.einsum("kab,ac,bd,lcd->kl", STRAINS, along, along, STRAINS)
+    if freedom is True:
+        return _fixed_space([kept])
+    if isinstance(freedom, str):
+        if freedom != "isotropic":
+            raise ValueError(f"cell must be True, False, 'isotropic' or six booleans: {freedom!r}")
+        uniform = np.tensordot(STRAINS, along)
+        return uniform[:, None] / np.linalg.norm(uniform)
+    mask = np.asarray(freedom)
+    if mask.shape != (6,) or not np.isin(mask, (0, 1)).all():
+        raise ValueError("choose strains by six booleans, for xx, yy, zz, yz, xz and xy")
+    return _fixed_space([kept, np.diag(mask.astype(float))])
+
+
+def _fixed_space(projectors: list[np.ndarray]) -> np.ndarray:
+    """Orthonormal basis of what all projectors leave as it is."""
+    lost = sum(np.eye(len(p)) - p for p in projectors)
+    values, vectors = np.linalg.eigh(lost)
+    return vectors[:, values < 1e-9]
+
+
+def _invariant(basis: np.ndarray, symmetry: Operations, count: int) -> np.ndarray:
+    """The part of a space (3N + 6, d) that symmetry operations leave as it is."""
+    moved = np.zeros_like(basis)
+    displacements = basis[:-6].reshape(count, 3, -1)
+    for w, atom in zip(symmetry.cartesian, symmetry.atom, strict=True):
+        turned = np.zeros_like(displacements)
+        turned[atom] = np.einsum("ab,kbd->kad", w, displacements)
+        moved[:-6] += turned.reshape(3 * count, -1)
+        moved[-6:] += np.einsum("kab,ac,bd,lcd->kl", STRAINS, w, w, STRAINS) @ basis[-6:]
+    average = basis.T @ moved / len(symmetry.atom)
+    return basis @ _fixed_space([(average + average.T) / 2])

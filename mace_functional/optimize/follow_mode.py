@@ -1,0 +1,113 @@
+"""Down from a saddle point: along a mode until the energy has fallen, and to rest from there.
+
+The energies of a relaxation never rise. Once the energy lies below that of the saddle point, it ends
+in the valley on that side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from mace_functional.graph import from_ase
+from mace_functional.optimize.coordinates import free_coordinates
+from mace_functional.optimize.relax import RelaxResult, relax
+from mace_functional.optimize.surface import Surface
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from mace_functional.model import Model
+
+LONGEST, SHORTEST = 0.1, 1e-3
+"""First and last displacement to try, of the atom that moves most, Å."""
+
+ENOUGH = 0.25
+"""The energy has to fall by this part of what gradient and curvature say."""
+
+
+def follow_mode(
+    model: Model,
+    atoms: Atoms,
+    mode: Tensor | np.ndarray,
+    *,
+    sign: int = 1,
+    fmax: float = 1e-4,
+    max_steps: int = 500,
+) -> RelaxResult:
+    """Leave a saddle point along a mode, and relax at fixed cell.
+
+    The structure is displaced by 0.1 Å, as the atom goes that moves most, or by half of that, a
+    quarter, ... until the energy falls as it should by the exact curvature along the mode.
+
+    Args:
+        model: From `load_model`.
+        atoms: A stationary point; it is not changed. Constraints of ASE are kept, as by `relax`.
+        mode: Cartesian direction, (N, 3), of any length: an entry of `NormalModes.displacements`,
+            or of `LowestModes.modes` over the square roots of the masses.
+        sign: 1 to follow the mode, -1 to go the opposite way.
+        fmax: Largest force on an atom to stop at, eV/Å.
+        max_steps: Most gradients of the relaxation.
+
+    Returns:
+        The relaxation; gradients and products of the way to its start are counted.
+
+    Raises:
+        ValueError: If the mode is of another shape, not finite, zero or held by constraints, the
+            sign is another number, or the energy does not fall along the mode.
+    """
+    if sign not in (1, -1):
+        raise ValueError(f"sign must be 1 or -1, not {sign!r}")
+    s = from_ase(atoms, model)
+    surface = Surface(
+        model, atoms, free_coordinates(atoms, s.positions, s.cell, cell_freedom=False)
+    )
+    direction = sign * free_direction(mode, surface)
+    here = surface.at(np.zeros(len(direction)))
+    slope = float(here.gradient @ direction)
+    curvature = float(direction @ surface.products(here.z)(direction))
+    size = LONGEST
+    while size >= SHORTEST:
+        foreseen = slope * size + 0.5 * curvature * size**2
+        there = surface.at(size * direction)
+        if foreseen < 0 and there.energy < here.energy + ENOUGH * foreseen:
+            found = relax(
+                model, surface.atoms_at(there.z), cell=False, fmax=fmax, max_steps=max_steps
+            )
+            return replace(
+                found,
+                n_gradients=found.n_gradients + surface.n_gradients,
+                n_hvps=found.n_hvps + surface.n_hvps,
+            )
+        size /= 2
+    raise ValueError(
+        f"the energy does not fall along this mode: its slope is {slope:.2g} eV/Å, its curvature "
+        f"{curvature:.2g} eV/Å²; take an imaginary mode of a relaxed saddle point, or the other sign"
+    )
+
+
+def free_direction(mode: Tensor | np.ndarray, surface: Surface) -> np.ndarray:
+    """A mode in free coordinates, (d,); of length one for the atom that moves most, in Å.
+
+    Args:
+        mode: Cartesian direction, (N, 3).
+        surface: Gives the coordinates.
+
+    Raises:
+        ValueError: If the mode is of another shape, not finite, zero or held.
+    """
+    basis = surface.coordinates.basis
+    array = np.asarray(mode.detach().cpu() if isinstance(mode, Tensor) else mode, dtype=float)
+    if array.shape != (len(basis) // 3 - 2, 3) or not np.isfinite(array).all():
+        raise ValueError(
+            f"mode must be a finite displacement ({len(basis) // 3 - 2}, 3), not of shape "
+            f"{array.shape}"
+        )
+    free = basis[:-6].T @ array.ravel()
+    largest = np.linalg.norm((basis[:-6] @ free).reshape(-1, 3), axis=1).max()
+    if not largest > 1e-6 * np.abs(array).max():
+        raise ValueError("the mode is zero, or all that it moves is held by constraints")
+    return free / largest

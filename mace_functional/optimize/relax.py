@@ -1,0 +1,159 @@
+"""Relaxation of a structure to rest: positions, and the cell with them.
+
+Second order in the joint space of positions and strain (`coordinates`): the exact Hessian of the
+first geometry, corrected by the gradients that follow, in a model that lets bonds turn
+(`minimiser`, `bond_stretch`). Before a structure counts as relaxed, exact products along its
+softest directions show that it is not a saddle point.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ase import Atoms
+from ase.io.trajectory import Trajectory
+from ase.spacegroup.symmetrize import refine_symmetry
+from rich.console import Console
+
+from mace_functional.optimize.coordinates import CellFreedom
+from mace_functional.optimize.relaxation import Relaxation, RelaxStep
+
+if TYPE_CHECKING:
+    from mace_functional.model import Model
+
+SYMPREC = 1e-3
+"""How far from symmetric a structure may be when its symmetry is to be kept, Å."""
+
+
+@dataclass(frozen=True, eq=False)
+class RelaxResult:
+    """A relaxation, as it ended.
+
+    Attributes:
+        atoms: The structure, with its energy and forces; the best one if it did not converge.
+        converged: Whether the residual is below fmax, at no saddle point.
+        reason: Why it ended, in words.
+        history: One entry for every gradient.
+        n_gradients: Energies with gradients that it took.
+        n_hvps: Hessian-vector products that it took, each less than half a gradient.
+    """
+
+    atoms: Atoms
+    converged: bool
+    reason: str
+    history: list[RelaxStep]
+    n_gradients: int
+    n_hvps: int
+
+    @property
+    def energy(self) -> float:
+        """Energy, or enthalpy under pressure, eV."""
+        return min(step.energy for step in self.history if step.accepted)
+
+    def __repr__(self) -> str:
+        return (
+            f"RelaxResult({'converged' if self.converged else 'not converged'}: {self.reason}; "
+            f"{self.n_gradients} gradients, {self.n_hvps} Hessian-vector products)"
+        )
+
+
+def relax(
+    model: Model,
+    atoms: Atoms,
+    *,
+    cell: CellFreedom = True,
+    fmax: float = 1e-4,
+    max_steps: int = 500,
+    pressure: float = 0.0,
+    symmetry: bool = False,
+    symprec: float = SYMPREC,
+    trajectory: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    callback: Callable[[Atoms, RelaxStep], object] | None = None,
+    progress: bool = False,
+) -> RelaxResult:
+    """Relax a structure: its positions, and its cell where it is periodic.
+
+    Energies never rise. The end is a minimum: where forces vanish at a saddle point, the
+    relaxation goes on downhill. Which of several minima that is depends on the path, as with any
+    optimiser.
+
+    Args:
+        model: From `load_model`.
+        atoms: Where to start; it is not changed. Constraints of ASE hold what they say: FixAtoms,
+            FixCartesian, FixedLine, FixedPlane and FixCom; atoms that are held keep their place in
+            the cell.
+        cell: True, all strains along periodic directions; False, none; "isotropic", one that keeps
+            the shape; or six booleans for xx, yy, zz, yz, xz, xy, of which the others keep their
+            value (fixed axes).
+        fmax: Largest force on an atom to stop at, eV/Å, and largest row of dE/de over the number of
+            atoms, eV, as with ASE's cell filters.
+        max_steps: Most gradients.
+        pressure: External pressure, GPa, for crystals: the enthalpy E + pV is minimised.
+        symmetry: Keep the space group, as spglib finds it; a crystal is made exactly symmetric
+            first. A saddle point that only less symmetric motions would leave counts as the end.
+        symprec: How far from symmetric the structure may be, Å.
+        trajectory: File of ASE's format for the accepted structures.
+        checkpoint: File (npz) for all that is needed to go on. If it is there already, the
+            relaxation goes on from where it was, to the present fmax. It is written at first and
+            after each accepted step, and is whole whenever the process is killed.
+        callback: Called with the structure and the step, at first and after each accepted step.
+        progress: Show a line of progress.
+
+    Returns:
+        The result; converged or not, its atoms are the best that was found.
+
+    Raises:
+        ValueError: If the structure does not fit the model (see `from_ase`), has an energy or
+            forces that are not finite, an option is bad, or the checkpoint is of another
+            relaxation.
+    """
+    if not fmax > 0 or max_steps < 1:
+        raise ValueError("fmax and max_steps must be positive")
+    if pressure and not (atoms.pbc.all() and cell is not False):
+        raise ValueError("a pressure needs a crystal whose cell is free")
+    if symmetry and atoms.pbc.all():
+        atoms = atoms.copy()
+        refine_symmetry(atoms, symprec)
+    run = Relaxation(model, atoms, cell, pressure, symprec if symmetry else None)
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and path.exists():
+        run.load(path)
+    else:
+        run.begin()
+    with ExitStack() as stack:
+        frames = None
+        if trajectory is not None:
+            frames = stack.enter_context(
+                Trajectory(os.fspath(trajectory), "a" if run.resumed else "w")
+            )
+        status = stack.enter_context(Console(stderr=True, quiet=not progress).status("relaxing"))
+        accepted, reason = not run.resumed, None
+        while reason is None:
+            last = run.history[-1]
+            if accepted:
+                if frames is not None:
+                    frames.write(run.atoms())
+                if path is not None:
+                    run.save(path)
+                if callback is not None:
+                    callback(run.atoms(), last)
+            status.update(
+                f"relaxing: {run.surface.n_gradients} gradients, energy {last.energy:.6f} eV, "
+                f"largest force {last.largest_force:.5f} eV/Å"
+            )
+            reason = run.reason_to_stop(fmax, max_steps)
+            accepted = reason is None and run.step()
+    return RelaxResult(
+        atoms=run.atoms(),
+        converged=reason.converged,
+        reason=reason.words,
+        history=run.history,
+        n_gradients=run.surface.n_gradients,
+        n_hvps=run.surface.n_hvps,
+    )

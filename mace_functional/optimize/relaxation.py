@@ -1,0 +1,307 @@
+"""A relaxation on its way: what it knows of the surface, when it stops, and how it is kept."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from ase import Atoms
+
+from mace_functional.atomic_write import atomic_write
+from mace_functional.graph import from_ase
+from mace_functional.optimize.bond_stretch import BondStretch
+from mace_functional.optimize.coordinates import CellFreedom, free_coordinates
+from mace_functional.optimize.minimiser import FIRST_RADIUS, FLAT, LARGEST_RADIUS, Minimiser
+from mace_functional.optimize.surface import Surface
+from mace_functional.optimize.trust_region import Springs
+from mace_functional.phonons.force_constants import has_parity
+from mace_functional.phonons.symmetry import Operations
+from mace_functional.vibrations import rigid_motions
+
+if TYPE_CHECKING:
+    from mace_functional.model import Model
+    from mace_functional.optimize.surface import Point
+
+EXPECTED_GAIN = 1e-3
+"""The minimum may lie lower by this times fmax for each atom, Å: where forces are small because the
+surface is flat, it is still far."""
+
+REFUSALS = 8
+"""Steps refused in a row, after which the Hessian is computed again, or the end is reached."""
+
+LONG_WAY = 80
+"""Steps after which the Hessian is computed again."""
+
+FAR = 20.0
+"""Forces that are found only where atoms are too close, eV/Å: the Hessian of such a place is of no
+use where they have come apart, and is computed again."""
+
+LOST = 5
+"""Steps in a row that rounding decides about, after which nothing better is to be had."""
+
+SAME_ENERGY = 1e-5
+"""Relative difference of energies beyond which a checkpoint is of another model."""
+
+STATE = ("z", "energy", "gradient", "hessian", "radius")
+"""What a checkpoint holds of the minimiser."""
+
+
+class RelaxStep(NamedTuple):
+    """One evaluation of energy and gradient.
+
+    Attributes:
+        energy: Energy, or enthalpy under pressure, eV.
+        largest_force: On any atom, of what is free, eV/Å.
+        largest_stress: Largest component of what is free, pressure included, GPa.
+        residual: Largest of the forces and of the rows of dE/de per atom, which must be below fmax.
+        radius: Trust radius afterwards, Å.
+        accepted: Whether the structure was taken; the energy has fallen then.
+    """
+
+    energy: float
+    largest_force: float
+    largest_stress: float
+    residual: float
+    radius: float
+    accepted: bool
+
+
+class Reason(NamedTuple):
+    """Why a relaxation stopped."""
+
+    converged: bool
+    words: str
+
+
+class Relaxation:
+    """A relaxation on its way: the surface, the minimiser, and the history."""
+
+    def __init__(
+        self,
+        model: Model,
+        atoms: Atoms,
+        cell: CellFreedom,
+        pressure: float,
+        symprec: float | None,
+    ) -> None:
+        structure = from_ase(atoms, model)
+        symmetry = None
+        if symprec is not None:
+            symmetry = Operations.of(atoms, atoms.numbers, symprec, not has_parity(model))
+        coordinates = free_coordinates(
+            atoms, structure.positions, structure.cell, cell_freedom=cell, symmetry=symmetry
+        )
+        self.surface = Surface(model, atoms, coordinates, pressure)
+        self._rough = model.to(dtype=torch.float32) if model.dtype == torch.float64 else model
+        self.history: list[RelaxStep] = []
+        self.resumed = False
+        self._begun_with = 0
+        self._refused = self._lost = 0
+        self._start = atoms
+        strains = cell if isinstance(cell, str) else np.asarray(cell).tolist()
+        self._settings = json.dumps([strains, pressure, symprec])
+        self._point: Point
+        self._minimiser: Minimiser
+        self._springs: BondStretch
+        self._exact_at = np.zeros(0)
+        self._exact_residual, self._since_exact = 0.0, 0
+
+    def begin(self) -> None:
+        """Energy, gradient and exact Hessian of the first geometry."""
+        self._begin_at(np.zeros(self.surface.coordinates.count))
+        self._note(self._point, accepted=True)
+        if self.surface.coordinates.count:
+            self._linearise()
+
+    def _begin_at(self, z: np.ndarray) -> None:
+        """Energy and gradient at z, and nothing known of the Hessian."""
+        self._point = self.surface.at(z)
+        if not (np.isfinite(self._point.energy) and np.isfinite(self._point.gradient).all()):
+            raise ValueError(
+                "the energy or the forces of the first structure are not finite: look for atoms on "
+                "top of each other, or a structure far from all that the model was made for"
+            )
+        root = len(self._start) ** 0.5
+        self._minimiser = Minimiser(
+            z=z,
+            energy=self._point.energy,
+            gradient=self._point.gradient,
+            hessian=np.zeros((len(z), len(z))),
+            radius=FIRST_RADIUS * root,
+            largest_radius=LARGEST_RADIUS * root,
+            epsilon=torch.finfo(self.surface.model.dtype).eps,
+        )
+
+    def step(self) -> bool:
+        """Try a step; whether it was taken."""
+        minimiser = self._minimiser
+        point = self.surface.at(minimiser.propose(self._springs_here()))
+        accepted = minimiser.take(point.energy, point.gradient)
+        if accepted:
+            self._point = point
+        self._since_exact += 1
+        self._refused = 0 if accepted else self._refused + 1
+        self._lost = self._lost + 1 if minimiser.lost_in_rounding else 0
+        self._note(point, accepted)
+        return accepted
+
+    def reason_to_stop(self, fmax: float, max_steps: int) -> Reason | None:
+        """Why to stop, if there is a reason. Looks for negative curvature where forces vanish."""
+        if self.surface.coordinates.count == 0:
+            return Reason(True, "nothing is free to move")
+        gain = EXPECTED_GAIN * fmax * len(self._start)
+        if self._point.residual <= fmax and self._minimiser.expected_gain() <= gain:
+            curvature = self._softest_curvature()
+            if curvature >= -FLAT:
+                flat = ", and the surface is flat in some direction" if curvature < FLAT else ""
+                return Reason(True, f"the largest force is below {fmax:g} eV/Å{flat}")
+            self._minimiser.radius = self._minimiser.largest_radius
+        if self.surface.n_gradients - self._begun_with >= max_steps:
+            return Reason(False, f"{max_steps} gradients were not enough: raise max_steps")
+        if self._lost >= LOST:
+            return Reason(
+                False, "what is left is the rounding of the energy: raise fmax, or use float64"
+            )
+        if self._refused >= REFUSALS:
+            if np.array_equal(self._exact_at, self._minimiser.z):
+                return Reason(
+                    False, "no step lowers the energy: it is not smooth here, or not finite around"
+                )
+            self._linearise()
+        elif self._is_elsewhere():
+            self._linearise()
+        return None
+
+    def _is_elsewhere(self) -> bool:
+        """Whether the exact Hessian is of another place, far from here or from all structures."""
+        here = self._point.residual
+        return self._since_exact >= LONG_WAY or (self._exact_residual > FAR and here < FAR / 10)
+
+    def atoms(self) -> Atoms:
+        """The best structure, with its energy, forces and stress."""
+        return self.surface.atoms_at(self._point.z, self._point.results)
+
+    def _linearise(self) -> None:
+        """The exact Hessian, and the springs that it shows; single precision is enough."""
+        z, c = self._minimiser.z, self.surface.coordinates
+        hessian = self.surface.joint_hessian(z, self._rough)
+        if not np.isfinite(hessian).all():
+            raise ValueError("the Hessian of the first structure is not finite")
+        self._minimiser.hessian = c.basis.T @ hessian @ c.basis
+        self._minimiser.radius = self._minimiser.largest_radius * FIRST_RADIUS / LARGEST_RADIUS
+        self._springs = BondStretch.of(c, c.basis @ z, hessian, np.asarray(self._start.pbc))
+        self._exact_at, self._exact_residual = z, self._point.residual
+        self._refused = self._since_exact = 0
+
+    def _springs_here(self) -> Springs:
+        """The springs at rest in the present geometry, as a function of a step."""
+        basis = self.surface.coordinates.basis
+        y = basis @ self._minimiser.z
+        springs = self._springs.at_rest(y)
+
+        def at(step: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+            there = y + basis @ step
+            energy, gradient = springs(there)
+            return energy, basis.T @ gradient, basis.T @ springs.hessian(there) @ basis
+
+        return at
+
+    def _softest_curvature(self) -> float:
+        """The lowest curvature, by exact products; rotations of a molecule do not count."""
+        minimiser, c = self._minimiser, self.surface.coordinates
+        positions, cell = c.place(c.joint(minimiser.z))
+        ones = torch.ones(len(positions)).to(positions)
+        rigid = rigid_motions(positions, ones, self._start.pbc.tolist(), cell)
+        turned = c.basis[:-6].T @ rigid.cpu().double().numpy()
+        orthonormal, sizes, _ = np.linalg.svd(turned, full_matrices=False)
+        return minimiser.softest_curvature(
+            self.surface.products(minimiser.z), orthonormal[:, sizes > 1 - 1e-6]
+        )
+
+    def _note(self, point: Point, accepted: bool) -> None:
+        self.history.append(
+            RelaxStep(
+                point.energy,
+                point.largest_force,
+                point.largest_stress,
+                point.residual,
+                self._minimiser.radius,
+                accepted,
+            )
+        )
+
+    def save(self, path: Path) -> None:
+        """Write all that is needed to go on."""
+        data: dict[str, Any] = {
+            **self._identity(),
+            **{name: getattr(self._minimiser, name) for name in STATE},
+            **{f"springs_{f.name}": getattr(self._springs, f.name) for f in fields(BondStretch)},
+            "basis": self.surface.coordinates.basis,
+            "history": np.array(self.history, dtype=float),
+            "counts": (self.surface.n_gradients, self.surface.n_hvps),
+            "exact_at": self._exact_at,
+        }
+        with atomic_write(path) as partial, open(partial, "wb") as file:
+            np.savez(file, **data)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                data = dict(file)
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is no checkpoint of a relaxation: {error}") from error
+        differing = self._differing(data)
+        if differing:
+            raise ValueError(
+                f"{path} is of another relaxation: it differs in {differing}. Remove it, or name "
+                "another"
+            )
+        self.surface.coordinates = replace(self.surface.coordinates, basis=data["basis"])
+        self.surface.n_gradients, self.surface.n_hvps = map(int, data["counts"])
+        self._begun_with = self.surface.n_gradients
+        self._begin_at(data["z"])
+        if abs(self._point.energy - data["energy"]) > SAME_ENERGY * abs(data["energy"]):
+            raise ValueError(f"{path} is of another model: remove it, or name another")
+        for name in STATE:
+            value = data[name]
+            setattr(self._minimiser, name, value if value.ndim else float(value))
+        self._springs = BondStretch(
+            **{f.name: data[f"springs_{f.name}"] for f in fields(BondStretch)}
+        )
+        self.history = [RelaxStep(*row[:-1], bool(row[-1])) for row in data["history"].tolist()]
+        self._exact_at = data["exact_at"]
+        self.resumed = True
+
+    def _identity(self) -> dict[str, np.ndarray]:
+        """What two runs of one relaxation have in common."""
+        return {
+            "settings": np.array(self._settings),
+            "elements": self._start.numbers,
+            "positions": self._start.positions,
+            "cell": self._start.cell.array,
+        }
+
+    def _differing(self, data: dict[str, np.ndarray]) -> str:
+        """What a checkpoint has different from this relaxation, in words."""
+        differing = [
+            name
+            for name, value in self._identity().items()
+            if name not in data or not _same(data[name], value)
+        ]
+        basis, own = data.get("basis", np.zeros(0)), self.surface.coordinates.basis
+        # The same space may have another basis on another machine, and z is in that of the file.
+        if basis.shape != own.shape or not np.allclose(basis @ (basis.T @ own), own, atol=1e-6):
+            differing.append("constraints")
+        return ", ".join(differing)
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    if one.dtype.kind == "U":
+        return bool(one == other)
+    return one.shape == other.shape and np.allclose(one, other, atol=1e-8)

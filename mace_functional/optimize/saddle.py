@@ -1,0 +1,302 @@
+"""First-order saddle points, verified by their exact modes and connected to their minima.
+
+A step goes up along one mode and down along all others (`climber`), with a Hessian that is exact at
+first, corrected by gradients, and by exact products along the mode that is climbed. Where forces
+vanish, the exact Hessian in double precision counts the imaginary modes: with one the search ends,
+with more it goes on downhill along those that are too many.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.io.trajectory import Trajectory
+from rich.console import Console
+from torch import Tensor
+
+from mace_functional.graph import from_ase
+from mace_functional.neighbours import search
+from mace_functional.optimize.bond_stretch import BondStretch
+from mace_functional.optimize.climber import FIRST_RADIUS, LARGEST_RADIUS, Climber
+from mace_functional.optimize.coordinates import free_coordinates
+from mace_functional.optimize.follow_mode import follow_mode, free_direction
+from mace_functional.optimize.relax import RelaxResult
+from mace_functional.optimize.surface import Point, Surface
+from mace_functional.optimize.trust_region import Springs
+from mace_functional.units import frequency_factor
+from mace_functional.vibrations import rigid_motions, signed_sqrt
+
+if TYPE_CHECKING:
+    from mace_functional.model import Model
+
+CLOSEST = 0.4
+"""Atoms nearer than this are a mistake, Å: no bond is as short."""
+
+FIRST_CLIMB = 0.1
+"""First displacement along a mode that is to be climbed, of the atom that moves most, Å."""
+
+REFUSALS = 6
+"""Steps refused in a row, after which the exact Hessian is computed again, or the end is reached."""
+
+REFRESH = 1
+"""Steps between exact Hessians."""
+
+FLAT = 1e-5
+"""Curvature that is none, eV/Å²."""
+
+APART = 0.2
+"""Minima nearer than this to each other, over their distance from the saddle point, are one."""
+
+
+class SaddleStep(NamedTuple):
+    """One evaluation of energy and gradient.
+
+    Attributes:
+        energy: eV.
+        largest_force: On any atom, of what is free, eV/Å.
+        curvature: Along the mode that was climbed, as known before the step, eV/Å²; NaN for the
+            first structure.
+        radius: Trust radius afterwards, Å.
+        accepted: Whether the structure was taken.
+    """
+
+    energy: float
+    largest_force: float
+    curvature: float
+    radius: float
+    accepted: bool
+
+
+@dataclass(frozen=True, eq=False)
+class SaddleResult:
+    """A search for a saddle point, as it ended.
+
+    Attributes:
+        atoms: The saddle point, with its constraints; if none was found, the structure of least
+            forces.
+        converged: Whether forces vanish there with exactly one imaginary mode.
+        reason: Why it ended, and what is known of the minima, in words.
+        energy: eV.
+        frequency: Of the lowest mode, signed, cm-1: imaginary, thus negative, at a saddle point;
+            NaN if the search ended before modes were computed.
+        mode: Its Cartesian displacement, normalised, (N, 3); zero if the search ended before.
+        minima: Where the two ways down end, along the mode and against it; None if they were not
+            followed, or not to the end.
+        barriers: Height of the saddle point over each of them, eV.
+        history: One entry for every gradient of the search.
+        n_gradients: Energies with gradients that all took, the ways down included.
+        n_hvps: Hessian-vector products, each less than half a gradient.
+    """
+
+    atoms: Atoms
+    converged: bool
+    reason: str
+    energy: float
+    frequency: float
+    mode: np.ndarray
+    minima: tuple[Atoms, Atoms] | None
+    barriers: tuple[float, float] | None
+    history: list[SaddleStep]
+    n_gradients: int
+    n_hvps: int
+
+    def __repr__(self) -> str:
+        return (
+            f"SaddleResult({'converged' if self.converged else 'not converged'}: {self.reason}; "
+            f"{self.frequency:.1f} cm-1, {self.n_gradients} gradients, {self.n_hvps} "
+            "Hessian-vector products)"
+        )
+
+
+def find_saddle(
+    model: Model,
+    atoms: Atoms,
+    *,
+    mode: int | np.ndarray | Tensor | None = None,
+    fmax: float = 1e-4,
+    max_steps: int = 300,
+    connect: bool = True,
+    trajectory: str | os.PathLike[str] | None = None,
+    callback: Callable[[Atoms, SaddleStep], object] | None = None,
+    progress: bool = False,
+) -> SaddleResult:
+    """Find a first-order saddle point at fixed cell, from a guess or from a minimum.
+
+    From a guess, the lowest mode is climbed at every step. With `mode`, that one is, and is followed
+    by overlap from step to step; where the structure is at rest, it is first displaced along it.
+    Rigid motions that the constraints leave are never climbed.
+
+    Args:
+        model: From `load_model`.
+        atoms: Where to start; it is not changed. Constraints of ASE hold what they say: FixAtoms,
+            FixCartesian, FixedLine, FixedPlane and FixCom.
+        mode: Direction to climb, Cartesian (N, 3), signed, of any length; or the number of a normal
+            mode of the start, 0 for the lowest vibration, negative ones from the highest.
+        fmax: Largest force on an atom to stop at, eV/Å.
+        max_steps: Most gradients of the search.
+        connect: Follow the imaginary mode down both ways, for the minima and barriers.
+        trajectory: File of ASE's format for the accepted structures.
+        callback: Called with the structure and the step, after each accepted one.
+        progress: Show a line of progress.
+
+    Returns:
+        The result. Look at `converged`; whether the saddle point leads where it should is told by
+        `minima`.
+
+    Raises:
+        ValueError: If the structure does not fit the model (see `from_ase`), has atoms on top of
+            each other, an energy or forces that are not finite, no internal motion is free, an
+            option is bad, or the mode is none of this structure.
+
+    Source: Helgaker, Chem. Phys. Lett. 1991, 182, 503, for the image; Hermes, Sargsyan, Najm,
+    Zador, J. Chem. Theory Comput. 2022, 18, 6974, for what a search must withstand.
+    """
+    if not fmax > 0 or max_steps < 1:
+        raise ValueError("fmax and max_steps must be positive")
+    run = _Search(model, atoms, mode)
+    console = Console(stderr=True, quiet=not progress)
+    with ExitStack() as stack:
+        status = stack.enter_context(console.status("climbing"))
+        frames = None
+        if trajectory is not None:
+            frames = stack.enter_context(Trajectory(os.fspath(trajectory), "w"))
+        reason = run.reason_to_stop(fmax, max_steps)
+        while reason is None:
+            accepted = run.step()
+            last = run.history[-1]
+            status.update(
+                f"climbing: {run.surface.n_gradients} gradients, energy {last.energy:.6f} eV, "
+                f"largest force {last.largest_force:.5f} eV/Å, curvature {last.curvature:.3f} eV/Å²"
+            )
+            if accepted:
+                if frames is not None:
+                    frames.write(run.atoms())
+                if callback is not None:
+                    callback(run.atoms(), last)
+            reason = run.reason_to_stop(fmax, max_steps)
+        converged, words = reason
+        if not converged:
+            run.return_to_best()
+        frequency, displacement = run.lowest_mode()
+        sides: list[RelaxResult] = []
+        if converged and connect:
+            status.update("following the imaginary mode down")
+            sides, more = _both_ways(model, run.atoms(), displacement, fmax)
+            words = f"{words}; {more}"
+    point, atoms = run.point, run.atoms()
+    followed = len(sides) == 2 and all(side.converged for side in sides)
+    return SaddleResult(
+        atoms=atoms,
+        converged=converged,
+        reason=words,
+        energy=point.energy,
+        frequency=frequency,
+        mode=displacement,
+        minima=(sides[0].atoms, sides[1].atoms) if followed else None,
+        barriers=(
+            (point.energy - sides[0].energy, point.energy - sides[1].energy) if followed else None
+        ),
+        history=run.history,
+        n_gradients=run.surface.n_gradients + sum(side.n_gradients for side in sides),
+        n_hvps=run.surface.n_hvps + sum(side.n_hvps for side in sides),
+    )
+
+
+class _Search:
+    """A search on its way: the surface, the climber, and the history."""
+
+    def __init__(
+        self, model: Model, atoms: Atoms, mode: int | np.ndarray | Tensor | None
+    ) -> None:
+        _check_distances(atoms)
+        s = from_ase(atoms, model)
+        coordinates = free_coordinates(atoms, s.positions, s.cell, cell_freedom=False)
+        self.surface = Surface(model, atoms, coordinates)
+        self.history: list[SaddleStep] = []
+        self._rough = model.to(dtype=torch.float32) if model.dtype == torch.float64 else model
+        self._pbc, self._masses = s.graph.pbc.tolist(), s.masses.cpu().double().numpy()
+        self._point = self._best = self.surface.at(np.zeros(coordinates.count))
+        if not (np.isfinite(self._point.energy) and np.isfinite(self._point.gradient).all()):
+            raise ValueError(
+                "the energy or the forces of the first structure are not finite: look for a "
+                "structure far from all that the model was made for, or float32 where float64 is "
+                "needed"
+            )
+        largest = LARGEST_RADIUS * len(atoms) ** 0.5
+        self._climber = Climber(
+            z=self._point.z,
+            energy=self._point.energy,
+            gradient=self._point.gradient,
+            hessian=np.zeros((coordinates.count, coordinates.count)),
+            radius=largest * FIRST_RADIUS / LARGEST_RADIUS,
+            largest_radius=largest,
+            epsilon=torch.finfo(model.dtype).eps,
+        )
+        if self._rigid().shape[1] == coordinates.count:
+            raise ValueError("nothing is free to move but the structure as a whole")
+        self._refused = self._age = 0
+        self._springs: BondStretch
+        self._exact_at: np.ndarray | None = None
+        self._verified: tuple[np.ndarray, np.ndarray] | None = None
+        self._linearise(self._rough)
+        self._note(self._point, np.nan, accepted=True)
+        if mode is not None:
+            self._begin_along(mode)
+
+    @property
+    def point(self) -> Point:
+        """The surface at the present structure."""
+        return self._point
+
+    def atoms(self) -> Atoms:
+        """The present structure."""
+        return self.surface.atoms_at(self._climber.z)
+
+    def step(self) -> bool:
+        """Try a step; whether it was taken."""
+        climber = self._climber
+        point = self.surface.at(climber.propose(self._springs_here(), self._rigid()))
+        curvature = climber.curvature
+        accepted = climber.take(point.energy, point.gradient)
+        self._refused = 0 if accepted else self._refused + 1
+        if accepted:
+            self._move(point)
+            self._age += 1
+            if self._age >= REFRESH:
+                self._linearise(self._rough)
+            else:
+                self._correct()
+        self._note(point, curvature, accepted)
+        return accepted
+
+    def reason_to_stop(self, fmax: float, max_steps: int) -> tuple[bool, str] | None:
+        """Whether the search has converged and why it stops, if it does."""
+        if self._point.largest_force <= fmax and not self._is_exact():
+            values, _ = self._verify()
+            count = int((values < 0).sum())
+            softest = float(np.abs(self._climber.spectrum(self._rigid())[0]).min())
+            if softest < FLAT:
+                return False, (
+                    "forces vanish, but the surface is flat along a mode: fragments may have come "
+                    "apart, or the mode is one that costs no energy"
+                )
+            if count == 1:
+                return True, f"one imaginary mode, and the largest force is below {fmax:g} eV/Å"
+        if self.surface.n_gradients >= max_steps:
+            return False, f"{max_steps} gradients were not enough: raise max_steps"
+        if self._refused >= REFUSALS:
+            if self._is_exact():
+                return False, (
+                    "no step does what the exact Hessian foretells: the surface is not smooth "
+                    "here, not finite around, or all that is left is rounding"
+                )
+            self._linearise(self.surface.model)
+            self._refused = 0
+        return None
