@@ -21,6 +21,8 @@ from mace_functional.hessian_operator import HessianOperator
 from mace_functional.interop.ase import MaceCalculator
 from mace_functional.model import Model, load_model
 from mace_functional.model_file import save_model
+from mace_functional.optimize.lowest_modes import check_stability, lowest_modes
+from mace_functional.optimize.relax import RelaxResult, relax
 from mace_functional.phonons import (
     Mesh,
     Phonons,
@@ -48,9 +50,11 @@ __all__ = [
     "Model",
     "NormalModes",
     "Phonons",
+    "RelaxResult",
     "Structure",
     "band_structure",
     "batch",
+    "check_stability",
     "compiled",
     "density_of_states",
     "dynamical_matrix_fn",
@@ -67,9 +71,11 @@ __all__ = [
     "hessian",
     "hvp",
     "load_model",
+    "lowest_modes",
     "mesh_thermo",
     "normal_modes",
     "phonons_of",
+    "relax",
     "save_model",
     "strained",
     "stress",

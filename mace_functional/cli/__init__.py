@@ -7,15 +7,18 @@ import sys
 from collections.abc import Sequence
 
 from mace_functional import __version__
-from mace_functional.cli import phonons, thermo
+from mace_functional.cli import phonons, relax, thermo
 
-VERBS = (thermo, phonons)
+VERBS = (relax, thermo, phonons)
 BEGINNING = """\
 to begin, with a structure and a model that come with the package:
   mace-functional thermo quartz --model embedded
   mace-functional phonons quartz --model embedded --relax --figure quartz.png
 
+  mace-functional relax quartz --model embedded --output relaxed.cif
+
 what else there is to choose, structures and models of your own included:
+  mace-functional relax --help
   mace-functional thermo --help
   mace-functional phonons --help
 """

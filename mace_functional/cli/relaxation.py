@@ -1,4 +1,4 @@
-"""Relaxation of a structure with ASE's optimiser and cell filter."""
+"""A relaxation as verbs make it: shown on the console, and kept in a file."""
 
 from __future__ import annotations
 
@@ -7,76 +7,66 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.filters import FrechetCellFilter
-from ase.optimize import BFGS
 from rich.console import Console
 
 from mace_functional.cli.files import read_structure, write_structure
-from mace_functional.interop.ase import MaceCalculator
 from mace_functional.model import Model
+from mace_functional.optimize.relax import RelaxResult, relax
 
 
-def relax(
+def relax_in_place(
     atoms: Atoms,
     model: Model,
     *,
-    fmax: float,
-    max_steps: int,
-    fixed_cell: bool,
     output: Path | None,
     console: Console,
+    **options: Any,
 ) -> dict[str, Any]:
-    """Relax a structure in place: positions, and the cell where all directions are periodic.
+    """Relax a structure in place.
 
     Args:
         atoms: The structure.
         model: The potential.
-        fmax: Largest force to stop at, eV/Å.
-        max_steps: Steps to stop at.
-        fixed_cell: Keep the cell.
         output: Where the structure is written after every step. If the file is there already, the
             relaxation continues from it.
         console: Where the progress is shown.
+        **options: Of `relax`.
 
     Returns:
-        What happened: converged, steps, largest force.
+        What happened, as verbs report it.
 
     Raises:
-        ValueError: If the file to continue from holds another structure.
+        ValueError: If the file to continue from holds another structure, or as `relax`.
     """
     if output is not None and output.exists():
         before = read_structure(output)
         if not np.array_equal(before.numbers, atoms.numbers):
             raise ValueError(f"{output} holds another structure: remove it, or name another file")
-        atoms.positions, atoms.cell = before.positions, before.cell
+        atoms.set_cell(before.cell)
+        atoms.set_positions(before.positions, apply_constraint=False)
         console.print(f"continuing from {output}")
-    atoms.calc = MaceCalculator(model)
-    with_cell = bool(atoms.pbc.all()) and not fixed_cell
-    target: Any = FrechetCellFilter(atoms) if with_cell else atoms
-    optimiser = BFGS(target, logfile=None)
-    with console.status("relaxing") as status:
+    result = relax(
+        model,
+        atoms,
+        callback=None if output is None else lambda here, _: write_structure(output, here),
+        progress=console.is_terminal,
+        **options,
+    )
+    atoms.set_cell(result.atoms.cell)
+    atoms.set_positions(result.atoms.positions, apply_constraint=False)
+    if not result.converged:
+        console.print(f"[bold]not relaxed:[/bold] {result.reason}")
+    return relaxation_results(result, options)
 
-        def show() -> None:
-            largest = np.linalg.norm(target.get_forces(), axis=1).max()
-            status.update(
-                f"relaxing: step {optimiser.nsteps}, energy {atoms.get_potential_energy():.6f} eV, "
-                f"largest force {largest:.4f} eV/Å"
-            )
-            if output is not None:
-                write_structure(output, atoms)
 
-        optimiser.attach(show)
-        converged = bool(optimiser.run(fmax=fmax, steps=max_steps))
-    largest = float(np.linalg.norm(target.get_forces(), axis=1).max())
-    if not converged:
-        console.print(
-            f"[bold]not converged[/bold] after {optimiser.nsteps} steps: largest force "
-            f"{largest:.4f} eV/Å (raise --max-steps)"
-        )
+def relaxation_results(result: RelaxResult, options: dict[str, Any]) -> dict[str, Any]:
+    """What happened in a relaxation."""
     return {
-        "converged": converged,
-        "steps": optimiser.nsteps,
-        "cell_relaxed": with_cell,
-        "fmax_eV_per_A": fmax,
-        "largest_force_eV_per_A": largest,
+        "converged": result.converged,
+        "reason": result.reason,
+        "steps": result.n_gradients,
+        "hessian_vector_products": result.n_hvps,
+        "cell_relaxed": bool(options["cell"]) and bool(result.atoms.pbc.any()),
+        "fmax_eV_per_A": options["fmax"],
+        "largest_force_eV_per_A": result.last.largest_force,
     }

@@ -28,8 +28,11 @@ POOR, GOOD = 0.25, 0.75
 FLAT = 1e-6
 """A curvature this small is none, eV/Å²."""
 
-SOFTEST_PRODUCTS = 16
-"""Most products to look for negative curvature with."""
+LEAST_PRODUCTS, MOST_PRODUCTS = 6, 24
+"""With which negative curvature is looked for."""
+
+SOFTEST = 1e-4
+"""Curvatures below this part of the largest count as that large when directions are compared."""
 
 ROUNDING = 16
 """Units of the last digit by which energies may differ for no reason."""
@@ -70,17 +73,22 @@ class Minimiser:
         self._step = model_step(self.gradient, self.hessian, self.radius, springs)
         return self.z + self._step.step
 
-    def take(self, energy: float, gradient: np.ndarray) -> bool:
+    def take(self, energy: float, gradient: np.ndarray, made: np.ndarray | None = None) -> bool:
         """Learn from what was found at the proposed coordinates.
 
         Args:
             energy: eV; not finite where there is no structure.
             gradient: (d,).
+            made: The step that was made in place of the proposed one, (d,), if it was another.
 
         Returns:
             Whether the step was accepted.
         """
         step = self._step
+        if made is not None:
+            change = self.hessian @ made
+            expected = float((self.gradient + 0.5 * change) @ made)
+            step = Step(made, expected, change, self.hessian, inside=False)
         length = float(np.linalg.norm(step.step))
         if not (np.isfinite(energy) and np.isfinite(gradient).all()):
             self.radius = POOR * length
@@ -111,44 +119,50 @@ class Minimiser:
             return np.inf
         return 0.5 * float(((vectors.T @ self.gradient) ** 2 / np.maximum(values, FLAT)).sum())
 
-    def softest_curvature(
+    def lowest_curvature(
         self, product: Callable[[np.ndarray], np.ndarray], rigid: np.ndarray
     ) -> float:
-        """The lowest curvature of the surface, eV/Å², to within half; corrects the Hessian.
+        """A low curvature of the surface, negative if one is found; corrects the Hessian.
 
-        Davidson's method for the lowest eigenvalue, with the Hessian as it is known for
-        preconditioner. It ends as soon as the sign is clear.
+        With K = |H| of the Hessian as it is known, the exact one has as many negative eigenvalues
+        as K^(-1/2) H K^(-1/2) (Sylvester's law), which is near to one in all directions but those
+        that K is wrong about: Lanczos' method finds these first, from a random vector.
 
         Args:
             product: The exact Hessian, at z, times a vector.
             rigid: Directions that do not count, orthonormal, (d, r).
+
+        Returns:
+            Curvature along the lowest direction that was found, eV/Å².
         """
         kept = np.eye(len(self.z)) - rigid @ rigid.T
         values, vectors = eigh(kept @ self.hessian @ kept)
-        still = np.argsort(np.linalg.norm(rigid.T @ vectors, axis=0))[: len(kept) - rigid.shape[1]]
-        values, vectors = values[np.sort(still)], vectors[:, np.sort(still)]
-        # What is soft and not known to be so would be missed: a random direction shows it.
-        soft = 1 / np.maximum(np.abs(values), 1e-3 * np.abs(values).max() + FLAT)
-        chance = vectors @ (soft * np.random.default_rng(0).standard_normal(len(soft)))
-        fresh = np.linalg.qr(np.column_stack([vectors[:, 0], chance]))[0]
-        directions = products = np.empty((len(self.z), 0))
+        inner = np.linalg.norm(rigid.T @ vectors, axis=0) < 0.5
+        values, vectors = values[inner], vectors[:, inner]
+        size = np.abs(values).max(initial=0.0)
+        white = vectors / np.sqrt(np.maximum(np.abs(values), SOFTEST * size + FLAT))
+        fresh = np.random.default_rng(0).standard_normal(len(values))
+        fresh[0] += np.linalg.norm(fresh)
+        directions = np.empty((len(values), 0))
+        products = np.empty((len(self.z), 0))
         curvature = np.inf
-        while fresh.any() and len(products.T) < SOFTEST_PRODUCTS:
-            directions = np.column_stack([directions, fresh])
-            exact = [kept @ product(direction) for direction in fresh.T]
-            products = np.column_stack([products, *exact])
-            ritz, parts = eigh(directions.T @ products)
-            curvature, softest = float(ritz[0]), directions @ parts[:, 0]
-            residual = vectors.T @ (products @ parts[:, 0] - curvature * softest)
-            above = np.maximum(values - curvature, 0.1 * np.abs(values))
-            improved = residual / np.maximum(above, FLAT)
-            if curvature < -FLAT or residual @ improved < max(0.5 * curvature, FLAT):
+        while products.shape[1] < min(MOST_PRODUCTS, len(values)):
+            directions = np.linalg.qr(np.column_stack([directions, fresh]))[0]
+            products = np.column_stack([products, product(white @ directions[:, -1])])
+            images = white.T @ products
+            ritz, parts = eigh(directions.T @ images)
+            lowest = directions @ parts[:, 0]
+            fresh = images @ parts[:, 0] - ritz[0] * lowest
+            curvature = float(ritz[0]) / float(np.sum((white @ lowest) ** 2))
+            done = products.shape[1] >= LEAST_PRODUCTS and np.linalg.norm(fresh) < 0.5 * ritz[0]
+            if curvature < -FLAT or done or not np.linalg.norm(fresh) > FLAT:
                 break
-            fresh = (vectors @ improved)[:, None]
-            for _ in range(2):
-                fresh = fresh - directions @ (directions.T @ fresh)
-                fresh = fresh / max(np.linalg.norm(fresh), 1e-300)
-        missing = products - self.hessian @ directions
-        cross = missing @ directions.T
-        self.hessian = self.hessian + cross + cross.T - directions @ (directions.T @ cross)
+        self._correct(white @ directions, products)
         return curvature
+
+    def _correct(self, directions: np.ndarray, products: np.ndarray) -> None:
+        """The Hessian with exact products along some directions, (d, m) each."""
+        basis, triangle = np.linalg.qr(directions)
+        missing = products @ np.linalg.inv(triangle) - self.hessian @ basis
+        cross = missing @ basis.T
+        self.hessian = self.hessian + cross + cross.T - basis @ (basis.T @ cross)

@@ -51,9 +51,14 @@ class RelaxResult:
     n_hvps: int
 
     @property
+    def last(self) -> RelaxStep:
+        """The last accepted step: that of `atoms`."""
+        return next(step for step in reversed(self.history) if step.accepted)
+
+    @property
     def energy(self) -> float:
         """Energy, or enthalpy under pressure, eV."""
-        return min(step.energy for step in self.history if step.accepted)
+        return self.last.energy
 
     def __repr__(self) -> str:
         return (

@@ -156,7 +156,7 @@ class Relaxation:
             return Reason(True, "nothing is free to move")
         gain = EXPECTED_GAIN * fmax * len(self._start)
         if self._point.residual <= fmax and self._minimiser.expected_gain() <= gain:
-            curvature = self._softest_curvature()
+            curvature = self._lowest_curvature()
             if curvature >= -FLAT:
                 flat = ", and the surface is flat in some direction" if curvature < FLAT else ""
                 return Reason(True, f"the largest force is below {fmax:g} eV/Å{flat}")
@@ -211,7 +211,7 @@ class Relaxation:
 
         return at
 
-    def _softest_curvature(self) -> float:
+    def _lowest_curvature(self) -> float:
         """The lowest curvature, by exact products; rotations of a molecule do not count."""
         minimiser, c = self._minimiser, self.surface.coordinates
         positions, cell = c.place(c.joint(minimiser.z))
@@ -219,7 +219,7 @@ class Relaxation:
         rigid = rigid_motions(positions, ones, self._start.pbc.tolist(), cell)
         turned = c.basis[:-6].T @ rigid.cpu().double().numpy()
         orthonormal, sizes, _ = np.linalg.svd(turned, full_matrices=False)
-        return minimiser.softest_curvature(
+        return minimiser.lowest_curvature(
             self.surface.products(minimiser.z), orthonormal[:, sizes > 1 - 1e-6]
         )
 
@@ -274,7 +274,8 @@ class Relaxation:
         self._springs = BondStretch(
             **{f.name: data[f"springs_{f.name}"] for f in fields(BondStretch)}
         )
-        self.history = [RelaxStep(*row[:-1], bool(row[-1])) for row in data["history"].tolist()]
+        rows = data["history"].tolist()
+        self.history = [RelaxStep._make([*row[:-1], bool(row[-1])]) for row in rows]
         self._exact_at = data["exact_at"]
         self.resumed = True
 

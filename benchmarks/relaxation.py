@@ -1,0 +1,169 @@
+"""Time relaxations beside ASE's BFGS, with our calculator and with mace-torch's, in one run.
+
+    python benchmarks/relaxation.py                       four frameworks, positions and cell
+    python benchmarks/relaxation.py --cases RSM0011 --repeats 5
+    python benchmarks/relaxation.py --structure FILE --model CHECKPOINT
+
+Weights and structures are looked for in `../shared`, or in `$MACE_FUNCTIONAL_SHARED`. Every run
+is a process of its own; the methods take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import resource
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import ase.io
+import torch
+from ase import Atoms
+from ase.filters import FrechetCellFilter
+from ase.optimize import BFGS
+
+import mace_functional as mf
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("MACE_FUNCTIONAL_SHARED", ROOT.parent / "shared"))
+WEIGHTS = SHARED / "weights" / "MACE-MP-0_small.model"
+CASES = ("RSM0004", "RSM0010", "RSM0011", "RSM0020")
+LOOSE, TIGHT = 0.005, 1e-6
+"""Largest forces to relax to, eV/Å."""
+
+
+class Run(NamedTuple):
+    """A relaxation: seconds without loading, counts, where it ended, and MiB above the model."""
+
+    seconds: float
+    gradients: int
+    products: int
+    energy: float
+    volume: float
+    memory: float
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--structure", help="one of your own, in place of the cases")
+    parser.add_argument("--model", default=str(WEIGHTS), help="%(default)s")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each, in turns (3)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    paths = {case: SHARED / "heatcapacity" / "structures" / f"{case}.cif" for case in options.cases}
+    if options.structure:
+        paths = {Path(options.structure).stem: Path(options.structure)}
+    print(
+        "| | atoms | method | gradients | products | s | over `relax` | MiB | energy, eV | "
+        "volume, Å³ |\n| --- | ---: | --- " + "| ---: " * 7 + "|"
+    )
+    ratios: dict[str, list[float]] = {name: [] for name in METHODS}
+    for case, path in paths.items():
+        found: dict[str, list[Run]] = {name: [] for name in METHODS}
+        for _ in range(options.repeats):
+            for name in METHODS:
+                found[name].append(_apart(name, str(path), options.model, options.threads))
+        own = median(run.seconds for run in found["relax"])
+        for name, runs in found.items():
+            seconds, run = median(r.seconds for r in runs), runs[0]
+            ratios[name].append(seconds / own)
+            print(
+                f"| {case} | {len(ase.io.read(path))} | {name} | {run.gradients} | {run.products} "
+                f"| {seconds:.2f} | {seconds / own:.2f} | {run.memory:.0f} | {run.energy:.5f} "
+                f"| {run.volume:.2f} |",
+                flush=True,
+            )
+    print(f"\nmedians over the structures, {options.threads} threads\n")
+    for name, values in ratios.items():
+        print(f"- {name}: {median(values):.2f} times `relax`")
+
+
+def _bfgs(atoms: Atoms) -> tuple[Atoms, int, int]:
+    optimiser = BFGS(FrechetCellFilter(atoms), logfile=None)
+    if not optimiser.run(fmax=LOOSE, steps=2000):
+        raise RuntimeError("BFGS has not converged")
+    return atoms, optimiser.nsteps + 1, 0
+
+
+def _bfgs_mace_torch(source: str) -> Callable[[Atoms], tuple[Atoms, int, int]]:
+    from mace.calculators import MACECalculator
+
+    calculator = MACECalculator(model_paths=source, device="cpu", default_dtype="float64")
+
+    def run(atoms: Atoms) -> tuple[Atoms, int, int]:
+        atoms.calc = calculator
+        return _bfgs(atoms)
+
+    return run
+
+
+def _bfgs_ours(source: str) -> Callable[[Atoms], tuple[Atoms, int, int]]:
+    model = mf.load_model(source)
+
+    def run(atoms: Atoms) -> tuple[Atoms, int, int]:
+        atoms.calc = mf.MaceCalculator(model)
+        return _bfgs(atoms)
+
+    return run
+
+
+def _relax(fmax: float) -> Callable[[str], Callable[[Atoms], tuple[Atoms, int, int]]]:
+    def load(source: str) -> Callable[[Atoms], tuple[Atoms, int, int]]:
+        model = mf.load_model(source)
+
+        def run(atoms: Atoms) -> tuple[Atoms, int, int]:
+            result = mf.relax(model, atoms, fmax=fmax)
+            if not result.converged:
+                raise RuntimeError(result.reason)
+            return result.atoms, result.n_gradients, result.n_hvps
+
+        return run
+
+    return load
+
+
+METHODS: dict[str, Callable[[str], Callable[[Atoms], tuple[Atoms, int, int]]]] = {
+    "BFGS, mace-torch": _bfgs_mace_torch,
+    "BFGS, our calculator": _bfgs_ours,
+    "relax": _relax(LOOSE),
+    f"relax to {TIGHT:g}": _relax(TIGHT),
+}
+
+
+def _apart(name: str, path: str, model: str, threads: int) -> Run:
+    """A run in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_run, (name, path, model, threads))
+
+
+def _run(name: str, path: str, source: str, threads: int) -> Run:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(threads)
+    task, atoms = METHODS[name](source), ase.io.read(path)
+    before, start = _memory(), time.perf_counter()
+    end, gradients, products = task(atoms)
+    seconds = time.perf_counter() - start
+    return Run(
+        seconds,
+        gradients,
+        products,
+        end.get_potential_energy(),
+        end.get_volume(),
+        _memory() - before,
+    )
+
+
+def _memory() -> float:
+    """Peak memory of this process so far, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
