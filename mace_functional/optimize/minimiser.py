@@ -1,4 +1,4 @@
-"""Minimisation by a Hessian that is exact at first and learns from gradients afterwards.
+"""Minimisation by a Hessian that learns from gradients and exact products.
 
 A step minimises a model of the energy, quadratic but for the springs of `bond_stretch`, within a
 trust radius. The energy that it leads to decides whether it is taken, what the radius becomes and,
@@ -25,8 +25,8 @@ to fall into, and short steps stay near the path down."""
 POOR, GOOD = 0.25, 0.75
 """Change of the energy over the predicted one, below and above which the radius is changed."""
 
-FLAT = 1e-6
-"""A curvature this small is none, eV/Å²."""
+FLAT = 1e-4
+"""A curvature this small is none, eV/Å²: 1.5 cm-1 for an atom of carbon."""
 
 LEAST_PRODUCTS, MOST_PRODUCTS = 6, 24
 """With which negative curvature is looked for."""
@@ -50,8 +50,8 @@ class Minimiser:
         radius: Trust radius, Å.
         largest_radius: What it may grow to, Å.
         epsilon: Relative rounding of energies.
-        lost_in_rounding: Whether the last step should have changed the energy by rounding only. The
-            gradient decided then.
+        lost_in_rounding: Whether the last step should have changed the energy by no more than its
+            rounding. The change then follows from the gradients at both ends.
     """
 
     z: np.ndarray
@@ -93,14 +93,11 @@ class Minimiser:
         if not (np.isfinite(energy) and np.isfinite(gradient).all()):
             self.radius = POOR * length
             return False
-        noise = ROUNDING * self.epsilon * abs(self.energy)
         change = energy - self.energy
-        self.lost_in_rounding = abs(step.energy) < noise
+        self.lost_in_rounding = abs(step.energy) < ROUNDING * self.epsilon * abs(self.energy)
         if self.lost_in_rounding:
-            accepted = bool(np.linalg.norm(gradient) < np.linalg.norm(self.gradient))
-            ratio = 1.0 if accepted else 0.0
-        else:
-            accepted, ratio = change < 0, change / step.energy
+            change = 0.5 * float((self.gradient + gradient) @ step.step)
+        accepted, ratio = change < 0, change / step.energy
         start = step.hessian if accepted else self.hessian
         surprise = gradient - self.gradient - step.gradient
         self.hessian = updated_hessian(start, step.step, start @ step.step + surprise)
@@ -112,15 +109,19 @@ class Minimiser:
             self.z, self.energy, self.gradient = self.z + step.step, energy, gradient
         return accepted
 
-    def expected_gain(self) -> float:
-        """How much lower the minimum should lie, g H^-1 g / 2; infinite if there is none, eV."""
+    def expected_gain(self, flat: float) -> float:
+        """How much lower the minimum should lie, g H^-1 g / 2; infinite if there is none, eV.
+
+        Args:
+            flat: Curvatures from minus this to this count as this, eV/Å².
+        """
         values, vectors = eigh(self.hessian)
-        if values[0] < -FLAT:
+        if values[0] < -flat:
             return np.inf
-        return 0.5 * float(((vectors.T @ self.gradient) ** 2 / np.maximum(values, FLAT)).sum())
+        return 0.5 * float(((vectors.T @ self.gradient) ** 2 / np.maximum(values, flat)).sum())
 
     def lowest_curvature(
-        self, product: Callable[[np.ndarray], np.ndarray], rigid: np.ndarray
+        self, product: Callable[[np.ndarray], np.ndarray], rigid: np.ndarray, flat: float
     ) -> float:
         """A low curvature of the surface, negative if one is found; corrects the Hessian.
 
@@ -131,6 +132,7 @@ class Minimiser:
         Args:
             product: The exact Hessian, at z, times a vector.
             rigid: Directions that do not count, orthonormal, (d, r).
+            flat: Curvature that counts as none, eV/Å².
 
         Returns:
             Curvature along the lowest direction that was found, eV/Å².
@@ -155,13 +157,18 @@ class Minimiser:
             fresh = images @ parts[:, 0] - ritz[0] * lowest
             curvature = float(ritz[0]) / float(np.sum((white @ lowest) ** 2))
             done = products.shape[1] >= LEAST_PRODUCTS and np.linalg.norm(fresh) < 0.5 * ritz[0]
-            if curvature < -FLAT or done or not np.linalg.norm(fresh) > FLAT:
+            if curvature < -flat or done or not np.linalg.norm(fresh) > FLAT:
                 break
-        self._correct(white @ directions, products)
+        self.correct(white @ directions, products)
         return curvature
 
-    def _correct(self, directions: np.ndarray, products: np.ndarray) -> None:
-        """The Hessian with exact products along some directions, (d, m) each."""
+    def correct(self, directions: np.ndarray, products: np.ndarray) -> None:
+        """Make the Hessian that of exact products along some directions.
+
+        Args:
+            directions: Linearly independent columns, (d, m).
+            products: The exact Hessian, at z, times each, (d, m).
+        """
         basis, triangle = np.linalg.qr(directions)
         missing = products @ np.linalg.inv(triangle) - self.hessian @ basis
         cross = missing @ basis.T

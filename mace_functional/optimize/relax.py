@@ -1,9 +1,11 @@
 """Relaxation of a structure to rest: positions, and the cell with them.
 
-Second order in the joint space of positions and strain (`coordinates`): the exact Hessian of the
-first geometry, corrected by the gradients that follow, in a model that lets bonds turn
-(`minimiser`, `bond_stretch`). Before a structure counts as relaxed, exact products along its
-softest directions show that it is not a saddle point.
+In the joint space of positions and strain (`coordinates`): a model of the energy that lets bonds
+turn (`minimiser`, `bond_stretch`), whose Hessian begins as that of a valence force field
+(`model_hessian`) and learns from every gradient and, near rest, from exact products along the
+softest directions. Exact products also show, before a structure counts as relaxed, that it is no
+saddle point. An exact Hessian at the start saves no more gradients than it costs, and is computed
+only where steps fail.
 """
 
 from __future__ import annotations

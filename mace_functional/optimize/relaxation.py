@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from ase import Atoms
+from torch import Tensor
 
 from mace_functional.atomic_write import atomic_write
 from mace_functional.graph import from_ase
 from mace_functional.optimize.bond_stretch import BondStretch
 from mace_functional.optimize.coordinates import CellFreedom, free_coordinates
 from mace_functional.optimize.minimiser import FIRST_RADIUS, FLAT, LARGEST_RADIUS, Minimiser
+from mace_functional.optimize.model_hessian import model_hessian
 from mace_functional.optimize.surface import Surface
 from mace_functional.optimize.trust_region import Springs
 from mace_functional.phonons.force_constants import has_parity
@@ -37,12 +39,23 @@ REFUSALS = 8
 LONG_WAY = 80
 """Steps after which the Hessian is computed again."""
 
+NEAR = 0.02
+"""Forces near to rest, eV/Å, where exact products along the softest directions are worth it."""
+
+SOFT_DIRECTIONS = 16
+"""How many; all, if they are not three times as many. What is stiff is known well enough, what is
+soft decides the last steps."""
+
 FAR = 20.0
 """Forces that are found only where atoms are too close, eV/Å: the Hessian of such a place is of no
 use where they have come apart, and is computed again."""
 
-LOST = 5
-"""Steps in a row that rounding decides about, after which nothing better is to be had."""
+LOST = 12
+"""Steps in a row within the rounding of the energy that do not lower the largest force, after which
+nothing better is to be had."""
+
+TOO_CLOSE = 0.6
+"""Nearer to each other than this, in Å, no two atoms are bound."""
 
 SAME_ENERGY = 1e-5
 """Relative difference of energies beyond which a checkpoint is of another model."""
@@ -102,6 +115,7 @@ class Relaxation:
         self.resumed = False
         self._begun_with = 0
         self._refused = self._lost = 0
+        self._best_residual = np.inf
         self._start = atoms
         strains = cell if isinstance(cell, str) else np.asarray(cell).tolist()
         self._settings = json.dumps([strains, pressure, symprec])
@@ -109,14 +123,14 @@ class Relaxation:
         self._minimiser: Minimiser
         self._springs: BondStretch
         self._exact_at = np.zeros(0)
-        self._exact_residual, self._since_exact = 0.0, 0
+        self._residual_then, self._steps_since, self._sharpened = 0.0, 0, False
 
     def begin(self) -> None:
         """Energy, gradient and exact Hessian of the first geometry."""
         self._begin_at(np.zeros(self.surface.coordinates.count))
         self._note(self._point, accepted=True)
         if self.surface.coordinates.count:
-            self._linearise()
+            self._learn(self._valence_hessian())
 
     def _begin_at(self, z: np.ndarray) -> None:
         """Energy and gradient at z, and nothing known of the Hessian."""
@@ -140,13 +154,18 @@ class Relaxation:
     def step(self) -> bool:
         """Try a step; whether it was taken."""
         minimiser = self._minimiser
+        if self._point.residual < NEAR and not self._sharpened:
+            self._sharpen()
         point = self.surface.at(minimiser.propose(self._springs_here()))
         accepted = minimiser.take(point.energy, point.gradient)
         if accepted:
             self._point = point
-        self._since_exact += 1
+        self._steps_since += 1
         self._refused = 0 if accepted else self._refused + 1
-        self._lost = self._lost + 1 if minimiser.lost_in_rounding else 0
+        if point.residual < 0.9 * self._best_residual or not minimiser.lost_in_rounding:
+            self._lost, self._best_residual = 0, point.residual
+        else:
+            self._lost += 1
         self._note(point, accepted)
         return accepted
 
@@ -154,49 +173,81 @@ class Relaxation:
         """Why to stop, if there is a reason. Looks for negative curvature where forces vanish."""
         if self.surface.coordinates.count == 0:
             return Reason(True, "nothing is free to move")
+        residual, minimiser = self._point.residual, self._minimiser
+        # A force f turns with a group of atoms that turns, which looks like curvature f / 1 Å.
+        flat = max(FLAT, fmax)
         gain = EXPECTED_GAIN * fmax * len(self._start)
-        if self._point.residual <= fmax and self._minimiser.expected_gain() <= gain:
-            curvature = self._lowest_curvature()
-            if curvature >= -FLAT:
-                flat = ", and the surface is flat in some direction" if curvature < FLAT else ""
-                return Reason(True, f"the largest force is below {fmax:g} eV/Å{flat}")
-            self._minimiser.radius = self._minimiser.largest_radius
+        if residual <= fmax and minimiser.expected_gain(flat) <= gain:
+            curvature = self._lowest_curvature(flat)
+            if curvature >= -flat:
+                words = ", and the surface is flat in some direction" if curvature < flat else ""
+                return Reason(True, f"the largest force is below {fmax:g} eV/Å{words}")
+            minimiser.radius = minimiser.largest_radius
         if self.surface.n_gradients - self._begun_with >= max_steps:
-            return Reason(False, f"{max_steps} gradients were not enough: raise max_steps")
+            return Reason(
+                False, f"{max_steps} gradients were not enough: raise max_steps{self._too_close()}"
+            )
         if self._lost >= LOST:
             return Reason(
                 False, "what is left is the rounding of the energy: raise fmax, or use float64"
             )
-        if self._refused >= REFUSALS:
+        if self._refused >= REFUSALS or self._steps_since >= LONG_WAY:
             if np.array_equal(self._exact_at, self._minimiser.z):
                 return Reason(
-                    False, "no step lowers the energy: it is not smooth here, or not finite around"
+                    False,
+                    "no step lowers the energy: it is not smooth here, or not finite around"
+                    + self._too_close(),
                 )
-            self._linearise()
-        elif self._is_elsewhere():
-            self._linearise()
+            self._learn(self._exact_hessian())
+            self._exact_at = self._minimiser.z
+        elif self._residual_then > FAR and self._point.residual < FAR / 10:
+            self._learn(self._valence_hessian())
         return None
 
-    def _is_elsewhere(self) -> bool:
-        """Whether the exact Hessian is of another place, far from here or from all structures."""
-        here = self._point.residual
-        return self._since_exact >= LONG_WAY or (self._exact_residual > FAR and here < FAR / 10)
+    def _too_close(self) -> str:
+        """A hint where models make no sense."""
+        shortest = self.surface.shortest_distance
+        return f"; atoms have come as close as {shortest:.2f} Å" if shortest < TOO_CLOSE else ""
 
     def atoms(self) -> Atoms:
         """The best structure, with its energy, forces and stress."""
         return self.surface.atoms_at(self._point.z, self._point.results)
 
-    def _linearise(self) -> None:
-        """The exact Hessian, and the springs that it shows; single precision is enough."""
-        z, c = self._minimiser.z, self.surface.coordinates
-        hessian = self.surface.joint_hessian(z, self._rough)
+    def _learn(self, hessian: np.ndarray) -> None:
+        """Begin anew with a Hessian by y, (3N + 6, 3N + 6), and the springs that it shows."""
         if not np.isfinite(hessian).all():
-            raise ValueError("the Hessian of the first structure is not finite")
+            raise ValueError("the Hessian of the structure is not finite")
+        z, c = self._minimiser.z, self.surface.coordinates
         self._minimiser.hessian = c.basis.T @ hessian @ c.basis
         self._minimiser.radius = self._minimiser.largest_radius * FIRST_RADIUS / LARGEST_RADIUS
         self._springs = BondStretch.of(c, c.basis @ z, hessian, np.asarray(self._start.pbc))
-        self._exact_at, self._exact_residual = z, self._point.residual
-        self._refused = self._since_exact = 0
+        self._residual_then = self._point.residual
+        self._refused = self._steps_since = 0
+        self._sharpened = False
+
+    def _valence_hessian(self) -> np.ndarray:
+        """That of `model_hessian`, and what its springs say about strains."""
+        c, pbc = self.surface.coordinates, np.asarray(self._start.pbc)
+        y, hessian = c.basis @ self._minimiser.z, np.zeros((len(c.basis), len(c.basis)))
+        positions, cell = c.place(c.joint(self._minimiser.z))
+        valence = _array(model_hessian(positions, cell, self._start.numbers, pbc.tolist()))
+        hessian[:-6, :-6] = valence
+        hessian = BondStretch.of(c, y, hessian, pbc).hessian(y)
+        hessian[:-6, :-6] = valence
+        return hessian
+
+    def _exact_hessian(self) -> np.ndarray:
+        """Single precision is enough for what gradients go on to correct."""
+        return self.surface.joint_hessian(self._minimiser.z, self._rough)
+
+    def _sharpen(self) -> None:
+        """Correct the Hessian along its softest directions by exact products."""
+        directions = np.linalg.eigh(self._minimiser.hessian)[1]
+        if len(directions) > 3 * SOFT_DIRECTIONS:
+            directions = directions[:, :SOFT_DIRECTIONS]
+        products = self.surface.products(self._minimiser.z, self._rough)(directions)
+        self._minimiser.correct(directions, products)
+        self._sharpened = True
 
     def _springs_here(self) -> Springs:
         """The springs at rest in the present geometry, as a function of a step."""
@@ -211,16 +262,16 @@ class Relaxation:
 
         return at
 
-    def _lowest_curvature(self) -> float:
+    def _lowest_curvature(self, flat: float) -> float:
         """The lowest curvature, by exact products; rotations of a molecule do not count."""
         minimiser, c = self._minimiser, self.surface.coordinates
         positions, cell = c.place(c.joint(minimiser.z))
         ones = torch.ones(len(positions)).to(positions)
         rigid = rigid_motions(positions, ones, self._start.pbc.tolist(), cell)
-        turned = c.basis[:-6].T @ rigid.cpu().double().numpy()
+        turned = c.basis[:-6].T @ _array(rigid)
         orthonormal, sizes, _ = np.linalg.svd(turned, full_matrices=False)
         return minimiser.lowest_curvature(
-            self.surface.products(minimiser.z), orthonormal[:, sizes > 1 - 1e-6]
+            self.surface.products(minimiser.z), orthonormal[:, sizes > 1 - 1e-6], flat
         )
 
     def _note(self, point: Point, accepted: bool) -> None:
@@ -245,6 +296,7 @@ class Relaxation:
             "history": np.array(self.history, dtype=float),
             "counts": (self.surface.n_gradients, self.surface.n_hvps),
             "exact_at": self._exact_at,
+            "since": (self._residual_then, self._steps_since, self._sharpened),
         }
         with atomic_write(path) as partial, open(partial, "wb") as file:
             np.savez(file, **data)
@@ -277,6 +329,7 @@ class Relaxation:
         rows = data["history"].tolist()
         self.history = [RelaxStep._make([*row[:-1], bool(row[-1])]) for row in rows]
         self._exact_at = data["exact_at"]
+        self._residual_then, self._steps_since, self._sharpened = data["since"].tolist()
         self.resumed = True
 
     def _identity(self) -> dict[str, np.ndarray]:
@@ -306,3 +359,7 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
     if one.dtype.kind == "U":
         return bool(one == other)
     return one.shape == other.shape and np.allclose(one, other, atol=1e-8)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.cpu().double().numpy()

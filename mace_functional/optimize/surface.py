@@ -17,12 +17,15 @@ from torch.func import grad, grad_and_value, vjp
 
 from mace_functional.columns import map_columns
 from mace_functional.energy import energy_fn
-from mace_functional.graph import Structure, from_ase
+from mace_functional.graph import Graph, Structure, from_ase
 from mace_functional.model import Model
 from mace_functional.optimize.coordinates import STRAINS, Coordinates
 
 SKIN = 0.1
 """Of the neighbour lists, Å."""
+
+LEAST_DISTANCE = 0.3
+"""Closer than this, in Å, atoms do not come unless they were: models may fall without end there."""
 
 Products = Callable[[np.ndarray], np.ndarray]
 
@@ -72,6 +75,10 @@ class Surface:
         self.n_gradients = self.n_hvps = 0
         self._atoms, self._pressure = atoms.copy(), pressure * GPa
         self._structure = from_ase(atoms, model, SKIN)
+        s = self._structure
+        self.shortest_distance = _shortest(s.graph, s.positions, s.cell)
+        """Between atoms where they were last, Å."""
+        self._least_distance = min(LEAST_DISTANCE, 0.9 * self.shortest_distance)
 
     def at(self, z: np.ndarray) -> Point:
         """The surface at z."""
@@ -134,14 +141,23 @@ class Surface:
         hessian[np.ix_(involved, involved)] = _array(columns)[:, involved]
         return (hessian + hessian.T) / 2
 
-    def products(self, z: np.ndarray) -> Products:
-        """Products of the Hessian by z with vectors, from one linearisation of the gradient."""
-        pull_back, like = self._linearised(z, self.model)
+    def products(self, z: np.ndarray, model: Model | None = None) -> Products:
+        """Products of the Hessian by z, from one linearisation of the gradient.
+
+        Args:
+            z: Free coordinates, (d,).
+            model: Computes them: that of the surface if None.
+
+        Returns:
+            A function of a vector (d,), or of the columns of a matrix (d, m).
+        """
+        pull_back, like = self._linearised(z, self.model if model is None else model)
         basis = self.coordinates.basis
 
-        def product(vector: np.ndarray) -> np.ndarray:
-            self.n_hvps += 1
-            return basis.T @ _array(pull_back(torch.as_tensor(basis @ vector).to(like)))
+        def product(vectors: np.ndarray) -> np.ndarray:
+            columns = torch.as_tensor((basis @ vectors).T.reshape(-1, len(basis))).to(like)
+            self.n_hvps += len(columns)
+            return (_array(map_columns(pull_back, columns)) @ basis).T.reshape(vectors.shape)
 
         return product
 
@@ -168,7 +184,16 @@ class Surface:
         s = self._structure
         current = s.graph.is_current(positions, cell)
         self._structure = s.moved(positions, cell) if current else s.rebuild(positions, cell)
+        self.shortest_distance = _shortest(self._structure.graph, positions, cell)
+        if self.shortest_distance < self._least_distance:
+            raise ValueError("atoms are on top of each other")
         return self._structure
+
+
+def _shortest(graph: Graph, positions: Tensor, cell: Tensor) -> float:
+    """The shortest distance of neighbours, Å."""
+    lengths = graph.edge_vectors(positions, cell).norm(dim=-1)[graph.edge_mask]
+    return float(lengths.min()) if len(lengths) else np.inf
 
 
 def _volume(cell: Tensor) -> Tensor:
