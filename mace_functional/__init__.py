@@ -21,8 +21,10 @@ from mace_functional.hessian_operator import HessianOperator
 from mace_functional.interop.ase import MaceCalculator
 from mace_functional.model import Model, load_model
 from mace_functional.model_file import save_model
+from mace_functional.optimize.follow_mode import follow_mode
 from mace_functional.optimize.lowest_modes import check_stability, lowest_modes
 from mace_functional.optimize.relax import RelaxResult, relax
+from mace_functional.optimize.saddle import SaddleResult, find_saddle
 from mace_functional.phonons import (
     Mesh,
     Phonons,
@@ -51,6 +53,7 @@ __all__ = [
     "NormalModes",
     "Phonons",
     "RelaxResult",
+    "SaddleResult",
     "Structure",
     "band_structure",
     "batch",
@@ -60,6 +63,8 @@ __all__ = [
     "dynamical_matrix_fn",
     "energy_fn",
     "example_structure",
+    "find_saddle",
+    "follow_mode",
     "force_constants",
     "forces",
     "frequencies",

@@ -245,6 +245,15 @@ def test_minimiser_refuses_what_is_not_finite():
     np.testing.assert_array_equal(state.z, np.ones(2))
 
 
+def test_minimiser_has_nothing_to_do_where_the_gradient_is_zero():
+    state = Minimiser(np.ones(2), 1.0, np.zeros(2), np.eye(2), 0.1, 0.5, 2e-16)
+    tried = state.propose(no_springs)
+    np.testing.assert_array_equal(tried, np.ones(2))
+    assert not state.take(1.0, np.zeros(2))
+    assert state.lost_in_rounding
+    assert state.radius == 0.1
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_negative_curvature_is_found_where_it_is_not_known(known):
     exact, vectors, _ = random_matrix(20, 0.5)

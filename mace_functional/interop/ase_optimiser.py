@@ -271,15 +271,7 @@ class SecondOrder(Optimizer):
         if self._springs is None:
             none = np.zeros(basis.shape[1])
             return lambda step: (0.0, none, np.diag(none))
-        y = basis @ self._minimiser.z
-        springs = self._springs.at_rest(y)
-
-        def at(step: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-            there = y + basis @ step
-            energy, gradient = springs(there)
-            return energy, basis.T @ gradient, basis.T @ springs.hessian(there) @ basis
-
-        return at
+        return self._springs.here(basis @ self._minimiser.z, basis)
 
     def _is_ours(self) -> bool:
         """Whether the Hessian is that of a MACE model, by positions and cell."""

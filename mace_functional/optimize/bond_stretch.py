@@ -24,6 +24,7 @@ import torch
 
 from mace_functional.neighbours import search
 from mace_functional.optimize.coordinates import STRAINS, Coordinates
+from mace_functional.optimize.trust_region import Springs
 
 REACH = 3.5
 """Pairs up to here, Å: bonds, and the distances that keep angles."""
@@ -92,6 +93,25 @@ class BondStretch:
         lengths = np.linalg.norm(self._strained(y)[0], axis=1)
         softer = np.exp(-(lengths - self.lengths) / SOFTENING)
         return replace(self, lengths=lengths, stiffness=self.stiffness * softer)
+
+    def here(self, y: np.ndarray, basis: np.ndarray) -> Springs:
+        """The springs at rest at y, as a function of a step in a linear space.
+
+        Args:
+            y: The geometry, (3N + 6,).
+            basis: Orthonormal columns, (3N + 6, d).
+
+        Returns:
+            Step (d,) to energy, gradient (d,) and Hessian (d, d).
+        """
+        resting = self.at_rest(y)
+
+        def at(step: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+            there = y + basis @ step
+            energy, gradient = resting(there)
+            return energy, basis.T @ gradient, basis.T @ resting.hessian(there) @ basis
+
+        return at
 
     def __call__(self, y: np.ndarray) -> tuple[float, np.ndarray]:
         """Energy in eV, and its gradient (3N + 6,)."""

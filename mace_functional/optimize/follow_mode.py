@@ -1,7 +1,7 @@
 """Down from a saddle point: along a mode until the energy has fallen, and to rest from there.
 
-The energies of a relaxation never rise. Once the energy lies below that of the saddle point, it ends
-in the valley on that side.
+The energies of a relaxation never rise: one that begins below the saddle point ends in the valley
+on that side.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def follow_mode(
         size /= 2
     raise ValueError(
         f"the energy does not fall along this mode: its slope is {slope:.2g} eV/Å, its curvature "
-        f"{curvature:.2g} eV/Å²; take an imaginary mode of a relaxed saddle point, or the other sign"
+        f"{curvature:.2g} eV/Å²; take an imaginary mode of a relaxed saddle point"
     )
 
 
@@ -109,5 +109,7 @@ def free_direction(mode: Tensor | np.ndarray, surface: Surface) -> np.ndarray:
     free = basis[:-6].T @ array.ravel()
     largest = np.linalg.norm((basis[:-6] @ free).reshape(-1, 3), axis=1).max()
     if not largest > 1e-6 * np.abs(array).max():
-        raise ValueError("the mode is zero, or all that it moves is held by constraints")
+        raise ValueError(
+            "the mode is zero, only translates, or moves nothing but atoms that are held"
+        )
     return free / largest

@@ -93,6 +93,9 @@ class Minimiser:
         if not (np.isfinite(energy) and np.isfinite(gradient).all()):
             self.radius = POOR * length
             return False
+        if length == 0:  # the gradient is zero to the last digit
+            self.lost_in_rounding = True
+            return False
         change = energy - self.energy
         self.lost_in_rounding = abs(step.energy) < ROUNDING * self.epsilon * abs(self.energy)
         if self.lost_in_rounding:

@@ -20,7 +20,6 @@ from mace_functional.optimize.coordinates import CellFreedom, free_coordinates
 from mace_functional.optimize.minimiser import FIRST_RADIUS, FLAT, LARGEST_RADIUS, Minimiser
 from mace_functional.optimize.model_hessian import model_hessian
 from mace_functional.optimize.surface import Surface
-from mace_functional.optimize.trust_region import Springs
 from mace_functional.phonons.force_constants import has_parity
 from mace_functional.phonons.symmetry import Operations
 from mace_functional.vibrations import rigid_motions
@@ -126,7 +125,7 @@ class Relaxation:
         self._residual_then, self._steps_since, self._sharpened = 0.0, 0, False
 
     def begin(self) -> None:
-        """Energy, gradient and exact Hessian of the first geometry."""
+        """Energy and gradient of the first geometry, and a first Hessian."""
         self._begin_at(np.zeros(self.surface.coordinates.count))
         self._note(self._point, accepted=True)
         if self.surface.coordinates.count:
@@ -156,7 +155,9 @@ class Relaxation:
         minimiser = self._minimiser
         if self._point.residual < NEAR and not self._sharpened:
             self._sharpen()
-        point = self.surface.at(minimiser.propose(self._springs_here()))
+        basis = self.surface.coordinates.basis
+        springs = self._springs.here(basis @ minimiser.z, basis)
+        point = self.surface.at(minimiser.propose(springs))
         accepted = minimiser.take(point.energy, point.gradient)
         if accepted:
             self._point = point
@@ -192,14 +193,18 @@ class Relaxation:
                 False, "what is left is the rounding of the energy: raise fmax, or use float64"
             )
         if self._refused >= REFUSALS or self._steps_since >= LONG_WAY:
-            if np.array_equal(self._exact_at, self._minimiser.z):
-                return Reason(
-                    False,
-                    "no step lowers the energy: it is not smooth here, or not finite around"
-                    + self._too_close(),
-                )
-            self._learn(self._exact_hessian())
-            self._exact_at = self._minimiser.z
+            stuck = Reason(
+                False,
+                "no step lowers the energy: it is not smooth here, or not finite around"
+                + self._too_close(),
+            )
+            if np.array_equal(self._exact_at, minimiser.z):
+                return stuck
+            hessian = self._exact_hessian()
+            if not np.isfinite(hessian).all():
+                return stuck
+            self._learn(hessian)
+            self._exact_at = minimiser.z
         elif self._residual_then > FAR and self._point.residual < FAR / 10:
             self._learn(self._valence_hessian())
         return None
@@ -215,8 +220,6 @@ class Relaxation:
 
     def _learn(self, hessian: np.ndarray) -> None:
         """Begin anew with a Hessian by y, (3N + 6, 3N + 6), and the springs that it shows."""
-        if not np.isfinite(hessian).all():
-            raise ValueError("the Hessian of the structure is not finite")
         z, c = self._minimiser.z, self.surface.coordinates
         self._minimiser.hessian = c.basis.T @ hessian @ c.basis
         self._minimiser.radius = self._minimiser.largest_radius * FIRST_RADIUS / LARGEST_RADIUS
@@ -248,19 +251,6 @@ class Relaxation:
         products = self.surface.products(self._minimiser.z, self._rough)(directions)
         self._minimiser.correct(directions, products)
         self._sharpened = True
-
-    def _springs_here(self) -> Springs:
-        """The springs at rest in the present geometry, as a function of a step."""
-        basis = self.surface.coordinates.basis
-        y = basis @ self._minimiser.z
-        springs = self._springs.at_rest(y)
-
-        def at(step: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-            there = y + basis @ step
-            energy, gradient = springs(there)
-            return energy, basis.T @ gradient, basis.T @ springs.hessian(there) @ basis
-
-        return at
 
     def _lowest_curvature(self, flat: float) -> float:
         """The lowest curvature, by exact products; rotations of a molecule do not count."""

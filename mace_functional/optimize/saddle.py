@@ -24,8 +24,8 @@ from torch import Tensor
 from mace_functional.graph import from_ase
 from mace_functional.neighbours import search
 from mace_functional.optimize.bond_stretch import BondStretch
-from mace_functional.optimize.climber import FIRST_RADIUS, LARGEST_RADIUS, Climber
-from mace_functional.optimize.coordinates import free_coordinates
+from mace_functional.optimize.climber import FIRST_RADIUS, LARGEST_RADIUS, Climber, Internal
+from mace_functional.optimize.coordinates import LINEAR_CONSTRAINTS, free_coordinates
 from mace_functional.optimize.follow_mode import follow_mode, free_direction
 from mace_functional.optimize.relax import RelaxResult
 from mace_functional.optimize.surface import Point, Surface
@@ -42,14 +42,15 @@ CLOSEST = 0.4
 FIRST_CLIMB = 0.1
 """First displacement along a mode that is to be climbed, of the atom that moves most, Å."""
 
-REFUSALS = 6
-"""Steps refused in a row, after which the exact Hessian is computed again, or the end is reached."""
+REFUSALS = 4
+"""Steps refused in a row, after which the exact Hessian is computed, or the end is reached."""
 
-REFRESH = 1
-"""Steps between exact Hessians."""
+REFRESH, COORDINATES = 3, 15
+"""The Hessian is computed again after so many steps, and after one for so many coordinates: each
+makes the search shorter by a few gradients, and costs a third of a gradient for a coordinate."""
 
-FLAT = 1e-5
-"""Curvature that is none, eV/Å²."""
+FLAT = 1.0
+"""Frequency that is none, cm-1."""
 
 APART = 0.2
 """Minima nearer than this to each other, over their distance from the saddle point, are one."""
@@ -61,7 +62,7 @@ class SaddleStep(NamedTuple):
     Attributes:
         energy: eV.
         largest_force: On any atom, of what is free, eV/Å.
-        curvature: Along the mode that was climbed, as known before the step, eV/Å²; NaN for the
+        frequency: Of the mode that was climbed, signed, as known before the step, cm-1; NaN for the
             first structure.
         radius: Trust radius afterwards, Å.
         accepted: Whether the structure was taken.
@@ -69,7 +70,7 @@ class SaddleStep(NamedTuple):
 
     energy: float
     largest_force: float
-    curvature: float
+    frequency: float
     radius: float
     accepted: bool
 
@@ -129,16 +130,18 @@ def find_saddle(
 ) -> SaddleResult:
     """Find a first-order saddle point at fixed cell, from a guess or from a minimum.
 
-    From a guess, the lowest mode is climbed at every step. With `mode`, that one is, and is followed
-    by overlap from step to step; where the structure is at rest, it is first displaced along it.
-    Rigid motions that the constraints leave are never climbed.
+    From a guess, the lowest mode is climbed at every step. With `mode`, the normal mode that it is
+    most like, followed by overlap from step to step; a direction that is like none, such as that of
+    an atom in a crystal that hops, is itself climbed until one is. Where the structure is at rest,
+    it is first displaced. Rigid motions that the constraints leave are never climbed.
 
     Args:
         model: From `load_model`.
         atoms: Where to start; it is not changed. Constraints of ASE hold what they say: FixAtoms,
             FixCartesian, FixedLine, FixedPlane and FixCom.
         mode: Direction to climb, Cartesian (N, 3), signed, of any length; or the number of a normal
-            mode of the start, 0 for the lowest vibration, negative ones from the highest.
+            mode of the start, 0 for the lowest vibration, negative ones from the highest, in the
+            direction in which the energy rises less.
         fmax: Largest force on an atom to stop at, eV/Å.
         max_steps: Most gradients of the search.
         connect: Follow the imaginary mode down both ways, for the minima and barriers.
@@ -173,7 +176,7 @@ def find_saddle(
             last = run.history[-1]
             status.update(
                 f"climbing: {run.surface.n_gradients} gradients, energy {last.energy:.6f} eV, "
-                f"largest force {last.largest_force:.5f} eV/Å, curvature {last.curvature:.3f} eV/Å²"
+                f"largest force {last.largest_force:.5f} eV/Å, mode at {last.frequency:.0f} cm-1"
             )
             if accepted:
                 if frames is not None:
@@ -212,17 +215,17 @@ def find_saddle(
 class _Search:
     """A search on its way: the surface, the climber, and the history."""
 
-    def __init__(
-        self, model: Model, atoms: Atoms, mode: int | np.ndarray | Tensor | None
-    ) -> None:
+    def __init__(self, model: Model, atoms: Atoms, mode: int | np.ndarray | Tensor | None) -> None:
         _check_distances(atoms)
         s = from_ase(atoms, model)
         coordinates = free_coordinates(atoms, s.positions, s.cell, cell_freedom=False)
         self.surface = Surface(model, atoms, coordinates)
         self.history: list[SaddleStep] = []
         self._rough = model.to(dtype=torch.float32) if model.dtype == torch.float64 else model
+        self._held = any(isinstance(c, LINEAR_CONSTRAINTS[:4]) for c in atoms.constraints)
         self._pbc, self._masses = s.graph.pbc.tolist(), s.masses.cpu().double().numpy()
-        self._point = self._best = self.surface.at(np.zeros(coordinates.count))
+        self._point = self.surface.at(np.zeros(coordinates.count))
+        self._best: Point | None = None
         if not (np.isfinite(self._point.energy) and np.isfinite(self._point.gradient).all()):
             raise ValueError(
                 "the energy or the forces of the first structure are not finite: look for a "
@@ -239,12 +242,11 @@ class _Search:
             largest_radius=largest,
             epsilon=torch.finfo(model.dtype).eps,
         )
-        if self._rigid().shape[1] == coordinates.count:
+        if not self._internal().basis.shape[1]:
             raise ValueError("nothing is free to move but the structure as a whole")
         self._refused = self._age = 0
         self._springs: BondStretch
-        self._exact_at: np.ndarray | None = None
-        self._verified: tuple[np.ndarray, np.ndarray] | None = None
+        self._exact_at = np.full(coordinates.count, np.nan)
         self._linearise(self._rough)
         self._note(self._point, np.nan, accepted=True)
         if mode is not None:
@@ -261,28 +263,32 @@ class _Search:
 
     def step(self) -> bool:
         """Try a step; whether it was taken."""
-        climber = self._climber
-        point = self.surface.at(climber.propose(self._springs_here(), self._rigid()))
+        climber, before = self._climber, self._point
+        point = self.surface.at(climber.propose(self._springs_here(), self._internal()))
         curvature = climber.curvature
+        if curvature < 0 and (
+            self._best is None or before.largest_force < self._best.largest_force
+        ):
+            self._best = before
         accepted = climber.take(point.energy, point.gradient)
         self._refused = 0 if accepted else self._refused + 1
         if accepted:
             self._move(point)
             self._age += 1
-            if self._age >= REFRESH:
+            if self._age >= max(REFRESH, climber.z.size // COORDINATES):
                 self._linearise(self._rough)
             else:
                 self._correct()
-        self._note(point, curvature, accepted)
+        self._note(point, _frequency(climber.curvature), accepted)
         return accepted
 
     def reason_to_stop(self, fmax: float, max_steps: int) -> tuple[bool, str] | None:
         """Whether the search has converged and why it stops, if it does."""
         if self._point.largest_force <= fmax and not self._is_exact():
-            values, _ = self._verify()
+            self._linearise(self.surface.model)
+            values, _ = self._climber.modes(self._internal())
             count = int((values < 0).sum())
-            softest = float(np.abs(self._climber.spectrum(self._rigid())[0]).min())
-            if softest < FLAT:
+            if abs(_frequency(np.abs(values).min())) < FLAT:
                 return False, (
                     "forces vanish, but the surface is flat along a mode: fragments may have come "
                     "apart, or the mode is one that costs no energy"
@@ -300,3 +306,143 @@ class _Search:
             self._linearise(self.surface.model)
             self._refused = 0
         return None
+
+    def return_to_best(self) -> None:
+        """Go back to the structure of least forces on the way, among those with a way down."""
+        best = self._best
+        if best is not None and best.largest_force < self._point.largest_force:
+            self._move(best)
+
+    def lowest_mode(self) -> tuple[float, np.ndarray]:
+        """Signed frequency, cm-1, and normalised displacement (N, 3); NaN and zero if not known."""
+        if not self._is_exact():
+            return np.nan, np.zeros((len(self._masses), 3))
+        internal = self._internal()
+        values, vectors = self._climber.modes(internal)
+        mode = (internal.displacements @ internal.basis.T @ vectors[:, 0]).reshape(-1, 3)
+        return _frequency(values[0]), mode / np.linalg.norm(mode)
+
+    def _begin_along(self, mode: int | np.ndarray | Tensor) -> None:
+        """Follow a mode, and leave the structure along it if it is at rest."""
+        climber, internal = self._climber, self._internal()
+        signs: tuple[int, ...] = (1,)
+        if isinstance(mode, int | np.integer):
+            signs = (1, -1)
+            vectors = climber.modes(internal)[1]
+            if not -vectors.shape[1] <= mode < vectors.shape[1]:
+                raise ValueError(
+                    f"there is no mode {mode}: the structure has {vectors.shape[1]} vibrations, "
+                    "from 0"
+                )
+            direction = free_direction(
+                (self.surface.coordinates.basis[:-6] @ vectors[:, mode]).reshape(-1, 3),
+                self.surface,
+            )
+        else:
+            direction = free_direction(mode, self.surface)
+        direction = internal.basis @ (internal.basis.T @ direction)
+        if np.linalg.norm(direction) < 1e-6:
+            raise ValueError("the mode is a motion of the structure as a whole")
+        climber.followed = direction
+        slope = float(climber.gradient @ direction)
+        if abs(slope) < FIRST_CLIMB * float(direction @ climber.hessian @ direction):
+            frequency = _frequency(climber.next_mode(internal)[0])
+            tried = [self.surface.at(climber.z + FIRST_CLIMB * k * direction) for k in signs]
+            point = min(tried, key=lambda point: point.energy)
+            if np.isfinite(point.energy):
+                self._move(point)
+                self._linearise(self._rough)
+                self._note(point, frequency, accepted=True)
+
+    def _move(self, point: Point) -> None:
+        self._point, climber = point, self._climber
+        climber.z, climber.energy, climber.gradient = point.z, point.energy, point.gradient
+
+    def _linearise(self, model: Model) -> None:
+        """The exact Hessian, and the springs that it shows."""
+        z, c = self._climber.z, self.surface.coordinates
+        hessian = self.surface.joint_hessian(z, model)
+        if not np.isfinite(hessian).all():
+            raise ValueError("the Hessian is not finite where forces are: use a model in float64")
+        self._climber.hessian = c.basis.T @ hessian @ c.basis
+        self._springs = BondStretch.of(c, c.basis @ z, hessian, np.asarray(self._pbc))
+        self._age = 0
+        if model is self.surface.model:
+            self._exact_at = z
+
+    def _correct(self) -> None:
+        """Make the Hessian exact along the mode that is climbed next."""
+        climber = self._climber
+        mode = climber.next_mode(self._internal())[1][:, None]
+        mode = mode / np.linalg.norm(mode)
+        climber.correct(mode, self.surface.products(climber.z)(mode[:, 0])[:, None])
+
+    def _internal(self) -> Internal:
+        """What is free here, less the rigid motions that constraints leave."""
+        c = self.surface.coordinates
+        free = c.basis[:-6]
+        positions, cell = c.place(c.joint(self._climber.z))
+        rigid = rigid_motions(positions, torch.ones_like(positions[:, 0]), self._pbc, cell)
+        left, sizes, _ = np.linalg.svd(free.T @ _array(rigid), full_matrices=False)
+        rigid_part = left[:, sizes > 1 - 1e-6]
+        basis = np.linalg.qr(rigid_part, mode="complete")[0][:, rigid_part.shape[1] :]
+        root = np.repeat(np.sqrt(self._masses), 3)[:, None]
+        weighted = root * (free @ basis)
+        lightest = root * (free @ rigid_part)
+        if not self._held:
+            lightest = np.column_stack([lightest, root * np.tile(np.eye(3), (len(positions), 1))])
+        lightest = np.linalg.qr(lightest)[0]
+        weighted = weighted - lightest @ (lightest.T @ weighted)
+        return Internal(basis, weighted / root, weighted.T @ weighted)
+
+    def _springs_here(self) -> Springs:
+        basis = self.surface.coordinates.basis
+        return self._springs.here(basis @ self._climber.z, basis)
+
+    def _is_exact(self) -> bool:
+        return np.array_equal(self._exact_at, self._climber.z)
+
+    def _note(self, point: Point, frequency: float, accepted: bool) -> None:
+        self.history.append(
+            SaddleStep(point.energy, point.largest_force, frequency, self._climber.radius, accepted)
+        )
+
+
+def _both_ways(
+    model: Model, atoms: Atoms, mode: np.ndarray, fmax: float
+) -> tuple[list[RelaxResult], str]:
+    """The relaxations on both sides of a saddle point, and what there is to say of them."""
+    sides = []
+    for sign in (1, -1):
+        try:
+            sides.append(follow_mode(model, atoms, mode, sign=sign, fmax=fmax))
+        except ValueError as error:
+            return sides, f"it was not left along its mode: {error}"
+        if not sides[-1].converged:
+            return sides, f"the way down has not converged: {sides[-1].reason}"
+    first, second = (side.atoms.positions - atoms.positions for side in sides)
+    nearest = min(np.linalg.norm(first), np.linalg.norm(second))
+    if np.linalg.norm(first - second) < APART * nearest:
+        return sides, "both ways down end in the same minimum, on the same side"
+    return sides, "connected to a minimum on each side"
+
+
+def _check_distances(atoms: Atoms) -> None:
+    """Refuse atoms on top of each other."""
+    if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
+        raise ValueError("positions or cell have entries that are not finite: look at the file")
+    first, second, _ = search(atoms.positions, atoms.cell.array, atoms.pbc, CLOSEST)
+    if len(first):
+        raise ValueError(
+            f"atoms {first[0]} and {second[0]} are closer than {CLOSEST} Å: remove one of them, or "
+            "move them apart"
+        )
+
+
+def _frequency(curvature: float) -> float:
+    """Signed frequency, cm-1, of a curvature in eV/Å²/amu."""
+    return frequency_factor("cm-1") * float(signed_sqrt(torch.as_tensor(curvature)))
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().double().numpy()
