@@ -42,7 +42,7 @@ class RelaxResult:
         reason: Why it ended, in words.
         history: One entry for every gradient.
         n_gradients: Energies with gradients that it took.
-        n_hvps: Hessian-vector products that it took, each less than half a gradient.
+        n_hvps: Hessian-vector products that it took, each about half a gradient.
     """
 
     atoms: Atoms

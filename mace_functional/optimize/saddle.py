@@ -93,7 +93,7 @@ class SaddleResult:
         barriers: Height of the saddle point over each of them, eV.
         history: One entry for every gradient of the search.
         n_gradients: Energies with gradients that all took, the ways down included.
-        n_hvps: Hessian-vector products, each less than half a gradient.
+        n_hvps: Hessian-vector products, each about half a gradient.
     """
 
     atoms: Atoms
