@@ -1,9 +1,9 @@
 """An optimiser for ASE that begins with a Hessian: for atoms with constraints, and for filters.
 
 Steps are those of `optimize.minimiser`, in the coordinates of `ase_coordinates`. The first Hessian
-is the exact one of MACE by positions and strain, in single precision, or that of `model_hessian`.
-It lacks the second derivatives of what filters make of positions and strain, and is a first guess:
-gradients correct it.
+is that of a valence force field (`optimize.first_hessian`) or, on request, the exact one of MACE by
+positions and strain. It lacks the second derivatives of what filters make of positions and strain,
+and is a first guess: gradients correct it.
 """
 
 from __future__ import annotations
@@ -24,24 +24,18 @@ from mace_functional.interop.ase import MaceCalculator
 from mace_functional.interop.ase_coordinates import Chart, innermost
 from mace_functional.optimize.bond_stretch import BondStretch
 from mace_functional.optimize.coordinates import Coordinates
+from mace_functional.optimize.first_hessian import first_hessian
 from mace_functional.optimize.minimiser import FIRST_RADIUS, LARGEST_RADIUS, ROUNDING, Minimiser
-from mace_functional.optimize.model_hessian import model_hessian
-from mace_functional.optimize.relaxation import FAR, LONG_WAY, REFUSALS
+from mace_functional.optimize.relaxation import FAR, REFUSALS
 from mace_functional.optimize.surface import Surface
 from mace_functional.optimize.trust_region import Springs
 from mace_functional.vibrations import rigid_motions
-
-BULK_MODULUS = 100 * GPa
-"""Stiffness of a cell of which nothing is known."""
 
 RIGID = 10.0
 """Curvature along rigid motions, eV/Å²: they change no energy, and no step should go there."""
 
 BENT = 1e-6
 """Relative change of a step by constraints, above which it is another one."""
-
-SOFTEST_MODEL = 0.1
-"""A model Hessian, too stiff for metals, is made softer by this at most."""
 
 HessianFunction = Callable[[Atoms], np.ndarray]
 """The Hessian of atoms by their positions, eV/Å², (3N, 3N)."""
@@ -50,10 +44,10 @@ HessianFunction = Callable[[Atoms], np.ndarray]
 class SecondOrder(Optimizer):
     """Minimisation with a Hessian from the first step on; used as ASE's `BFGS`.
 
-    With `MaceCalculator` the Hessian is exact, by positions and cell. With any other calculator it
-    is its `get_hessian(atoms)`, if it has that, or a model. A step that raises the energy is taken
-    back and another one tried at once, so that every step of the log, and the last one above all,
-    is the best so far; `force_calls` counts the tries.
+    The first Hessian is that of a valence force field, whatever the calculator; where steps fail,
+    `MaceCalculator` gives the exact one. A step that raises the energy is taken back and another
+    one tried at once, so that every step of the log, and the last one above all, is the best so
+    far; `force_calls` counts the tries.
 
     Args:
         atoms: Atoms, with any constraints, or a filter of ASE.
@@ -61,8 +55,9 @@ class SecondOrder(Optimizer):
         logfile: As for all optimisers of ASE.
         trajectory: As for all optimisers of ASE.
         append_trajectory: As for all optimisers of ASE.
-        hessian: In place of that of the calculator: a function of the atoms that gives their
-            Hessian by positions, eV/Å², (3N, 3N), or "model", which costs next to nothing.
+        hessian: "exact" for the exact Hessian from the start, by positions and cell, with
+            `MaceCalculator`; or a function of the atoms that gives their Hessian by positions,
+            eV/Å², (3N, 3N).
         noise: Differences of the energy below it mean nothing, eV; gradients decide there. Rounding
             if None.
         **kwargs: Passed on to ASE's `Optimizer`.
@@ -84,20 +79,19 @@ class SecondOrder(Optimizer):
         trajectory: Any = None,
         append_trajectory: bool = False,
         *,
-        hessian: HessianFunction | Literal["model"] | None = None,
+        hessian: HessianFunction | Literal["exact"] | None = None,
         noise: float | None = None,
         **kwargs: Any,
     ) -> None:
         if not isinstance(atoms, Atoms | Filter):
             raise TypeError(f"SecondOrder takes atoms or a filter, not {type(atoms).__name__}")
-        if isinstance(hessian, str) and hessian != "model":
-            raise ValueError(f'hessian must be a function or "model", not {hessian!r}')
+        if isinstance(hessian, str) and hessian != "exact":
+            raise ValueError(f'hessian must be a function or "exact", not {hessian!r}')
         self.force_calls = 0
         self._hessian, self._noise = hessian, noise
         self._chart: Chart | None = None
-        self._springs: BondStretch | None = None
+        self._springs: BondStretch
         self._minimiser: Minimiser
-        self._to_scale = False
         self._since_hessian, self._force_at_hessian = 0, 0.0
         super().__init__(
             atoms=cast(Any, atoms),
@@ -114,15 +108,15 @@ class SecondOrder(Optimizer):
         Raises:
             RuntimeError: If no step leads there.
         """
-        if self._chart is None or (self._is_ours() and self._is_elsewhere()):
-            self._linearise()
+        if self._chart is None or self._is_elsewhere():
+            self._linearise(exact=self._hessian == "exact")
         while not self._descend():
             if self._since_hessian == 0:
                 raise RuntimeError(
                     "no step lowers the energy: what is left may be its rounding or noise (raise "
                     "fmax, or give noise), or forces are not its derivatives"
                 )
-            self._linearise()
+            self._linearise(exact=self._is_ours())
         self._since_hessian += 1
         self.dump(self._state())
 
@@ -142,8 +136,7 @@ class SecondOrder(Optimizer):
             state["strain_length"],
         )
         self._chart = Chart(state["origin"], state["columns"], coordinates)
-        if state["springs"] is not None:
-            self._springs = BondStretch(**{k: np.asarray(v) for k, v in state["springs"].items()})
+        self._springs = BondStretch(**{k: np.asarray(v) for k, v in state["springs"].items()})
         self._minimiser = self._minimiser_with(state["hessian"])
         self._minimiser.radius = state["radius"]
         self._since_hessian = state["since_hessian"]
@@ -164,7 +157,7 @@ class SecondOrder(Optimizer):
             "positions": chart.coordinates.positions.numpy(),
             "cell": chart.coordinates.cell.numpy(),
             "orig_cell": np.array(getattr(self.atoms, "orig_cell", np.zeros((3, 3)))),
-            "springs": None if self._springs is None else vars(self._springs),
+            "springs": vars(self._springs),
         }
 
     def _descend(self) -> bool:
@@ -186,30 +179,18 @@ class SecondOrder(Optimizer):
                 bent = np.linalg.norm(made - step) > BENT * np.linalg.norm(step)
                 energy, gradient = self._energy_and_gradient(chart)
                 self.force_calls += 1
-                scaled = self._to_scale and self._scale(made, gradient)
-                accepted = minimiser.take(energy, gradient, made if bent or scaled else None)
+                accepted = minimiser.take(energy, gradient, made if bent else None)
             if accepted:
                 return True
             self._move(start)
         return False
 
-    def _scale(self, step: np.ndarray, gradient: np.ndarray) -> bool:
-        """Give a model Hessian the size that the first step shows; whether that was possible."""
-        bent = float(step @ self._minimiser.hessian @ step)
-        if not (np.isfinite(gradient).all() and bent > 0):
-            return False
-        ratio = float((gradient - self._minimiser.gradient) @ step) / bent
-        self._minimiser.hessian = np.clip(ratio, SOFTEST_MODEL, 1) * self._minimiser.hessian
-        self._to_scale = False
-        return True
-
-    def _linearise(self) -> None:
+    def _linearise(self, exact: bool) -> None:
         """Coordinates, Hessian and springs of the present geometry."""
         atoms = innermost(self.atoms)
         self._chart = chart = Chart.of(self.atoms)
         coordinates, basis = chart.coordinates, chart.coordinates.basis
-        function = self._hessian_function()
-        by_joint = self._joint_hessian(coordinates, function)
+        by_joint = self._exact_hessian(coordinates) if exact else self._first_hessian(coordinates)
         if not np.isfinite(by_joint).all():
             raise ValueError("the Hessian is not finite")
         ones = torch.ones(len(atoms), dtype=torch.float64)
@@ -217,9 +198,7 @@ class SecondOrder(Optimizer):
         turned, sizes, _ = np.linalg.svd(basis[:-6].T @ rigid.numpy(), full_matrices=False)
         free = turned[:, sizes > 1 - 1e-6]
         hessian = basis.T @ by_joint @ basis + RIGID * free @ free.T
-        self._to_scale = function is None
-        if function is not None:
-            self._springs = BondStretch.of(coordinates, np.zeros(len(basis)), by_joint, atoms.pbc)
+        self._springs = BondStretch.of(coordinates, np.zeros(len(basis)), by_joint, atoms.pbc)
         self._minimiser = self._minimiser_with(hessian)
         self._since_hessian, self._force_at_hessian = 0, self._largest_force()
 
@@ -236,51 +215,40 @@ class SecondOrder(Optimizer):
             epsilon=0.0,
         )
 
-    def _hessian_function(self) -> HessianFunction | None:
-        """What gives the Hessian by positions; the model if None."""
-        if self._hessian is None:
-            return getattr(innermost(self.atoms).calc, "get_hessian", None)
-        return None if isinstance(self._hessian, str) else self._hessian
-
-    def _joint_hessian(
-        self, coordinates: Coordinates, function: HessianFunction | None
-    ) -> np.ndarray:
-        """Hessian by y, exact or a guess, (3N + 6, 3N + 6)."""
+    def _first_hessian(self, coordinates: Coordinates) -> np.ndarray:
+        """That of a valence force field, or of a function, by y, (3N + 6, 3N + 6)."""
         atoms = innermost(self.atoms)
-        if self._is_ours():
-            free = atoms.copy()
-            free.set_constraint()
-            rough = atoms.calc.model.to(dtype=torch.float32)
-            pressure = getattr(self.atoms, "scalar_pressure", 0.0) / GPa
-            surface = Surface(rough, free, coordinates, pressure)
-            return surface.joint_hessian(np.zeros(coordinates.count))
-        result = np.zeros((3 * len(atoms) + 6,) * 2)
-        if function is None:
-            where = coordinates.positions, coordinates.cell
-            result[:-6, :-6] = model_hessian(*where, atoms.numbers, atoms.pbc.tolist()).numpy()
-        else:
-            result[:-6, :-6] = np.asarray(function(atoms)).reshape(len(result) - 6, -1)
-        volume = abs(np.linalg.det(atoms.cell.array))
-        stiffness = BULK_MODULUS * volume / coordinates.strain_length**2
-        result[-6:, -6:] = stiffness * np.eye(6)
-        return (result + result.T) / 2
+        y = np.zeros(len(coordinates.basis))
+        hessian = first_hessian(coordinates, y, atoms.numbers, atoms.pbc)
+        if callable(self._hessian):
+            given = np.asarray(self._hessian(atoms)).reshape(len(y) - 6, len(y) - 6)
+            hessian[:-6, :-6] = (given + given.T) / 2
+        return hessian
+
+    def _exact_hessian(self, coordinates: Coordinates) -> np.ndarray:
+        """By y, (3N + 6, 3N + 6)."""
+        atoms = innermost(self.atoms)
+        if not self._is_ours():
+            raise ValueError('hessian="exact" needs MaceCalculator: give a function instead')
+        free = atoms.copy()
+        free.set_constraint()
+        rough = atoms.calc.model.to(dtype=torch.float32)
+        pressure = getattr(self.atoms, "scalar_pressure", 0.0) / GPa
+        surface = Surface(rough, free, coordinates, pressure)
+        return surface.joint_hessian(np.zeros(coordinates.count))
 
     def _springs_here(self, chart: Chart) -> Springs:
         """The springs at rest in the present geometry, as a function of a step."""
         basis = chart.coordinates.basis
-        if self._springs is None:
-            none = np.zeros(basis.shape[1])
-            return lambda step: (0.0, none, np.diag(none))
         return self._springs.here(basis @ self._minimiser.z, basis)
 
     def _is_ours(self) -> bool:
-        """Whether the Hessian is that of a MACE model, by positions and cell."""
-        return self._hessian is None and isinstance(innermost(self.atoms).calc, MaceCalculator)
+        """Whether the calculator has the Hessian of a MACE model, by positions and cell."""
+        return isinstance(innermost(self.atoms).calc, MaceCalculator)
 
     def _is_elsewhere(self) -> bool:
         """Whether the Hessian is of another place, far from here or from all structures."""
-        far = self._force_at_hessian > FAR and self._largest_force() < FAR / 10
-        return far or self._since_hessian >= LONG_WAY
+        return self._force_at_hessian > FAR and self._largest_force() < FAR / 10
 
     def _largest_force(self) -> float:
         """On any row that ASE sees, as in its criterion of convergence."""

@@ -17,8 +17,8 @@ from mace_functional.atomic_write import atomic_write
 from mace_functional.graph import from_ase
 from mace_functional.optimize.bond_stretch import BondStretch
 from mace_functional.optimize.coordinates import CellFreedom, free_coordinates
+from mace_functional.optimize.first_hessian import first_hessian
 from mace_functional.optimize.minimiser import FIRST_RADIUS, FLAT, LARGEST_RADIUS, Minimiser
-from mace_functional.optimize.model_hessian import model_hessian
 from mace_functional.optimize.surface import Surface
 from mace_functional.phonons.force_constants import has_parity
 from mace_functional.phonons.symmetry import Operations
@@ -129,7 +129,7 @@ class Relaxation:
         self._begin_at(np.zeros(self.surface.coordinates.count))
         self._note(self._point, accepted=True)
         if self.surface.coordinates.count:
-            self._learn(self._valence_hessian())
+            self._learn(self._first_hessian())
 
     def _begin_at(self, z: np.ndarray) -> None:
         """Energy and gradient at z, and nothing known of the Hessian."""
@@ -206,7 +206,7 @@ class Relaxation:
             self._learn(hessian)
             self._exact_at = minimiser.z
         elif self._residual_then > FAR and self._point.residual < FAR / 10:
-            self._learn(self._valence_hessian())
+            self._learn(self._first_hessian())
         return None
 
     def _too_close(self) -> str:
@@ -228,16 +228,11 @@ class Relaxation:
         self._refused = self._steps_since = 0
         self._sharpened = False
 
-    def _valence_hessian(self) -> np.ndarray:
-        """That of `model_hessian`, and what its springs say about strains."""
-        c, pbc = self.surface.coordinates, np.asarray(self._start.pbc)
-        y, hessian = c.basis @ self._minimiser.z, np.zeros((len(c.basis), len(c.basis)))
-        positions, cell = c.place(c.joint(self._minimiser.z))
-        valence = _array(model_hessian(positions, cell, self._start.numbers, pbc.tolist()))
-        hessian[:-6, :-6] = valence
-        hessian = BondStretch.of(c, y, hessian, pbc).hessian(y)
-        hessian[:-6, :-6] = valence
-        return hessian
+    def _first_hessian(self) -> np.ndarray:
+        """That of a valence force field."""
+        c = self.surface.coordinates
+        y = c.basis @ self._minimiser.z
+        return first_hessian(c, y, self._start.numbers, np.asarray(self._start.pbc))
 
     def _exact_hessian(self) -> np.ndarray:
         """Single precision is enough for what gradients go on to correct."""
