@@ -258,8 +258,8 @@ class _Search:
         return self._point
 
     def atoms(self) -> Atoms:
-        """The present structure."""
-        return self.surface.atoms_at(self._climber.z)
+        """The present structure, with its energy and forces."""
+        return self.surface.atoms_at(self._point.z, self._point.results)
 
     def step(self) -> bool:
         """Try a step; whether it was taken."""
