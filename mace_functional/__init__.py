@@ -14,6 +14,7 @@ from mace_functional.interop import mace_torch as _mace_torch  # noqa: F401  # i
 from mace_functional.batching import batch
 from mace_functional.compilation import compiled
 from mace_functional.derivatives import forces, hessian, hvp, strained, stress
+from mace_functional.dispersion import dispersion_fn
 from mace_functional.energy import energy_fn
 from mace_functional.gamma import gamma_modes
 from mace_functional.graph import Graph, Structure, from_ase
@@ -60,6 +61,7 @@ __all__ = [
     "check_stability",
     "compiled",
     "density_of_states",
+    "dispersion_fn",
     "dynamical_matrix_fn",
     "energy_fn",
     "example_structure",
