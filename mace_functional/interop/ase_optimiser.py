@@ -23,13 +23,12 @@ from ase.units import GPa
 from mace_functional.interop.ase import MaceCalculator
 from mace_functional.interop.ase_coordinates import Chart, innermost
 from mace_functional.optimize.bond_stretch import BondStretch
-from mace_functional.optimize.coordinates import Coordinates
+from mace_functional.optimize.coordinates import Coordinates, rigid_directions
 from mace_functional.optimize.first_hessian import first_hessian
 from mace_functional.optimize.minimiser import FIRST_RADIUS, LARGEST_RADIUS, ROUNDING, Minimiser
 from mace_functional.optimize.relaxation import FAR, REFUSALS
 from mace_functional.optimize.surface import Surface
 from mace_functional.optimize.trust_region import Springs
-from mace_functional.vibrations import rigid_motions
 
 RIGID = 10.0
 """Curvature along rigid motions, eV/Å²: they change no energy, and no step should go there."""
@@ -193,10 +192,9 @@ class SecondOrder(Optimizer):
         by_joint = self._exact_hessian(coordinates) if exact else self._first_hessian(coordinates)
         if not np.isfinite(by_joint).all():
             raise ValueError("the Hessian is not finite")
-        ones = torch.ones(len(atoms), dtype=torch.float64)
-        rigid = rigid_motions(coordinates.positions, ones, atoms.pbc.tolist(), coordinates.cell)
-        turned, sizes, _ = np.linalg.svd(basis[:-6].T @ rigid.numpy(), full_matrices=False)
-        free = turned[:, sizes > 1 - 1e-6]
+        free = rigid_directions(
+            coordinates, coordinates.positions, coordinates.cell, atoms.pbc.tolist()
+        )
         hessian = basis.T @ by_joint @ basis + RIGID * free @ free.T
         self._springs = BondStretch.of(coordinates, np.zeros(len(basis)), by_joint, atoms.pbc)
         self._minimiser = self._minimiser_with(hessian)

@@ -23,6 +23,7 @@ from ase.constraints import FixAtoms, FixCartesian, FixCom, FixedLine, FixedPlan
 from torch import Tensor
 
 from mace_functional.phonons.symmetry import Operations
+from mace_functional.vibrations import rigid_motions
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -106,6 +107,26 @@ class Coordinates:
         joint = self.basis @ (self.basis.T @ joint)
         strain_part = joint[-6:] * self.strain_length
         return joint[:-6].reshape(-1, 3), np.tensordot(strain_part, STRAINS, axes=1)
+
+
+def rigid_directions(
+    coordinates: Coordinates, positions: Tensor, cell: Tensor, pbc: Sequence[bool]
+) -> np.ndarray:
+    """The rigid motions of a geometry that are free.
+
+    Args:
+        coordinates: Give the meaning of z.
+        positions: Å, (N, 3).
+        cell: Å, (3, 3).
+        pbc: Periodic directions.
+
+    Returns:
+        Orthonormal directions of z, (d, r).
+    """
+    rigid = rigid_motions(positions, torch.ones_like(positions[:, 0]), pbc, cell)
+    free = coordinates.basis[:-6].T @ rigid.cpu().double().numpy()
+    directions, sizes, _ = np.linalg.svd(free, full_matrices=False)
+    return directions[:, sizes > 1 - 1e-6]
 
 
 def free_coordinates(

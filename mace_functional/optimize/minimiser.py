@@ -152,7 +152,10 @@ class Minimiser:
         products = np.empty((len(self.z), 0))
         curvature = np.inf
         while products.shape[1] < min(MOST_PRODUCTS, len(values)):
-            directions = np.linalg.qr(np.column_stack([directions, fresh]))[0]
+            for _ in range(2):  # once leaves rounding
+                fresh = fresh - directions @ (directions.T @ fresh)
+                fresh = fresh / np.linalg.norm(fresh)
+            directions = np.column_stack([directions, fresh])
             products = np.column_stack([products, product(white @ directions[:, -1])])
             images = white.T @ products
             ritz, parts = eigh(directions.T @ images)

@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from ase import Atoms
-from torch import Tensor
 
 from mace_functional.atomic_write import atomic_write
 from mace_functional.graph import from_ase
 from mace_functional.optimize.bond_stretch import BondStretch
-from mace_functional.optimize.coordinates import CellFreedom, free_coordinates
+from mace_functional.optimize.coordinates import CellFreedom, free_coordinates, rigid_directions
 from mace_functional.optimize.first_hessian import first_hessian
 from mace_functional.optimize.minimiser import FIRST_RADIUS, FLAT, LARGEST_RADIUS, Minimiser
 from mace_functional.optimize.surface import Surface
 from mace_functional.phonons.force_constants import has_parity
 from mace_functional.phonons.symmetry import Operations
-from mace_functional.vibrations import rigid_motions
 
 if TYPE_CHECKING:
     from mace_functional.model import Model
@@ -128,8 +126,7 @@ class Relaxation:
         """Energy and gradient of the first geometry, and a first Hessian."""
         self._begin_at(np.zeros(self.surface.coordinates.count))
         self._note(self._point, accepted=True)
-        if self.surface.coordinates.count:
-            self._learn(self._first_hessian())
+        self._learn(self._first_hessian())
 
     def _begin_at(self, z: np.ndarray) -> None:
         """Energy and gradient at z, and nothing known of the Hessian."""
@@ -251,13 +248,8 @@ class Relaxation:
         """The lowest curvature, by exact products; rotations of a molecule do not count."""
         minimiser, c = self._minimiser, self.surface.coordinates
         positions, cell = c.place(c.joint(minimiser.z))
-        ones = torch.ones(len(positions)).to(positions)
-        rigid = rigid_motions(positions, ones, self._start.pbc.tolist(), cell)
-        turned = c.basis[:-6].T @ _array(rigid)
-        orthonormal, sizes, _ = np.linalg.svd(turned, full_matrices=False)
-        return minimiser.lowest_curvature(
-            self.surface.products(minimiser.z), orthonormal[:, sizes > 1 - 1e-6], flat
-        )
+        rigid = rigid_directions(c, positions, cell, self._start.pbc.tolist())
+        return minimiser.lowest_curvature(self.surface.products(minimiser.z), rigid, flat)
 
     def _note(self, point: Point, accepted: bool) -> None:
         self.history.append(
@@ -344,7 +336,3 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
     if one.dtype.kind == "U":
         return bool(one == other)
     return one.shape == other.shape and np.allclose(one, other, atol=1e-8)
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.cpu().double().numpy()

@@ -25,13 +25,17 @@ from mace_functional.graph import from_ase
 from mace_functional.neighbours import search
 from mace_functional.optimize.bond_stretch import BondStretch
 from mace_functional.optimize.climber import FIRST_RADIUS, LARGEST_RADIUS, Climber, Internal
-from mace_functional.optimize.coordinates import LINEAR_CONSTRAINTS, free_coordinates
+from mace_functional.optimize.coordinates import (
+    LINEAR_CONSTRAINTS,
+    free_coordinates,
+    rigid_directions,
+)
 from mace_functional.optimize.follow_mode import follow_mode, free_direction
 from mace_functional.optimize.relax import RelaxResult
 from mace_functional.optimize.surface import Point, Surface
 from mace_functional.optimize.trust_region import Springs
 from mace_functional.units import frequency_factor
-from mace_functional.vibrations import rigid_motions, signed_sqrt
+from mace_functional.vibrations import signed_sqrt
 
 if TYPE_CHECKING:
     from mace_functional.model import Model
@@ -382,9 +386,7 @@ class _Search:
         c = self.surface.coordinates
         free = c.basis[:-6]
         positions, cell = c.place(c.joint(self._climber.z))
-        rigid = rigid_motions(positions, torch.ones_like(positions[:, 0]), self._pbc, cell)
-        left, sizes, _ = np.linalg.svd(free.T @ _array(rigid), full_matrices=False)
-        rigid_part = left[:, sizes > 1 - 1e-6]
+        rigid_part = rigid_directions(c, positions, cell, self._pbc)
         basis = np.linalg.qr(rigid_part, mode="complete")[0][:, rigid_part.shape[1] :]
         root = np.repeat(np.sqrt(self._masses), 3)[:, None]
         weighted = root * (free @ basis)
@@ -442,7 +444,3 @@ def _check_distances(atoms: Atoms) -> None:
 def _frequency(curvature: float) -> float:
     """Signed frequency, cm-1, of a curvature in eV/Å²/amu."""
     return frequency_factor("cm-1") * float(signed_sqrt(torch.as_tensor(curvature)))
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().double().numpy()
