@@ -14,7 +14,8 @@ from mace_functional.interop import mace_torch as _mace_torch  # noqa: F401  # i
 from mace_functional.batching import batch
 from mace_functional.compilation import compiled
 from mace_functional.derivatives import forces, hessian, hvp, strained, stress
-from mace_functional.dispersion import dispersion_fn
+from mace_functional.dispersion.d3 import dispersion_fn
+from mace_functional.dispersion.graph import D3Settings
 from mace_functional.energy import energy_fn
 from mace_functional.gamma import gamma_modes
 from mace_functional.graph import Graph, Structure, from_ase
@@ -45,6 +46,7 @@ from mace_functional.vibrations import NormalModes, frequencies, normal_modes
 __version__ = "0.1.0"
 
 __all__ = [
+    "D3Settings",
     "Graph",
     "HarmonicThermo",
     "HessianOperator",

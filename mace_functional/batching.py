@@ -30,7 +30,8 @@ def batch(structures: Sequence[Structure]) -> Structure:
         are real.
 
     Raises:
-        ValueError: If there are none, or they were made for different models or skins.
+        ValueError: If there are none, they were made for different models or skins, or their model
+            has a dispersion, whose pairs are not padded.
 
     Example:
         >>> b = mf.batch([s1, s2])                                          # doctest: +SKIP
@@ -41,6 +42,11 @@ def batch(structures: Sequence[Structure]) -> Structure:
         raise ValueError("batch needs at least one structure")
     graphs = [s.graph for s in structures]
     first = graphs[0]
+    if any(g.dispersion is not None for g in graphs):
+        raise ValueError(
+            "structures with dispersion cannot be batched: load the model without it, and add "
+            "dispersion_fn for one structure after the other"
+        )
     for g in graphs:
         if (g.cutoff, g.skin, set(g.features)) != (first.cutoff, first.skin, set(first.features)):
             raise ValueError(

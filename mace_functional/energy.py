@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from mace_functional.dispersion.d3 import d3_energies
 from mace_functional.memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def energy_fn(model: Model, graph: Graph, *, per_atom: bool = False) -> Energy:
 
     `E(positions, cell, params)` in eV, with `positions` (N, 3) and `cell` (3, 3) in Å and `params`
     a dict such as `model.params`. It reads no values and keeps no state: `grad`, `jvp`, `vjp`,
-    `vmap` of it may be nested in any order.
+    `vmap` of it may be nested in any order. The dispersion of a model that was loaded with one is
+    part of it, and depends on no parameter.
 
     Args:
         model: From `load_model`.
@@ -37,12 +39,15 @@ def energy_fn(model: Model, graph: Graph, *, per_atom: bool = False) -> Energy:
     """
     if not torch.compiler.is_compiling():
         keep_freed_memory()
+    dispersion = None if graph.dispersion is None else d3_energies(graph.dispersion)
 
     def energy(positions: Tensor, cell: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         _check(graph, positions, cell, params)
         energies = functional_call(
             model.module, dict(params), (graph, positions, cell), tie_weights=False
         )
+        if dispersion is not None:
+            energies = energies + dispersion(positions, cell)
         return energies if per_atom else energies.sum()
 
     return energy

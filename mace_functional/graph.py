@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from mace_functional import neighbours
+from mace_functional.dispersion.graph import D3Graph
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -74,6 +75,7 @@ class Graph:
         species: Elements of the nodes; static.
         cutoff: Cutoff radius of the model, Å; static.
         skin: What the neighbour search added to it, Å; static.
+        dispersion: What a D3 correction has to know; None if the model has none.
     """
 
     order: Tensor
@@ -89,6 +91,7 @@ class Graph:
     species: Species
     cutoff: float
     skin: float
+    dispersion: D3Graph | None = None
 
     def __repr__(self) -> str:
         return (
@@ -128,8 +131,9 @@ class Graph:
         With a deformation gradient F that maps the periodic lattice vectors of the reference to
         those of `cell`, and the displacements u on top of it, a pair at distance d in the reference
         is at least `sigma_min(F) d - 2 max|u|` apart now, so that
-        `slack = sigma_min(F) (cutoff + skin) - 2 max|u| - cutoff`. In the other directions F is the
-        rotation that fits best, so that turning a molecule costs nothing.
+        `slack = sigma_min(F) (cutoff + skin) - 2 max|u| - cutoff`, the least of it if dispersion
+        has cutoffs of its own. In the other directions F is the rotation that fits best, so that
+        turning a molecule costs nothing.
 
         Args:
             positions: Positions in Å, (atoms, 3).
@@ -148,8 +152,12 @@ class Graph:
         rotation = _best_rotation(np.vstack([old, before]), np.vstack([new, after]))
         deformation = inverse @ after + (np.eye(3) - inverse @ before) @ rotation
         moved = new - old @ deformation
-        shrunk = np.linalg.svd(deformation, compute_uv=False).min() * (self.cutoff + self.skin)
-        return float(shrunk - 2 * np.linalg.norm(moved, axis=1).max() - self.cutoff)
+        shrunk = np.linalg.svd(deformation, compute_uv=False).min()
+        reaches = [(self.cutoff, self.skin)]
+        if self.dispersion is not None:
+            reaches += self.dispersion.reaches
+        nearer = min(shrunk * (cutoff + skin) - cutoff for cutoff, skin in reaches)
+        return float(nearer - 2 * np.linalg.norm(moved, axis=1).max())
 
     def is_current(self, positions: Tensor, cell: Tensor) -> bool:
         """Whether the graph holds every neighbour within the cutoff of a moved structure."""
@@ -167,15 +175,19 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 _STATIC = ("species", "cutoff", "skin")
-_LEAVES = tuple(f.name for f in fields(Graph) if f.name not in _STATIC)
 
 
 def _flatten_graph(graph: Graph) -> tuple[list[Any], tuple[Any, ...]]:
-    return [getattr(graph, k) for k in _LEAVES], tuple(getattr(graph, k) for k in _STATIC)
+    # None would be a leaf to vmap, which wants tensors.
+    absent = ("dispersion",) if graph.dispersion is None else ()
+    leaves = [f.name for f in fields(Graph) if f.name not in (*_STATIC, *absent)]
+    static = tuple((name, getattr(graph, name)) for name in _STATIC)
+    return [getattr(graph, name) for name in leaves], (tuple(leaves), static)
 
 
-def _unflatten_graph(leaves: Any, static: tuple[Any, ...]) -> Graph:
-    return Graph(*leaves, *static)
+def _unflatten_graph(leaves: Any, context: tuple[Any, ...]) -> Graph:
+    names, static = context
+    return Graph(**dict(zip(names, leaves, strict=True)), **dict(static))
 
 
 @dataclass(frozen=True)
@@ -224,9 +236,8 @@ class Structure:
                 f"{tuple(positions.shape)} and {tuple(cell.shape)}"
             )
         old = self.graph
-        edges = neighbours.search(
-            _array(positions), _array(cell), old.pbc.cpu().numpy(), old.cutoff + old.skin
-        )
+        geometry = _array(positions), _array(cell), old.pbc.cpu().numpy()
+        edges = neighbours.search(*geometry, old.cutoff + old.skin)
         kinds = old.by_atom(range(len(old.species.counts)))
         arrays = neighbours.pack(edges, kinds, old.species.counts, None, len(positions))
         graph = replace(
@@ -234,6 +245,7 @@ class Structure:
             **to_tensors(arrays, positions),
             reference_positions=positions.clone(),
             reference_cell=cell.clone(),
+            dispersion=None if old.dispersion is None else old.dispersion.rebuilt(geometry),
         )
         return replace(self, positions=positions, cell=cell, graph=graph)
 
@@ -258,7 +270,7 @@ def from_ase(atoms: Atoms, model: Model, skin: float = 0.0) -> Structure:
     Args:
         atoms: Periodic in any directions. Features that the model embeds are read from
             `atoms.info` ("charge" and "spin", 0 and 1 if absent) or `atoms.arrays`.
-        model: Gives the cutoff, the known elements, dtype and device.
+        model: Gives the cutoff, the known elements, the dispersion, dtype and device.
         skin: Added to the cutoff in the neighbour search, Å: the graph then stays exact while
             atoms move (see `Graph.is_current`). Energies do not depend on it.
 
@@ -266,9 +278,10 @@ def from_ase(atoms: Atoms, model: Model, skin: float = 0.0) -> Structure:
         The structure, on the model's device and in its dtype.
 
     Raises:
-        ValueError: If there are no atoms, an element is unknown to the model, positions or cell are
-            not finite, atoms coincide, periodic lattice vectors are missing or linearly dependent,
-            the skin is negative, or an embedded feature is missing or out of range.
+        ValueError: If there are no atoms, an element is unknown to the model or its dispersion,
+            positions or cell are not finite, atoms coincide, periodic lattice vectors are missing
+            or linearly dependent, the skin is negative, or an embedded feature is missing or out of
+            range.
     """
     numbers = atoms.get_atomic_numbers()
     if len(numbers) == 0:
@@ -303,6 +316,7 @@ def from_ase(atoms: Atoms, model: Model, skin: float = 0.0) -> Structure:
         ),
         cutoff=model.cutoff,
         skin=float(skin),
+        dispersion=_dispersion(atoms, model, skin, positions),
     )
     return Structure(
         positions=positions,
@@ -311,6 +325,19 @@ def from_ase(atoms: Atoms, model: Model, skin: float = 0.0) -> Structure:
         numbers=torch.as_tensor(numbers, device=model.device),
         graph=graph,
     )
+
+
+def _dispersion(atoms: Atoms, model: Model, skin: float, like: Tensor) -> D3Graph | None:
+    """What the model's dispersion has to know."""
+    settings = model.dispersion
+    if settings is None:
+        return None
+    # A strain moves atoms at larger distances further: the skins grow with the cutoffs.
+    first, second = (
+        skin * max(1.0, cutoff / model.cutoff) for cutoff in (settings.cutoff, settings.cn_cutoff)
+    )
+    geometry = atoms.positions, atoms.cell.array, atoms.pbc
+    return D3Graph.of(settings, atoms.numbers, geometry, (first, second), like)
 
 
 def features_of(atoms: Atoms, model: Model) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mace_functional.dispersion.graph import D3Settings
 from mace_functional.engine import Mace, MaceSettings
 from mace_functional.interop.mace_torch.checkpoint import read_checkpoint
 from mace_functional.interop.mace_torch.foundation import (
@@ -40,19 +41,22 @@ class Model:
         settings: Everything that is not a tensor.
         module: The energy as a module, to be called through `energy_fn`.
         head: Name of the head whose energy is computed.
+        dispersion: The D3 correction that is added to it; None for none.
     """
 
     params: dict[str, Tensor]
     settings: MaceSettings
     module: Mace
     head: str
+    dispersion: D3Settings | None = None
 
     def __repr__(self) -> str:
-        s = self.settings
+        s, d3 = self.settings, self.dispersion
         return (
             f"Model({len(s.interactions)} interactions, {s.products[0].irreps_out}, cutoff "
-            f"{s.cutoff:g} Å, {len(s.atomic_numbers)} elements, head {self.head!r}, {self.dtype}, "
-            f"{self.device})"
+            f"{s.cutoff:g} Å, {len(s.atomic_numbers)} elements, head {self.head!r}, "
+            + (f"D3({d3.functional}), " if d3 else "")
+            + f"{self.dtype}, {self.device})"
         )
 
     @property
@@ -89,7 +93,7 @@ class Model:
         """
         dtype = self.dtype if dtype is None else dtype
         device = self.device if device is None else device
-        return _assemble(self.settings, self.params, self.head, dtype, device)
+        return _assemble(self.settings, self.params, self.head, dtype, device, self.dispersion)
 
 
 def load_model(
@@ -98,6 +102,7 @@ def load_model(
     dtype: torch.dtype = torch.float64,
     device: str | torch.device = "cpu",
     head: str | None = None,
+    dispersion: str | D3Settings | None = None,
 ) -> Model:
     """Load a MACE model.
 
@@ -112,22 +117,29 @@ def load_model(
         device: Where the tensors go.
         head: Head of a multi-head model; may be left out if there is one, or one named "default",
             or for a file of `save_model`, which has the head of the model that was saved.
+        dispersion: A D3 correction with Becke-Johnson damping that belongs to the model from here
+            on: the functional whose data it was fitted to, such as "pbe", or `D3Settings`. For
+            models whose data had no dispersion; those of MACE-MP are of PBE. It is no part of what
+            `save_model` writes.
 
     Returns:
         The model. The module or file it came from is left as it was.
 
     Raises:
-        ValueError: If the name, the head or the dtype is unknown, or the file holds no model.
+        ValueError: If the name, the head, the dtype or the functional is unknown, or the file
+            holds no model.
         TypeError: If the source is no name, path or module, or the model is of a class whose energy
             is not a function of positions, cell and parameters alone, or was compiled to
             TorchScript.
         ConnectionError: If a foundation model could not be downloaded.
-        ImportError: If the checkpoint needs a package, or a version of one, that is not installed.
+        ImportError: If the checkpoint needs a package, or a version of one, that is not installed,
+            or dispersion its data, from tad-dftd3.
         OSError: If the file cannot be read.
     """
+    d3 = D3Settings(dispersion) if isinstance(dispersion, str) else dispersion
     settings, tensors, default = _read(source)
     name = _choose_head(settings.heads, default if head is None else head)
-    return _assemble(settings, tensors, name, dtype, device)
+    return _assemble(settings, tensors, name, dtype, device, d3)
 
 
 def _assemble(
@@ -136,6 +148,7 @@ def _assemble(
     head: str,
     dtype: torch.dtype,
     device: str | torch.device,
+    dispersion: D3Settings | None,
 ) -> Model:
     """A model with tensors of its own."""
     if dtype not in (torch.float32, torch.float64):
@@ -148,7 +161,7 @@ def _assemble(
     _attach(module, params)
     module.read_constants()
     _assert_no_torchscript(module)
-    return Model(params=params, settings=settings, module=module, head=head)
+    return Model(params, settings, module, head, dispersion)
 
 
 def _read(

@@ -75,6 +75,22 @@ def test_thermo_of_a_molecule_removes_rotations_too(checkpoint, tmp_path):
     assert results["largest_force_eV_per_A"] <= 0.0005
 
 
+@pytest.mark.parametrize(("words", "functional"), [([], "pbe"), (["revPBE"], "revPBE")])
+def test_dispersion_is_that_of_the_functional_named(words, functional, tmp_path):
+    pytest.importorskip("tad_dftd3")
+    out = tmp_path / "out.json"
+    arguments = ["thermo", "benzene", "--model", "embedded", "--json", out, "--dispersion", *words]
+    assert main([str(word) for word in arguments]) == 0
+    results = json.loads(out.read_text())
+    atoms = mf.example_structure("benzene")
+    model = mf.load_model("embedded", dispersion=functional)
+    atoms.calc = mf.MaceCalculator(model)
+    assert results["energy_eV"] == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
+    assert results["dispersion"] == functional
+    frequencies = mf.gamma_modes(model, atoms).frequencies
+    np.testing.assert_allclose(results["frequencies_cm-1"], frequencies, atol=1e-6)
+
+
 def test_relaxation_is_written_and_continued(checkpoint, crystal, tmp_path, capsys):
     relaxed, out = tmp_path / "relaxed.extxyz", tmp_path / "out.json"
     words = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 import mace_functional as mf
+from mace_functional.dispersion.bloch import d3_force_constants_at
 
 pytest.importorskip("tad_dftd3")
 
@@ -283,3 +285,195 @@ def test_without_its_data_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tad_dftd3", None)
     with pytest.raises(ImportError, match=r"mace_functional\[dispersion\]"):
         mf.dispersion_fn(graphite())
+
+
+# As part of a model
+
+
+SHORT = {"cutoff": 9.0, "cn_cutoff": 6.0}
+
+
+def with_dispersion(**settings: Any) -> mf.Model:
+    return mf.load_model("embedded", dispersion=mf.D3Settings("pbe", **settings))
+
+
+def test_a_model_with_dispersion_is_the_model_plus_dispersion():
+    atoms = rattled("graphite")
+    atoms.calc = mf.MaceCalculator(mf.load_model("embedded", dispersion="PBE"))
+    plain = atoms.copy()
+    plain.calc = mf.MaceCalculator(mf.load_model("embedded"))
+    D3, args = mf.dispersion_fn(atoms), arguments(atoms)
+    assert D3(*args).item() < -0.1
+    energy = plain.get_potential_energy() + D3(*args).item()
+    assert atoms.get_potential_energy() == pytest.approx(energy, rel=0, abs=1e-10)
+    forces = plain.get_forces() + mf.forces(D3)(*args).numpy()
+    np.testing.assert_allclose(atoms.get_forces(), forces, rtol=0, atol=1e-10)
+    stress = plain.get_stress(voigt=False) + mf.stress(D3)(*args).numpy()
+    np.testing.assert_allclose(atoms.get_stress(voigt=False), stress, rtol=0, atol=1e-10)
+    energies = (
+        plain.get_potential_energies() + mf.dispersion_fn(atoms, per_atom=True)(*args).numpy()
+    )
+    np.testing.assert_allclose(atoms.get_potential_energies(), energies, rtol=0, atol=1e-10)
+
+
+def test_the_hessian_of_a_model_with_dispersion_is_that_of_its_forces():
+    atoms = rattled("benzene-dimer")
+    atoms.calc = mf.MaceCalculator(mf.load_model("embedded", dispersion="pbe"))
+    H, start, step = atoms.calc.get_hessian(atoms), atoms.positions.copy(), 1e-4
+    for k in range(0, start.size, 7):
+        ends = []
+        for sign in (1, -1):
+            atoms.positions = start
+            atoms.positions.flat[k] += sign * step
+            ends.append(atoms.get_forces().ravel())
+        np.testing.assert_allclose(H[k], (ends[1] - ends[0]) / (2 * step), rtol=0, atol=1e-5)
+
+
+def test_a_model_keeps_its_dispersion_in_another_precision_and_shows_it():
+    model = with_dispersion()
+    assert model.to(dtype=torch.float32).dispersion == model.dispersion
+    assert "D3(pbe)" in repr(model)
+    assert "D3" not in repr(mf.load_model("embedded"))
+
+
+def test_graphs_hold_the_pairs_of_dispersion_until_an_unknown_one_comes_within_a_cutoff():
+    atoms = mf.example_structure("quartz")
+    model = with_dispersion(**SHORT)
+    s = mf.from_ase(atoms, model, skin=0.3)
+    moved = atoms.copy()
+    moved.set_cell(moved.cell * 0.97, scale_atoms=True)
+    moved.rattle(0.02, seed=1)
+    assert s.graph.is_current(*arguments(moved))
+    fresh = mf.from_ase(moved, model)
+
+    def value(graph: mf.Graph) -> Tensor:
+        return mf.energy_fn(model, graph)(*arguments(moved), model.params)
+
+    torch.testing.assert_close(value(s.graph), value(fresh.graph), rtol=0, atol=1e-11)
+    torch.testing.assert_close(
+        value(s.rebuild(*arguments(moved)).graph), value(fresh.graph), rtol=0, atol=1e-11
+    )
+    moved.set_cell(atoms.cell * 0.9, scale_atoms=True)
+    assert not s.graph.is_current(*arguments(moved))
+
+
+@pytest.mark.parametrize("cutoffs", [(3.0, 2.5), (3.0, 9.0), (9.0, 2.5)])
+def test_slack_is_that_of_the_cutoff_that_is_reached_first(cutoffs):
+    atoms = mf.example_structure("quartz")
+    skin = 0.2
+    graph = mf.from_ase(atoms, with_dispersion(cutoff=cutoffs[0], cn_cutoff=cutoffs[1]), skin).graph
+    positions, cell = arguments(atoms)
+    plain = mf.from_ase(atoms, mf.load_model("embedded"), skin).graph
+    assert graph.slack(positions, cell) == pytest.approx(skin, abs=1e-9)
+    # Shortened by 2 %, all reaches fall by 2 % of their own length.
+    longest_to_lose = min(
+        0.98 * (c + skin * max(1, c / plain.cutoff)) - c for c in (*cutoffs, plain.cutoff)
+    )
+    assert graph.slack(0.98 * positions, 0.98 * cell) == pytest.approx(longest_to_lose, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["rock-salt", "graphite", "chain"])
+def test_force_constants_in_a_wave_are_those_of_a_folded_supercell(name):
+    atoms = rattled(name)
+    settings = {"cutoff": 8.0, "cn_cutoff": 5.0}
+    graph = mf.from_ase(atoms, plain_model_for(atoms, **settings)).graph
+    assert graph.dispersion is not None
+    found = d3_force_constants_at(graph.dispersion)
+    cells = np.where(atoms.pbc, (3, 2, 2), 1)
+    supercell = atoms.repeat(cells)
+    H = mf.hessian(mf.dispersion_fn(supercell, **settings))(*arguments(supercell)).numpy()
+    size, n = len(atoms), int(np.prod(cells))
+    blocks = H[:size].reshape(size, 3, n, size, 3)
+    lattice = np.indices(cells).reshape(3, -1).T
+    for q in lattice / cells:
+        folded = np.einsum("jarkb,r->jakb", blocks, np.exp(2j * np.pi * lattice @ q))
+        matrix = found(torch.tensor(q), *arguments(atoms)).numpy()
+        np.testing.assert_allclose(
+            matrix, folded.reshape(3 * size, 3 * size), rtol=0, atol=1e-12 * abs(folded).max()
+        )
+        np.testing.assert_allclose(matrix, matrix.conj().T, rtol=0, atol=1e-13)
+
+
+def test_the_dynamical_matrix_with_dispersion_is_that_of_a_supercell():
+    atoms = rattled("graphite")
+    model = mf.load_model("embedded", dispersion="pbe")
+    s = mf.from_ase(atoms, model)
+    D = mf.dynamical_matrix_fn(model, s.graph)
+    supercell = atoms.repeat((2, 1, 1))
+    big = mf.from_ase(supercell, model)
+    H = mf.hessian(mf.energy_fn(model, big.graph))(big.positions, big.cell, model.params)
+    blocks = H.reshape(2, 12, 2, 12)[0] / s.masses[0]
+    for q, sign in ((0.0, 1), (0.5, -1)):
+        folded = blocks[:, 0] + sign * blocks[:, 1]
+        matrix = D(torch.tensor([q, 0, 0]).double(), s.positions, s.cell, model.params, s.masses)
+        torch.testing.assert_close(matrix.real, folded, rtol=0, atol=1e-11)
+        assert matrix.imag.abs().max() < 1e-12
+
+
+def test_derivatives_of_force_constants_in_a_wave_are_those_of_differences():
+    atoms = rattled("rock-salt")
+    graph = mf.from_ase(atoms, plain_model_for(atoms, cutoff=7.0, cn_cutoff=4.6)).graph
+    assert graph.dispersion is not None
+    found = d3_force_constants_at(graph.dispersion)
+    point = (torch.tensor([0.21, 0.13, -0.34]).double(), *arguments(atoms))
+
+    def value(*x: Tensor) -> Tensor:
+        return torch.view_as_real(found(*x))
+
+    for number, x in enumerate(point):
+        direction = torch.cos(torch.arange(x.numel()).double()).view_as(x)
+
+        def along(t: Tensor, number: int = number, direction: Tensor = direction) -> Tensor:
+            return value(*(y + t * direction if k == number else y for k, y in enumerate(point)))
+
+        zero, step = torch.zeros(()).double(), 1e-5
+        slope = torch.func.jacfwd(along)(zero)
+        expected = (along(zero + step) - along(zero - step)) / (2 * step)
+        assert slope.abs().max() > 1e-3
+        torch.testing.assert_close(slope, expected, rtol=1e-6, atol=1e-8)
+        weights = torch.sin(torch.arange(slope.numel()).double()).view_as(slope)
+        pulled = grad(lambda t, f=along, w=weights: (f(t) * w).sum())(zero)
+        torch.testing.assert_close(pulled, (slope * weights).sum(), rtol=1e-9, atol=1e-12)
+
+
+def plain_model_for(atoms: Atoms, **settings: float) -> mf.Model:
+    """A model that knows the elements, for the sake of its graph alone."""
+    model = with_dispersion(**settings)
+    present = tuple(sorted({int(z) for z in atoms.numbers}))
+    return replace(model, settings=replace(model.settings, atomic_numbers=present))
+
+
+def test_phonons_of_a_model_with_dispersion_go_by_the_dynamical_matrix():
+    atoms = rattled("graphite")
+    model = with_dispersion(**SHORT)
+    phonons = mf.phonons_of(model, atoms)
+    assert phonons.force_constants is None
+    modes, expected = phonons.gamma_modes().frequencies, mf.gamma_modes(model, atoms).frequencies
+    torch.testing.assert_close(modes, expected, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="replicas"):
+        mf.phonons_of(model, atoms, method="force-constants")
+    with pytest.raises(ValueError, match="dynamical_matrix_fn"):
+        mf.force_constants(model, atoms)
+
+
+def test_graphite_binds_where_dispersion_is():
+    atoms = graphite()
+    for dispersion, bound in ((None, False), ("pbe", True)):
+        calculator = mf.MaceCalculator(mf.load_model("embedded", dispersion=dispersion))
+        energies = []
+        for spacing in (6.7, 20.0):
+            atoms.set_cell([*atoms.cell.cellpar()[:2], spacing, 90, 90, 120], scale_atoms=True)
+            energies.append(calculator.get_potential_energy(atoms.copy()))
+        assert (energies[0] < energies[1] - 0.1) == bound
+
+
+def test_structures_with_dispersion_are_not_batched():
+    model = with_dispersion(**SHORT)
+    s = mf.from_ase(mf.example_structure("quartz"), model)
+    with pytest.raises(ValueError, match="dispersion_fn"):
+        mf.batch([s, s])
+
+
+def test_elements_that_dispersion_does_not_know_are_refused_with_the_structure():
+    with pytest.raises(ValueError, match="no parameters"):
+        mf.load_model("embedded", dispersion="unheard-of")

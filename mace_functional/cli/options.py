@@ -71,6 +71,14 @@ def add_structure_and_model(parser: argparse.ArgumentParser) -> None:
         "...), downloaded once; file of save_model, or mace-torch checkpoint",
     )
     parser.add_argument("--head", help="head of a multi-head model")
+    parser.add_argument(
+        "--dispersion",
+        nargs="?",
+        const="pbe",
+        metavar="FUNCTIONAL",
+        help="add D3 dispersion with Becke-Johnson damping, for the functional that the model was "
+        "fitted to (%(const)s if none is named)",
+    )
     parser.add_argument("--dtype", choices=list(DTYPES), default="float64")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
 
@@ -114,7 +122,11 @@ def load(options: argparse.Namespace, console: Console) -> Model:
     """Load the model."""
     with console.status(f"loading {options.model}"):
         return load_model(
-            options.model, dtype=DTYPES[options.dtype], device=options.device, head=options.head
+            options.model,
+            dtype=DTYPES[options.dtype],
+            device=options.device,
+            head=options.head,
+            dispersion=options.dispersion,
         )
 
 

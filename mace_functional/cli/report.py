@@ -43,6 +43,7 @@ def structure_results(
         "file": options.file,
         "model": str(options.model),
         "dtype": options.dtype,
+        "dispersion": options.dispersion,
         "relaxation": relaxation,
         "formula": here.get_chemical_formula(),
         "atoms": len(here),

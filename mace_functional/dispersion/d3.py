@@ -26,22 +26,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from ase.units import Bohr
 from torch import Tensor
 
-from mace_functional import neighbours
-from mace_functional.dispersion.images import Images, ImageSum, in_rows
-from mace_functional.dispersion.reference import Damping, Reference, damping_of, reference_of
+from mace_functional.dispersion.graph import CN_CUTOFF, CUTOFF, D3Graph, D3Settings
+from mace_functional.dispersion.image_sum import ImageSum
+from mace_functional.dispersion.reference import Reference
 from mace_functional.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-CUTOFF = 60 * Bohr
-"""Where pairs end in s-dftd3, Å."""
-
-CN_CUTOFF = 40 * Bohr
-"""Where coordination numbers end there, Å."""
 
 COUNTING = 16.0
 """Steepness of the counting function, k1."""
@@ -95,81 +88,109 @@ def dispersion_fn(
 
     Source: Grimme, Ehrlich, Goerigk, J. Comput. Chem. 32, 1456 (2011).
     """
-    if not (0 < cutoff < np.inf and 0 < cn_cutoff < np.inf and 0 <= skin < np.inf):
-        raise ValueError(
-            "cutoffs must be positive and the skin not negative, in Å, not "
-            f"{cutoff}, {cn_cutoff} and {skin}"
-        )
-    size = len(atoms)
-    if size == 0:
+    if not 0 <= skin < np.inf:
+        raise ValueError(f"skin must be zero or positive, in Å, not {skin}")
+    if len(atoms) == 0:
         raise ValueError("the structure has no atoms")
     keep_freed_memory()
-    like = torch.empty(0, dtype=dtype, device=device)
-    damping = damping_of(functional)
-    reference = reference_of(atoms.numbers, like)
-    pairs, counted = _find(atoms, (cutoff + skin, cn_cutoff + skin), like)
-
-    kinds = reference.kinds
-    radii = reference.radii[kinds[counted.first]] + reference.radii[kinds[counted.second]]
-    counts = ImageSum(counted, _counting(radii[:, None]), cn_cutoff)
-    roots = reference.sqrt_q[kinds[pairs.first]] * reference.sqrt_q[kinds[pairs.second]]
-    sums = ImageSum(pairs, _damped(damping, 3 * roots[:, None]), cutoff)
-    coefficients = _weighting(reference)
-    entries = pairs.first * size + pairs.second
+    graph = D3Graph.of(
+        D3Settings(functional, cutoff, cn_cutoff),
+        atoms.numbers,
+        (atoms.positions, atoms.cell.array, atoms.pbc),
+        (skin, skin),
+        torch.empty(0, dtype=dtype, device=device),
+    )
+    of_atoms = d3_energies(graph)
 
     def energy(positions: Tensor, cell: Tensor) -> Tensor:
-        _check(size, dtype, positions, cell)
-        coordination = counted.to_atoms(counts(counted.between(positions), cell)[:, 0], size)
-        c6 = coefficients(coordination).reshape(-1)
-        of_pairs = -c6.index_select(0, entries) * sums(pairs.between(positions), cell)[:, 0]
-        return pairs.to_atoms(0.5 * of_pairs, size) if per_atom else of_pairs.sum()
+        _check(len(atoms), dtype, positions, cell)
+        energies = of_atoms(positions, cell)
+        return energies if per_atom else energies.sum()
 
     return energy
 
 
-def _counting(radii: Tensor) -> Callable[[Tensor], Tensor]:
-    """How much of a neighbour an atom is, by the squared distance."""
-    return lambda r2: torch.sigmoid(COUNTING * (radii * r2.rsqrt() - 1))
+def d3_energies(graph: D3Graph) -> Callable[[Tensor, Tensor], Tensor]:
+    """The energies of the atoms, half a pair's for each end, as a pure function.
+
+    Args:
+        graph: Pairs and data of the structure.
+
+    Returns:
+        `(positions, cell)` in Å to (N,) in eV; shapes are not checked.
+    """
+    pairs, counted, reference = graph.pairs, graph.counted, graph.reference
+    size = len(reference.kinds)
+    counts, sums = counting(graph), damping(graph)
+    entries = pairs.first * size + pairs.second
+
+    def energies(positions: Tensor, cell: Tensor) -> Tensor:
+        coordination = counted.to_atoms(counts(counted.between(positions), cell)[:, 0], size)
+        weights = reference_weights(reference, coordination)
+        c6 = pair_coefficients(reference, weights, weights).reshape(-1)
+        of_pairs = -c6.index_select(0, entries) * sums(pairs.between(positions), cell)[:, 0]
+        return pairs.to_atoms(0.5 * of_pairs, size)
+
+    return energies
 
 
-def _damped(damping: Damping, ratio: Tensor) -> Callable[[Tensor], Tensor]:
-    """Energy of a pair over -C6, by the squared distance, with `ratio` for C8 / C6."""
-    f = damping.a1 * ratio.sqrt() + damping.a2
-    f6, f8, s8 = f**6, f**8, damping.s8 * ratio
+def counting(graph: D3Graph) -> ImageSum:
+    """How much of a neighbour atoms are to each other, summed over images."""
+    images, radii = graph.counted, graph.reference.radii[graph.reference.kinds]
+    both = (radii[images.first] + radii[images.second])[:, None]
+
+    def count(r2: Tensor) -> Tensor:
+        return torch.sigmoid(COUNTING * (both * r2.rsqrt() - 1))
+
+    return ImageSum(images, count, graph.settings.cn_cutoff)
+
+
+def damping(graph: D3Graph) -> ImageSum:
+    """Energies of pairs over -C6, summed over images."""
+    images, roots = graph.pairs, graph.reference.sqrt_q[graph.reference.kinds]
+    ratio = 3 * (roots[images.first] * roots[images.second])[:, None]
+    s6, s8, a1, a2 = graph.damping
+    f = a1 * ratio.sqrt() + a2
+    f6, f8 = f**6, f**8
 
     def damped(r2: Tensor) -> Tensor:
         r6 = r2 * r2 * r2
-        return damping.s6 / (r6 + f6) + s8 / (r6 * r2 + f8)
+        return s6 / (r6 + f6) + s8 * ratio / (r6 * r2 + f8)
 
-    return damped
+    return ImageSum(images, damped, graph.settings.cutoff)
 
 
-def _weighting(reference: Reference) -> Callable[[Tensor], Tensor]:
-    """Coordination numbers (N,) to the coefficients C6 of all pairs of atoms (N, N)."""
-    kinds, coordination = reference.kinds, reference.coordination[reference.kinds]
-    missing = coordination < 0
-    element = torch.nn.functional.one_hot(kinds, len(reference.radii)).to(coordination)
+def reference_weights(reference: Reference, coordination: Tensor) -> Tensor:
+    """How near the atoms are to each reference of their elements.
+
+    Args:
+        reference: Data of the elements.
+        coordination: Coordination numbers, (N,) or (N, 1).
+
+    Returns:
+        The weights, (N, 7), of sum one; zero where there is no reference.
+    """
+    known = reference.coordination[reference.kinds]
+    # A softmax does not underflow: far from all references the nearest has all the weight.
+    exponents = -WEIGHTING * (coordination.view(-1, 1) - known) ** 2
+    return exponents.masked_fill(known < 0, -torch.inf).softmax(-1)
+
+
+def pair_coefficients(reference: Reference, left: Tensor, right: Tensor) -> Tensor:
+    """`C6_ij = sum_(a, b) left_ia right_jb C6_(a, b)` of all pairs of atoms.
+
+    Args:
+        reference: Data of the elements.
+        left: Weights of the references of each atom, or their derivatives, (N, 7).
+        right: Likewise, (N, 7).
+
+    Returns:
+        (N, N).
+    """
+    element = torch.nn.functional.one_hot(reference.kinds, len(reference.radii)).to(left)
     c6 = reference.c6.transpose(1, 2).flatten(2).flatten(0, 1)
-
-    def coefficients(found: Tensor) -> Tensor:
-        # A softmax does not underflow: far from all references the nearest has all the weight.
-        exponents = -WEIGHTING * (found[:, None] - coordination) ** 2
-        weights = exponents.masked_fill(missing, -torch.inf).softmax(-1)
-        by_element = (element[..., None] * weights[:, None]).flatten(1)
-        return by_element @ c6 @ by_element.T
-
-    return coefficients
-
-
-def _find(atoms: Atoms, cutoffs: tuple[float, float], like: Tensor) -> tuple[Images, ...]:
-    """The pairs within each cutoff."""
-    cell, positions = atoms.cell.array, atoms.positions
-    first, second, shifts = neighbours.search(positions, cell, atoms.pbc, max(cutoffs))
-    distances = np.linalg.norm(positions[first] - positions[second] + shifts @ cell, axis=1)
-    return tuple(
-        in_rows((first[near], second[near], shifts[near]), len(atoms), like)
-        for near in (distances <= cutoff for cutoff in cutoffs)
-    )
+    left, right = ((element[..., None] * w[:, None]).flatten(1) for w in (left, right))
+    return left @ c6 @ right.T
 
 
 def _check(atoms: int, dtype: torch.dtype, positions: Tensor, cell: Tensor) -> None:

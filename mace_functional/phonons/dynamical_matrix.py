@@ -11,6 +11,7 @@ from torch.func import functional_call, grad, vjp
 
 from mace_functional.columns import ChunkSize, map_columns
 from mace_functional.concrete import is_concrete
+from mace_functional.dispersion.bloch import d3_force_constants_at
 from mace_functional.memory import keep_freed_memory
 from mace_functional.phonons.bloch import Images
 from mace_functional.phonons.wave_vector import check_wave_vector
@@ -39,7 +40,8 @@ def dynamical_matrix_fn(
     is made, no step taken, nothing interpolated: three coupled replicas of the cell hold a wave of
     any wave vector (see `bloch`), two where all components of q are multiples of 1/2, and one at
     Gamma. Column u is `(2 / 3) sum_m exp(-i phi_m) g_m`, with the changes g_m of the replicas'
-    gradients along `cos(phi_m) u`.
+    gradients along `cos(phi_m) u`. A dispersion correction of the model is added in closed form,
+    over all images within its cutoffs (`mace_functional.dispersion.bloch`).
 
     Composes with every transform, with respect to every argument: `jvp` in q gives group
     velocities, in the cell Grueneisen parameters, `grad` in params trains on phonons. Under a
@@ -66,6 +68,7 @@ def dynamical_matrix_fn(
     keep_freed_memory()
     images = Images.of(graph)
     atoms = len(graph.inverse)
+    dispersion = None if graph.dispersion is None else d3_force_constants_at(graph.dispersion)
 
     def dynamical_matrix(
         q: Tensor,
@@ -107,7 +110,11 @@ def dynamical_matrix_fn(
             description="Dynamical matrix",
         )
         matrix = torch.complex(*(part.flatten(1) for part in columns.unbind(2)))
-        return matrix.transpose(0, 1)
+        matrix = matrix.transpose(0, 1)
+        if dispersion is not None:
+            root = weights.expand(-1, 3).flatten()
+            matrix = matrix + root[:, None] * dispersion(q, positions, cell) * root
+        return matrix
 
     return dynamical_matrix
 

@@ -157,8 +157,15 @@ def force_constants(
         in which nothing else is are left out.
 
     Raises:
-        ValueError: If the structure is not periodic, or does not fit the model; see `from_ase`.
+        ValueError: If the structure is not periodic, does not fit the model (see `from_ase`), or
+            the model has a dispersion, which reaches much further than message passing.
     """
+    if model.dispersion is not None:
+        raise ValueError(
+            "force constants of dispersion do not end where those of the model do: take the "
+            "dynamical matrix at each wave vector, dynamical_matrix_fn or "
+            "phonons_of(method='replicas'), which has all of it"
+        )
     s = from_ase(atoms, model)
     if not bool(s.graph.pbc.any()):
         raise ValueError(

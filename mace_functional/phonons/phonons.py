@@ -95,6 +95,7 @@ def phonons_of(
     method: Method = "auto",
     symmetry: bool = True,
     chunk_size: ChunkSize = "auto",
+    memory_budget: int | None = None,
     progress: bool = False,
 ) -> Phonons:
     """Phonons of a structure from its primitive cell, at any wave vector.
@@ -105,9 +106,12 @@ def phonons_of(
         method: "force-constants" computes those of all cells first, after which D(q) costs almost
             nothing; "replicas" computes D(q) anew for every q, by `dynamical_matrix_fn`, in less
             memory. Both are exact. "auto" takes force constants of crystals wherever they fit into
-            memory and cost less than replicas at a thousand wave vectors, and replicas otherwise.
+            memory and cost less than replicas at a thousand wave vectors, and replicas otherwise,
+            for models with dispersion always.
         symmetry: Use it in computing force constants.
         chunk_size: Columns at once; see `hessian`.
+        memory_budget: Bytes that "auto", here as method and chunk size, may fill; a fraction of
+            the free memory if None.
         progress: Show a progress bar for the force constants. What walks through wave vectors, a
             path or a mesh, has one of its own.
 
@@ -116,7 +120,7 @@ def phonons_of(
 
     Raises:
         ValueError: If the method is unknown, the structure does not fit the model (see `from_ase`),
-            or force constants are asked for and it is not periodic.
+            or force constants are asked for and it is not periodic, or the model has a dispersion.
     """
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, not {method!r}")
@@ -124,13 +128,20 @@ def phonons_of(
     arguments = (s.positions, s.cell, model.params)
     constants = None
     dynamical_matrix: Callable[[Tensor], Tensor]
-    if method == "force-constants" or (method == "auto" and _unrolling_pays(model, s.graph)):
+    if method == "force-constants" or (method == "auto" and _unrolling_pays(model, s.graph, memory_budget)):
         constants = force_constants(
-            model, atoms, symmetry=symmetry, chunk_size=chunk_size, progress=progress
+            model,
+            atoms,
+            symmetry=symmetry,
+            chunk_size=chunk_size,
+            memory_budget=memory_budget,
+            progress=progress,
         )
         dynamical_matrix = constants.dynamical_matrix
     else:
-        matrix = dynamical_matrix_fn(model, s.graph, chunk_size=chunk_size)
+        matrix = dynamical_matrix_fn(
+            model, s.graph, chunk_size=chunk_size, memory_budget=memory_budget
+        )
 
         def dynamical_matrix(q: Tensor) -> Tensor:
             return matrix(q, *arguments, s.masses)
@@ -150,21 +161,22 @@ def phonons_of(
     )
 
 
-def _unrolling_pays(model: Model, graph: Graph) -> bool:
+def _unrolling_pays(model: Model, graph: Graph, memory_budget: int | None) -> bool:
     """Whether force constants are the better way, by the size of the piece that they unroll.
 
     Both ways linearise the network once for 3N columns: force constants on the nodes of the piece,
     replicas on 3N nodes for every wave vector.
     """
-    if not bool(graph.pbc.any()):
+    if not bool(graph.pbc.any()) or model.dispersion is not None:
         return False
     layers, atoms = model.settings.interactions, len(graph.inverse)
     piece = UnrolledGraph.around(list(range(atoms)), graph, len(layers))
     weights = sum(layer.radial_widths[-1] for layer in layers)
     columns = 3 * atoms * piece.cells.numel()
     numbers = NUMBERS_PER_WEIGHT * weights * piece.senders.numel() + 3 * columns
-    budget = BUDGET_FRACTION * free_memory(model.device)
-    fits = numbers * model.dtype.itemsize < budget
+    if memory_budget is None:
+        memory_budget = int(BUDGET_FRACTION * free_memory(model.device))
+    fits = numbers * model.dtype.itemsize < memory_budget
     return fits and len(piece.senders) < WAVE_VECTORS * 3 * atoms
 
 

@@ -1,0 +1,139 @@
+"""What D3 has to know of a structure: pairs of atoms, and data of the elements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from ase.units import Bohr
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from mace_functional import neighbours
+from mace_functional.dispersion.images import Images, in_rows
+from mace_functional.dispersion.reference import Damping, Reference, damping_of, reference_of
+
+CUTOFF = 60 * Bohr
+"""Where pairs end in s-dftd3, Å."""
+
+CN_CUTOFF = 40 * Bohr
+"""Where coordination numbers end there, Å."""
+
+
+@dataclass(frozen=True)
+class D3Settings:
+    """Which D3 correction.
+
+    Attributes:
+        functional: What the potential was trained on: "pbe", "revpbe", "r2scan", "b3lyp", ...
+        cutoff: Where pairs end, Å.
+        cn_cutoff: Where coordination numbers end, Å.
+
+    Raises:
+        ImportError: If tad-dftd3 is not installed.
+        ValueError: If the functional is unknown, or a cutoff is not positive.
+    """
+
+    functional: str = "pbe"
+    cutoff: float = CUTOFF
+    cn_cutoff: float = CN_CUTOFF
+
+    def __post_init__(self) -> None:
+        if not (0 < self.cutoff < np.inf and 0 < self.cn_cutoff < np.inf):
+            raise ValueError(
+                f"cutoffs must be positive, in Å, not {self.cutoff} and {self.cn_cutoff}"
+            )
+        damping_of(self.functional)
+
+
+@dataclass(frozen=True)
+class D3Graph:
+    """Pairs and data of a structure: a pytree whose leaves are tensors.
+
+    Attributes:
+        pairs: Within the cutoff and the skin.
+        counted: Those that make coordination numbers.
+        reference: Data of the elements.
+        damping: Parameters of the functional; static.
+        settings: Static.
+        skins: What the search added to the cutoffs, Å; static.
+    """
+
+    pairs: Images
+    counted: Images
+    reference: Reference
+    damping: Damping
+    settings: D3Settings
+    skins: tuple[float, float]
+
+    @classmethod
+    def of(
+        cls,
+        settings: D3Settings,
+        numbers: np.ndarray,
+        geometry: tuple[np.ndarray, np.ndarray, np.ndarray],
+        skins: tuple[float, float],
+        like: Tensor,
+    ) -> D3Graph:
+        """Find the pairs of a structure.
+
+        Args:
+            settings: The correction.
+            numbers: Atomic numbers, (N,).
+            geometry: Positions (N, 3) and cell (3, 3) in Å, and periodic directions (3,).
+            skins: Added to the cutoffs, Å.
+            like: Gives dtype and device.
+
+        Raises:
+            ValueError: If D3 does not know an element, or the geometry is bad; see `search`.
+        """
+        reference = reference_of(numbers, like)
+        reaches = settings.cutoff + skins[0], settings.cn_cutoff + skins[1]
+        pairs, counted = _find(*geometry, reaches, like)
+        return cls(pairs, counted, reference, damping_of(settings.functional), settings, skins)
+
+    def rebuilt(self, geometry: tuple[np.ndarray, np.ndarray, np.ndarray]) -> D3Graph:
+        """The same for the same atoms elsewhere; positions and cell in Å, periodic directions."""
+        reaches = tuple(cutoff + skin for cutoff, skin in self.reaches)
+        pairs, counted = _find(*geometry, reaches, self.reference.c6)
+        return replace(self, pairs=pairs, counted=counted)
+
+    @property
+    def reaches(self) -> tuple[tuple[float, float], ...]:
+        """Each cutoff with its skin, Å."""
+        cutoffs = self.settings.cutoff, self.settings.cn_cutoff
+        return tuple(zip(cutoffs, self.skins, strict=True))
+
+
+_STATIC = ("damping", "settings", "skins")
+_LEAVES = tuple(f.name for f in fields(D3Graph) if f.name not in _STATIC)
+
+
+def _flatten(graph: D3Graph) -> tuple[list[Any], tuple[Any, ...]]:
+    return [getattr(graph, k) for k in _LEAVES], tuple(getattr(graph, k) for k in _STATIC)
+
+
+pytree.register_pytree_node(
+    D3Graph,
+    _flatten,
+    lambda leaves, static: D3Graph(*leaves, *static),
+    serialized_type_name="mace_functional.D3Graph",
+)
+
+
+def _find(
+    positions: np.ndarray,
+    cell: np.ndarray,
+    pbc: np.ndarray,
+    reaches: Sequence[float],
+    like: Tensor,
+) -> tuple[Images, ...]:
+    """The pairs within each distance."""
+    first, second, shifts = neighbours.search(positions, cell, pbc, max(reaches))
+    distances = np.linalg.norm(positions[first] - positions[second] + shifts @ cell, axis=1)
+    return tuple(
+        in_rows((first[near], second[near], shifts[near]), len(positions), like)
+        for near in (distances <= reach for reach in reaches)
+    )
