@@ -410,3 +410,13 @@ def test_frameworks_end_where_bfgs_ends_in_a_third_of_the_steps(name, energy, vo
     on = mf.relax(model, start, fmax=1e-6)
     assert on.converged
     assert mf.gamma_modes(model, on.atoms).n_imaginary == 0
+
+
+def test_pairs_that_leave_the_cutoff_of_dispersion_do_not_hold_up_a_relaxation():
+    pytest.importorskip("tad_dftd3")
+    settings = mf.D3Settings("pbe", cutoff=8.0, cn_cutoff=6.0)
+    atoms = mf.example_structure("quartz")
+    atoms.rattle(0.02, seed=0)
+    found = mf.relax(mf.load_model("embedded", dispersion=settings), atoms, fmax=1e-6)
+    assert found.converged
+    assert found.n_gradients < 40

@@ -50,8 +50,9 @@ class Minimiser:
         radius: Trust radius, Å.
         largest_radius: What it may grow to, Å.
         epsilon: Relative rounding of energies.
+        jumps: By how much energies may jump where the surface is not smooth, eV.
         lost_in_rounding: Whether the last step should have changed the energy by no more than its
-            rounding. The change then follows from the gradients at both ends.
+            rounding, or a jump. The change then follows from the gradients at both ends.
     """
 
     z: np.ndarray
@@ -61,6 +62,7 @@ class Minimiser:
     radius: float
     largest_radius: float
     epsilon: float
+    jumps: float = 0.0
     lost_in_rounding: bool = False
     _step: Step = field(init=False, repr=False)
 
@@ -97,7 +99,8 @@ class Minimiser:
             self.lost_in_rounding = True
             return False
         change = energy - self.energy
-        self.lost_in_rounding = abs(step.energy) < ROUNDING * self.epsilon * abs(self.energy)
+        rounding = ROUNDING * self.epsilon * abs(self.energy)
+        self.lost_in_rounding = abs(step.energy) < rounding + self.jumps
         if self.lost_in_rounding:
             change = 0.5 * float((self.gradient + gradient) @ step.step)
         accepted, ratio = change < 0, change / step.energy

@@ -13,6 +13,7 @@ import torch
 from ase import Atoms
 
 from mace_functional.atomic_write import atomic_write
+from mace_functional.dispersion.graph import CUTOFF
 from mace_functional.graph import from_ase
 from mace_functional.optimize.bond_stretch import BondStretch
 from mace_functional.optimize.coordinates import CellFreedom, free_coordinates, rigid_directions
@@ -50,6 +51,10 @@ use where they have come apart, and is computed again."""
 LOST = 12
 """Steps in a row within the rounding of the energy that do not lower the largest force, after which
 nothing better is to be had."""
+
+JUMPS = 5e-7
+"""Of the energy for each atom, eV, as pairs leave the cutoff of dispersion where a cell grows; with
+the usual cutoff, and ten times what they are when they count as much as all else."""
 
 TOO_CLOSE = 0.6
 """Nearer to each other than this, in Å, no two atoms are bound."""
@@ -145,7 +150,13 @@ class Relaxation:
             radius=FIRST_RADIUS * root,
             largest_radius=LARGEST_RADIUS * root,
             epsilon=torch.finfo(self.surface.model.dtype).eps,
+            jumps=self._jumps(),
         )
+
+    def _jumps(self) -> float:
+        """By how much the energy may jump, eV: dispersion beyond r falls off as r^-3."""
+        d3 = self.surface.model.dispersion
+        return 0.0 if d3 is None else JUMPS * len(self._start) * (CUTOFF / d3.cutoff) ** 3
 
     def step(self) -> bool:
         """Try a step; whether it was taken."""
