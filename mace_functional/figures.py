@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 BROADENING = 8.0
 """Standard deviation of the Gaussians of a spectrum, cm-1."""
 
+BLOCK = 512
+"""Modes of a density of states that are summed at once, so that dense meshes need little memory."""
+
 BLUE, RED = "#3b6ea5", "#c8553d"
 
 ELEMENTS = ("#d08a1d", "#4d8f5b", "#7d5ba6", "#2b9bab", "#9c6b4a", "#b5527f")
@@ -70,7 +73,7 @@ def thermo_figure(
     figure = Figure(figsize=(7.0, 2.7), layout="constrained")
     spectrum, heat = figure.subplots(1, 2)
     modes = frequencies.detach().cpu()
-    _draw_spectrum(spectrum, modes, weights)
+    draw_spectrum(spectrum, modes, weights)
     _draw_heat_capacity(heat, modes, temperatures, mass, weights)
     for axes in spectrum, heat:
         axes.spines[["top", "right"]].set_visible(False)
@@ -80,7 +83,15 @@ def thermo_figure(
     return figure
 
 
-def _draw_spectrum(axes: Axes, modes: Tensor, weights: Tensor | None) -> None:
+def draw_spectrum(axes: Axes, modes: Tensor, weights: Tensor | None) -> None:
+    """Draw a vibrational density of states, imaginary modes in red.
+
+    Args:
+        axes: Where to draw.
+        modes: (M,) cm-1, with a line for each, or (Q, M) on a mesh of wave vectors; see
+            `thermo_figure`.
+        weights: (Q,) of the wave vectors, with sum 1; None for (M,).
+    """
     frequencies, each = modes.numpy(), np.ones(modes.shape)
     if weights is not None:
         each = np.broadcast_to(weights.cpu().numpy()[:, None], modes.shape)
@@ -89,10 +100,11 @@ def _draw_spectrum(axes: Axes, modes: Tensor, weights: Tensor | None) -> None:
     margin = 5 * BROADENING
     grid = np.arange(lowest - margin * (lowest < 0), highest + margin, BROADENING / 8)
     signs = [frequencies >= 0, frequencies < 0]
-    densities = [_density(frequencies[sign], each[sign], grid) for sign in signs]
+    densities = [density_of(frequencies[sign], each[sign], grid) for sign in signs]
     real, imaginary = (frequencies[sign] for sign in signs)
     foot = -0.06 * max(densities[0].max(), densities[1].max()) if weights is None else 0.0
-    for part, density, colour in zip((real, imaginary), densities, (BLUE, RED), strict=True):
+    # Imaginary modes first: along zero the line of the others covers theirs.
+    for part, density, colour in (imaginary, densities[1], RED), (real, densities[0], BLUE):
         if len(part):
             axes.fill_between(grid, density, color=colour, alpha=0.35, lw=0)
             axes.plot(grid, density, color=colour, lw=0.9)
@@ -108,9 +120,22 @@ def _draw_spectrum(axes: Axes, modes: Tensor, weights: Tensor | None) -> None:
     axes.set_ylabel("density of states (per cm$^{-1}$)")
 
 
-def _density(frequencies: np.ndarray, each: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    distance = (grid[:, None] - frequencies) / BROADENING
-    return np.exp(-(distance**2) / 2) @ each / (BROADENING * np.sqrt(2 * np.pi))
+def density_of(frequencies: np.ndarray, each: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """A density of states: a Gaussian of width `BROADENING` for each mode.
+
+    Args:
+        frequencies: (M,) cm-1.
+        each: How much each mode counts, (M,).
+        grid: Where to evaluate it, (G,) cm-1.
+
+    Returns:
+        (G,), per cm-1.
+    """
+    total = np.zeros(len(grid))
+    for start in range(0, len(frequencies), BLOCK):
+        distance = (grid[:, None] - frequencies[start : start + BLOCK]) / BROADENING
+        total += np.exp(-(distance**2) / 2) @ each[start : start + BLOCK]
+    return total / (BROADENING * np.sqrt(2 * np.pi))
 
 
 def _draw_heat_capacity(

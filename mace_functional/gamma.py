@@ -24,6 +24,7 @@ def gamma_modes(
     indices: Selection | None = None,
     unit: str = "cm-1",
     chunk_size: ChunkSize = "auto",
+    memory_budget: int | None = None,
     progress: bool = False,
 ) -> NormalModes:
     """Frequencies and modes from the exact Hessian, rigid motions removed by projection.
@@ -40,6 +41,7 @@ def gamma_modes(
             in ASE's `Vibrations`; other constraints hold nothing here.
         unit: "cm-1", "THz" or "meV".
         chunk_size: Columns of the Hessian at once; see `hessian`.
+        memory_budget: Bytes that "auto" may fill; see `hessian`.
         progress: Show a progress bar.
 
     Returns:
@@ -55,7 +57,13 @@ def gamma_modes(
     free = free_atoms(atoms, indices)
     s = from_ase(atoms, model)
     energy = energy_fn(model, s.graph)
-    matrix = hessian(energy, chunk_size=chunk_size, indices=free, progress=progress)
+    matrix = hessian(
+        energy,
+        indices=free,
+        chunk_size=chunk_size,
+        memory_budget=memory_budget,
+        progress=progress,
+    )
     return normal_modes(
         matrix(s.positions, s.cell, model.params),
         s.masses,

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     from mace_functional.model import Model
 
+FEW = 20
+"""Elements of a model that an error names."""
+
 FEATURES = {"total_charge": ("charge", 0.0), "total_spin": ("spin", 1.0)}
 """Where ASE users keep a feature in `atoms.info`, and its value when they do not."""
 
@@ -291,9 +294,10 @@ def from_ase(atoms: Atoms, model: Model, skin: float = 0.0) -> Structure:
     table = {z: row for row, z in enumerate(model.atomic_numbers)}
     unknown = sorted({int(z) for z in numbers} - set(table))
     if unknown:
+        known = model.atomic_numbers
+        which = _symbols(known) if len(known) <= FEW else f"{len(known)} others"
         raise ValueError(
-            f"the model does not know the elements {_symbols(unknown)}; "
-            f"it was made for {_symbols(model.atomic_numbers)}"
+            f"the model does not know the elements {_symbols(unknown)}; it was made for {which}"
         )
     pbc = np.asarray(atoms.get_pbc())
     cell = atoms.cell.array.copy()

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import mace_functional as mf
-from mace_functional.cli.files import find_structure
+from mace_functional.structures.files import find_structure
 
 MODELS: dict[str, dict[str, Any]] = {
     "default": {},

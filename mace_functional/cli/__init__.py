@@ -7,20 +7,22 @@ import sys
 from collections.abc import Sequence
 
 from mace_functional import __version__
-from mace_functional.cli import phonons, relax, thermo
+from mace_functional.cli import phonons, relax, screen, thermo
 
-VERBS = (relax, thermo, phonons)
+VERBS = (relax, thermo, phonons, screen)
 BEGINNING = """\
 to begin, with a structure and a model that come with the package:
   mace-functional thermo quartz --model embedded
   mace-functional phonons quartz --model embedded --relax --figure quartz.png
 
   mace-functional relax quartz --model embedded --output relaxed.cif
+  mace-functional screen quartz ethanol --model embedded --output results
 
 what else there is to choose, structures and models of your own included:
   mace-functional relax --help
   mace-functional thermo --help
   mace-functional phonons --help
+  mace-functional screen --help
 """
 
 

@@ -8,19 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from ase import Atoms
 from rich.console import Console
 
 from mace_functional.cli.files import FIGURES
 from mace_functional.cli.relaxation import relax_in_place
 from mace_functional.model import Model, load_model
+from mace_functional.screen.settings import DTYPES
 from mace_functional.structures import STRUCTURES
 
 FMAX = 1e-3
 """eV/Å; frequencies then change little with tighter relaxation."""
-
-DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -53,17 +51,28 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def add_structure_and_model(parser: argparse.ArgumentParser) -> None:
-    """Add what says which structure and which model, and the structures that there are."""
-    width = max(map(len, STRUCTURES))
-    parser.epilog = "structures that come with the package:\n" + "".join(
-        f"  {name:{width}}  {what}\n" for name, what in STRUCTURES.items()
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    """Add what says which structure and which model, and where to compute."""
+    list_structures(parser)
     parser.add_argument(
         "file",
         metavar="FILE",
         help="structure, in any format that ASE reads, or the name of one of those below",
     )
+    add_model(parser)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
+
+
+def list_structures(parser: argparse.ArgumentParser) -> None:
+    """Put the structures of the package at the end of the help."""
+    width = max(map(len, STRUCTURES))
+    parser.epilog = "structures that come with the package:\n" + "".join(
+        f"  {name:{width}}  {what}\n" for name, what in STRUCTURES.items()
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add what says which model."""
     parser.add_argument(
         "--model",
         required=True,
@@ -80,7 +89,6 @@ def add_structure_and_model(parser: argparse.ArgumentParser) -> None:
         "fitted to (%(const)s if none is named)",
     )
     parser.add_argument("--dtype", choices=list(DTYPES), default="float64")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
 
 
 def check_options(options: argparse.Namespace, outputs: Sequence[Path | None]) -> None:
@@ -93,14 +101,19 @@ def check_options(options: argparse.Namespace, outputs: Sequence[Path | None]) -
     Raises:
         ValueError: If an option is bad.
     """
-    if any(not t >= 0 for t in options.temperatures):
-        raise ValueError("temperatures must be zero or positive, in K")
+    check_temperatures(options)
     check_limits(options)
     if options.relaxed is not None and not options.relax:
         raise ValueError("--relaxed needs --relax")
     if options.figure is not None and options.figure.suffix.lower() not in FIGURES:
         raise ValueError(f"--figure takes a name in {', '.join(FIGURES)}, not {options.figure}")
     check_outputs(options.relaxed, options.figure, *outputs)
+
+
+def check_temperatures(options: argparse.Namespace) -> None:
+    """Refuse temperatures below zero."""
+    if any(not t >= 0 for t in options.temperatures):
+        raise ValueError("temperatures must be zero or positive, in K")
 
 
 def check_limits(options: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mace_functional.atomic_write import atomic_write
-from mace_functional.cli.files import FIGURES, find_structure, write_figure, write_json
+from mace_functional.cli.files import FIGURES, write_figure, write_json
 from mace_functional.cli.options import add_options, check_options, load_and_relax
 from mace_functional.cli.report import (
     no_warnings_of_what_is_reported,
@@ -45,6 +45,7 @@ from mace_functional.phonons import (
     phonons_of,
 )
 from mace_functional.phonons.phonons import Method
+from mace_functional.structures.files import find_structure
 from mace_functional.units import FREQUENCY_UNITS
 
 TEMPERATURES = (100.0, 200.0, 300.0, 400.0)

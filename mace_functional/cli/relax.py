@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from mace_functional.cli.files import find_structure, write_json, write_structure
+from mace_functional.cli.files import write_json, write_structure
 from mace_functional.cli.options import (
     add_limits,
     add_structure_and_model,
@@ -20,6 +20,7 @@ from mace_functional.cli.options import (
 from mace_functional.cli.relaxation import relax_in_place
 from mace_functional.cli.report import print_rest, print_written, structure_results
 from mace_functional.optimize.coordinates import VOIGT
+from mace_functional.structures.files import find_structure
 
 AXES = "xyz"
 STRAIN_NAMES = [AXES[i] + AXES[j] for i, j in VOIGT]

@@ -9,9 +9,10 @@ import numpy as np
 from ase import Atoms
 from rich.console import Console
 
-from mace_functional.cli.files import read_structure, write_structure
+from mace_functional.cli.files import write_structure
 from mace_functional.model import Model
 from mace_functional.optimize.relax import RelaxResult, relax
+from mace_functional.structures.files import read_structure
 
 
 def relax_in_place(

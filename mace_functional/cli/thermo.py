@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.constraints import FixAtoms
 from rich.console import Console
 
-from mace_functional.cli.files import FIGURES, find_structure, write_figure, write_json
+from mace_functional.cli.files import FIGURES, write_figure, write_json
 from mace_functional.cli.options import add_options, check_options, load_and_relax
 from mace_functional.cli.ranges import numbers_in
 from mace_functional.cli.report import (
@@ -27,6 +27,7 @@ from mace_functional.figures import thermo_figure
 from mace_functional.gamma import gamma_modes
 from mace_functional.phonons import Mesh, MeshModes, frequencies_on, mesh_thermo, phonons_of
 from mace_functional.selection import free_atoms
+from mace_functional.structures.files import find_structure
 from mace_functional.thermo import harmonic_thermo
 from mace_functional.vibrations import NormalModes
 

@@ -128,7 +128,9 @@ def phonons_of(
     arguments = (s.positions, s.cell, model.params)
     constants = None
     dynamical_matrix: Callable[[Tensor], Tensor]
-    if method == "force-constants" or (method == "auto" and _unrolling_pays(model, s.graph, memory_budget)):
+    if method == "force-constants" or (
+        method == "auto" and _unrolling_pays(model, s.graph, memory_budget)
+    ):
         constants = force_constants(
             model,
             atoms,

@@ -1,0 +1,248 @@
+"""`mace-functional screen`: heat capacities of many structures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mace_functional.cli.options import (
+    add_limits,
+    add_model,
+    check_limits,
+    check_temperatures,
+    list_structures,
+)
+from mace_functional.cli.report import print_written
+from mace_functional.screen.cluster import LOCAL, dask_executor
+from mace_functional.screen.references import read_references
+from mace_functional.screen.rows import Reference, Row
+from mace_functional.screen.run import TEMPERATURES, Screening, screen
+from mace_functional.screen.settings import Settings
+from mace_functional.screen.table import CSV, JSON, ROOM, heat_capacity, relative_error
+
+GIB = 2**30
+
+WIDE = 1000
+"""Columns of a file or pipe, where a table needs no folding."""
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb to the command line."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        "screen",
+        help="heat capacities of many structures, by several workers",
+        description="Relaxation, frequencies and harmonic thermodynamics of many structures, with "
+        "a table and a\nreport. The same command goes on from where it was interrupted; what is "
+        "done is not done\nagain. A structure that fails is recorded with the reason and stops "
+        "nothing.",
+    )
+    list_structures(parser)
+    parser.add_argument(
+        "structures",
+        nargs="+",
+        metavar="STRUCTURES",
+        help="files, folders with files, or names of those below",
+    )
+    add_model(parser)
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="OUT", help="folder for all results"
+    )
+    _add_what(parser)
+    _add_where(parser)
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        metavar="FILE",
+        help="CSV table of heat capacities in J/(g K) to compare with; its column `name`, or the "
+        "first one, has the names of structures: those of their files, without the suffix",
+    )
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="COLUMN[@T]",
+        help="columns of the reference, with the temperature in K where the name does not end in "
+        "it, as in cv@300 or cv_300K",
+    )
+    parser.add_argument("--no-report", action="store_true", help="write no report.html")
+    parser.set_defaults(run=run)
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    """Add what to compute."""
+    parser.add_argument("--no-relax", action="store_true", help="take the structures as they are")
+    parser.add_argument("--fixed-cell", action="store_true", help="keep the cells when relaxing")
+    add_limits(parser)
+    parser.add_argument(
+        "--mesh",
+        type=int,
+        nargs=3,
+        metavar="n",
+        help="average crystals over a mesh of n x n x n wave vectors, instead of Gamma alone",
+    )
+    parser.add_argument(
+        "--temperatures",
+        type=float,
+        nargs="+",
+        default=list(TEMPERATURES),
+        metavar="T",
+        help="K; to change them computes nothing anew",
+    )
+
+
+def _add_where(parser: argparse.ArgumentParser) -> None:
+    """Add where to compute, and what again."""
+    parser.add_argument(
+        "--device",
+        nargs="+",
+        default=["cpu"],
+        help="cpu, or a GPU for each worker: cuda:0 cuda:1 ... (cpu)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="n",
+        help="structures at once on CPU (as many as there are cores)",
+    )
+    parser.add_argument(
+        "--memory",
+        type=float,
+        metavar="GiB",
+        help="for the second derivatives of each worker (its share of half of what is free)",
+    )
+    parser.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="have it done by the workers of this Dask scheduler, which must see the same files; "
+        f"or {LOCAL}, for --workers Dask workers on this machine",
+    )
+    parser.add_argument(
+        "--retry", action="store_true", help="compute structures again that failed before"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compute and report."""
+    console = Console(stderr=True)
+    check_temperatures(options)
+    check_limits(options)
+    references = _references(options)
+    with _executor(options) as executor:
+        screening = screen(
+            options.structures,
+            options.output,
+            _settings(options),
+            temperatures=options.temperatures,
+            references=references,
+            executor=executor,
+            workers=None if options.dask == LOCAL else options.workers,
+            devices=options.device,
+            memory=None if options.memory is None else int(options.memory * GIB),
+            retry=options.retry,
+        )
+    rows = screening.rows()
+    _print(rows, options.temperatures, references)
+    report = None
+    if not options.no_report:
+        with console.status("report"):
+            report = screening.report()
+    _print_end(console, screening)
+    print_written(console, *(options.output / name for name in (CSV, JSON)), report)
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    return Settings(
+        model=options.model,
+        head=options.head,
+        dtype=options.dtype,
+        dispersion=options.dispersion,
+        relax=not options.no_relax,
+        cell=not options.fixed_cell,
+        fmax=options.fmax,
+        max_steps=options.max_steps,
+        mesh=None if options.mesh is None else tuple(options.mesh),
+    )
+
+
+def _references(options: argparse.Namespace) -> list[Reference]:
+    """The columns to compare with.
+
+    Raises:
+        ValueError: If there is a file without columns, or the other way round; or as
+            `read_references`.
+    """
+    if (options.reference is None) != (options.compare is None):
+        raise ValueError("--reference FILE and --compare COLUMN need each other")
+    return [] if options.reference is None else read_references(options.reference, options.compare)
+
+
+def _executor(options: argparse.Namespace) -> AbstractContextManager[Executor | None]:
+    """Workers of Dask, if they are asked for."""
+    if options.dask is None:
+        return nullcontext()
+    return dask_executor(options.dask, options.workers)
+
+
+def _print(rows: list[Row], temperatures: list[float], references: list[Reference]) -> None:
+    """The table, on standard output."""
+    temperature = min(temperatures, key=lambda t: abs(t - ROOM))
+    shown = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    shown.add_column("structure", overflow="fold")
+    headings = ["atoms", f"Cv {temperature:g} K\nJ/(g K)"]
+    for reference in references:
+        headings += [f"{reference.label}\n{reference.temperature:g} K", "error\n%"]
+    for heading in [*headings, "imaginary", "force\neV/Å", "s"]:
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        if row.spectrum is not None:
+            shown.add_row(*_cells(row, temperature, references))
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
+    if shown.row_count:
+        console.print(shown)
+    for record in (row.record for row in rows):
+        if record.failure is not None:
+            console.print(
+                f"[bold]{escape(record.name)} failed:[/bold] {escape(record.failure)}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def _cells(row: Row, temperature: float, references: list[Reference]) -> list[str]:
+    """A line of the table."""
+    record = row.record
+    cells = [
+        escape(record.name),
+        str(record.atoms),
+        _number(heat_capacity(row, temperature), ".4f"),
+    ]
+    for reference in references:
+        error = relative_error(row, reference)
+        cells += [
+            _number(reference.values.get(record.name), ".4f"),
+            _number(None if error is None else 100 * error, "+.1f"),
+        ]
+    force = _number(record.largest_force, ".1e")
+    seconds = (record.seconds_relaxation or 0) + (record.seconds_modes or 0)
+    relaxed = "" if record.converged is not False else " not relaxed"
+    return [*cells, str(record.imaginary_modes), force + relaxed, f"{seconds:.1f}"]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _print_end(console: Console, screening: Screening) -> None:
+    """How many are done, and what to do about the others."""
+    failed = len(screening.failed)
+    console.print(f"structures: {len(screening.records) - failed} done, {failed} failed")
+    if failed:
+        console.print("failed ones are not computed again unless you add --retry")

@@ -1,0 +1,1 @@
+"""Many structures, one after the other or side by side: records, workers, tables and reports."""

@@ -1,0 +1,49 @@
+"""Workers of Dask: on this machine, or wherever the scheduler of a cluster has some."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+
+from mace_functional.screen.workers import cores
+
+LOCAL = "local"
+
+
+@contextmanager
+def dask_executor(address: str, workers: int | None = None) -> Iterator[Executor]:
+    """An executor of Dask, for `screen`.
+
+    Args:
+        address: Of the scheduler, such as "tcp://host:8786"; or "local", for processes of one
+            thread on this machine, which are there as long as the executor.
+        workers: How many of these; as many as there are cores if None.
+
+    Yields:
+        The executor.
+
+    Raises:
+        ValueError: If there are to be less than one.
+        ImportError: If Dask is not installed.
+        OSError: If there is no scheduler at the address.
+    """
+    if workers is not None and workers < 1:
+        raise ValueError("workers must be positive")
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise ImportError(
+            "Dask is not installed: pip install 'mace_functional[dask]', or leave out Dask for "
+            "processes of our own"
+        ) from error
+    if address != LOCAL:
+        with Client(address) as client:
+            yield client.get_executor()
+        return
+    count = cores() if workers is None else workers
+    with (
+        LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client.get_executor()

@@ -1,0 +1,265 @@
+"""One structure from beginning to end: relaxation, modes, and what is kept of them.
+
+All that is needed comes with the task and all that comes out goes to the folder of the structure,
+so that a task may be done by any thread or process, on any machine that sees the folder.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from ase import Atoms
+from ase.units import GPa
+
+from mace_functional.gamma import gamma_modes
+from mace_functional.interop.ase import MaceCalculator
+from mace_functional.model import Model, load_model
+from mace_functional.optimize.relax import RelaxResult, relax
+from mace_functional.phonons import Mesh, frequencies_on, phonons_of
+from mace_functional.screen.geometry import write_geometry
+from mace_functional.screen.record import Record, Spectrum
+from mace_functional.screen.settings import DTYPES, Settings
+from mace_functional.vibrations import NormalModes
+
+RELAXATION, MESH = "relax.npz", "mesh.npz"
+"""Checkpoints, while a structure is computed."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A structure to be computed.
+
+    Attributes:
+        key: Of its result.
+        name: Of the structure.
+        file: Where it is from.
+        atoms: The structure.
+        folder: Of its files; absolute.
+        settings: What to compute.
+        device: Where.
+        memory: Bytes for second derivatives; half of what is free if None.
+    """
+
+    key: str
+    name: str
+    file: str
+    atoms: Atoms
+    folder: Path
+    settings: Settings
+    device: str = "cpu"
+    memory: int | None = None
+
+    @property
+    def cost(self) -> float:
+        """In no unit: a Hessian takes 3N columns of N atoms each."""
+        return float(len(self.atoms)) ** 2
+
+    def failed(self, reason: str) -> Record:
+        """The record of a failure, written to the folder."""
+        record = Record(self.key, self.name, self.file, failure=reason)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        record.save(self.folder)
+        return record
+
+
+class Modes(NamedTuple):
+    """The spectrum, and its part of the record."""
+
+    spectrum: Spectrum
+    facts: dict[str, Any]
+
+
+def evaluate(task: Task) -> Record:
+    """Compute a structure, and write its files; the record last.
+
+    Args:
+        task: The structure. Where its folder has checkpoints, it goes on from them.
+
+    Returns:
+        The record, with the reason if the structure failed.
+
+    Raises:
+        Exception: If the model cannot be loaded, which is no failure of the structure, or files
+            cannot be written.
+    """
+    model = cached_model(task.settings, task.device)
+    task.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        record = _computed(task, model)
+    except Exception as error:
+        record = task.failed(_reason(error))
+    else:
+        record.save(task.folder)
+    for name in RELAXATION, MESH:
+        (task.folder / name).unlink(missing_ok=True)
+    return record
+
+
+_loaded = threading.local()
+
+
+def cached_model(settings: Settings, device: str) -> Model:
+    """The model of a screening, loaded once in every thread: threads must not share it."""
+    wanted = (settings.model, settings.head, settings.dtype, settings.dispersion, device)
+    if getattr(_loaded, "wanted", None) != wanted:
+        _loaded.model = load_model(
+            settings.model,
+            dtype=DTYPES[settings.dtype],
+            device=device,
+            head=settings.head,
+            dispersion=settings.dispersion,
+        )
+        _loaded.wanted = wanted
+    model: Model = _loaded.model
+    return model
+
+
+def _computed(task: Task, model: Model) -> Record:
+    """The record of a structure, with all other files written."""
+    atoms, relaxation = _relaxed(task, model)
+    facts = _at_rest(atoms, model)
+    started = time.perf_counter()
+    periodic = bool(atoms.pbc.any())
+    on_mesh = task.settings.mesh is not None and periodic
+    modes = _on_mesh(task, model, atoms) if on_mesh else _at_gamma(task, model, atoms)
+    seconds = time.perf_counter() - started
+    frequencies = modes.spectrum.frequencies
+    vibrating = frequencies[frequencies != 0]
+    if not frequencies.isfinite().all():
+        raise ValueError(
+            "there are frequencies that are not finite: look for atoms on top of each other, or "
+            "overflow in low precision"
+        )
+    modes.spectrum.save(task.folder)
+    write_geometry(task.folder, atoms)
+    return Record(
+        key=task.key,
+        name=task.name,
+        file=task.file,
+        **relaxation,
+        **facts,
+        **modes.facts,
+        lowest_frequency=float(vibrating.min()) if len(vibrating) else None,
+        seconds_modes=seconds,
+    )
+
+
+def _relaxed(task: Task, model: Model) -> tuple[Atoms, dict[str, Any]]:
+    """The structure at rest, if that is asked for, and how it came there."""
+    if task.atoms.constraints:
+        raise ValueError(
+            "some of its atoms are held by constraints, and a screening is of whole structures: "
+            "remove them from the file"
+        )
+    if not task.settings.relax:
+        return task.atoms, {}
+    path, started = task.folder / RELAXATION, time.perf_counter()
+
+    def run() -> RelaxResult:
+        return relax(
+            model,
+            task.atoms,
+            cell=task.settings.cell,
+            fmax=task.settings.fmax,
+            max_steps=task.settings.max_steps,
+            checkpoint=path,
+        )
+
+    result = _going_on_from(path, run)
+    return result.atoms, {
+        "converged": result.converged,
+        "relaxation": result.reason,
+        "gradients": result.n_gradients,
+        "products": result.n_hvps,
+        "seconds_relaxation": time.perf_counter() - started,
+    }
+
+
+def _at_rest(atoms: Atoms, model: Model) -> dict[str, Any]:
+    """What the structure is, and how far it is from rest."""
+    here = atoms.copy()
+    here.calc = MaceCalculator(model)
+    crystal = bool(here.pbc.all())
+    energy = here.get_potential_energy()
+    forces = here.get_forces()
+    facts = {
+        "formula": here.get_chemical_formula(),
+        "atoms": len(here),
+        "mass": float(here.get_masses().sum()),
+        "volume": float(here.get_volume()) if crystal else None,
+        "energy": float(energy),
+        "largest_force": float((forces**2).sum(1).max() ** 0.5),
+        "largest_stress": float(abs(here.get_stress()).max() / GPa) if crystal else None,
+    }
+    if not math.isfinite(facts["energy"]) or not math.isfinite(facts["largest_force"]):
+        raise ValueError(
+            "its energy or forces are not finite: look for atoms on top of each other, or a "
+            "structure far from all that the model was made for"
+        )
+    return facts
+
+
+def _at_gamma(task: Task, model: Model, atoms: Atoms) -> Modes:
+    modes = gamma_modes(model, atoms, memory_budget=task.memory)
+    frequencies = modes.frequencies[None]
+    spectrum = Spectrum(frequencies, frequencies.new_ones(1), frequencies.new_zeros(1, 3))
+    return Modes(spectrum, {**_facts(modes), "imaginary_modes": modes.n_imaginary})
+
+
+def _on_mesh(task: Task, model: Model, atoms: Atoms) -> Modes:
+    """On the mesh of the settings, with one point along directions that are not periodic."""
+    wanted = task.settings.mesh or (1, 1, 1)
+    size = [n if periodic else 1 for n, periodic in zip(wanted, atoms.pbc, strict=True)]
+    mesh = Mesh.of(atoms, size)
+    lattice = phonons_of(model, atoms, memory_budget=task.memory)
+    path = task.folder / MESH
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the largest force is")  # it is in the record
+        modes = _going_on_from(
+            path, lambda: frequencies_on(lattice, mesh, eigenvectors=False, checkpoint=path)
+        )
+    frequencies = modes.frequencies("cm-1")
+    spectrum = Spectrum(frequencies, mesh.weights.to(frequencies), mesh.q.to(frequencies))
+    facts = _facts(lattice.gamma_modes())
+    return Modes(spectrum, {**facts, "imaginary_modes": len(modes.imaginary())})
+
+
+def _facts(at_gamma: NormalModes) -> dict[str, Any]:
+    """Diagnostics of the Hessian, which is the dynamical matrix at Gamma."""
+    return {
+        "rigid_motions": at_gamma.n_rigid,
+        "acoustic_sum_residual": at_gamma.acoustic_sum_residual,
+        "asymmetry": at_gamma.asymmetry,
+    }
+
+
+def _going_on_from(checkpoint: Path, compute: Callable[[], T]) -> T:
+    """Compute with a checkpoint; once more, without, if it is damaged."""
+    resumed = checkpoint.exists()
+    try:
+        return compute()
+    except MemoryError:
+        raise
+    except Exception:
+        if not resumed:
+            raise
+        checkpoint.unlink(missing_ok=True)
+        return compute()
+
+
+def _reason(error: Exception) -> str:
+    """Why a structure failed: our own errors say it themselves."""
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}"
+    if type(error) is ValueError and str(error):
+        return str(error)
+    return f"{type(error).__name__}: {error}"

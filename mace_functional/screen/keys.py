@@ -1,0 +1,68 @@
+"""What a result belongs to: a short digest of structure, model and settings together.
+
+Results of the same key are the same, whatever structure and model are called and wherever they are.
+Temperatures are no part of it: thermodynamics come from the frequencies that are kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+
+from mace_functional.graph import features_of
+from mace_functional.model import Model
+from mace_functional.screen.settings import Settings
+from mace_functional.screen.sources import Source
+
+LENGTH = 12
+"""Hexadecimal digits: among a million keys, two are equal with a chance of 1 in 500."""
+
+
+def model_digest(model: Model) -> str:
+    """Digest of all that its energies depend on: tensors, settings, head and dispersion."""
+    digest = sha256(repr((model.settings, model.head, model.dispersion)).encode())
+    for name, tensor in sorted(model.params.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def key_of(source: Source, model: Model, digest: str, settings: Settings) -> str:
+    """The key of a structure.
+
+    Args:
+        source: The structure, or the file that cannot be read: then its bytes count.
+        model: Says which features of the structure it embeds.
+        digest: Its `model_digest`.
+        settings: All but the name of the model count.
+    """
+    rest = {name: value for name, value in asdict(settings).items() if name != "model"}
+    key = sha256(f"{digest} {sorted(rest.items())}".encode())
+    key.update(_file(source) if source.atoms is None else _structure(source.atoms, model))
+    return key.hexdigest()[:LENGTH]
+
+
+def _structure(atoms: Atoms, model: Model) -> bytes:
+    held = [constraint.todict() for constraint in atoms.constraints]
+    try:
+        features = str({k: v.tolist() for k, v in features_of(atoms, model).items()})
+    except ValueError as error:  # which is what the structure will fail with
+        features = str(error)
+    arrays = atoms.positions, atoms.cell.array, atoms.get_masses()
+    return b"".join(
+        [
+            repr((atoms.numbers.tolist(), atoms.pbc.tolist(), features, held)).encode(),
+            *(np.asarray(array, dtype="<f8").tobytes() for array in arrays),
+        ]
+    )
+
+
+def _file(source: Source) -> bytes:
+    try:
+        return Path(source.file).read_bytes()
+    except OSError:
+        return f"{source.file} {source.name}".encode()

@@ -1,0 +1,177 @@
+"""Predicted against reference heat capacities, and the scale of frequencies between them.
+
+The error of a structure is C / C_ref - 1. A potential that is too soft or too stiff errs alike in
+all structures, and one common factor s on all frequencies takes that part away:
+
+    s = argmin  mean_i | C_i(s nu_i, T) / C_i,ref - 1 |
+
+Harmonic heat capacities depend on nu / T alone, so that to scale frequencies by s is to go to the
+temperature T / s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from mace_functional.screen.rows import Reference, Row, heat_capacities
+
+SCALES = (0.5, 2.0)
+"""Between these a common scale of frequencies is looked for."""
+
+N_SCALES = 121
+"""Points of the first, coarse search."""
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How far predictions are from references.
+
+    Attributes:
+        mean_absolute: mean |C - C_ref|, J/(g K).
+        mean_relative: mean |C / C_ref - 1|.
+        largest_relative: C / C_ref - 1 where it is largest in size, with its sign.
+        worst: Which structure that is.
+        r_squared: 1 - sum (C - C_ref)^2 / sum (C_ref - mean C_ref)^2, the share of the variance of
+            the references that predictions explain as they are, without a fitted line. None where
+            references do not vary.
+    """
+
+    mean_absolute: float
+    mean_relative: float
+    largest_relative: float
+    worst: int
+    r_squared: float | None
+
+    @classmethod
+    def of(cls, predicted: NDArray[np.float64], reference: NDArray[np.float64]) -> Errors:
+        """Errors of predictions.
+
+        Args:
+            predicted: Finite, (N,), N > 0, J/(g K).
+            reference: Finite and positive, (N,), J/(g K).
+        """
+        difference = predicted - reference
+        relative = difference / reference
+        worst = int(abs(relative).argmax())
+        varies = float(np.ptp(reference)) > 0
+        variance = ((reference - reference.mean()) ** 2).sum()
+        return cls(
+            mean_absolute=float(abs(difference).mean()),
+            mean_relative=float(abs(relative).mean()),
+            largest_relative=float(relative[worst]),
+            worst=worst,
+            r_squared=1 - float((difference**2).sum() / variance) if varies else None,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Parity:
+    """Structures with a reference, as computed and with all frequencies scaled.
+
+    Attributes:
+        reference: Where the values are from, and their temperature.
+        names: Of the structures that both have, (N,).
+        values: Of the reference, (N,), J/(g K).
+        predicted: As computed, (N,), J/(g K).
+        errors: Of `predicted`.
+        scale: The common factor; None for a single structure, which any factor would fit, and where
+            there is no best one between `SCALES`.
+        scaled: At frequencies times `scale`, (N,), J/(g K); None without a scale.
+        scaled_errors: Of `scaled`; None without a scale.
+    """
+
+    reference: Reference
+    names: tuple[str, ...]
+    values: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+    errors: Errors
+    scale: float | None
+    scaled: NDArray[np.float64] | None
+    scaled_errors: Errors | None
+
+
+def parity_of(rows: Sequence[Row], reference: Reference) -> Parity | None:
+    """Compare heat capacities with references.
+
+    Structures are left out that failed, are not in the reference, or have a reference that is not
+    positive and finite.
+
+    Args:
+        rows: Structures of a screening.
+        reference: What to compare with.
+
+    Returns:
+        The comparison; None if there is nothing to compare.
+    """
+    known = [
+        row
+        for row in rows
+        if row.spectrum is not None
+        and np.isfinite(value := reference.values.get(row.record.name, np.nan))
+        and value > 0
+    ]
+    temperature = [reference.temperature]
+    predictions = heat_capacities(known, temperature)[:, 0] if known else np.zeros(0)
+    known = [row for row, value in zip(known, predictions, strict=True) if np.isfinite(value)]
+    if not known:
+        return None
+    predicted = predictions[np.isfinite(predictions)]
+    names = tuple(row.record.name for row in known)
+    values = np.array([reference.values[name] for name in names])
+
+    def at_scales(scales: NDArray[np.float64]) -> NDArray[np.float64]:
+        return heat_capacities(known, reference.temperature / scales)
+
+    scale = common_scale(at_scales, values)
+    scaled = None if scale is None else at_scales(np.array([scale]))[:, 0]
+    return Parity(
+        reference=reference,
+        names=names,
+        values=values,
+        predicted=predicted,
+        errors=Errors.of(predicted, values),
+        scale=scale,
+        scaled=scaled,
+        scaled_errors=None if scaled is None else Errors.of(scaled, values),
+    )
+
+
+def common_scale(
+    predicted: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    reference: NDArray[np.float64],
+) -> float | None:
+    """The factor on all frequencies of all structures that makes the mean relative error smallest.
+
+    The mean of absolute values has a kink for every structure, and can have several minima: the
+    best point of a grid comes first, and a bounded search between its neighbours then.
+
+    Args:
+        predicted: Heat capacities (N, S) of the structures at scales (S,).
+        reference: Finite and positive, (N,), of the same unit.
+
+    Returns:
+        The factor; None for fewer than two structures, and where the error still falls at the ends
+        of `SCALES`.
+    """
+    if len(reference) < 2:
+        return None
+
+    def error(scales: NDArray[np.float64]) -> NDArray[np.float64]:
+        return abs(predicted(scales) / reference[:, None] - 1).mean(0)
+
+    grid = np.geomspace(*SCALES, N_SCALES)
+    best = int(error(grid).argmin())
+    if best in (0, N_SCALES - 1):
+        return None
+    found = minimize_scalar(
+        lambda scale: float(error(np.array([scale]))[0]),
+        bounds=(grid[best - 1], grid[best + 1]),
+        method="bounded",
+        options={"xatol": 1e-9},
+    )
+    return float(found.x)

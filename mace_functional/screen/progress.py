@@ -1,0 +1,101 @@
+"""What a screening shows while it runs: a bar over all its cost, and a line for each structure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from mace_functional.screen.evaluate import Task
+from mace_functional.screen.record import Record, Spectrum
+from mace_functional.screen.rows import Row
+from mace_functional.screen.table import ROOM, heat_capacity
+
+ALWAYS = 1e9
+"""Speed is that since the beginning, s: structures may take hours, and come seldom."""
+
+
+class ScreeningProgress:
+    """A bar whose length is the cost, so that the time that is left is about right.
+
+    Args:
+        tasks: What is to be done.
+        ready: Structures that are ready, or have failed, before.
+        failed: Those of them that have failed.
+        shown: Whether there is anything to see.
+    """
+
+    def __init__(self, tasks: Iterable[Task], ready: int, failed: int, shown: bool) -> None:
+        costs = [task.cost for task in tasks]
+        self._ready, self._failed, self._all = ready, failed, ready + len(costs)
+        self._shown = shown
+        console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            speed_estimate_period=ALWAYS,
+            disable=not (shown and console.is_terminal),
+        )
+        self._task = self._bar.add_task("Screening", total=sum(costs) or None, state=self._state())
+        self._bar.advance(self._task, 0)  # from here on speed is measured
+
+    def __enter__(self) -> ScreeningProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        if self._shown:
+            self._bar.console.print(text, highlight=False, soft_wrap=True)
+
+    def done(self, task: Task, record: Record) -> None:
+        """A structure is ready, or has failed."""
+        self._ready += 1
+        self._failed += record.failure is not None
+        self.say(_line(task, record))
+        self._bar.advance(self._task, task.cost)
+        self._bar.update(self._task, state=self._state())
+
+    def _state(self) -> str:
+        failed = f", {self._failed} failed" if self._failed else ""
+        return f"{self._ready}/{self._all}{failed}"
+
+
+def _line(task: Task, record: Record) -> str:
+    """How a structure ended."""
+    name = escape(record.name)
+    if record.failure is not None:
+        return f"[bold]{name} failed:[/bold] {escape(record.failure)}"
+    capacity = heat_capacity(Row(record, Spectrum.load(task.folder)), ROOM)
+    seconds = (record.seconds_relaxation or 0) + (record.seconds_modes or 0)
+    words = [
+        f"{record.atoms} atoms",
+        f"{seconds:.1f} s",
+        f"Cv {capacity:.4f} J/(g K) at {ROOM:g} K",
+    ]
+    if record.converged is False:
+        words.append("[bold]not relaxed[/bold]")
+    if record.imaginary_modes:
+        words.append(f"[bold]imaginary modes: {record.imaginary_modes}[/bold]")
+    return f"{name}: {', '.join(words)}"

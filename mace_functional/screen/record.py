@@ -1,0 +1,132 @@
+"""What is known of one structure of a screening, as it is kept in files."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mace_functional.atomic_write import atomic_write
+from mace_functional.thermo import HarmonicThermo, harmonic_thermo
+
+RECORD, SPECTRUM, STRUCTURE = "record.json", "frequencies.npz", "structure.xyz"
+"""Names of the files of one structure. The record is written last: where it is, all is done."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What came out for one structure; all numbers but the first three are None if it failed.
+
+    Attributes:
+        key: Of structure, model and settings together.
+        name: Of the structure, unique in its screening.
+        file: Where it is from.
+        failure: Why there is no result; None if there is one.
+        formula: Of the cell or molecule.
+        atoms: Their number.
+        mass: Of the cell or molecule, amu.
+        volume: Of the cell, Å³; None if not periodic in all directions.
+        energy: eV.
+        converged: Whether the relaxation converged; None if there was none.
+        relaxation: Why it ended, in words.
+        gradients: Energies with gradients that it took.
+        products: Hessian-vector products that it took.
+        largest_force: On any atom, eV/Å.
+        largest_stress: GPa.
+        rigid_motions: Taken out at the Gamma point.
+        imaginary_modes: How many there are, over all wave vectors of a mesh.
+        lowest_frequency: Signed, cm-1.
+        acoustic_sum_residual: eV/Å².
+        asymmetry: Of the Hessian, eV/Å².
+        seconds_relaxation: That it took.
+        seconds_modes: That Hessian or mesh took.
+    """
+
+    key: str
+    name: str
+    file: str
+    failure: str | None = None
+    formula: str | None = None
+    atoms: int | None = None
+    mass: float | None = None
+    volume: float | None = None
+    energy: float | None = None
+    converged: bool | None = None
+    relaxation: str | None = None
+    gradients: int | None = None
+    products: int | None = None
+    largest_force: float | None = None
+    largest_stress: float | None = None
+    rigid_motions: int | None = None
+    imaginary_modes: int | None = None
+    lowest_frequency: float | None = None
+    acoustic_sum_residual: float | None = None
+    asymmetry: float | None = None
+    seconds_relaxation: float | None = None
+    seconds_modes: float | None = None
+
+    def save(self, folder: Path) -> None:
+        """Write it to a folder."""
+        with atomic_write(folder / RECORD) as partial:
+            partial.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Record:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: If the file holds something else.
+        """
+        path = folder / RECORD
+        try:
+            data: dict[str, Any] = json.loads(path.read_text())
+            return cls(**data)
+        except (ValueError, TypeError) as error:
+            names = ", ".join(f.name for f in fields(cls))
+            raise ValueError(
+                f"{path} is no record of a screening, with {names}: {error}"
+            ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Frequencies of one structure.
+
+    Attributes:
+        frequencies: cm-1, imaginary ones negative, (Q, M); rigid motions left out, or exactly zero.
+        weights: Of the wave vectors, (Q,), with sum 1.
+        q: The wave vectors, in units of the reciprocal lattice vectors, (Q, 3).
+    """
+
+    frequencies: Tensor
+    weights: Tensor
+    q: Tensor
+
+    def thermo(self, temperatures: Sequence[float] | float) -> HarmonicThermo:
+        """Harmonic thermodynamics of one cell; imaginary modes are left out.
+
+        Args:
+            temperatures: K.
+        """
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*imaginary modes")
+            return harmonic_thermo(self.frequencies, temperatures, weights=self.weights)
+
+    def save(self, folder: Path) -> None:
+        """Write them to a folder."""
+        arrays = {f.name: getattr(self, f.name).cpu().numpy() for f in fields(self)}
+        with atomic_write(folder / SPECTRUM) as partial, partial.open("wb") as file:
+            np.savez(file, **arrays)
+
+    @classmethod
+    def load(cls, folder: Path) -> Spectrum:
+        """Read what `save` wrote."""
+        with np.load(folder / SPECTRUM, allow_pickle=False) as arrays:
+            return cls(**{f.name: torch.as_tensor(arrays[f.name]) for f in fields(cls)})

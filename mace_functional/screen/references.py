@@ -1,0 +1,75 @@
+"""Heat capacities of others, from a table in a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from mace_functional.screen.rows import Reference
+
+NAME = "name"
+"""The column with the names of structures; the first one, if there is none of this name."""
+
+TEMPERATURE = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?) ?K(?![A-Za-z])")
+"""In the name of a column."""
+
+
+def read_references(path: Path, columns: Sequence[str]) -> list[Reference]:
+    """Read columns of a table to compare with.
+
+    Args:
+        path: A CSV file with a line of headings.
+        columns: Names of columns in J/(g K), with the temperature behind an @ (`cv@300`), or in
+            the name itself (`cv_300K`).
+
+    Returns:
+        One for each column. Structures whose field is empty or NaN are left out.
+
+    Raises:
+        ValueError: If a column is missing, has no temperature, or holds something else.
+        OSError: If the file cannot be read.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        table = csv.DictReader(file)
+        try:
+            headings, rows = table.fieldnames or [], list(table)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is no CSV file: {error}") from error
+    if not headings:
+        raise ValueError(f"{path} is empty")
+    names = NAME if NAME in headings else headings[0]
+    references = []
+    for word in columns:
+        column, temperature = _column(word, headings, path)
+        values = {row[names]: _number(row, column, names, path) for row in rows}
+        known = {name: value for name, value in values.items() if not math.isnan(value)}
+        references.append(Reference(column, temperature, known))
+    return references
+
+
+def _column(word: str, headings: Sequence[str], path: Path) -> tuple[str, float]:
+    """A column and its temperature."""
+    column, _, behind = (word, "", "") if word in headings else word.rpartition("@")
+    if column not in headings:
+        raise ValueError(
+            f"{path} has no column {word.partition('@')[0]!r}: it has {', '.join(headings)}"
+        )
+    found = TEMPERATURE.findall(column.replace("_", " "))
+    try:
+        temperature = float(behind or found[-1])
+    except (ValueError, IndexError):
+        temperature = math.nan
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"at which temperature is {column!r}? Say so, as in {column}@300")
+    return column, temperature
+
+
+def _number(row: dict[str, str], column: str, names: str, path: Path) -> float:
+    field = (row[column] or "").strip()
+    try:
+        return float(field or "nan")
+    except ValueError as error:
+        raise ValueError(f"{path}: {column} of {row[names]} is no number: {field!r}") from error

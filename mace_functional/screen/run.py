@@ -1,0 +1,336 @@
+"""A screening: the same for many structures, by several workers, with nothing lost or done twice.
+
+Everything that is known of a structure lies in a folder of its own, whose name ends in the key of
+the result. The record there is written last, and each file appears whole or not at all, so that
+the folder itself says what is done, whenever the program was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from mace_functional.atomic_write import atomic_write
+from mace_functional.memory import BUDGET_FRACTION, free_memory
+from mace_functional.screen.evaluate import Task, cached_model, evaluate
+from mace_functional.screen.keys import key_of, model_digest
+from mace_functional.screen.progress import ScreeningProgress
+from mace_functional.screen.record import RECORD, STRUCTURE, Record, Spectrum
+from mace_functional.screen.report import write_report
+from mace_functional.screen.rows import Reference, Row
+from mace_functional.screen.settings import DTYPES, Settings
+from mace_functional.screen.sources import Source, Structures, find_sources
+from mace_functional.screen.table import table, write_table
+from mace_functional.screen.workers import (
+    Worker,
+    borrowed,
+    completed,
+    cores,
+    is_dask,
+    own_processes,
+)
+
+STRUCTURES, SETTINGS, LOCK = "structures", "settings.json", ".lock"
+"""What there is in the folder of a screening."""
+
+TEMPERATURES = (250.0, 275.0, 300.0, 325.0, 350.0, 375.0, 400.0)
+"""K."""
+
+LONGEST_NAME = 80
+"""Of a structure, in the name of a folder."""
+
+
+@dataclass(frozen=True, eq=False)
+class Screening:
+    """A screening that is done.
+
+    Attributes:
+        folder: Of all its files.
+        records: Of the structures, in their order.
+        folders: Of the files of each structure.
+        settings: What was computed.
+        temperatures: Of the table, K.
+        references: That it compares with.
+    """
+
+    folder: Path
+    records: list[Record]
+    folders: list[Path]
+    settings: Settings
+    temperatures: Sequence[float]
+    references: Sequence[Reference]
+
+    @property
+    def failed(self) -> list[Record]:
+        """Those of structures that failed."""
+        return [record for record in self.records if record.failure is not None]
+
+    def rows(self) -> list[Row]:
+        """The records with their spectra."""
+        return [
+            _row(record, folder) for record, folder in zip(self.records, self.folders, strict=True)
+        ]
+
+    def report(self) -> Path:
+        """Write `report.html`, one page that holds all it shows, and its figures beside it.
+
+        Returns:
+            Path of the page.
+        """
+        return write_report(
+            self.folder, self.rows(), self.settings, self.temperatures, self.references
+        )
+
+
+def screen(
+    structures: Structures,
+    output: str | os.PathLike[str],
+    settings: Settings,
+    *,
+    temperatures: Sequence[float] = TEMPERATURES,
+    references: Sequence[Reference] = (),
+    executor: Executor | None = None,
+    workers: int | None = None,
+    devices: Sequence[str] = ("cpu",),
+    memory: int | None = None,
+    retry: bool = False,
+    progress: bool = True,
+) -> Screening:
+    """Relaxation, frequencies and harmonic thermodynamics of many structures.
+
+    The same call goes on from where the last one was interrupted, within a structure too. What is
+    done for the same structure, model and settings is not done again, under whatever name, and not
+    for other temperatures. A structure that fails is recorded with the reason and stops nothing.
+
+    Molecules, and all structures without a mesh, have their modes at Gamma.
+
+    Args:
+        structures: Files, folders, names of structures of the package, or Atoms by name; see
+            `find_sources`.
+        output: Folder for `structures/NAME-KEY/` with `record.json`, `frequencies.npz` and
+            `structure.xyz` each, `table.csv`, `table.json` and `settings.json`. Made if missing.
+        settings: What to compute.
+        temperatures: Of the table, K.
+        references: Heat capacities for the table to compare with.
+        executor: Of `concurrent.futures`, or `Client.get_executor()` of Dask, whose workers must
+            see the same files. If None, processes of our own, one for each worker: should one die,
+            its structure is tried once more, and the others go on. A script calls this under
+            `if __name__ == "__main__":` then, as Python asks for.
+        workers: Tasks at once. If None, as many as there are cores, because small structures gain
+            little from several threads; or what the executor has.
+        devices: Of the models: "cpu", or one entry for each process, such as "cuda:0", "cuda:1".
+        memory: Bytes that each worker may take for second derivatives. If None, its share of half
+            of the free memory.
+        retry: Compute structures again that have failed before.
+        progress: Show a bar, and a line for every structure, on standard error.
+
+    Returns:
+        Records and folders, in the order of the structures.
+
+    Raises:
+        ValueError: If there are no structures, an option is bad, a reference knows none of the
+            structures, or another screening writes to the folder.
+        ChildProcessError: If the executor breaks, or no process can begin.
+        Exception: As `load_model`.
+    """
+    _check(settings, temperatures, workers, memory)
+    sources = find_sources(structures)
+    _check_references(references, sources)
+    settings = _with_absolute_path(settings)
+    folder = Path(output).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        model = cached_model(settings, "cpu")
+        digest = model_digest(model)
+        _write_settings(folder, settings, digest)
+        keys = [key_of(source, model, digest, settings) for source in sources]
+        places = _places(folder / STRUCTURES, keys, sources)
+        done, tasks = _sorted_out(places, keys, sources, settings, retry)
+
+        def result() -> Screening:
+            ready = [(s, key) for s, key in zip(sources, keys, strict=True) if key in done]
+            return Screening(
+                folder,
+                [replace(done[key], name=s.name, file=s.file) for s, key in ready],
+                [places[key] for _, key in ready],
+                settings,
+                temperatures,
+                references,
+            )
+
+        crew = _crew(executor, workers, devices, len(tasks))
+        share = _share(executor, devices, len(crew)) if memory is None else memory
+        tasks = [replace(task, memory=share) for task in tasks]
+        failed = sum(record.failure is not None for record in done.values())
+        try:
+            with ScreeningProgress(tasks, len(done), failed, progress) as shown:
+                try:
+                    with closing(completed(tasks, crew, evaluate)) as coming:
+                        for task, record in coming:
+                            done[task.key] = record
+                            shown.done(task, record)
+                except KeyboardInterrupt:
+                    shown.say("interrupted: call the same again, to go on from here")
+                    raise
+        finally:
+            screening = result()
+            write_table(folder, table(screening.rows(), temperatures, references))
+        return screening
+
+
+def _check(
+    settings: Settings, temperatures: Sequence[float], workers: int | None, memory: int | None
+) -> None:
+    """Refuse what every structure would fail with."""
+    if settings.dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {settings.dtype!r}")
+    if not settings.fmax > 0 or settings.max_steps < 1:
+        raise ValueError("fmax and max_steps must be positive")
+    if settings.mesh is not None and (len(settings.mesh) != 3 or min(settings.mesh) < 1):
+        raise ValueError(f"a mesh is three positive integers, not {settings.mesh!r}")
+    if not temperatures or any(not 0 <= t < math.inf for t in temperatures):
+        raise ValueError("temperatures must be zero or positive, in K, and at least one")
+    if (workers is not None and workers < 1) or (memory is not None and memory < 1):
+        raise ValueError("workers and memory must be positive")
+
+
+def _check_references(references: Sequence[Reference], sources: Sequence[Source]) -> None:
+    """Refuse references of other structures, which may only be called otherwise."""
+    names = [source.name for source in sources]
+    for reference in references:
+        if not set(names) & set(reference.values):
+            raise ValueError(
+                f"{reference.label} has values for none of the structures: it knows "
+                f"{_some(list(reference.values))}, and structures are called {_some(names)}"
+            )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
+
+
+def _with_absolute_path(settings: Settings) -> Settings:
+    """Settings that mean the same model in every folder."""
+    path = Path(settings.model)
+    return replace(settings, model=str(path.absolute())) if path.is_file() else settings
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep others out of a folder. The system lets go of the lock of a process that is killed."""
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            yield
+    except Timeout as error:
+        raise ValueError(
+            f"another screening is writing to {folder}: wait for its end, or name another folder"
+        ) from error
+
+
+def _write_settings(folder: Path, settings: Settings, digest: str) -> None:
+    data = {**asdict(settings), "model_digest": digest}
+    with atomic_write(folder / SETTINGS) as partial:
+        partial.write_text(json.dumps(data, indent=1) + "\n")
+
+
+def _places(folder: Path, keys: Sequence[str], sources: Sequence[Source]) -> dict[str, Path]:
+    """The folder of each key: one that is there, whatever its name, or a new one."""
+    there = {path.name.rpartition("-")[2]: path for path in folder.glob("*-*")}
+    places: dict[str, Path] = {}
+    for key, source in zip(keys, sources, strict=True):
+        name = re.sub(r"[^\w.+-]", "_", source.name)[:LONGEST_NAME]
+        places.setdefault(key, there.get(key, folder / f"{name}-{key}"))
+    return places
+
+
+def _sorted_out(
+    places: dict[str, Path],
+    keys: Sequence[str],
+    sources: Sequence[Source],
+    settings: Settings,
+    retry: bool,
+) -> tuple[dict[str, Record], list[Task]]:
+    """What is ready or has failed already, and what is to be done: each key once."""
+    done: dict[str, Record] = {}
+    tasks: dict[str, Task] = {}
+    for key, source in zip(keys, sources, strict=True):
+        if key in done or key in tasks:
+            continue
+        ready = _ready(places[key], retry)
+        if ready is not None:
+            done[key] = ready
+        elif source.atoms is None:
+            record = Record(key, source.name, source.file, failure=source.failure)
+            places[key].mkdir(parents=True, exist_ok=True)
+            record.save(places[key])
+            done[key] = record
+        else:
+            tasks[key] = Task(key, source.name, source.file, source.atoms, places[key], settings)
+    return done, list(tasks.values())
+
+
+def _ready(folder: Path, retry: bool) -> Record | None:
+    """The record of a structure that needs nothing more; damaged ones are removed."""
+    if not (folder / RECORD).exists():
+        return None
+    try:
+        record = Record.load(folder)
+        if record.failure is None:
+            Spectrum.load(folder)
+            (folder / STRUCTURE).stat()
+    except Exception:  # a damaged file may raise anything, and is computed anew
+        record = None
+    if record is None or (record.failure is not None and retry):
+        (folder / RECORD).unlink()
+        return None
+    return record
+
+
+def _row(record: Record, folder: Path) -> Row:
+    return Row(record, Spectrum.load(folder) if record.failure is None else None)
+
+
+def _crew(
+    executor: Executor | None, workers: int | None, devices: Sequence[str], n_tasks: int
+) -> Sequence[Worker]:
+    """The workers: no more than there are tasks.
+
+    Raises:
+        ValueError: If there is no such device, or the number of workers is not theirs.
+    """
+    for device in devices:
+        _check_device(device)
+    if executor is not None:
+        return borrowed(executor, devices, workers)
+    if list(devices) == ["cpu"]:
+        count = cores() if workers is None else workers
+        return own_processes(["cpu"] * max(1, min(count, n_tasks)))
+    if workers is not None:
+        raise ValueError("workers are of the CPU: name a device for each process instead")
+    return own_processes(devices)
+
+
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"{name!r} is no device: take cpu, or cuda:0, cuda:1, ...") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"there is no device {name}: torch sees {torch.cuda.device_count()} GPUs")
+
+
+def _share(executor: Executor | None, devices: Sequence[str], workers: int) -> int | None:
+    """Memory of one worker; on other machines, and of a GPU, it is measured where it is needed."""
+    if set(devices) != {"cpu"} or (executor is not None and is_dask(executor)):
+        return None
+    return int(BUDGET_FRACTION * free_memory(torch.device("cpu")) / workers)

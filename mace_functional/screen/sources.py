@@ -1,0 +1,138 @@
+"""The structures of a screening: where they are from, what they are called, and which fail to read.
+
+Files are read at once, so that their sizes are known and one that cannot be read is a failure of
+its own, with its reason. They are called by what is left of the path without folder and suffix; by
+more of the path where two would be called the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ase import Atoms
+
+from mace_functional.structures import example_structure
+from mace_functional.structures.files import is_example, read_structure
+
+SUFFIXES = (
+    *(".cif", ".xyz", ".extxyz", ".vasp", ".poscar", ".res", ".cell", ".gen", ".xsf", ".pdb"),
+    ".traj",
+)
+"""Files of a folder that are structures."""
+
+VASP_NAMES = ("POSCAR", "CONTCAR")
+"""What names of structures without a suffix begin with."""
+
+Structures = Mapping[str, Atoms] | str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+"""Atoms by name; or a file or a folder, or many of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A structure to be screened, or the reason why there is none.
+
+    Attributes:
+        name: Unique.
+        file: Where it is from; empty if it was given as atoms.
+        atoms: The structure; None if it could not be read.
+        failure: Why it could not be read.
+    """
+
+    name: str
+    file: str
+    atoms: Atoms | None
+    failure: str | None = None
+
+
+def find_sources(structures: Structures) -> list[Source]:
+    """All structures that are meant, in the given order, those of a folder by name.
+
+    Args:
+        structures: Atoms by name; or files, folders, whose files named as structures are taken
+            (`SUFFIXES`, and POSCAR or CONTCAR), and names of structures of the package. Of a file
+            with many structures it is the last one, and a file that is given twice counts once.
+
+    Returns:
+        The structures. One that ASE cannot read has its failure.
+
+    Raises:
+        ValueError: If there is no such file or folder, a folder has no structures, or there is
+            nothing at all.
+        TypeError: If a structure is something else.
+    """
+    if isinstance(structures, Mapping):
+        sources = [_given(name, atoms) for name, atoms in structures.items()]
+    else:
+        if isinstance(structures, str | os.PathLike):
+            structures = [structures]
+        paths = list(dict.fromkeys(path for given in structures for path in _paths(given)))
+        sources = [_read(name, path) for name, path in zip(_names(paths), paths, strict=True)]
+    if not sources:
+        raise ValueError("there is nothing to screen: give files or folders of structures")
+    return sources
+
+
+def _given(name: str, atoms: Atoms) -> Source:
+    if not isinstance(name, str) or not isinstance(atoms, Atoms):
+        raise TypeError(f"a screening takes Atoms by name, not {type(atoms).__name__} by {name!r}")
+    bare = atoms.copy()
+    return Source(name, "", bare) if len(bare) else Source(name, "", None, "it has no atoms")
+
+
+def _paths(given: str | os.PathLike[str]) -> list[Path]:
+    """The file, the files of the folder, or the name of a structure of the package."""
+    path = Path(given)
+    if path.is_file():
+        return [path.absolute()]
+    if path.is_dir():
+        found = sorted(p.absolute() for p in path.iterdir() if p.is_file() and _is_structure(p))
+        if not found:
+            raise ValueError(
+                f"the folder {path} has no structures: no files *{', *'.join(SUFFIXES)}, "
+                f"{'*, '.join(VASP_NAMES)}*"
+            )
+        return found
+    if is_example(os.fspath(given)):
+        return [path]
+    raise ValueError(f"there is no file or folder {path}")
+
+
+def _is_structure(path: Path) -> bool:
+    named = path.suffix.lower() in SUFFIXES or path.name.startswith(VASP_NAMES)
+    return named and not path.name.startswith(".")
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """The shortest names that tell all paths apart: of two that clash, both are longer."""
+    longer: list[Callable[[Path], str]] = [
+        _stem,
+        lambda path: f"{path.parent.name}/{_stem(path)}",
+        lambda path: f"{path.parent.name}/{path.name}",
+        str,
+    ]
+    names = [""] * len(paths)
+    for name_of in longer:
+        clashing = Counter(names)
+        names = [
+            name_of(path) if clashing[name] > 1 or not name else name
+            for name, path in zip(names, paths, strict=True)
+        ]
+    return names
+
+
+def _stem(path: Path) -> str:
+    """The name without a suffix that says what format it is; POSCAR.quartz is one name."""
+    return path.stem if path.suffix.lower() in SUFFIXES else path.name
+
+
+def _read(name: str, path: Path) -> Source:
+    if not path.is_file():
+        return Source(name, str(path), example_structure(str(path)))
+    try:
+        return Source(name, str(path), read_structure(path))
+    except ValueError as error:
+        return Source(name, str(path), None, str(error))

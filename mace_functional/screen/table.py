@@ -1,0 +1,134 @@
+"""The table of a screening: a row for each structure, a column for each quantity and its unit."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mace_functional.atomic_write import atomic_write
+from mace_functional.screen.rows import Reference, Row, heat_capacities
+from mace_functional.thermo import HarmonicThermo
+from mace_functional.units import EV_PER_MOLECULE
+
+CSV, JSON = "table.csv", "table.json"
+
+ROOM = 300.0
+"""K; where one temperature is shown, it is the one nearest to this."""
+
+COLUMNS = {
+    "name": "name",
+    "file": "file",
+    "formula": "formula",
+    "atoms": "atoms",
+    "failure": "failure",
+    "mass_amu": "mass",
+    "volume_A3": "volume",
+    "energy_eV": "energy",
+    "converged": "converged",
+    "relaxation": "relaxation",
+    "gradients": "gradients",
+    "hessian_vector_products": "products",
+    "largest_force_eV_per_A": "largest_force",
+    "largest_stress_GPa": "largest_stress",
+    "rigid_motions": "rigid_motions",
+    "imaginary_modes": "imaginary_modes",
+    "lowest_frequency_cm-1": "lowest_frequency",
+    "acoustic_sum_residual_eV_per_A2": "acoustic_sum_residual",
+    "hessian_asymmetry_eV_per_A2": "asymmetry",
+    "seconds_relaxation": "seconds_relaxation",
+    "seconds_modes": "seconds_modes",
+    "key": "key",
+}
+"""Names of columns, and the attributes of a record that they show."""
+
+THERMO = {
+    "heat_capacity": "J_per_gK",
+    "entropy": "J_per_molK",
+    "free_energy": "eV",
+    "internal_energy": "eV",
+}
+"""Thermodynamic functions, with a column for each temperature, and their units."""
+
+
+def table(
+    rows: Sequence[Row], temperatures: Sequence[float], references: Sequence[Reference] = ()
+) -> list[dict[str, Any]]:
+    """Values by column, for each structure.
+
+    Args:
+        rows: The structures.
+        temperatures: K.
+        references: To compare with. The relative error is ours over theirs, less 1.
+
+    Returns:
+        A dictionary for each structure, all with the same keys; None where there is no value.
+    """
+    return [
+        {
+            **{column: getattr(row.record, name) for column, name in COLUMNS.items()},
+            **_thermo(row, temperatures),
+            **{k: v for r in references for k, v in _comparison(row, r).items()},
+        }
+        for row in rows
+    ]
+
+
+def heat_capacity(row: Row, temperature: float) -> float | None:
+    """Heat capacity of a structure, J/(g K); None if it failed."""
+    return None if row.spectrum is None else float(heat_capacities([row], [temperature])[0, 0])
+
+
+def relative_error(row: Row, reference: Reference) -> float | None:
+    """Of the heat capacity; None where one of both is missing, or the reference is zero."""
+    ours, theirs = heat_capacity(row, reference.temperature), reference.values.get(row.record.name)
+    return ours / theirs - 1 if ours is not None and theirs else None
+
+
+def write_table(folder: Path, values: list[dict[str, Any]]) -> None:
+    """Write a table as CSV and JSON.
+
+    Args:
+        folder: Where to.
+        values: From `table`.
+    """
+    with atomic_write(folder / CSV) as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(values[0]) if values else list(COLUMNS))
+        writer.writeheader()
+        writer.writerows(values)
+    with atomic_write(folder / JSON) as partial:
+        partial.write_text(json.dumps(values, indent=1) + "\n")
+
+
+def _thermo(row: Row, temperatures: Sequence[float]) -> dict[str, float | None]:
+    """Thermodynamic functions at all temperatures."""
+    columns = [f"{name}_{t:g}K_{unit}" for t in temperatures for name, unit in THERMO.items()]
+    if row.spectrum is None or row.record.mass is None:
+        return {"zero_point_energy_eV": None, **dict.fromkeys(columns)}
+    thermo = row.spectrum.thermo(temperatures)
+    functions = _in_units(thermo, row.record.mass)
+    values = [functions[name][i] for i in range(len(temperatures)) for name in THERMO]
+    return {
+        "zero_point_energy_eV": float(thermo.zero_point_energy),
+        **dict(zip(columns, values, strict=True)),
+    }
+
+
+def _in_units(thermo: HarmonicThermo, mass: float) -> dict[str, list[float]]:
+    return {
+        "heat_capacity": (thermo.molar_heat_capacity / mass).tolist(),
+        "entropy": (EV_PER_MOLECULE * thermo.entropy).tolist(),
+        "free_energy": thermo.free_energy.tolist(),
+        "internal_energy": thermo.internal_energy.tolist(),
+    }
+
+
+def _comparison(row: Row, reference: Reference) -> dict[str, float | None]:
+    """A reference, the heat capacity at its temperature, and the error of that."""
+    return {
+        f"reference_{reference.label}_J_per_gK": reference.values.get(row.record.name),
+        f"reference_{reference.label}_here_J_per_gK": heat_capacity(row, reference.temperature),
+        f"reference_{reference.label}_relative_error": relative_error(row, reference),
+    }

@@ -1,0 +1,96 @@
+"""The screen verb of the command line."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import ase.io
+import pytest
+from ase import Atoms
+from ase.build import bulk
+
+import mace_functional as mf
+from mace_functional.cli import main
+from mace_functional.screen import run as screen_run
+from mace_functional.screen.workers import borrowed
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch, tmp_path):
+    """One worker that starts at once."""
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(1) as executor:
+        monkeypatch.setattr(
+            screen_run, "own_processes", lambda devices: borrowed(executor, devices, None)
+        )
+        yield
+
+
+def call(*words):
+    return main(["screen", *map(str, words), "--model", "embedded", "--output", "out"])
+
+
+def test_table_and_files_are_what_the_library_gives(tmp_path, capsys):
+    ase.io.write("salt.extxyz", bulk("NaCl", "rocksalt", a=5.64))
+    ase.io.write("gold.xyz", Atoms("Au"))
+    (tmp_path / "dft.csv").write_text("name,cv_250K,cv\nsalt,0.8,0.5\n")
+    words = ["--no-relax", "--mesh", 2, 2, 2, "--temperatures", 250, 290]
+    references = ["--reference", "dft.csv", "--compare", "cv_250K", "cv@290"]
+    assert call("salt.extxyz", "ethanol", "gold.xyz", *words, *references) == 0
+    printed = capsys.readouterr()
+    salt, ethanol, gold = json.loads((tmp_path / "out" / "table.json").read_text())
+    atoms = ase.io.read("salt.extxyz")
+    lattice = mf.phonons_of(mf.load_model("embedded"), atoms)
+    modes = mf.frequencies_on(lattice, mf.Mesh.of(atoms, (2, 2, 2)))
+    capacity = mf.mesh_thermo(modes, 290.0).specific_heat_capacity
+    assert salt["heat_capacity_290K_J_per_gK"] == pytest.approx(float(capacity), rel=1e-9)
+    assert salt["reference_cv_relative_error"] == pytest.approx(float(capacity) / 0.5 - 1)
+    assert ethanol["formula"] == "C2H6O"
+    assert ethanol["converged"] is None
+    assert "does not know the elements Au" in gold["failure"]
+    assert f"{float(capacity):.4f}" in printed.out
+    assert "Cv 290 K" in printed.out
+    assert "gold failed" in printed.out
+    assert "structures: 2 done, 1 failed" in printed.err
+    assert "table.csv" in printed.err.replace("\n", "")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "ethanol" in page
+    assert "cv_250K" in page
+
+
+def test_settings_are_those_of_the_options(tmp_path):
+    words = ["--fixed-cell", "--fmax", 0.01, "--max-steps", 2, "--dtype", "float32", "--no-report"]
+    assert call("ethanol", *words, "--memory", 1.5) == 0
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert settings["model"] == "embedded"
+    assert settings["dtype"] == "float32"
+    assert (settings["cell"], settings["relax"], settings["mesh"]) == (False, True, None)
+    assert (settings["fmax"], settings["max_steps"]) == (0.01, 2)
+    (row,) = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert row["gradients"] <= 2
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["missing.cif"], "there is no file or folder missing.cif"),
+        (["ethanol", "--fmax", 0], "must be positive"),
+        (["ethanol", "--temperatures", -3], "temperatures"),
+        (["ethanol", "--mesh", 2, 2, 0], "mesh"),
+        (["ethanol", "--head", "b"], "no head 'b'"),
+        (["ethanol", "--reference", "dft.csv"], "need each other"),
+        (["ethanol", "--reference", "dft.csv", "--compare", "cv"], "at which temperature"),
+        (["ethanol", "--reference", "dft.csv", "--compare", "cv@300"], "none of the structures"),
+        (["ethanol", "--device", "cuda:99"], "there is no device cuda:99"),
+        (["ethanol", "--device", "cpu", "cpu", "--workers", 2], "name a device"),
+        (["ethanol", "--dask", "local", "--workers", 0], "workers"),
+    ],
+)
+def test_bad_input_is_explained(words, message, tmp_path, capsys):
+    (tmp_path / "dft.csv").write_text("name,cv\nsalt,0.5\n")
+    assert call(*words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
