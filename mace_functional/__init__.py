@@ -39,6 +39,8 @@ from mace_functional.phonons import (
     mesh_thermo,
     phonons_of,
 )
+from mace_functional.screening.run import Screening, screen
+from mace_functional.screening.settings import ScreenSettings
 from mace_functional.structures import example_structure
 from mace_functional.thermo import HarmonicThermo, harmonic_thermo
 from mace_functional.vibrations import NormalModes, frequencies, normal_modes
@@ -57,6 +59,8 @@ __all__ = [
     "Phonons",
     "RelaxResult",
     "SaddleResult",
+    "ScreenSettings",
+    "Screening",
     "Structure",
     "band_structure",
     "batch",
@@ -86,6 +90,7 @@ __all__ = [
     "phonons_of",
     "relax",
     "save_model",
+    "screen",
     "strained",
     "stress",
 ]

@@ -12,8 +12,8 @@ from ase.build import bulk
 
 import mace_functional as mf
 from mace_functional.cli import main
-from mace_functional.screen import run as screen_run
-from mace_functional.screen.workers import borrowed
+from mace_functional.screening import run as screen_run
+from mace_functional.screening.workers import borrowed
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from rich.console import Console
 from mace_functional.cli.files import FIGURES
 from mace_functional.cli.relaxation import relax_in_place
 from mace_functional.model import Model, load_model
-from mace_functional.screen.settings import DTYPES
+from mace_functional.screening.settings import DTYPES
 from mace_functional.structures import STRUCTURES
 
 FMAX = 1e-3

@@ -22,12 +22,12 @@ from mace_functional.cli.options import (
     list_structures,
 )
 from mace_functional.cli.report import print_written
-from mace_functional.screen.cluster import LOCAL, dask_executor
-from mace_functional.screen.references import read_references
-from mace_functional.screen.rows import Reference, Row
-from mace_functional.screen.run import TEMPERATURES, Screening, screen
-from mace_functional.screen.settings import Settings
-from mace_functional.screen.table import CSV, JSON, ROOM, heat_capacity, relative_error
+from mace_functional.screening.cluster import LOCAL, dask_executor
+from mace_functional.screening.references import read_references
+from mace_functional.screening.rows import Reference, Row
+from mace_functional.screening.run import TEMPERATURES, Screening, screen
+from mace_functional.screening.settings import ScreenSettings
+from mace_functional.screening.table import CSV, JSON, ROOM, heat_capacity, relative_error
 
 GIB = 2**30
 
@@ -158,8 +158,8 @@ def run(options: argparse.Namespace) -> None:
     print_written(console, *(options.output / name for name in (CSV, JSON)), report)
 
 
-def _settings(options: argparse.Namespace) -> Settings:
-    return Settings(
+def _settings(options: argparse.Namespace) -> ScreenSettings:
+    return ScreenSettings(
         model=options.model,
         head=options.head,
         dtype=options.dtype,

@@ -13,7 +13,7 @@ from ase import Atoms
 from ase.io.extxyz import output_column_format
 
 from mace_functional.atomic_write import atomic_write
-from mace_functional.screen.record import STRUCTURE
+from mace_functional.screening.record import STRUCTURE
 
 EIGHT_DECIMALS, ALL_DIGITS = "%16.8f", "%.17g"
 

@@ -23,9 +23,9 @@ from mace_functional.interop.ase import MaceCalculator
 from mace_functional.model import Model, load_model
 from mace_functional.optimize.relax import RelaxResult, relax
 from mace_functional.phonons import Mesh, frequencies_on, phonons_of
-from mace_functional.screen.geometry import write_geometry
-from mace_functional.screen.record import Record, Spectrum
-from mace_functional.screen.settings import DTYPES, Settings
+from mace_functional.screening.geometry import write_geometry
+from mace_functional.screening.record import Record, Spectrum
+from mace_functional.screening.settings import DTYPES, ScreenSettings
 from mace_functional.vibrations import NormalModes
 
 RELAXATION, MESH = "relax.npz", "mesh.npz"
@@ -54,7 +54,7 @@ class Task:
     file: str
     atoms: Atoms
     folder: Path
-    settings: Settings
+    settings: ScreenSettings
     device: str = "cpu"
     memory: int | None = None
 
@@ -107,7 +107,7 @@ def evaluate(task: Task) -> Record:
 _loaded = threading.local()
 
 
-def cached_model(settings: Settings, device: str) -> Model:
+def cached_model(settings: ScreenSettings, device: str) -> Model:
     """The model of a screening, loaded once in every thread: threads must not share it."""
     wanted = (settings.model, settings.head, settings.dtype, settings.dispersion, device)
     if getattr(_loaded, "wanted", None) != wanted:

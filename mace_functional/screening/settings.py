@@ -10,7 +10,7 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
-class Settings:
+class ScreenSettings:
     """What is computed, the same for all structures; results are kept under it.
 
     Attributes:

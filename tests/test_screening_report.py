@@ -18,7 +18,7 @@ from scipy.integrate import trapezoid
 
 import mace_functional as mf
 from mace_functional.figures import BLUE, RED
-from mace_functional.screen.figures import (
+from mace_functional.screening.figures import (
     COLOURS,
     OUTLIERS,
     PANELS,
@@ -27,13 +27,13 @@ from mace_functional.screen.figures import (
     parity_figure,
     spectra_figures,
 )
-from mace_functional.screen.parity import Errors, common_scale, heat_capacities, parity_of
-from mace_functional.screen.record import Record, Spectrum
-from mace_functional.screen.report import write_report
-from mace_functional.screen.rows import Reference, Row
-from mace_functional.screen.settings import Settings
+from mace_functional.screening.parity import Errors, common_scale, heat_capacities, parity_of
+from mace_functional.screening.record import Record, Spectrum
+from mace_functional.screening.report import write_report
+from mace_functional.screening.rows import Reference, Row
+from mace_functional.screening.settings import ScreenSettings
 
-SETTINGS = Settings("embedded", fmax=1e-3)
+SETTINGS = ScreenSettings("embedded", fmax=1e-3)
 MODES = {
     "alpha": [60.0, 220.0, 480.0, 1100.0],
     "beta": [35.0, 90.0, 700.0, 1500.0, 3100.0],
@@ -444,7 +444,7 @@ def test_a_report_needs_a_temperature(tmp_path):
 
 
 def test_settings_are_told_in_words(tmp_path):
-    settings = Settings("small", head="a&b", dispersion="pbe", relax=False, mesh=(2, 2, 1))
+    settings = ScreenSettings("small", head="a&b", dispersion="pbe", relax=False, mesh=(2, 2, 1))
     page = written(tmp_path, ROWS[:1], settings)
     for words in "small, head a&b, float64, D3 dispersion for PBE", "mesh of 2 × 2 × 1":
         assert words in page.text

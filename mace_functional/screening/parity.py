@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from mace_functional.screen.rows import Reference, Row, heat_capacities
+from mace_functional.screening.rows import Reference, Row, heat_capacities
 
 SCALES = (0.5, 2.0)
 """Between these a common scale of frequencies is looked for."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 
-from mace_functional.screen.workers import cores
+from mace_functional.screening.workers import cores
 
 LOCAL = "local"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mace_functional.screen.record import Record, Spectrum
+from mace_functional.screening.record import Record, Spectrum
 
 
 @dataclass(frozen=True)

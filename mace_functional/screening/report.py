@@ -20,17 +20,17 @@ from matplotlib.figure import Figure
 
 from mace_functional.atomic_write import atomic_write
 from mace_functional.phonons.modes import LARGEST_FORCE, is_gamma
-from mace_functional.screen.figures import (
+from mace_functional.screening.figures import (
     COLOURS,
     heat_capacity_figure,
     parity_figure,
     spectra_figures,
 )
-from mace_functional.screen.parity import SCALES, Errors, Parity, parity_of
-from mace_functional.screen.record import Spectrum
-from mace_functional.screen.rows import Reference, Row
-from mace_functional.screen.settings import Settings
-from mace_functional.screen.table import ROOM, heat_capacity, relative_error
+from mace_functional.screening.parity import SCALES, Errors, Parity, parity_of
+from mace_functional.screening.record import Spectrum
+from mace_functional.screening.rows import Reference, Row
+from mace_functional.screening.settings import ScreenSettings
+from mace_functional.screening.table import ROOM, heat_capacity, relative_error
 from mace_functional.units import EV_PER_MOLECULE
 
 REPORT, FIGURES = "report.html", "figures"
@@ -116,7 +116,7 @@ figure img { display: block; width: calc(var(--inches) * 7.5rem); max-width: 100
 def write_report(
     folder: Path,
     rows: Sequence[Row],
-    settings: Settings,
+    settings: ScreenSettings,
     temperatures: Sequence[float],
     references: Sequence[Reference] = (),
 ) -> Path:
@@ -213,7 +213,7 @@ def _page(title: str, body: Sequence[str]) -> str:
     )
 
 
-def _summary(rows: Sequence[Row], settings: Settings) -> str:
+def _summary(rows: Sequence[Row], settings: ScreenSettings) -> str:
     """What was computed, and how it went, in words."""
     done = [row.record for row in rows if row.spectrum is not None]
     failed = len(rows) - len(done)
@@ -248,7 +248,7 @@ def _summary(rows: Sequence[Row], settings: Settings) -> str:
     return _table([], lines, "facts")
 
 
-def _doubts(rows: Sequence[Row], settings: Settings) -> str:
+def _doubts(rows: Sequence[Row], settings: ScreenSettings) -> str:
     """Failures and results to look at, each with what to do; nothing if there are none."""
     lines = []
     for title, advice, finding in _FINDINGS:
@@ -266,18 +266,18 @@ def _doubts(rows: Sequence[Row], settings: Settings) -> str:
     return "<h2>To look at first</h2>" + _table([], lines, "doubts")
 
 
-def _failure(row: Row, settings: Settings) -> str | None:
+def _failure(row: Row, settings: ScreenSettings) -> str | None:
     return None if row.spectrum is not None else row.record.failure or "no reason is known"
 
 
-def _not_converged(row: Row, settings: Settings) -> str | None:
+def _not_converged(row: Row, settings: ScreenSettings) -> str | None:
     record = row.record
     if record.converged is not False:
         return None
     return f"{record.relaxation}, largest force {_number(record.largest_force, '.2g')} eV/Å"
 
 
-def _not_at_rest(row: Row, settings: Settings) -> str | None:
+def _not_at_rest(row: Row, settings: ScreenSettings) -> str | None:
     force, limit = row.record.largest_force, LARGEST_FORCE
     if force is None or row.record.converged is False:
         return None
@@ -286,12 +286,12 @@ def _not_at_rest(row: Row, settings: Settings) -> str | None:
     return f"largest force {force:.2g} eV/Å" if force > limit else None
 
 
-def _imaginary(row: Row, settings: Settings) -> str | None:
+def _imaginary(row: Row, settings: ScreenSettings) -> str | None:
     count, lowest = row.record.imaginary_modes, row.record.lowest_frequency
     return f"{_count(count, 'mode')}, down to {_number(lowest, '.1f')} cm-1" if count else None
 
 
-def _soft(row: Row, settings: Settings) -> str | None:
+def _soft(row: Row, settings: ScreenSettings) -> str | None:
     if row.spectrum is None:
         return None
     # Close to Gamma, acoustic modes of a dense mesh are soft by right.
@@ -302,7 +302,7 @@ def _soft(row: Row, settings: Settings) -> str | None:
     return f"{_count(len(soft), 'mode')}, the lowest at {float(soft.min()):.2f} cm-1"
 
 
-def _rough_hessian(row: Row, settings: Settings) -> str | None:
+def _rough_hessian(row: Row, settings: ScreenSettings) -> str | None:
     record, limit = row.record, ROUNDING[settings.dtype]
     found = [
         f"{name} {value:.1e} eV/Å²"
@@ -315,7 +315,7 @@ def _rough_hessian(row: Row, settings: Settings) -> str | None:
     return ", ".join(found) or None
 
 
-_FINDINGS: tuple[tuple[str, str, Callable[[Row, Settings], str | None]], ...] = (
+_FINDINGS: tuple[tuple[str, str, Callable[[Row, ScreenSettings], str | None]], ...] = (
     (
         "Failed",
         "There is no result. Correct the file, or what else the reason names, and run the same "
@@ -417,7 +417,10 @@ def _errors(title: str, parity: Parity, errors: Errors) -> list[str]:
 
 
 def _structures(
-    rows: Sequence[Row], settings: Settings, temperature: float, references: Sequence[Reference]
+    rows: Sequence[Row],
+    settings: ScreenSettings,
+    temperature: float,
+    references: Sequence[Reference],
 ) -> str:
     """The table of all structures."""
     at = f"{temperature:g} K"
@@ -454,7 +457,7 @@ def _structures(
 def _results(
     row: Row,
     spectrum: Spectrum,
-    settings: Settings,
+    settings: ScreenSettings,
     temperature: float,
     references: Sequence[Reference],
 ) -> list[str]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mace_functional.screen.rows import Reference
+from mace_functional.screening.rows import Reference
 
 NAME = "name"
 """The column with the names of structures; the first one, if there is none of this name."""

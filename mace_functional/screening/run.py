@@ -22,16 +22,16 @@ from filelock import FileLock, Timeout
 
 from mace_functional.atomic_write import atomic_write
 from mace_functional.memory import BUDGET_FRACTION, free_memory
-from mace_functional.screen.evaluate import Task, cached_model, evaluate
-from mace_functional.screen.keys import key_of, model_digest
-from mace_functional.screen.progress import ScreeningProgress
-from mace_functional.screen.record import RECORD, STRUCTURE, Record, Spectrum
-from mace_functional.screen.report import write_report
-from mace_functional.screen.rows import Reference, Row
-from mace_functional.screen.settings import DTYPES, Settings
-from mace_functional.screen.sources import Source, Structures, find_sources
-from mace_functional.screen.table import table, write_table
-from mace_functional.screen.workers import (
+from mace_functional.screening.evaluate import Task, cached_model, evaluate
+from mace_functional.screening.keys import key_of, model_digest
+from mace_functional.screening.progress import ScreeningProgress
+from mace_functional.screening.record import RECORD, STRUCTURE, Record, Spectrum
+from mace_functional.screening.report import write_report
+from mace_functional.screening.rows import Reference, Row
+from mace_functional.screening.settings import DTYPES, ScreenSettings
+from mace_functional.screening.sources import Source, Structures, find_sources
+from mace_functional.screening.table import table, write_table
+from mace_functional.screening.workers import (
     Worker,
     borrowed,
     completed,
@@ -66,7 +66,7 @@ class Screening:
     folder: Path
     records: list[Record]
     folders: list[Path]
-    settings: Settings
+    settings: ScreenSettings
     temperatures: Sequence[float]
     references: Sequence[Reference]
 
@@ -95,7 +95,7 @@ class Screening:
 def screen(
     structures: Structures,
     output: str | os.PathLike[str],
-    settings: Settings,
+    settings: ScreenSettings,
     *,
     temperatures: Sequence[float] = TEMPERATURES,
     references: Sequence[Reference] = (),
@@ -189,7 +189,7 @@ def screen(
 
 
 def _check(
-    settings: Settings, temperatures: Sequence[float], workers: int | None, memory: int | None
+    settings: ScreenSettings, temperatures: Sequence[float], workers: int | None, memory: int | None
 ) -> None:
     """Refuse what every structure would fail with."""
     if settings.dtype not in DTYPES:
@@ -219,8 +219,8 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
 
 
-def _with_absolute_path(settings: Settings) -> Settings:
-    """Settings that mean the same model in every folder."""
+def _with_absolute_path(settings: ScreenSettings) -> ScreenSettings:
+    """ScreenSettings that mean the same model in every folder."""
     path = Path(settings.model)
     return replace(settings, model=str(path.absolute())) if path.is_file() else settings
 
@@ -237,7 +237,7 @@ def _locked(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _write_settings(folder: Path, settings: Settings, digest: str) -> None:
+def _write_settings(folder: Path, settings: ScreenSettings, digest: str) -> None:
     data = {**asdict(settings), "model_digest": digest}
     with atomic_write(folder / SETTINGS) as partial:
         partial.write_text(json.dumps(data, indent=1) + "\n")
@@ -257,7 +257,7 @@ def _sorted_out(
     places: dict[str, Path],
     keys: Sequence[str],
     sources: Sequence[Source],
-    settings: Settings,
+    settings: ScreenSettings,
     retry: bool,
 ) -> tuple[dict[str, Record], list[Task]]:
     """What is ready or has failed already, and what is to be done: each key once."""

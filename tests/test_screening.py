@@ -22,21 +22,21 @@ from ase.constraints import FixAtoms
 from filelock import FileLock
 
 import mace_functional as mf
-from mace_functional.screen import run as screen_run
-from mace_functional.screen.cluster import dask_executor
-from mace_functional.screen.evaluate import RELAXATION, Task, evaluate
-from mace_functional.screen.geometry import write_geometry
-from mace_functional.screen.record import RECORD, SPECTRUM, STRUCTURE, Record
-from mace_functional.screen.references import read_references
-from mace_functional.screen.rows import Reference
-from mace_functional.screen.run import screen
-from mace_functional.screen.settings import Settings
-from mace_functional.screen.sources import find_sources
-from mace_functional.screen.table import CSV, JSON
-from mace_functional.screen.workers import DIED, borrowed, completed
+from mace_functional.screening import run as screen_run
+from mace_functional.screening.cluster import dask_executor
+from mace_functional.screening.evaluate import RELAXATION, Task, evaluate
+from mace_functional.screening.geometry import write_geometry
+from mace_functional.screening.record import RECORD, SPECTRUM, STRUCTURE, Record
+from mace_functional.screening.references import read_references
+from mace_functional.screening.rows import Reference
+from mace_functional.screening.run import screen
+from mace_functional.screening.settings import ScreenSettings
+from mace_functional.screening.sources import find_sources
+from mace_functional.screening.table import CSV, JSON
+from mace_functional.screening.workers import DIED, borrowed, completed
 from mace_functional.units import EV_PER_MOLECULE
 
-SETTINGS = Settings("embedded")
+SETTINGS = ScreenSettings("embedded")
 TEMPERATURES = (0.0, 300.0)
 
 
@@ -435,7 +435,7 @@ def test_names_are_as_long_as_they_must_be(tmp_path):
         ({"settings": replace(SETTINGS, dtype="float16")}, "dtype must be one of"),
         ({"settings": replace(SETTINGS, fmax=0.0)}, "must be positive"),
         ({"settings": replace(SETTINGS, mesh=(2, 0, 2))}, "mesh"),
-        ({"settings": Settings("embeded")}, "did you mean 'embedded'"),
+        ({"settings": ScreenSettings("embeded")}, "did you mean 'embedded'"),
         ({"temperatures": [-1.0]}, "temperatures"),
         ({"workers": 0}, "workers"),
         ({"devices": ["abacus"]}, "no device"),

@@ -16,8 +16,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from mace_functional.figures import BLUE, BROADENING, ELEMENTS, RED, density_of, draw_spectrum
-from mace_functional.screen.parity import Errors, Parity
-from mace_functional.screen.rows import Row, heat_capacities, spectrum_of
+from mace_functional.screening.parity import Errors, Parity
+from mace_functional.screening.rows import Row, heat_capacities, spectrum_of
 
 COLOURS = (BLUE, RED, *ELEMENTS, "#56616b", "#8fa63a", "#3f3f8f", "#d98880")
 """Of the structures, where each is named."""

@@ -28,8 +28,8 @@ from typing import Protocol
 
 import torch
 
-from mace_functional.screen.evaluate import Task
-from mace_functional.screen.record import Record
+from mace_functional.screening.evaluate import Task
+from mace_functional.screening.record import Record
 
 ATTEMPTS = 2
 """How often a structure is tried whose worker dies."""

@@ -15,10 +15,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from mace_functional.screen.evaluate import Task
-from mace_functional.screen.record import Record, Spectrum
-from mace_functional.screen.rows import Row
-from mace_functional.screen.table import ROOM, heat_capacity
+from mace_functional.screening.evaluate import Task
+from mace_functional.screening.record import Record, Spectrum
+from mace_functional.screening.rows import Row
+from mace_functional.screening.table import ROOM, heat_capacity
 
 ALWAYS = 1e9
 """Speed is that since the beginning, s: structures may take hours, and come seldom."""

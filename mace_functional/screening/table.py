@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mace_functional.atomic_write import atomic_write
-from mace_functional.screen.rows import Reference, Row, heat_capacities
+from mace_functional.screening.rows import Reference, Row, heat_capacities
 from mace_functional.thermo import HarmonicThermo
 from mace_functional.units import EV_PER_MOLECULE
 

@@ -15,8 +15,8 @@ from ase import Atoms
 
 from mace_functional.graph import features_of
 from mace_functional.model import Model
-from mace_functional.screen.settings import Settings
-from mace_functional.screen.sources import Source
+from mace_functional.screening.settings import ScreenSettings
+from mace_functional.screening.sources import Source
 
 LENGTH = 12
 """Hexadecimal digits: among a million keys, two are equal with a chance of 1 in 500."""
@@ -31,7 +31,7 @@ def model_digest(model: Model) -> str:
     return digest.hexdigest()
 
 
-def key_of(source: Source, model: Model, digest: str, settings: Settings) -> str:
+def key_of(source: Source, model: Model, digest: str, settings: ScreenSettings) -> str:
     """The key of a structure.
 
     Args:
