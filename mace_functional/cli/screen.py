@@ -24,6 +24,7 @@ from mace_functional.cli.options import (
 from mace_functional.cli.report import print_written
 from mace_functional.screening.cluster import LOCAL, dask_executor
 from mace_functional.screening.references import read_references
+from mace_functional.screening.report import REPORT
 from mace_functional.screening.rows import Reference, Row
 from mace_functional.screening.run import TEMPERATURES, Screening, screen
 from mace_functional.screening.settings import ScreenSettings
@@ -150,12 +151,13 @@ def run(options: argparse.Namespace) -> None:
         )
     rows = screening.rows()
     _print(rows, options.temperatures, references)
-    report = None
+    written = [CSV, JSON]
     if not options.no_report:
         with console.status("report"):
-            report = screening.report()
+            screening.report()
+        written.append(REPORT)
     _print_end(console, screening)
-    print_written(console, *(options.output / name for name in (CSV, JSON)), report)
+    print_written(console, *(options.output / name for name in written))
 
 
 def _settings(options: argparse.Namespace) -> ScreenSettings:
