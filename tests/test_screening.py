@@ -19,6 +19,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.constraints import FixAtoms
+from conftest import shared_file
 from filelock import FileLock
 
 import mace_functional as mf
@@ -32,7 +33,7 @@ from mace_functional.screening.rows import Reference
 from mace_functional.screening.run import screen
 from mace_functional.screening.settings import ScreenSettings
 from mace_functional.screening.sources import find_sources
-from mace_functional.screening.table import CSV, JSON
+from mace_functional.screening.table import CSV, JSON, relative_error
 from mace_functional.screening.workers import DIED, borrowed, completed
 from mace_functional.units import EV_PER_MOLECULE
 
@@ -480,3 +481,21 @@ def test_references_know_their_temperatures(tmp_path):
     }.items():
         with pytest.raises(ValueError, match=message):
             read_references(path, [column])
+
+
+@pytest.mark.slow
+def test_published_structures_have_nearly_the_published_heat_capacities(tmp_path):
+    pytest.importorskip("tad_dftd3")
+    model = shared_file("weights", "MACE-MP-0_small.model")
+    table = shared_file("heatcapacity", "reference.csv")
+    (medium,) = read_references(table, ["mace_mp0_medium_d3_cv_300K"])
+    settings = ScreenSettings(str(model), dispersion="pbe")
+    found = screen(shared_file("heatcapacity", "structures"), tmp_path, settings)
+    assert len(found.records) == 8
+    assert not found.failed
+    for row in found.rows():
+        assert row.record.converged
+        assert row.record.imaginary_modes == 0
+        error = relative_error(row, medium)
+        assert error is not None
+        assert abs(error) < (0.04 if row.record.name == "13180N3" else 0.015)
