@@ -42,7 +42,8 @@ def save_model(
 ) -> None:
     """Write a model to a file that `load_model` reads without running code from it.
 
-    Parameters that were changed are saved from `dataclasses.replace(model, params=changed)`.
+    Parameters that were changed are saved from `dataclasses.replace(model, params=changed)`. A
+    dispersion correction is not in the file: ask for it when loading.
 
     Args:
         model: From `load_model`.
