@@ -19,6 +19,7 @@ from benchmarks.hessian import SHARED
 from mace_functional.atomic_write import atomic_write
 from mace_functional.model import Model
 from mace_functional.screening.sources import find_sources
+from mace_functional.vibrations import NormalModes
 
 STRUCTURE_FOLDER = SHARED / "heatcapacity" / "structures"
 RELAXED_FOLDER = SHARED / "heatcapacity" / "relaxed"
@@ -196,6 +197,12 @@ def load(
 ) -> Model:
     """The model; the last two are kept in memory."""
     return mf.load_model(source, dtype=dtype, device=device, dispersion=dispersion)
+
+
+def heat_capacity(modes: NormalModes) -> float:
+    """At the temperature of the study, J/(g K); imaginary modes are left out."""
+    thermo = mf.harmonic_thermo(modes.frequencies[modes.frequencies > 0], TEMPERATURE)
+    return float(thermo.specific_heat_capacity(modes.masses))
 
 
 def model_label(source: str) -> str:

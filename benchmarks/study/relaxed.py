@@ -20,7 +20,7 @@ import mace_functional as mf
 from benchmarks.hessian import table
 from benchmarks.study import published
 from benchmarks.study.drawing import ELEMENTS, panels
-from benchmarks.study.plan import DISPERSION, TEMPERATURE, Plan, Result, load
+from benchmarks.study.plan import DISPERSION, TEMPERATURE, Plan, Result, heat_capacity, load
 
 
 def run(plan: Plan) -> Iterator[Result]:
@@ -53,9 +53,8 @@ def measure(
         are, the "lowest" frequency in cm-1, and the "largest_force" in eV/Å.
     """
     modes = mf.gamma_modes(load(source, device, torch.float64, dispersion), atoms)
-    thermo = mf.harmonic_thermo(modes.frequencies[modes.frequencies > 0], TEMPERATURE)
     return {
-        "heat_capacity": float(thermo.specific_heat_capacity(modes.masses)),
+        "heat_capacity": heat_capacity(modes),
         "imaginary": modes.n_imaginary,
         "lowest": float(modes.frequencies[0]),
         "largest_force": modes.largest_force,

@@ -19,7 +19,7 @@ import mace_functional as mf
 from benchmarks.hessian import table
 from benchmarks.study import published
 from benchmarks.study.drawing import BLUE, RED, panels
-from benchmarks.study.plan import TEMPERATURE, Plan, Result, load
+from benchmarks.study.plan import TEMPERATURE, Plan, Result, heat_capacity, load
 from mace_functional.vibrations import NormalModes
 
 
@@ -51,8 +51,8 @@ def measure(atoms: Atoms, source: str, device: str = "cpu") -> Result:
     exact = _modes(atoms, load(source, device), torch.float64)
     rough = load(source, device, torch.float32)
     modes = {name: _modes(atoms, rough, dtype) for name, dtype in PRECISIONS.items()}
-    heat = _heat_capacity(exact)
-    changes = {name: abs(_heat_capacity(found) / heat - 1) for name, found in modes.items()}
+    heat = heat_capacity(exact)
+    changes = {name: abs(heat_capacity(found) / heat - 1) for name, found in modes.items()}
     return {
         "heat_capacity": heat,
         **changes,
@@ -75,13 +75,6 @@ def _modes(atoms: Atoms, model: mf.Model, dtype: torch.dtype) -> NormalModes:
         pbc=atoms.pbc.tolist(),
         cell=s.cell,
     )
-
-
-def _heat_capacity(modes: NormalModes) -> float:
-    """J/(g K); imaginary modes are left out."""
-    real = modes.frequencies[modes.frequencies > 0]
-    thermo = mf.harmonic_thermo(real, TEMPERATURE)
-    return float(thermo.specific_heat_capacity(modes.masses))
 
 
 def tables(results: Sequence[Result]) -> list[str]:
