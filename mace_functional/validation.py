@@ -1,0 +1,117 @@
+"""Checks of numbers and devices at the border of the package.
+
+Public functions and the command line check what they are given here, once, before anything is
+computed. A check returns the value, as the type that the code behind it needs, or raises a
+ValueError that names the argument, the range and the value.
+
+>>> positive("fmax", 1e-3, "eV/Å")
+0.001
+>>> count("max_steps", 0)
+Traceback (most recent call last):
+ValueError: max_steps must be a whole number of at least 1, not 0
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+HOTTEST = 1e6
+"""Highest temperature that is accepted, K. No bond is left long before it."""
+
+
+def finite(name: str, value: Any, unit: str = "") -> float:
+    """A finite number.
+
+    Args:
+        name: Of the argument, for the error.
+        value: What was given.
+        unit: Of the value, for the error.
+
+    Raises:
+        ValueError: If it is no number, or infinite or NaN.
+    """
+    return _number(name, value, unit, "a finite number", lambda _: True)
+
+
+def positive(name: str, value: Any, unit: str = "") -> float:
+    """A finite number above zero; arguments and errors as of `finite`."""
+    return _number(name, value, unit, "a finite number above zero", lambda x: x > 0)
+
+
+def not_negative(name: str, value: Any, unit: str = "") -> float:
+    """A finite number that is zero or positive; arguments and errors as of `finite`."""
+    return _number(name, value, unit, "a finite number, zero or positive", lambda x: x >= 0)
+
+
+def count(name: str, value: Any, least: int = 1) -> int:
+    """A whole number.
+
+    Args:
+        name: Of the argument, for the error.
+        value: What was given.
+        least: Smallest number that is accepted.
+
+    Raises:
+        ValueError: If it is no whole number, or too small.
+    """
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        whole = least - 1
+    if isinstance(value, bool) or whole < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    return whole
+
+
+def temperatures(values: Sequence[float] | Tensor | float) -> list[float]:
+    """Temperatures in K: at least one, each finite, not negative and at most `HOTTEST`.
+
+    Raises:
+        ValueError: If there is none, or one is out of range.
+    """
+    given = torch.as_tensor(values, dtype=torch.float64).reshape(-1).tolist()
+    if not given or not all(0 <= t <= HOTTEST for t in given):
+        raise ValueError(
+            f"temperatures must lie between 0 and {HOTTEST:g} K, and there must be at least one: "
+            f"{given}"
+        )
+    return given
+
+
+def compute_device(name: str | torch.device) -> torch.device:
+    """A device that is there and that tensors can be computed on.
+
+    Args:
+        name: "cpu", "cuda", "cuda:1", ...
+
+    Raises:
+        ValueError: If torch does not know the name, the device is no CPU or GPU, or is not there.
+    """
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{name!r} is no device: take cpu, cuda or cuda:1") from error
+    if device.type == "cuda":
+        found = torch.cuda.device_count()
+        if (device.index or 0) >= found:
+            raise ValueError(f"there is no device {name}: torch finds {found} GPUs; take cpu")
+    elif device.type != "cpu" or device.index not in (None, 0):
+        raise ValueError(f"the device must be cpu, cuda or cuda:1, not {name}")
+    return device
+
+
+def _number(name: str, value: Any, unit: str, range_: str, accepted: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool | str) or not math.isfinite(number) or not accepted(number):
+        of_unit = f" in {unit}" if unit else ""
+        raise ValueError(f"{name} must be {range_}{of_unit}, not {value!r}")
+    return number
