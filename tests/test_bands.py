@@ -16,15 +16,15 @@ import mace_functional as mf
 from mace_functional.phonons import band_structure, phonons_of
 from mace_functional.units import frequency_factor
 
-THZ = frequency_factor("THz")
+CM = frequency_factor("cm-1")
 
 
 def test_monatomic_chain():
     spring, step, mass = 2.0, 1.5, 7.0
     bands = band_structure(chain((mass,), spring, step), [("G", [0, 0, 0]), ("X", [0.5, 0, 0])])
     wave = bands.distance.numpy()
-    expected = THZ * 2 * np.sqrt(spring / mass) * abs(np.sin(wave * step / 2))
-    np.testing.assert_allclose(bands.frequencies[:, 2], expected, rtol=0, atol=1e-6)
+    expected = CM * 2 * np.sqrt(spring / mass) * abs(np.sin(wave * step / 2))
+    np.testing.assert_allclose(bands.frequencies[:, 2], expected, rtol=0, atol=1e-4)
     assert bands.distance[-1] == pytest.approx(np.pi / step)
     assert bands.labels == ((0, "Γ"), (100, "X"))
 
@@ -46,7 +46,7 @@ def test_diatomic_chain():
 @pytest.mark.parametrize("atoms", [salt(), silicon()])
 def test_frequencies_are_those_of_phonopy(atoms):
     reference = phonopy_of(atoms)
-    bands = band_structure(spring_phonons(atoms), "GXWKGL,UX", points=60)
+    bands = band_structure(spring_phonons(atoms), "GXWKGL,UX", points=60, unit="THz")
     reference.run_qpoints(bands.q.numpy())
     expected = reference.get_qpoints_dict()["frequencies"]
     away = (bands.q != 0).any(1).numpy()  # there phonopy has rounding, of 1e-6 THz
@@ -65,7 +65,7 @@ def test_embedded_model_at_commensurate_waves_is_phonopy_with_its_hessian_of_a_s
     q = np.array([[0.5, 0, 0], [0.5, 0.5, 0], [0.5, 0.5, 0.5], [0.5, 0, 0.5]])
     reference.run_qpoints(q)
     expected = reference.get_qpoints_dict()["frequencies"]
-    bands = band_structure(phonons_of(model, atoms), q)
+    bands = band_structure(phonons_of(model, atoms), q, unit="THz")
     np.testing.assert_allclose(bands.frequencies, expected, rtol=2e-7, atol=1e-7)
 
 
@@ -98,7 +98,7 @@ def test_primitive_and_conventional_cell_have_the_same_frequencies():
     plain = band_structure(spring_phonons(salt()), points=20)
     np.testing.assert_allclose(folded.distance, plain.distance, rtol=1e-9)
     for one, many in zip(plain.frequencies, folded.frequencies, strict=True):
-        assert (one[:, None] - many).abs().min(1).values.max() < 1e-5
+        assert (one[:, None] - many).abs().min(1).values.max() < 1e-4
 
 
 def test_slabs_have_paths_in_their_plane():
@@ -144,7 +144,7 @@ def test_connected_bands_cross():
     assert not sorted_bands.connected
     assert bands.connected
     cosine = torch.cos(2 * torch.pi * bands.q[:, 0])
-    expected = torch.stack([3 - 2 * cosine, 2.5 + 0 * cosine, 3 + cosine], 1).sqrt() * THZ
+    expected = torch.stack([3 - 2 * cosine, 2.5 + 0 * cosine, 3 + cosine], 1).sqrt() * CM
     torch.testing.assert_close(bands.frequencies, expected)
     torch.testing.assert_close(sorted_bands.frequencies, expected.sort(1).values)
     torch.testing.assert_close(bands.eigenvectors, bands.eigenvectors[:1].expand(62, 3, 1, 3))
@@ -166,7 +166,7 @@ def test_imaginary_modes_are_reported_with_their_waves():
     bands = band_structure(chained, [("G", [0, 0, 0]), ("X", [0.5, 0, 0])], points=10)
     assert len(bands.imaginary) == 10
     worst = bands.imaginary[0]
-    assert worst.frequency == pytest.approx(-THZ * 2 * np.sqrt(2.0))
+    assert worst.frequency == pytest.approx(-CM * 2 * np.sqrt(2.0))
     assert worst.frequency == bands.frequencies.min()
     assert worst.q.tolist() == [0.5, 0, 0]
     torch.testing.assert_close(worst.eigenvector.abs(), torch.tensor([[1.0, 0, 0]]).double())

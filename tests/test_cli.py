@@ -18,6 +18,7 @@ from models import build
 
 import mace_functional as mf
 from mace_functional.cli import main
+from mace_functional.cli.thermo import VIBRATIONS_ONLY
 from mace_functional.structures import STRUCTURES
 
 CRYSTAL = bulk("Si", "diamond", a=4.4) + Atoms("O", [[1.1, 1.0, 0.7]])
@@ -54,6 +55,7 @@ def test_thermo_writes_what_the_library_computes(checkpoint, crystal, tmp_path, 
     )
     assert results["heat_capacity_J_per_gK"][0] == 0 < results["heat_capacity_J_per_gK"][1]
     assert results["rigid_motions_removed"] == 3
+    assert results["part_of_thermodynamics"] is None
     assert results["imaginary_modes"] == modes.n_imaginary > 0
     assert results["acoustic_sum_residual_eV_per_A2"] < 1e-10
     printed = capsys.readouterr().out
@@ -62,7 +64,7 @@ def test_thermo_writes_what_the_library_computes(checkpoint, crystal, tmp_path, 
     assert "imaginary modes, left out of the sums" in printed
 
 
-def test_thermo_of_a_molecule_removes_rotations_too(checkpoint, tmp_path):
+def test_thermo_of_a_molecule_removes_rotations_too(checkpoint, tmp_path, capsys):
     path, out = tmp_path / "water.xyz", tmp_path / "out.json"
     ase.io.write(path, molecule("H2O"))
     words = ["thermo", path, "--model", checkpoint, "--relax", "--fmax", "0.0005", "--json", out]
@@ -73,6 +75,8 @@ def test_thermo_of_a_molecule_removes_rotations_too(checkpoint, tmp_path):
     assert results["relaxation"]["converged"]
     assert results["relaxation"]["cell_relaxed"] is False
     assert results["largest_force_eV_per_A"] <= 0.0005
+    assert results["part_of_thermodynamics"] == VIBRATIONS_ONLY
+    assert VIBRATIONS_ONLY in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(("words", "functional"), [([], "pbe"), (["revPBE"], "revPBE")])

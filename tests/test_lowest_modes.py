@@ -263,6 +263,11 @@ def test_ethanol_is_a_minimum_and_its_eclipsed_methyl_group_a_saddle(embedded):
     assert saddle.certain
     assert saddle.frequency < 0
     assert saddle.mode.norm().item() == pytest.approx(1)
+    # The displacement of the exact mode, and a direction along which the saddle point is left.
+    exact = mf.gamma_modes(embedded, turned + rest).displacements[0]
+    assert abs((saddle.mode * exact).sum().item()) > 0.99 * exact.norm().item()
+    down = mf.follow_mode(embedded, turned + rest, saddle.mode, fmax=1e-2)
+    assert down.energy < mf.MaceCalculator(embedded).get_potential_energy(turned + rest) - 0.02
 
 
 def test_quartz_is_stable_and_three_products_leave_doubt(embedded):

@@ -103,7 +103,7 @@ def test_imaginary_modes_are_reported_with_their_waves():
     with pytest.warns(UserWarning, match="2 imaginary modes"):
         found = mesh_thermo(unstable(), 300.0)
     assert [mode.q.tolist() for mode in found.imaginary] == [[0.5, 0, 0], [0.25, 0, 0]]
-    assert found.imaginary[0].frequency == pytest.approx(-mf.units.frequency_factor("THz") * 2)
+    assert found.imaginary[0].frequency == pytest.approx(-mf.units.frequency_factor("cm-1") * 2)
     vector = found.imaginary[0].eigenvector
     torch.testing.assert_close(vector.abs(), torch.tensor([[1.0, 0, 0]]).double())
     with pytest.warns(UserWarning, match="2 imaginary modes are left out"):
@@ -259,3 +259,15 @@ def test_graphene_has_mean_square_displacements_without_symmetry_out_of_plane():
     found = mean_square_displacements(modes, 300.0)
     torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
     assert float(found[0, 0, 0]) == pytest.approx(float(found[0, 1, 1]))
+
+
+def test_frequencies_have_one_default_unit_wherever_they_come_from():
+    modes = modes_of(salt(), (2, 2, 2))
+    thermo = mf.harmonic_thermo(modes.frequencies(), 300.0, modes.mesh.weights, drop=modes.rigid)
+    expected = mesh_thermo(modes, 300.0).thermo
+    torch.testing.assert_close(thermo.heat_capacity, expected.heat_capacity)
+    bands = mf.band_structure(spring_phonons(salt()), modes.mesh.q)
+    torch.testing.assert_close(bands.frequencies, modes.frequencies())
+    assert bands.unit == mf.density_of_states(modes).unit == "cm-1"
+    soft = unstable()
+    assert soft.imaginary()[0].frequency == soft.frequencies().min()

@@ -33,6 +33,9 @@ from mace_functional.vibrations import NormalModes
 
 TEMPERATURES = (250.0, 275.0, 300.0, 325.0, 350.0, 375.0, 400.0)
 
+VIBRATIONS_ONLY = "vibrations only, without translation and rotation"
+"""What S, F and U of a molecule are of; those of a gas have more in them."""
+
 
 def add_parser(verbs: Any) -> None:
     """Add the verb to the command line."""
@@ -103,6 +106,7 @@ def run(options: argparse.Namespace) -> None:
         **_modes(modes),
         "mesh": None if mesh_modes is None else _mesh(mesh_modes),
         **thermo_results(thermo, atoms[free]),
+        "part_of_thermodynamics": None if atoms.pbc.any() else VIBRATIONS_ONLY,
         "seconds": time.perf_counter() - started,
     }
     _print(results)
@@ -167,6 +171,8 @@ def _print(results: dict[str, Any]) -> None:
     free, atoms = len(results["free_atoms"]), results["atoms"]
     per = "cell or molecule" if free == atoms else f"{free} free of {atoms} atoms"
     title = f"{results['formula']}: harmonic, per {per}"
+    if results["part_of_thermodynamics"] is not None:
+        title += f", {results['part_of_thermodynamics']}"
     mesh = results["mesh"]
     if mesh is not None:
         size = " x ".join(map(str, mesh["size"]))

@@ -46,8 +46,9 @@ def follow_mode(
     Args:
         model: From `load_model`.
         atoms: A stationary point; it is not changed. Constraints of ASE are kept, as by `relax`.
-        mode: Cartesian direction, (N, 3), of any length: an entry of `NormalModes.displacements`,
-            or of `LowestModes.modes` over the square roots of the masses.
+        mode: Cartesian direction, (N, 3), of any length: `Stability.mode`,
+            `SaddleResult.mode`, an entry of `NormalModes.displacements`, or of `LowestModes.modes`
+            over the square roots of the masses.
         sign: 1 to follow the mode, -1 to go the opposite way.
         fmax: Largest force on an atom to stop at, eV/Å.
         max_steps: Most gradients of the relaxation.

@@ -133,7 +133,8 @@ class Stability:
         certain: Whether it is further from zero than its error.
         frequency: Of the lowest mode, signed, in `unit`. Where it is imaginary, the search has
             ended with the first proof, and a lower one may exist.
-        mode: (N, 3) normalised, in mass-weighted coordinates.
+        mode: (N, 3) Cartesian displacement of the lowest mode, normalised: what `follow_mode` and
+            `find_saddle` take as `mode`.
         largest_force: On any atom, eV/Å: only where it is zero does curvature decide.
         n_hvps: Products that it took.
         reason: Why the search ended, in words.
@@ -258,11 +259,12 @@ def check_stability(
     lowest = float(found.eigenvalues)
     margin = float(found.errors) + found.rounding
     force = forces(energy)(s.positions, s.cell, model.params).detach()
+    displacement = found.modes[0] / s.masses.to(found.modes).sqrt()[:, None]
     return Stability(
         stable=lowest > 0,
         certain=lowest < -found.rounding or (found.converged and lowest > margin),
         frequency=factor * float(signed_sqrt(found.eigenvalues)),
-        mode=found.modes[0],
+        mode=displacement / displacement.norm(),
         largest_force=float(force.norm(dim=1).max()),
         n_hvps=found.n_hvps,
         reason=found.reason,

@@ -80,7 +80,7 @@ def band_structure(
     path: Path | None = None,
     *,
     points: int = 100,
-    unit: str = "THz",
+    unit: str = "cm-1",
     connected: bool = False,
     progress: bool = False,
 ) -> BandStructure:

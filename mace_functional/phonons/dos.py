@@ -53,7 +53,7 @@ def density_of_states(
     method: Literal["tetrahedron", "gaussian"] = "tetrahedron",
     grid: Sequence[float] | Tensor | None = None,
     width: float | None = None,
-    unit: str = "THz",
+    unit: str = "cm-1",
 ) -> DensityOfStates:
     """Density of states from the modes on a mesh; imaginary ones are at negative frequencies.
 

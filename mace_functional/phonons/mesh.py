@@ -147,7 +147,7 @@ class MeshModes:
     eigenvectors: Tensor | None
     masses: Tensor
 
-    def frequencies(self, unit: str = "THz") -> Tensor:
+    def frequencies(self, unit: str = "cm-1") -> Tensor:
         """Signed frequencies, (Q, 3N); imaginary modes are negative.
 
         Args:
@@ -155,7 +155,7 @@ class MeshModes:
         """
         return signed_frequencies(self.eigenvalues, unit)
 
-    def imaginary(self, unit: str = "THz") -> list[ImaginaryMode]:
+    def imaginary(self, unit: str = "cm-1") -> list[ImaginaryMode]:
         """The imaginary modes, the most unstable first.
 
         Args:

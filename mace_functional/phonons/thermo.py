@@ -23,7 +23,7 @@ class MeshThermo:
 
     Attributes:
         thermo: Heat capacity, entropy and energies of one cell.
-        imaginary: The imaginary modes, which are left out of them, in THz, the most unstable first.
+        imaginary: Imaginary modes in cm-1, which are left out of them; the most unstable first.
         modes: The modes on the mesh.
     """
 
@@ -79,13 +79,12 @@ def mesh_thermo(modes: MeshModes, temperatures: Sequence[float] | Tensor | float
     """
     return MeshThermo(
         thermo=harmonic_thermo(
-            modes.frequencies("THz"),
+            modes.frequencies(),
             temperatures,
             weights=modes.mesh.weights.to(modes.eigenvalues),
             drop=modes.rigid,
-            unit="THz",
         ),
-        imaginary=modes.imaginary("THz"),
+        imaginary=modes.imaginary(),
         modes=modes,
     )
 
