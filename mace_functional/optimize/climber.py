@@ -169,11 +169,12 @@ class Climber:
         """
         step = self._step
         length = float(np.linalg.norm(step.step))
-        if not (length > 0 and np.isfinite(energy) and np.isfinite(gradient).all()):
-            self.radius *= 0.25
-            return False
         foretold = self.gradient + step.gradient
         scale = max(float(np.linalg.norm(self.gradient)), float(np.linalg.norm(foretold)))
+        known = np.isfinite(energy) and np.isfinite(gradient).all()
+        if not (known and length > 0 and scale > 0):
+            self.radius *= 0.25
+            return False
         noise = ROUNDING * self.epsilon * abs(self.energy)
         missed = max(abs(energy - self.energy - step.energy) - noise, 0.0) / length
         error = max(float(np.linalg.norm(gradient - foretold)), 2 * missed) / scale

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.linalg import eigh
+from scipy.linalg import eigh, svd
 
 from mace_functional.optimize.quasi_newton import updated_hessian
 from mace_functional.optimize.trust_region import Springs, Step, model_step
@@ -33,6 +33,10 @@ LEAST_PRODUCTS, MOST_PRODUCTS = 6, 24
 
 SOFTEST = 1e-4
 """Curvatures below this part of the largest count as that large when directions are compared."""
+
+DEPENDENT = 1e-10
+"""Singular values of directions below this part of the largest are rounding: products along them
+would be divided by it. Directions that are used here have 1e-2 or more."""
 
 ROUNDING = 16
 """Units of the last digit by which energies may differ for no reason."""
@@ -95,7 +99,7 @@ class Minimiser:
         if not (np.isfinite(energy) and np.isfinite(gradient).all()):
             self.radius = POOR * length
             return False
-        if length == 0:  # the gradient is zero to the last digit
+        if length == 0 or step.energy == 0:  # the gradient is zero to the last digit
             self.lost_in_rounding = True
             return False
         change = energy - self.energy
@@ -141,12 +145,15 @@ class Minimiser:
             flat: Curvature that counts as none, eV/Å².
 
         Returns:
-            Curvature along the lowest direction that was found, eV/Å².
+            Curvature along the lowest direction that was found, eV/Å²; infinite where every
+            direction is rigid.
         """
         kept = np.eye(len(self.z)) - rigid @ rigid.T
         values, vectors = eigh(kept @ self.hessian @ kept)
         inner = np.linalg.norm(rigid.T @ vectors, axis=0) < 0.5
         values, vectors = values[inner], vectors[:, inner]
+        if not len(values):
+            return np.inf
         size = np.abs(values).max(initial=0.0)
         white = vectors / np.sqrt(np.maximum(np.abs(values), SOFTEST * size + FLAT))
         fresh = np.random.default_rng(0).standard_normal(len(values))
@@ -175,10 +182,12 @@ class Minimiser:
         """Make the Hessian that of exact products along some directions.
 
         Args:
-            directions: Linearly independent columns, (d, m).
+            directions: Columns, (d, m); what depends on others to rounding counts once.
             products: The exact Hessian, at z, times each, (d, m).
         """
-        basis, triangle = np.linalg.qr(directions)
-        missing = products @ np.linalg.inv(triangle) - self.hessian @ basis
+        basis, sizes, rotation = svd(directions, full_matrices=False)
+        kept = sizes > DEPENDENT * sizes.max(initial=0.0)
+        basis = basis[:, kept]
+        missing = products @ (rotation[kept].T / sizes[kept]) - self.hessian @ basis
         cross = missing @ basis.T
         self.hessian = self.hessian + cross + cross.T - basis @ (basis.T @ cross)

@@ -27,6 +27,10 @@ def updated_hessian(hessian: np.ndarray, step: np.ndarray, change: np.ndarray) -
     Source: Bofill, Int. J. Quantum Chem. 2003, 94, 324; called TS-BFGS by Hermes, Sargsyan, Najm,
     Zador, J. Chem. Theory Comput. 2019, 15, 6536.
     """
+    length = np.linalg.norm(step)
+    if not length > 0:
+        return hessian
+    step, change = step / length, change / length
     missing = change - hessian @ step
     positive = absolute(hessian, step)
     metric = (change @ step) * change + (step @ positive) * positive

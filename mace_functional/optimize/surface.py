@@ -157,7 +157,13 @@ class Surface:
         def product(vectors: np.ndarray) -> np.ndarray:
             columns = torch.as_tensor((basis @ vectors).T.reshape(-1, len(basis))).to(like)
             self.n_hvps += len(columns)
-            return (_array(map_columns(pull_back, columns)) @ basis).T.reshape(vectors.shape)
+            images = _array(map_columns(pull_back, columns)) @ basis
+            if not np.isfinite(images).all():
+                raise ArithmeticError(
+                    "a product of the Hessian has entries that are not finite, where forces are: "
+                    "use a model in float64"
+                )
+            return images.T.reshape(vectors.shape)
 
         return product
 

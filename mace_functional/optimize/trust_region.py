@@ -12,6 +12,12 @@ from scipy.optimize import brentq
 BOUNDARY = 1e-2
 """How well a step on the boundary has the length of the radius."""
 
+EPSILON = float(np.finfo(float).eps)
+
+NEWTON_STEPS = 10
+"""Steps of Newton's method for the length of a step; after more, eigenvectors give it. Random
+matrices with condition numbers from 1e2 to 1e16 need up to 4."""
+
 INNER_STEPS = 8
 INNER_TOLERANCE = 1e-3
 """Steps towards the minimum of the model with springs, and the change of a step that ends them."""
@@ -43,57 +49,98 @@ def quadratic_step(
 ) -> tuple[np.ndarray, bool]:
     """Minimum of g s + s H s / 2 with |s| <= radius, and whether it lies inside.
 
-    s = -(H + mu)^-1 g with the smallest mu >= 0 that makes the matrix positive definite and the
-    step short enough.
+    s = -(H + mu)^-1 g with the smallest mu >= 0 that makes the matrix positive semidefinite and
+    the step short enough. Where the gradient has no part along the lowest eigenvector and the
+    curvature is negative there, the step is filled up with that eigenvector. Everything is done in
+    units of the radius and of the larger of |g| / radius and |H|, so that no scale is too large or
+    too small. Curvatures within rounding of zero count as zero.
 
     Args:
         gradient: g, (d,).
         hessian: H, symmetric, (d, d).
         radius: Positive.
 
+    Returns:
+        The step, (d,), at most `BOUNDARY` longer than the radius, and whether it is a minimum
+        of the model without a radius.
+
+    Raises:
+        ValueError: If the gradient, the Hessian or the radius is not finite.
+
     Source: Moré, Sorensen, SIAM J. Sci. Stat. Comput. 1983, 4, 553.
     """
+    finite = np.isfinite(gradient).all() and np.isfinite(hessian).all()
+    if not (finite and 0 < radius < np.inf):
+        raise ValueError(
+            "a step needs a gradient and a Hessian that are finite, and a positive radius: look "
+            "for atoms on top of each other, or overflow in low precision"
+        )
+    slope = gradient / radius
+    unit = max(np.abs(slope).max(initial=0.0), np.abs(hessian).max(initial=0.0))
+    if unit == 0:
+        return np.zeros_like(gradient), True
+    slope, curvature = slope / unit, hessian / unit
+    found = _step_by_cholesky(slope, curvature)
+    step, inside = _step_by_eigenvectors(slope, curvature) if found is None else found
+    return radius * step, inside
+
+
+def _step_by_cholesky(gradient: np.ndarray, hessian: np.ndarray) -> tuple[np.ndarray, bool] | None:
+    """The step of length at most one where the matrix is safely positive definite; else None."""
     try:
-        factor = cho_factor(hessian, lower=True)
-    except LinAlgError:
-        return _step_where_indefinite(gradient, hessian, radius), False
-    step = -cho_solve(factor, gradient)
-    mu, length = 0.0, float(np.linalg.norm(step))
-    if length <= radius:
-        return step, True
-    while length > (1 + BOUNDARY) * radius:
-        # Newton's method on 1/|s| - 1/radius, which is nearly linear in mu: it never overshoots.
-        half = solve_triangular(factor[0], step, lower=True)
-        mu += float((length / np.linalg.norm(half)) ** 2) * (length - radius) / radius
-        factor = cho_factor(hessian + mu * np.eye(len(gradient)), lower=True)
-        step = -cho_solve(factor, gradient)
-        length = float(np.linalg.norm(step))
-    return step, False
+        factor = cho_factor(hessian, lower=True, check_finite=False)
+        step = -cho_solve(factor, gradient, check_finite=False)
+        mu, length = 0.0, float(np.linalg.norm(step))
+        if length <= 1:
+            return step, True
+        for _ in range(NEWTON_STEPS):
+            # Newton's method on 1/|s| - 1, which is nearly linear in mu: it never overshoots.
+            half = solve_triangular(factor[0], step, lower=True, check_finite=False)
+            mu += float((length / np.linalg.norm(half)) ** 2) * (length - 1)
+            factor = cho_factor(hessian + mu * np.eye(len(gradient)), lower=True)
+            step = -cho_solve(factor, gradient)
+            length = float(np.linalg.norm(step))
+            if length <= 1 + BOUNDARY:
+                return step, False
+    except (LinAlgError, ValueError):  # not positive definite, or overflow of what nearly is not
+        pass
+    return None
 
 
-def _step_where_indefinite(gradient: np.ndarray, hessian: np.ndarray, radius: float) -> np.ndarray:
-    """The step to the boundary where the matrix is not positive definite.
+def _step_by_eigenvectors(gradient: np.ndarray, hessian: np.ndarray) -> tuple[np.ndarray, bool]:
+    """The step of length at most one for any symmetric matrix.
 
-    Where the gradient has next to no part along the lowest eigenvector, the step is filled up with
-    that eigenvector.
+    In the eigenvectors v of H, with mu = sigma - lowest eigenvalue, s = -sum v (v g) / (h - lowest
+    + sigma), whose length falls from infinity, mostly, to at most one at sigma = |g|.
     """
     values, vectors = eigh(hessian)
-    parts = vectors.T @ gradient
+    parts, size = vectors.T @ gradient, float(np.linalg.norm(gradient))
+    parts[np.abs(parts) <= EPSILON * size] = 0.0
     above = values - values[0]
-    scale = max(float(np.abs(values).max()), 1e-300)
+    rounding = EPSILON * len(values) * float(np.abs(values).max())
+    downwards = values[0] < -rounding
+    least = float(values[0]) if values[0] > rounding else 0.0
 
-    def length(mu: float) -> float:
-        return float(np.linalg.norm(parts / (above + mu)))
+    def step(sigma: float) -> np.ndarray:
+        with np.errstate(divide="ignore", over="ignore"):
+            return -np.divide(parts, above + sigma, out=np.zeros_like(parts), where=parts != 0)
 
-    low = 1e-12 * scale
-    if length(low) <= radius:
-        step = -vectors @ (parts / (above + low))
-        rest = radius**2 - float(step @ step)
-        along = vectors[:, 0] * (-1.0 if parts[0] > 0 else 1.0)
-        return step + along * np.sqrt(rest)
-    high = low + float(np.linalg.norm(parts)) / radius
-    mu = brentq(lambda m: 1 / radius - 1 / length(m), low, high, rtol=1e-6)
-    return -vectors @ (parts / (above + mu))
+    def excess(log_sigma: float) -> float:
+        return float(np.log(np.linalg.norm(step(np.exp(log_sigma)))))
+
+    shortest = step(least)
+    length = float(np.linalg.norm(shortest))
+    if length <= 1 and not downwards:
+        return vectors @ shortest, True
+    if length <= 1:
+        shortest[0] += np.copysign(np.sqrt(1 - length**2), -parts[0])
+        return vectors @ shortest, False
+    high = low = np.log(size)
+    while excess(low) <= 0:
+        high, low = low, low - 7.0
+    sigma = np.exp(low if low == high else brentq(excess, low, high, xtol=1e-9))
+    found = vectors @ step(sigma)
+    return found / max(1.0, float(np.linalg.norm(found))), False
 
 
 def model_step(gradient: np.ndarray, hessian: np.ndarray, radius: float, springs: Springs) -> Step:
@@ -129,7 +176,7 @@ def model_step(gradient: np.ndarray, hessian: np.ndarray, radius: float, springs
                 break
             fraction *= 0.5
         moved = np.linalg.norm(there.step - here.step)
-        if there.energy > here.energy:
+        if not there.energy <= here.energy:  # it rises, or is not finite
             break
         here = there
         if moved < INNER_TOLERANCE * np.linalg.norm(here.step):
