@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
+from mace_functional.concrete import is_concrete
+from mace_functional.derivatives import PERIODIC
 from mace_functional.dispersion.d3 import d3_energies
+from mace_functional.evaluation import atom_energies
 from mace_functional.memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -34,36 +36,36 @@ def energy_fn(model: Model, graph: Graph, *, per_atom: bool = False) -> Energy:
         per_atom: Return the energies of the atoms (N,) and not their sum.
 
     Returns:
-        The function. It raises ValueError if shapes or dtypes do not fit the graph, and KeyError if
-        names in `params` are missing or unknown.
+        The function. It raises KeyError if names in `params` are missing or unknown, and ValueError
+        if positions, cell or a parameter have a shape, dtype or device that does not fit.
     """
     if not torch.compiler.is_compiling():
         keep_freed_memory()
+    energies_of = atom_energies(model)
     dispersion = None if graph.dispersion is None else d3_energies(graph.dispersion)
 
     def energy(positions: Tensor, cell: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        _check(graph, positions, cell, params)
-        energies = functional_call(
-            model.module, dict(params), (graph, positions, cell), tie_weights=False
-        )
+        _check(graph, positions, cell)
+        energies = energies_of(params, graph, positions, cell)
         if dispersion is not None:
             energies = energies + dispersion(positions, cell)
         return energies if per_atom else energies.sum()
 
+    if is_concrete(graph.pbc) and graph.pbc.ndim == 1:
+        setattr(energy, PERIODIC, tuple(graph.pbc.tolist()))
     return energy
 
 
-def _check(graph: Graph, positions: Tensor, cell: Tensor, params: Mapping[str, Tensor]) -> None:
-    """Shapes, dtypes and names; values are never read."""
+def _check(graph: Graph, positions: Tensor, cell: Tensor) -> None:
+    """Positions and cell fit the graph; values are never read."""
     atoms = graph.inverse.shape[0]
     if positions.shape != (atoms, 3) or cell.shape != (3, 3):
         raise ValueError(
             f"the graph is for positions ({atoms}, 3) and cell (3, 3), not "
             f"{tuple(positions.shape)} and {tuple(cell.shape)}; use vmap for more than one"
         )
-    dtypes = {positions.dtype, cell.dtype, params["r_max"].dtype}
-    if len(dtypes) > 1:
+    if positions.dtype != cell.dtype or positions.device != cell.device:
         raise ValueError(
-            f"positions ({positions.dtype}), cell ({cell.dtype}) and params "
-            f"({params['r_max'].dtype}) must have one dtype"
+            f"positions ({positions.dtype} on {positions.device}) and cell ({cell.dtype} on "
+            f"{cell.device}) must have one dtype and device"
         )

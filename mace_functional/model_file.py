@@ -26,6 +26,8 @@ from torch import Tensor
 
 from mace_functional.atomic_write import atomic_write
 from mace_functional.engine.settings import MaceSettings
+from mace_functional.evaluation import check_params, parameter_shapes
+from mace_functional.model_check import check_finite
 
 if TYPE_CHECKING:
     from mace_functional.model import Model
@@ -53,7 +55,8 @@ def save_model(
 
     Raises:
         ValueError: If the path has another suffix, the dtype is not `torch.float64` or
-            `torch.float32`, or the tensors of `model.params` are not those of the model.
+            `torch.float32`, or the tensors of `model.params` are not those of the model: by their
+            names, shapes, dtypes or devices, or because entries are not finite.
         OSError: If the file cannot be written.
     """
     path = Path(path)
@@ -61,8 +64,12 @@ def save_model(
         raise ValueError(f"name the file *{SUFFIX}, not {path.name}: load_model knows it by that")
     if dtype not in (None, torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float64 or torch.float32, not {dtype}")
-    buffers = model.module.named_buffers(remove_duplicate=False)
-    _check_shapes(_shapes(model.params), _shapes(dict(buffers)), "params")
+    like = next(iter(model.params.values()), torch.empty(0))
+    try:
+        check_params(model.params, parameter_shapes(model), like=like)
+    except KeyError as error:
+        raise ValueError(error.args[0]) from error
+    check_finite(model.params, "params")
     tensors = {}
     for name, tensor in model.params.items():
         kept = any(part in name for part in FIXED_BY_SYMMETRY)

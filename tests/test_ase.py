@@ -77,12 +77,84 @@ def test_stress_equals_finite_differences_of_the_energy(model, silica):
     np.testing.assert_allclose(stress, silica.get_stress(), atol=1e-8)
 
 
-def test_a_molecule_has_no_stress(model):
-    atoms = molecule("CH3OH")
+@pytest.mark.parametrize("cell", [None, [1, 1, 1], [15, 15, 15]])
+def test_a_molecule_has_no_stress_whatever_its_cell(model, cell):
+    atoms = molecule("CH3OH", cell=cell)
     atoms.calc = mf.MaceCalculator(model)
     assert np.isfinite(atoms.get_potential_energy())
-    with pytest.raises(PropertyNotImplementedError, match="volume"):
+    assert "stress" not in atoms.calc.results
+    with pytest.raises(PropertyNotImplementedError, match="periodic in no direction"):
         atoms.get_stress()
+
+
+def slab(vacuum: float) -> Atoms:
+    return Atoms("CSi", [[0, 0, 0], [1.2, 1.1, 1.0]], cell=[2.6, 2.9, vacuum], pbc=[1, 1, 0])
+
+
+def rod(vacuum: float) -> Atoms:
+    chain = Atoms("OH", [[0, 0, 0], [0.9, 0.6, 0.1]], cell=[2.4, vacuum, vacuum], pbc=[1, 0, 0])
+    chain.rotate(30, (1, 1, 1), rotate_cell=True)
+    return chain
+
+
+@pytest.mark.parametrize("structure", [slab, rod])
+def test_stress_times_volume_of_slabs_and_rods_does_not_depend_on_the_vacuum(model, structure):
+    found = []
+    for vacuum in 10.0, 1.0, 40.0:
+        atoms = structure(vacuum)
+        atoms.calc = mf.MaceCalculator(model)
+        stress = atoms.get_stress(voigt=False)
+        found.append(stress * atoms.get_volume())
+        free = ~atoms.pbc
+        reciprocal = atoms.cell.reciprocal()[free]
+        np.testing.assert_allclose(reciprocal @ stress, 0, atol=1e-14)
+        s = mf.from_ase(atoms, model)
+        same = mf.stress(mf.energy_fn(model, s.graph))(s.positions, s.cell, model.params)
+        np.testing.assert_allclose(stress, same, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-11)
+    np.testing.assert_allclose(found[2], found[0], rtol=0, atol=1e-11)
+    assert np.abs(found[0]).max() > 1e-2
+
+
+def test_cell_filters_relax_a_slab_in_its_plane_and_leave_its_vacuum(model):
+    atoms = slab(12.0)
+    atoms.calc = mf.MaceCalculator(model)
+    before = atoms.get_potential_energy()
+    BFGS(FrechetCellFilter(atoms), logfile=None).run(fmax=1e-2, steps=10)
+    assert atoms.get_potential_energy() < before - 1e-3
+    np.testing.assert_allclose(atoms.cell[2], [0, 0, 12], rtol=0, atol=1e-12)
+    assert np.abs(atoms.cell.lengths()[:2] - [2.6, 2.9]).max() > 1e-3
+
+
+def test_a_slab_without_a_third_lattice_vector_has_no_stress(model):
+    atoms = slab(0.0)
+    atoms.calc = mf.MaceCalculator(model)
+    assert np.isfinite(atoms.get_potential_energy())
+    with pytest.raises(PropertyNotImplementedError, match="per volume, and the cell has none"):
+        atoms.get_stress()
+
+
+def test_calculator_takes_what_load_model_takes(module, model):
+    atoms = molecule("CH3OH")
+    atoms.calc = mf.MaceCalculator(module)
+    energy = atoms.get_potential_energy()
+    atoms.calc = mf.MaceCalculator(model)
+    assert energy == atoms.get_potential_energy()
+    assert mf.MaceCalculator("embedded").model.cutoff == mf.load_model("embedded").cutoff
+
+
+@pytest.mark.parametrize("wrong", [None, 3, molecule("H2O")])
+def test_calculator_says_what_it_takes_for_a_model(wrong):
+    with pytest.raises(TypeError, match="the name of a model, the path of a file or"):
+        mf.MaceCalculator(wrong)
+    with pytest.raises(ValueError, match=r"'smal' is neither .* did you mean 'small'"):
+        mf.MaceCalculator("smal")
+
+
+@pytest.mark.parametrize("skin", [-0.1, float("nan"), float("inf")])
+def test_calculator_refuses_a_skin_that_is_none(model, skin):
+    with pytest.raises(ValueError, match="skin must be a finite number, zero or positive"):
+        mf.MaceCalculator(model, skin=skin)
 
 
 def test_neighbour_list_is_used_again_within_the_skin(model, silica):

@@ -664,3 +664,98 @@ def test_second_derivatives_of_the_stress_are_right_in_symmetric_cells(outer, in
     scale = torch.tensor(1.3, dtype=torch.float64)
     at_one = pressure(torch.ones_like(scale))
     torch.testing.assert_close(outer(inner(pressure))(scale), 2 * at_one / scale**3)
+
+
+# Where positions and cell are, and what a stress is of.
+
+
+def dynamical_matrix_of_salt() -> tuple[Callable[..., Tensor], mf.Structure, mf.Model]:
+    model = mf.load_model("embedded")
+    atoms = bulk("NaCl", "rocksalt", a=5.6)
+    s = mf.from_ase(atoms, model)
+    return mf.dynamical_matrix_fn(model, s.graph), s, model
+
+
+def test_strain_takes_no_wave_vector_for_positions():
+    D, s, model = dynamical_matrix_of_salt()
+    zero, q = torch.zeros_like(s.cell), torch.tensor([0.1, 0.2, 0.3]).double()
+    rest = (s.positions, s.cell, model.params, s.masses)
+    with pytest.raises(ValueError, match=r"\(3,\), \(2, 3\), .*strained\(function, positions=1\)"):
+        mf.strained(D)(zero, q, *rest)
+
+
+def test_strain_derivative_of_a_dynamical_matrix_is_its_central_difference():
+    D, s, model = dynamical_matrix_of_salt()
+    q, e = torch.tensor([0.1, 0.2, 0.3]).double(), random(3, 3, seed=3)
+    e = 0.5 * (e + e.T)
+
+    def strained_by(h: float) -> Tensor:
+        deformation = torch.eye(3).double() + h * e
+        return D(q, s.positions @ deformation, s.cell @ deformation, model.params, s.masses)
+
+    def of_strain(strain: Tensor) -> Tensor:
+        return mf.strained(D, positions=1)(strain, q, s.positions, s.cell, model.params, s.masses)
+
+    slope = jvp(of_strain, (torch.zeros_like(e),), (e,))[1]
+    step = 1e-4
+    difference = (strained_by(step) - strained_by(-step)) / (2 * step)
+    assert slope.abs().max() > 1e-2
+    assert_close(torch.view_as_real(slope), torch.view_as_real(difference), 1e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        lambda x, cell: (cell, x),
+        lambda x, cell: (x[:, :2], cell),
+        lambda x, cell: (x,),
+        lambda x, cell: (x.numpy(), cell),
+    ],
+    ids=["swapped", "two columns", "no cell", "an array"],
+)
+def test_strain_of_what_is_not_positions_and_cell_is_refused(arguments):
+    energy, x, cell, _ = ENERGIES["Lennard-Jones"]()
+    with pytest.raises(ValueError, match=r"positions \(N, 3\) and cell \(3, 3\) must be the"):
+        mf.strained(energy)(torch.zeros(3, 3).double(), *arguments(x, cell))
+
+
+def test_stress_of_a_molecule_in_a_cell_is_refused():
+    model = mf.load_model("embedded")
+    atoms = molecule("H2O", cell=[1.0, 1.0, 1.0])
+    s = mf.from_ase(atoms, model)
+    with pytest.raises(ValueError, match="periodic in no direction"):
+        mf.stress(mf.energy_fn(model, s.graph))
+
+
+def test_stress_without_a_volume_is_refused():
+    energy, x, _, params = ENERGIES["Lennard-Jones"]()
+    with pytest.raises(ValueError, match="the cell has no volume"):
+        mf.stress(energy)(x, torch.zeros(3, 3).double(), params)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_stress_of_a_slab_times_volume_is_the_slope_by_strain_in_its_plane(turned):
+    model = mf.load_model("embedded")
+    found = []
+    for vacuum in 9.0, 27.0:
+        atoms = Atoms("CSi", [[0, 0, 0], [1.2, 1.1, 1.0]], cell=[2.6, 2.9, vacuum], pbc=[1, 1, 0])
+        if turned:
+            atoms.rotate(40, (1, 2, 3), rotate_cell=True)
+        s = mf.from_ase(atoms, model)
+        energy = mf.energy_fn(model, s.graph)
+        sigma = mf.stress(energy)(s.positions, s.cell, model.params)
+        found.append(sigma * atoms.get_volume())
+        a, b = s.cell[0] / s.cell[0].norm(), s.cell[1] / s.cell[1].norm()
+        normal, step = torch.linalg.cross(a, b), 1e-5
+        assert (sigma @ normal).abs().max() < 1e-15
+        for u, v in (a, a), (b, b), (a, b):
+            e = step * 0.5 * (torch.outer(u, v) + torch.outer(v, u))
+            energies = [
+                energy(
+                    s.positions + sign * s.positions @ e, s.cell + sign * s.cell @ e, model.params
+                )
+                for sign in (1, -1)
+            ]
+            slope = float(energies[0] - energies[1]) / (2 * step)
+            assert float(u @ found[-1] @ v) == pytest.approx(slope, rel=1e-6, abs=1e-8)
+    assert_close(found[0], found[1], 1e-12)

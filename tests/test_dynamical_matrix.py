@@ -285,3 +285,81 @@ def test_bad_input_is_explained(case, model):
         Case(model, slab())([0.1, 0.2, 0.3])
     with pytest.raises(ValueError, match="one structure"):
         dynamical_matrix_fn(model, mf.batch([s, s]).graph)
+
+
+# What may be given as q.
+
+
+def as_force_constants(case: Case) -> Callable[[Any], Tensor]:
+    return mf.force_constants(case.model, case.atoms, symmetry=False).dynamical_matrix
+
+
+def as_phonons(case: Case) -> Callable[[Any], Tensor]:
+    return mf.phonons_of(case.model, case.atoms, method="replicas").dynamical_matrix
+
+
+def as_function(case: Case) -> Callable[[Any], Tensor]:
+    s = case.s
+    return lambda q: case.function(q, s.positions, s.cell, case.model.params, s.masses)
+
+
+every_matrix = pytest.mark.parametrize("matrix_of", [as_function, as_phonons, as_force_constants])
+
+
+@every_matrix
+@pytest.mark.parametrize(
+    "kind", [list, tuple, np.array, lambda q: torch.tensor(q), lambda q: list(torch.tensor(q))]
+)
+def test_wave_vectors_of_every_kind_are_taken(matrix_of, kind, case):
+    matrix = matrix_of(case)
+    q = [0.25, -0.125, 0.375]
+    expected = matrix(torch.tensor(q, dtype=torch.float64))
+    found = matrix(kind(q))
+    assert found.dtype == torch.complex128
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+@every_matrix
+def test_whole_numbers_are_wave_vectors(matrix_of, case):
+    matrix = matrix_of(case)
+    gamma = matrix(torch.zeros(3).double())
+    for q in [0, 0, 0], torch.zeros(3, dtype=torch.int64), np.zeros(3, dtype=int):
+        np.testing.assert_allclose(matrix(q), gamma, rtol=0, atol=1e-12)
+
+
+@every_matrix
+@pytest.mark.parametrize(
+    ("q", "message"),
+    [
+        ([0.1, float("nan"), 0.2], "not finite"),
+        ([0.1, float("inf"), 0.2], "not finite"),
+        ("Gamma", "q must be three numbers"),
+        (None, "q must be three numbers"),
+        ([0.1, 0.2], r"q must have the shape \(3,\), not \(2,\)"),
+        (torch.zeros(3, dtype=torch.complex128), "three real numbers"),
+        (torch.zeros(3, dtype=torch.bool), "three real numbers"),
+    ],
+)
+def test_what_is_no_wave_vector_is_refused(matrix_of, q, message, case):
+    with pytest.raises(ValueError, match=message):
+        matrix_of(case)(q)
+
+
+def test_derivatives_by_numbers_in_a_list_pass_through(case):
+    matrix = as_function(case)
+    x, one = torch.tensor(0.13).double(), torch.tensor(1.0).double()
+    by_list = jvp(lambda t: matrix([t, 0.2, 0.3]), (x,), (one,))[1]
+    q, along = torch.tensor([0.13, 0.2, 0.3]).double(), torch.tensor([1.0, 0, 0]).double()
+    np.testing.assert_allclose(by_list, jvp(matrix, (q,), (along,))[1], rtol=0, atol=1e-12)
+
+
+def test_positions_and_wave_vector_in_the_wrong_order_are_refused(case):
+    s = case.s
+    with pytest.raises(ValueError, match=r"q must have the shape \(3,\)"):
+        case.function(s.positions, torch.zeros(3).double(), s.cell, case.model.params, s.masses)
+
+
+def test_masses_of_another_precision_are_refused(case):
+    s = case.s
+    with pytest.raises(ValueError, match="positions, cell and masses must have one dtype"):
+        case.function([0, 0, 0], s.positions, s.cell, case.model.params, s.masses.float())

@@ -186,11 +186,11 @@ def test_parameters_that_are_not_the_models_are_not_written(model, tmp_path):
     path = tmp_path / "m.safetensors"
     missing = {k: v for k, v in model.params.items() if k != "scale_shift.scale"}
     for params, message in (
-        (missing, r"params lacks the tensors scale_shift\.scale$"),
-        (model.params | {"new.weight": torch.ones(2)}, r"params has unknown tensors new\.weight$"),
+        (missing, r"params lack 'scale_shift\.scale'"),
+        (model.params | {"new.weight": torch.ones(2)}, r"no parameters named 'new\.weight'"),
         (
             model.params | {"scale_shift.scale": torch.ones(3)},
-            r"scale_shift\.scale of params has the shape \(3,\) and not \(\)$",
+            r"'scale_shift\.scale' must have the shape \(\), not \(3,\)",
         ),
     ):
         with pytest.raises(ValueError, match=message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,22 +21,36 @@ from torch.func import grad
 from mace_functional.derivatives import hessian, strained
 from mace_functional.energy import energy_fn
 from mace_functional.graph import Structure, features_of, from_ase
-from mace_functional.model import Model
+from mace_functional.lattice import periodic_projector, volume_of
+from mace_functional.model import Model, load_model
+from mace_functional.validation import not_negative
 
 
 class MaceCalculator(Calculator):
     """Energy, forces, stress, energies of the atoms, and the exact Hessian.
 
+    The stress is `(1 / V) dE/de`, in eV/Å³, with the volume V of the cell as it is given, vacuum
+    included: `V sigma`, which ASE's cell filters take from it, does not depend on the vacuum. Slabs
+    and rods are strained along their periodic directions only; components along the others are
+    zero, so that filters leave the vacuum as it is. Molecules have no stress, whatever their cell.
+
     Args:
-        model: From `load_model`.
+        model: From `load_model`, or what it takes: a name such as "small", a path or a module.
         skin: Added to the cutoff in the neighbour search, Å: the neighbour list is used again until
             atoms or cell have moved too far for it. Results do not depend on it.
         **kwargs: Passed on to ASE's `Calculator`.
 
+    Raises:
+        ValueError: If the skin is negative or not finite.
+
     Example:
-        >>> atoms.calc = MaceCalculator(mf.load_model("small"))      # doctest: +SKIP
-        >>> BFGS(atoms).run(fmax=1e-3)                               # doctest: +SKIP
-        >>> Vibrations = VibrationsData(atoms, atoms.calc.get_hessian(atoms))  # doctest: +SKIP
+        >>> from ase.build import molecule
+        >>> from ase.vibrations import VibrationsData
+        >>> atoms = molecule("H2O")
+        >>> atoms.calc = MaceCalculator("embedded")
+        >>> data = VibrationsData.from_2d(atoms, atoms.calc.get_hessian(atoms))
+        >>> len(data.get_energies())
+        9
     """
 
     implemented_properties = [  # noqa: RUF012  (ASE declares an instance variable)
@@ -46,9 +61,15 @@ class MaceCalculator(Calculator):
         "stress",
     ]
 
-    def __init__(self, model: Model, skin: float = 0.1, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model: Model | str | os.PathLike[str] | torch.nn.Module,
+        skin: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.model, self.skin = model, skin
+        self.model = model if isinstance(model, Model) else load_model(model)
+        self.skin = not_negative("skin", skin, "Å")
         self.structure: Structure | None = None
         """Structure of the last call, with the neighbour list in use."""
         self._features: dict[str, Tensor] | None = None
@@ -63,15 +84,23 @@ class MaceCalculator(Calculator):
         """Compute all properties at once: the gradient gives forces and stress together.
 
         Raises:
-            PropertyNotImplementedError: If the stress of a structure without volume is asked for.
+            PropertyNotImplementedError: If a stress is asked for of a structure that is periodic in
+                no direction, or whose cell has no volume.
         """
         super().calculate(atoms, properties, system_changes)
         if self.atoms is None:
             raise ValueError("give the atoms whose properties are wanted")
         s = self._structure(self.atoms)
-        volume = float(torch.linalg.det(s.cell).abs())
+        volume, pbc = float(volume_of(s.cell)), s.graph.pbc.tolist()
+        if "stress" in properties and not any(pbc):
+            raise PropertyNotImplementedError(
+                "the structure is periodic in no direction and has no stress, whatever its cell"
+            )
         if "stress" in properties and volume == 0:
-            raise PropertyNotImplementedError("a structure without a volume has no stress")
+            raise PropertyNotImplementedError(
+                "a stress is per volume, and the cell has none: give it a lattice vector along the "
+                "directions that are not periodic too"
+            )
         per_atom = strained(energy_fn(self.model, s.graph, per_atom=True))
 
         def of_strain(strain: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,8 +116,9 @@ class MaceCalculator(Calculator):
             "energies": energies.detach().cpu().numpy(),
             "forces": -gradient.detach().cpu().numpy(),
         }
-        if volume > 0:
-            stress = (virial / volume).detach().cpu().numpy()
+        if volume > 0 and any(pbc):
+            inside = periodic_projector(s.cell, pbc)
+            stress = (inside @ virial @ inside / volume).detach().cpu().numpy()
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
 
     def get_hessian(self, atoms: Atoms | None = None, **options: Any) -> np.ndarray:

@@ -18,6 +18,7 @@ from torch.func import grad, grad_and_value, vjp
 from mace_functional.columns import map_columns
 from mace_functional.energy import energy_fn
 from mace_functional.graph import Graph, Structure, from_ase
+from mace_functional.lattice import volume_of
 from mace_functional.model import Model
 from mace_functional.optimize.coordinates import STRAINS, Coordinates
 
@@ -41,7 +42,8 @@ class Point:
         results: Energy, forces and, for crystals, stress, as calculators of ASE have them.
         largest_force: On any atom, of what is free, eV/Å.
         largest_virial: Largest row of the free part of dE/de, over the number of atoms, eV.
-        largest_stress: Largest component of its free part, pressure included, GPa.
+        largest_stress: Largest component of its free part, pressure included, GPa; for slabs and
+            rods over the volume of the cell as it is given, with its vacuum.
     """
 
     z: np.ndarray
@@ -92,7 +94,7 @@ class Surface:
             s.positions, s.cell, self.model.params
         )
         by_positions, by_cell = map(_array, slopes)
-        positions, cell, volume = _array(s.positions), _array(s.cell), float(_volume(s.cell))
+        positions, cell, volume = _array(s.positions), _array(s.cell), float(volume_of(s.cell))
         virial = positions.T @ by_positions + cell.T @ by_cell
         virial = (virial + virial.T) / 2
         results = {"energy": float(energy), "forces": -by_positions}
@@ -174,7 +176,7 @@ class Surface:
 
         def enthalpy(joint: Tensor) -> Tensor:
             positions, cell = c.place(joint)
-            return energy(positions, cell, model.params) + self._pressure * _volume(cell)
+            return energy(positions, cell, model.params) + self._pressure * volume_of(cell)
 
         joint = c.joint(z).to(graph.reference_positions)
         pull_back = vjp(grad(enthalpy), joint)[1]
@@ -200,11 +202,6 @@ def _shortest(graph: Graph, positions: Tensor, cell: Tensor) -> float:
     """The shortest distance of neighbours, Å."""
     lengths = graph.edge_vectors(positions, cell).norm(dim=-1)[graph.edge_mask]
     return float(lengths.min()) if len(lengths) else np.inf
-
-
-def _volume(cell: Tensor) -> Tensor:
-    # Not torch.linalg.det: its second derivatives are wrong (pytorch issue 192521).
-    return (cell[0] * torch.linalg.cross(cell[1], cell[2])).sum().abs()
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -161,6 +161,8 @@ def _given(path: Any) -> NDArray[np.float64]:
         ) from error
     if q.ndim != 2 or q.shape[1] != 3 or not len(q):
         raise ValueError(f"wave vectors of a path must be (P, 3), not {q.shape}")
+    if not np.isfinite(q).all():
+        raise ValueError("wave vectors of a path must be finite numbers")
     return q
 
 

@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vjp
+from torch.func import grad, vjp
 
 from mace_functional.columns import ChunkSize, map_columns
 from mace_functional.concrete import is_concrete
 from mace_functional.dispersion.bloch import d3_force_constants_at
+from mace_functional.evaluation import atom_energies
 from mace_functional.memory import keep_freed_memory
 from mace_functional.phonons.bloch import Images
-from mace_functional.phonons.wave_vector import check_wave_vector
+from mace_functional.phonons.wave_vector import WaveVector, wave_vector
 
 if TYPE_CHECKING:
     from mace_functional.graph import Graph
     from mace_functional.model import Model
 
-DynamicalMatrix = Callable[[Tensor, Tensor, Tensor, Mapping[str, Tensor], Tensor], Tensor]
+DynamicalMatrix = Callable[[WaveVector, Tensor, Tensor, Mapping[str, Tensor], Tensor], Tensor]
 """A function `D(q, positions, cell, params, masses)`."""
 
 
@@ -55,37 +56,36 @@ def dynamical_matrix_fn(
         progress: Show a progress bar.
 
     Returns:
-        `(q, positions, cell, params, masses)`, with q (3,) in units of the reciprocal lattice
-        vectors, to D, complex (3N, 3N) in eV/Å²/amu. It is not made hermitian: what it lacks
-        measures the rounding.
+        `(q, positions, cell, params, masses)`, with q (3,), a tensor or three numbers, in units of
+        the reciprocal lattice vectors, to D, complex (3N, 3N) in eV/Å²/amu. It is not made
+        hermitian: what it lacks measures the rounding.
 
     Raises:
-        ValueError: If the graph is a batch; the function raises it if shapes do not fit, or q has a
-            component along a direction that is not periodic.
+        ValueError: If the graph is a batch; the function raises it if shapes, dtypes or devices do
+            not fit, or q is not finite or has a component along a direction that is not periodic.
+        KeyError: The function raises it if names in `params` are missing or unknown.
     """
     if graph.senders.ndim != 2 or not is_concrete(graph.senders):
         raise ValueError("the dynamical matrix takes the graph of one structure, outside of vmap")
     keep_freed_memory()
     images = Images.of(graph)
+    energies_of = atom_energies(model)
     atoms = len(graph.inverse)
     dispersion = None if graph.dispersion is None else d3_force_constants_at(graph.dispersion)
 
     def dynamical_matrix(
-        q: Tensor,
+        q: WaveVector,
         positions: Tensor,
         cell: Tensor,
         params: Mapping[str, Tensor],
         masses: Tensor,
     ) -> Tensor:
-        _check(graph, q, positions, cell, masses)
+        q = wave_vector(q, graph.pbc, positions)
+        _check(graph, positions, cell, masses)
         bloch = images.at(graph, q, _replicas(q))
 
         def energy(x: Tensor) -> Tensor:
-            inputs = (bloch, x, cell)
-            energies: Tensor = functional_call(
-                model.module, dict(params), inputs, tie_weights=False
-            )
-            return energies.sum()
+            return energies_of(params, bloch, x, cell).sum()
 
         at_rest = positions[:, None].expand(-1, bloch.replicas, -1)
         pull_back = vjp(grad(energy), at_rest)[1]
@@ -129,12 +129,18 @@ def _replicas(q: Tensor) -> int:
     return 2 if bool((twice % 2 != 0).any()) else 1
 
 
-def _check(graph: Graph, q: Tensor, positions: Tensor, cell: Tensor, masses: Tensor) -> None:
-    """The wave vector, and shapes."""
+def _check(graph: Graph, positions: Tensor, cell: Tensor, masses: Tensor) -> None:
+    """Positions, cell and masses fit the graph and each other."""
     atoms = len(graph.inverse)
-    check_wave_vector(q, graph.pbc)
     if positions.shape != (atoms, 3) or cell.shape != (3, 3) or masses.shape != (atoms,):
         raise ValueError(
             f"the graph is for positions ({atoms}, 3), cell (3, 3) and masses ({atoms},), not "
-            f"{tuple(positions.shape)}, {tuple(cell.shape)} and {tuple(masses.shape)}"
+            f"{tuple(positions.shape)}, {tuple(cell.shape)} and {tuple(masses.shape)}; the order "
+            "is D(q, positions, cell, params, masses)"
+        )
+    kinds = {(t.dtype, t.device) for t in (positions, cell, masses)}
+    if len(kinds) > 1:
+        raise ValueError(
+            "positions, cell and masses must have one dtype and device, not "
+            + " and ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
         )

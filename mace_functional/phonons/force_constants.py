@@ -18,15 +18,16 @@ import numpy as np
 import torch
 from e3nn import o3
 from torch import Tensor
-from torch.func import functional_call, grad, vjp
+from torch.func import grad, vjp
 
 from mace_functional.atomic_write import atomic_write
 from mace_functional.columns import ChunkSize, map_columns
+from mace_functional.evaluation import atom_energies
 from mace_functional.graph import Graph, from_ase
 from mace_functional.memory import keep_freed_memory
 from mace_functional.phonons.symmetry import Image, Operations, Plan, plan
 from mace_functional.phonons.unrolled import UnrolledGraph
-from mace_functional.phonons.wave_vector import check_wave_vector
+from mace_functional.phonons.wave_vector import WaveVector, wave_vector
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -60,7 +61,7 @@ class ForceConstants:
             f"{self.range:.1f} Å)"
         )
 
-    def dynamical_matrix(self, q: Tensor) -> Tensor:
+    def dynamical_matrix(self, q: WaveVector) -> Tensor:
         """The dynamical matrix, `sum_R Phi(0j, Rk) exp(2 pi i q.R) / sqrt(m_j m_k)`.
 
         A pure function of q, for any transform; under `vmap` it is one matrix product for all q.
@@ -72,10 +73,10 @@ class ForceConstants:
             Complex, (3N, 3N), in eV/Å²/amu.
 
         Raises:
-            ValueError: If q has another shape, or a component along a direction that is not
-                periodic.
+            ValueError: If q is not three finite numbers, or has a component along a direction that
+                is not periodic.
         """
-        check_wave_vector(q, self.pbc)
+        q = wave_vector(q, self.pbc, self.masses)
         angles = 2 * torch.pi * (self.cells.to(q) @ q)
         blocks, size = self._weighted, 3 * len(self.masses)
         real, imaginary = torch.cos(angles) @ blocks, torch.sin(angles) @ blocks
@@ -180,12 +181,11 @@ def force_constants(
         operations = Operations.identity(len(atoms))
     chosen = plan(operations)
     displaced = sorted({source.atom for source in chosen.sources})
+    energies_of = atom_energies(model)
     crystal = UnrolledGraph.around(displaced, s.graph, layers=len(model.settings.interactions))
 
     def energy(x: Tensor) -> Tensor:
-        inputs = (crystal, x, s.cell)
-        energies: Tensor = functional_call(model.module, model.params, inputs, tie_weights=False)
-        return energies.sum()
+        return energies_of(model.params, crystal, x, s.cell).sum()
 
     atom, cells = crystal.atom, crystal.cells
     positions = s.positions[atom] + cells.to(s.cell) @ s.cell

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mace_functional.phonons.wave_vector import check_wave_vector
+from mace_functional.phonons.wave_vector import WaveVector, wave_vector
 from mace_functional.units import frequency_factor
 from mace_functional.vibrations import internal_motions, rigid_motions, signed_sqrt
 
@@ -42,7 +41,7 @@ class ImaginaryMode(NamedTuple):
     eigenvector: Tensor | None
 
 
-def lattice_modes(phonons: Phonons, q: Tensor | Sequence[float]) -> tuple[Tensor, Tensor]:
+def lattice_modes(phonons: Phonons, q: WaveVector) -> tuple[Tensor, Tensor]:
     """Eigenvalues and eigenvectors of the dynamical matrix, D e = omega^2 e.
 
     At a reciprocal lattice vector the rigid motions, which are the acoustic modes there, are taken
@@ -132,18 +131,15 @@ def is_gamma(q: Tensor) -> Tensor:
     return ((q - q.round()).abs() < GAMMA_TOLERANCE).all(-1)
 
 
-def checked_q(phonons: Phonons, q: Tensor | Sequence[float]) -> Tensor:
+def checked_q(phonons: Phonons, q: WaveVector) -> Tensor:
     """A wave vector with the precision of the phonons.
 
     Raises:
         ValueError: If its shape is not (3,), it is not finite, or it has a component along a
             direction that is not periodic.
     """
-    q = torch.as_tensor(q, dtype=phonons.masses.dtype, device=phonons.masses.device)
-    if not q.isfinite().all():
-        raise ValueError(f"q = {q.tolist()} is not finite")
-    check_wave_vector(q, torch.as_tensor(phonons.atoms.pbc, device=q.device))
-    return q
+    periodic = torch.as_tensor(phonons.atoms.pbc, device=phonons.masses.device)
+    return wave_vector(q, periodic, phonons.masses)
 
 
 def check_crystal(atoms: Atoms, what: str) -> None:

@@ -16,6 +16,7 @@ from mace_functional.memory import BUDGET_FRACTION, free_memory
 from mace_functional.phonons.dynamical_matrix import dynamical_matrix_fn
 from mace_functional.phonons.force_constants import ForceConstants, force_constants
 from mace_functional.phonons.unrolled import UnrolledGraph
+from mace_functional.phonons.wave_vector import WaveVector
 from mace_functional.vibrations import NormalModes, normal_modes
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Phonons:
         force_constants: What the dynamical matrix is made of; None if it is not made of them.
     """
 
-    dynamical_matrix: Callable[[Tensor], Tensor]
+    dynamical_matrix: Callable[[WaveVector], Tensor]
     atoms: Atoms
     masses: Tensor
     diagnostics: Diagnostics
@@ -127,7 +128,7 @@ def phonons_of(
     s = from_ase(atoms, model)
     arguments = (s.positions, s.cell, model.params)
     constants = None
-    dynamical_matrix: Callable[[Tensor], Tensor]
+    dynamical_matrix: Callable[[WaveVector], Tensor]
     if method == "force-constants" or (
         method == "auto" and _unrolling_pays(model, s.graph, memory_budget)
     ):
@@ -145,7 +146,7 @@ def phonons_of(
             model, s.graph, chunk_size=chunk_size, memory_budget=memory_budget
         )
 
-        def dynamical_matrix(q: Tensor) -> Tensor:
+        def dynamical_matrix(q: WaveVector) -> Tensor:
             return matrix(q, *arguments, s.masses)
 
     energy = energy_fn(model, s.graph)
@@ -183,7 +184,7 @@ def _unrolling_pays(model: Model, graph: Graph, memory_budget: int | None) -> bo
 
 
 def matrix_diagnostics(
-    dynamical_matrix: Callable[[Tensor], Tensor], masses: Tensor, pbc: Tensor
+    dynamical_matrix: Callable[[WaveVector], Tensor], masses: Tensor, pbc: Tensor
 ) -> dict[str, float]:
     """Those of the `Diagnostics` that a dynamical matrix tells.
 
