@@ -110,9 +110,13 @@ def mace_torch(job: Job) -> tuple[Calls, int | None]:
     """The methods of mace-torch; who wants edges asks the other one."""
     from mace.calculators import MACECalculator
 
+    from mace_functional.subnormal import flush_subnormal
+
     torch.set_default_dtype(getattr(torch, job.dtype))  # mace-torch makes some tensors in it
     atoms = job.atoms()
     calculator = MACECalculator(model_paths=job.model, device=job.device, default_dtype=job.dtype)
+    for module in calculator.models:  # as load_model does: the same weights on both sides
+        flush_subnormal(module)
     atoms.calc = calculator
     start, random = atoms.positions.copy(), np.random.default_rng(0)
 

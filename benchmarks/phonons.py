@@ -31,6 +31,7 @@ from ase.optimize import BFGS
 import mace_functional as mf
 from mace_functional.phonons import Mesh, band_structure, dynamical_matrix_fn, frequencies_on
 from mace_functional.phonons.thermo import mesh_thermo
+from mace_functional.subnormal import flush_subnormal
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("MACE_FUNCTIONAL_SHARED", ROOT.parent / "shared"))
@@ -140,6 +141,8 @@ def _differences(name: str, source: str, repeats: int, q: np.ndarray) -> dict[st
 
     atoms = _structure(name, source)
     calculator = MACECalculator(model_paths=source, device="cpu", default_dtype="float64")
+    for module in calculator.models:  # as load_model does: the same weights on both sides
+        flush_subnormal(module)
     before, start = _memory(), time.perf_counter()
     phonopy = Phonopy(
         PhonopyAtoms(

@@ -28,6 +28,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
 import mace_functional as mf
+from mace_functional.subnormal import flush_subnormal
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("MACE_FUNCTIONAL_SHARED", ROOT.parent / "shared"))
@@ -96,6 +97,8 @@ def _bfgs_mace_torch(source: str) -> Callable[[Atoms], tuple[Atoms, int, int]]:
     from mace.calculators import MACECalculator
 
     calculator = MACECalculator(model_paths=source, device="cpu", default_dtype="float64")
+    for module in calculator.models:  # as load_model does: the same weights on both sides
+        flush_subnormal(module)
 
     def run(atoms: Atoms) -> tuple[Atoms, int, int]:
         atoms.calc = calculator

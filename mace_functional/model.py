@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mace_functional.dispersion.graph import D3Settings
+from mace_functional.dispersion.graph import D3Settings, functional_name
 from mace_functional.engine import Mace, MaceSettings
 from mace_functional.interop.mace_torch.checkpoint import read_checkpoint
 from mace_functional.interop.mace_torch.foundation import (
@@ -27,12 +27,13 @@ from mace_functional.interop.mace_torch.foundation import (
 )
 from mace_functional.interop.mace_torch.module import read_module
 from mace_functional.model_file import SUFFIX, read_model_file
+from mace_functional.subnormal import without_subnormal
 
 EMBEDDED = "embedded"
 """Name of the model that comes with the package."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """A MACE model: its tensors, its settings, and the module that computes with them.
 
@@ -42,6 +43,8 @@ class Model:
         module: The energy as a module, to be called through `energy_fn`.
         head: Name of the head whose energy is computed.
         dispersion: The D3 correction that is added to it; None for none.
+        n_subnormal: How many weights were too small to be normal numbers of the dtype and were set
+            to zero.
     """
 
     params: dict[str, Tensor]
@@ -49,6 +52,7 @@ class Model:
     module: Mace
     head: str
     dispersion: D3Settings | None = None
+    n_subnormal: int = 0
 
     def __repr__(self) -> str:
         s, d3 = self.settings, self.dispersion
@@ -56,7 +60,9 @@ class Model:
             f"Model({len(s.interactions)} interactions, {s.products[0].irreps_out}, cutoff "
             f"{s.cutoff:g} Å, {len(s.atomic_numbers)} elements, head {self.head!r}, "
             + (f"D3({d3.functional}), " if d3 else "")
-            + f"{self.dtype}, {self.device})"
+            + f"{self.dtype}, {self.device}"
+            + (f", {self.n_subnormal} subnormal weights set to zero" if self.n_subnormal else "")
+            + ")"
         )
 
     @property
@@ -93,7 +99,15 @@ class Model:
         """
         dtype = self.dtype if dtype is None else dtype
         device = self.device if device is None else device
-        return _assemble(self.settings, self.params, self.head, dtype, device, self.dispersion)
+        return _assemble(
+            self.settings,
+            self.params,
+            self.head,
+            dtype,
+            device,
+            self.dispersion,
+            self.n_subnormal,
+        )
 
 
 def load_model(
@@ -102,7 +116,7 @@ def load_model(
     dtype: torch.dtype = torch.float64,
     device: str | torch.device = "cpu",
     head: str | None = None,
-    dispersion: str | D3Settings | None = None,
+    dispersion: str | bool | D3Settings | None = None,
 ) -> Model:
     """Load a MACE model.
 
@@ -118,9 +132,9 @@ def load_model(
         head: Head of a multi-head model; may be left out if there is one, or one named "default",
             or for a file of `save_model`, which has the head of the model that was saved.
         dispersion: A D3 correction with Becke-Johnson damping that belongs to the model from here
-            on: the functional whose data it was fitted to, such as "pbe", or `D3Settings`. For
-            models whose data had no dispersion; those of MACE-MP are of PBE. It is no part of what
-            `save_model` writes.
+            on: the functional whose data it was fitted to, such as "pbe", or `D3Settings`; None,
+            False or "none" for no correction. For models whose data had no dispersion; those of
+            MACE-MP are of PBE. It is no part of what `save_model` writes.
 
     Returns:
         The model. The module or file it came from is left as it was.
@@ -130,16 +144,23 @@ def load_model(
             holds no model.
         TypeError: If the source is no name, path or module, or the model is of a class whose energy
             is not a function of positions, cell and parameters alone, or was compiled to
-            TorchScript.
+            TorchScript, or dispersion is no name.
         ConnectionError: If a foundation model could not be downloaded.
         ImportError: If the checkpoint needs a package, or a version of one, that is not installed,
             or dispersion its data, from tad-dftd3.
         OSError: If the file cannot be read.
     """
-    d3 = D3Settings(dispersion) if isinstance(dispersion, str) else dispersion
+    d3 = _dispersion(dispersion)
     settings, tensors, default = _read(source)
     name = _choose_head(settings.heads, default if head is None else head)
     return _assemble(settings, tensors, name, dtype, device, d3)
+
+
+def _dispersion(dispersion: str | bool | D3Settings | None) -> D3Settings | None:
+    if isinstance(dispersion, D3Settings):
+        return dispersion
+    functional = functional_name(dispersion)
+    return None if functional is None else D3Settings(functional)
 
 
 def _assemble(
@@ -149,19 +170,30 @@ def _assemble(
     dtype: torch.dtype,
     device: str | torch.device,
     dispersion: D3Settings | None,
+    subnormal: int = 0,
 ) -> Model:
-    """A model with tensors of its own."""
+    """A model with tensors of its own, without subnormal weights.
+
+    Args:
+        settings: Of the model.
+        tensors: From where they are.
+        head: Name of the head.
+        dtype: Of the model.
+        device: Of the model.
+        dispersion: D3 correction.
+        subnormal: How many weights were set to zero before.
+    """
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float64 or torch.float32, not {dtype}")
-    params = {
-        key: tensor.detach().to(device=device, dtype=dtype, copy=True)
-        for key, tensor in tensors.items()
-    }
+    params = {}
+    for key, tensor in tensors.items():
+        params[key], rounded = without_subnormal(tensor.detach(), dtype, device)
+        subnormal += rounded
     module = Mace(settings, settings.heads.index(head))
     _attach(module, params)
     module.read_constants()
     _assert_no_torchscript(module)
-    return Model(params, settings, module, head, dispersion)
+    return Model(params, settings, module, head, dispersion, subnormal)
 
 
 def _read(

@@ -477,3 +477,39 @@ def test_structures_with_dispersion_are_not_batched():
 def test_elements_that_dispersion_does_not_know_are_refused_with_the_structure():
     with pytest.raises(ValueError, match="no parameters"):
         mf.load_model("embedded", dispersion="unheard-of")
+
+
+# What may be asked for.
+
+
+@pytest.mark.parametrize("nothing", [None, False, "none", "None"])
+def test_no_dispersion_is_asked_for_in_several_ways(nothing):
+    assert mf.load_model("embedded", dispersion=nothing).dispersion is None
+    assert mf.ScreenSettings("embedded", dispersion=nothing).dispersion is None
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda d: mf.load_model("embedded", dispersion=d), lambda d: mf.D3Settings(d)]
+)
+def test_functionals_are_known_in_capitals_too(ask):
+    d3 = ask("PBE")
+    assert repr(getattr(d3, "dispersion", d3)) == repr(mf.D3Settings("pbe"))
+    assert getattr(d3, "dispersion", d3) == mf.D3Settings("pbe")
+    assert mf.ScreenSettings("embedded", dispersion="PBE").dispersion == "pbe"
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda d: mf.load_model("embedded", dispersion=d),
+        lambda d: mf.ScreenSettings("embedded", dispersion=d),
+        mf.D3Settings,
+    ],
+    ids=["load_model", "ScreenSettings", "D3Settings"],
+)
+def test_what_names_no_functional_is_refused_in_a_sentence(ask):
+    with pytest.raises(ValueError, match=r"True does not say which D3 .* such as dispersion='pbe'"):
+        ask(True)
+    for wrong in 3, 1.5, ["pbe"]:
+        with pytest.raises(TypeError, match="must be the name of a functional, such as 'pbe'"):
+            ask(wrong)

@@ -23,6 +23,7 @@ from benchmarks.hessian import table
 from benchmarks.study import published
 from benchmarks.study.drawing import BLUE, RED, panels
 from benchmarks.study.plan import Plan, Result, load
+from mace_functional.subnormal import flush_subnormal
 
 STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """Å."""
@@ -126,6 +127,8 @@ def _mace_torch_forces(atoms: Atoms, source: str, dtype: torch.dtype, device: st
     name = next(name for name, known in DTYPES.items() if known == dtype)
     default = torch.get_default_dtype()
     calculator = MACECalculator(model_paths=source, device=device, default_dtype=name)
+    for module in calculator.models:  # as load_model does: the same weights on both sides
+        flush_subnormal(module)
     moved = atoms.copy()
     moved.calc = calculator
 

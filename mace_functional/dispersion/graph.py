@@ -22,18 +22,49 @@ CN_CUTOFF = 40 * Bohr
 """Where coordination numbers end there, Å."""
 
 
+def functional_name(dispersion: str | bool | None) -> str | None:
+    """The functional of a D3 correction, in small letters, or None for no correction.
+
+    >>> functional_name("PBE"), functional_name("none"), functional_name(False)
+    ('pbe', None, None)
+
+    Args:
+        dispersion: Name of a functional; None, False or "none" for no correction.
+
+    Raises:
+        ValueError: If it is True, which names no functional.
+        TypeError: If it is of another type.
+    """
+    if dispersion is None or dispersion is False:
+        return None
+    if dispersion is True:
+        raise ValueError(
+            "dispersion=True does not say which D3 correction: name the functional of the data "
+            "that the model was fitted to, such as dispersion='pbe' for models of MACE-MP"
+        )
+    if not isinstance(dispersion, str):
+        raise TypeError(
+            "dispersion must be the name of a functional, such as 'pbe', or None, not "
+            f"{type(dispersion).__name__}"
+        )
+    name = dispersion.strip().lower()
+    return None if name == "none" else name
+
+
 @dataclass(frozen=True)
 class D3Settings:
     """Which D3 correction.
 
     Attributes:
-        functional: What the potential was trained on: "pbe", "revpbe", "r2scan", "b3lyp", ...
+        functional: What the potential was trained on: "pbe", "revpbe", "r2scan", "b3lyp", ...;
+            kept in small letters.
         cutoff: Where pairs end, Å.
         cn_cutoff: Where coordination numbers end, Å.
 
     Raises:
         ImportError: If tad-dftd3 is not installed.
-        ValueError: If the functional is unknown, or a cutoff is not positive.
+        ValueError: If the functional is unknown or none, or a cutoff is not positive.
+        TypeError: If the functional is no name.
     """
 
     functional: str = "pbe"
@@ -45,7 +76,11 @@ class D3Settings:
             raise ValueError(
                 f"cutoffs must be positive, in Å, not {self.cutoff} and {self.cn_cutoff}"
             )
-        damping_of(self.functional)
+        name = functional_name(self.functional)
+        if name is None:
+            raise ValueError("a D3 correction needs the name of a functional, such as 'pbe'")
+        object.__setattr__(self, "functional", name)
+        damping_of(name)
 
 
 @dataclass(frozen=True)
