@@ -44,6 +44,7 @@ from mace_functional.phonons import (
     mesh_thermo,
     phonons_of,
 )
+from mace_functional.phonons.mesh import SPACING, mesh_size
 from mace_functional.phonons.phonons import Method
 from mace_functional.structures.files import find_structure
 from mace_functional.units import FREQUENCY_UNITS
@@ -51,9 +52,6 @@ from mace_functional.units import FREQUENCY_UNITS
 TEMPERATURES = (100.0, 200.0, 300.0, 400.0)
 DISPLACEMENTS = (0.1, 0.03, 0.01)
 """Å."""
-
-SPACING = 0.2
-"""Largest distance, in 1/Å, of neighbours in a mesh that is not given."""
 
 SHOWN = 5
 """How many imaginary modes are printed; all of them are in the JSON file."""
@@ -158,7 +156,7 @@ def run(options: argparse.Namespace) -> None:
         )
         modes = frequencies_on(
             lattice,
-            Mesh.of(atoms, options.mesh or _mesh_size(atoms)),
+            Mesh.of(atoms, options.mesh or mesh_size(atoms)),
             checkpoint=options.checkpoint,
             progress=console.is_terminal,
         )
@@ -201,17 +199,11 @@ def _check(options: argparse.Namespace, atoms: Atoms) -> None:
                 f"--path {options.path} has unknown points {', '.join(sorted(unknown))}: this "
                 f"lattice has {', '.join(sorted(known))}"
             )
-    Mesh.of(atoms, options.mesh or _mesh_size(atoms))
+    Mesh.of(atoms, options.mesh or mesh_size(atoms))
     if options.phonopy is not None or options.compare_finite_differences:
         phonopy_of(atoms, _supercell(options, atoms))
     elif options.supercell is not None:
         raise ValueError("--supercell needs --phonopy or --compare-finite-differences")
-
-
-def _mesh_size(atoms: Atoms) -> list[int]:
-    """A mesh whose neighbours are at most `SPACING` apart."""
-    lengths = 2 * np.pi * np.linalg.norm(atoms.cell.complete().reciprocal(), axis=1)
-    return np.where(atoms.pbc, np.ceil(lengths / SPACING), 1).astype(int).tolist()
 
 
 def _supercell(options: argparse.Namespace, atoms: Atoms) -> list[int]:

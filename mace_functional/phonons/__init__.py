@@ -1,19 +1,28 @@
 """Phonons: lattice vibrations at any wave vector."""
 
+from mace_functional.phonons.acoustic import AcousticBranches, acoustic_branches
 from mace_functional.phonons.animation import animate
 from mace_functional.phonons.bands import BandStructure, band_structure
 from mace_functional.phonons.displacements import mean_square_displacements, participation_ratios
 from mace_functional.phonons.dos import DensityOfStates, density_of_states
 from mace_functional.phonons.dynamical_matrix import dynamical_matrix_fn
 from mace_functional.phonons.force_constants import ForceConstants, force_constants
-from mace_functional.phonons.mesh import Mesh, MeshModes, frequencies_on
+from mace_functional.phonons.mesh import Mesh, MeshModes, frequencies_on, mesh_size
 from mace_functional.phonons.modes import ImaginaryMode, lattice_modes
 from mace_functional.phonons.phonons import Diagnostics, Phonons, phonons_of
-from mace_functional.phonons.thermo import MeshThermo, mesh_convergence, mesh_thermo
+from mace_functional.phonons.thermo import (
+    ConvergedThermo,
+    MeshThermo,
+    converged_mesh_thermo,
+    mesh_convergence,
+    mesh_thermo,
+)
 from mace_functional.phonons.velocities import group_velocities
 
 __all__ = [
+    "AcousticBranches",
     "BandStructure",
+    "ConvergedThermo",
     "DensityOfStates",
     "Diagnostics",
     "ForceConstants",
@@ -22,8 +31,10 @@ __all__ = [
     "MeshModes",
     "MeshThermo",
     "Phonons",
+    "acoustic_branches",
     "animate",
     "band_structure",
+    "converged_mesh_thermo",
     "density_of_states",
     "dynamical_matrix_fn",
     "force_constants",
@@ -32,6 +43,7 @@ __all__ = [
     "lattice_modes",
     "mean_square_displacements",
     "mesh_convergence",
+    "mesh_size",
     "mesh_thermo",
     "participation_ratios",
     "phonons_of",

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import math
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
-from mace_functional.phonons.mesh import Mesh, MeshModes, frequencies_on
-from mace_functional.phonons.modes import ImaginaryMode
+from mace_functional.phonons.mesh import Mesh, MeshModes, frequencies_on, mesh_size
+from mace_functional.phonons.modes import ImaginaryMode, check_crystal, is_gamma
 from mace_functional.thermo import HarmonicThermo, harmonic_thermo
+from mace_functional.units import K_B
+from mace_functional.validation import count, positive
 
 if TYPE_CHECKING:
     from mace_functional.phonons.phonons import Phonons
+
+TOLERANCE = 1e-3
+"""Relative error of a heat capacity that `converged_mesh_thermo` asks for: a tenth of the errors
+of potentials. Each factor of ten less takes ten times the wave vectors."""
+
+FIRST_SPACING, REFINEMENT = 1.0, 2**-0.5
+"""Spacing of the first mesh, 1/Å, and what it is multiplied by from mesh to mesh: cells of 6 Å and
+more begin at Gamma alone, and each mesh has about 2.8 times the wave vectors of the last."""
+
+COLD = 0.01
+"""Heat capacities below this part of Dulong and Petit's count as that large where errors are
+relative: near 0 K only a few waves around Gamma hold heat, and no mesh resolves them."""
+
+MOST_WAVE_VECTORS = 4000
+"""Wave vectors of one mesh, after symmetry, at which a search for a converged one ends."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,3 +143,156 @@ def mesh_convergence(
             )
         )
     return rows
+
+
+class MeshStep(NamedTuple):
+    """One mesh on the way to a converged one.
+
+    Attributes:
+        size: Of the mesh.
+        n_q: Wave vectors, after symmetry.
+        specific_heat_capacity: At each temperature, J/(g K).
+        change: Largest relative change of the heat capacity from the mesh before, over the
+            temperatures; None for the first mesh.
+        missing: Most that the acoustic modes at Gamma, which are left out, would add, relative.
+    """
+
+    size: tuple[int, int, int]
+    n_q: int
+    specific_heat_capacity: tuple[float, ...]
+    change: float | None
+    missing: float
+
+    @property
+    def error(self) -> float:
+        """The larger of change and what is missing; infinite for the first mesh."""
+        return math.inf if self.change is None else max(self.change, self.missing)
+
+
+@dataclass(frozen=True, eq=False)
+class ConvergedThermo:
+    """Thermodynamics of a crystal from a mesh that was refined until it was fine enough.
+
+    Attributes:
+        result: From the last and finest mesh.
+        steps: The meshes, the coarsest first.
+        tolerance: That was asked for.
+        converged: Whether the error of the last mesh is within it.
+    """
+
+    result: MeshThermo
+    steps: list[MeshStep]
+    tolerance: float
+    converged: bool
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Of the last mesh."""
+        return self.steps[-1].size
+
+
+def converged_mesh_thermo(
+    phonons: Phonons,
+    temperatures: Sequence[float] | Tensor | float,
+    tolerance: float = TOLERANCE,
+    *,
+    symprec: float = 1e-5,
+    most_wave_vectors: int = MOST_WAVE_VECTORS,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+) -> ConvergedThermo:
+    """Heat capacity, entropy and energies from a mesh that is fine enough for the heat capacity.
+
+    Meshes are refined by the spacing of wave vectors (`mesh_size`) until two conditions hold at all
+    temperatures: from the mesh before, the heat capacity has changed by no more than the tolerance,
+    relative to itself; and no more than that is missing, k_B for each acoustic mode at Gamma times
+    the weight of Gamma. The second is the larger part of the error of most meshes, and falls with
+    the number of their points. Heat capacities below `COLD` of 3N k_B count as that large.
+
+    Args:
+        phonons: From `phonons_of`.
+        temperatures: (T,) or a scalar, K.
+        tolerance: Largest relative error.
+        symprec: How far atoms may be from where an operation takes them, Å.
+        most_wave_vectors: After symmetry, of one mesh: no finer one is computed.
+        checkpoint: A file (npz): beside it, with the size of the mesh in its name, each mesh keeps
+            what is done, and an interrupted calculation goes on from there.
+        progress: Show a progress bar for each mesh.
+
+    Returns:
+        The thermodynamics, the meshes on the way, and whether they converged.
+
+    Raises:
+        ValueError: See `frequencies_on` and `mesh_thermo`, or if a limit is not positive.
+
+    Warns:
+        UserWarning: There are imaginary modes; the structure is far from relaxed; the tolerance
+            is not reached.
+    """
+    check_crystal(phonons.atoms, "a mesh")
+    positive("tolerance", tolerance)
+    count("most_wave_vectors", most_wave_vectors)
+    spacing, steps = FIRST_SPACING, list[MeshStep]()
+    found: MeshThermo | None = None
+    while found is None or steps[-1].error > tolerance:
+        size = mesh_size(phonons.atoms, spacing)
+        spacing *= REFINEMENT
+        if found is not None and size == steps[-1].size:
+            continue
+        mesh = Mesh.of(phonons.atoms, size, symprec=symprec)
+        if found is not None and len(mesh.q) > most_wave_vectors:
+            warnings.warn(
+                f"the heat capacity has an error of {steps[-1].error:.1e} on a mesh of "
+                f"{steps[-1].size}, above the tolerance of {tolerance:g}: the next one has "
+                f"{len(mesh.q)} wave vectors, more than {most_wave_vectors}",
+                stacklevel=2,
+            )
+            break
+        modes = frequencies_on(
+            phonons,
+            mesh,
+            eigenvectors=False,
+            checkpoint=None if checkpoint is None else mesh_checkpoint(Path(checkpoint), size),
+            progress=progress,
+        )
+        before = found
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*imaginary modes")
+            found = mesh_thermo(modes, temperatures)
+        steps.append(_step(found, before))
+    assert found is not None
+    return ConvergedThermo(
+        result=mesh_thermo(found.modes, temperatures),
+        steps=steps,
+        tolerance=tolerance,
+        converged=steps[-1].error <= tolerance,
+    )
+
+
+def mesh_checkpoint(path: Path, size: tuple[int, int, int]) -> Path:
+    """Where `converged_mesh_thermo` keeps what is done of one mesh.
+
+    Args:
+        path: The checkpoint that was named.
+        size: Of the mesh.
+    """
+    return path.with_name(f"{path.stem}-{'x'.join(map(str, size))}{path.suffix}")
+
+
+def _step(found: MeshThermo, before: MeshThermo | None) -> MeshStep:
+    """A mesh, and how far it is from the one before."""
+    modes, heat = found.modes, found.thermo.heat_capacity
+    scale = heat.clamp(min=COLD * modes.eigenvalues.shape[1] * K_B)
+    change = None
+    if before is not None:
+        change = float(((heat - before.thermo.heat_capacity).abs() / scale).max())
+    at_gamma = is_gamma(modes.mesh.q).to(heat.device)
+    left_out = (modes.rigid * modes.mesh.weights.to(heat))[at_gamma].sum()
+    warm = found.thermo.temperatures > 0
+    return MeshStep(
+        size=modes.mesh.size,
+        n_q=len(modes.mesh.q),
+        specific_heat_capacity=tuple(found.specific_heat_capacity.reshape(-1).tolist()),
+        change=change,
+        missing=float((K_B * left_out * warm / scale).max()),
+    )
