@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from mace_functional.thermo import harmonic_thermo
+from mace_functional.thermo_pieces import thermo_in_pieces
 
 if TYPE_CHECKING:
     from mace_functional.phonons.bands import BandStructure
@@ -25,8 +24,16 @@ if TYPE_CHECKING:
 BROADENING = 8.0
 """Standard deviation of the Gaussians of a spectrum, cm-1."""
 
-BLOCK = 512
-"""Modes of a density of states that are summed at once, so that dense meshes need little memory."""
+BLOCK = 4096
+"""Modes of a density of states that are summed at once: 3 MB a tensor with `TAILS`."""
+
+TAILS = 6.0
+"""Widths of a Gaussian beyond which it is taken for zero: exp(-18) of its height."""
+
+HIGHEST = 6000.0
+"""Largest wavenumber that is drawn, real or imaginary, cm-1. Hydrogen, the stiffest bond there is,
+vibrates at 4400. Modes beyond this are the signs of a broken structure: they are counted, and an
+axis that followed them would take memory without bound and hide all others."""
 
 BLUE, RED = "#3b6ea5", "#c8553d"
 
@@ -57,7 +64,8 @@ def thermo_figure(
 
         g(nu) = sum_k w_k exp(-(nu - nu_k)^2 / 2 s^2) / (s sqrt(2 pi)),  s = 8 cm-1,
 
-    and imaginary modes at negative wavenumbers, in red. On the right the heat capacity of the
+    and imaginary modes at negative wavenumbers, in red; modes beyond `HIGHEST` are counted and not
+    drawn. On the right the heat capacity of the
     others at constant volume, from 0 K to the highest temperature.
 
     Args:
@@ -92,13 +100,15 @@ def draw_spectrum(axes: Axes, modes: Tensor, weights: Tensor | None) -> None:
             `thermo_figure`.
         weights: (Q,) of the wave vectors, with sum 1; None for (M,).
     """
-    frequencies, each = modes.numpy(), np.ones(modes.shape)
+    frequencies, each = modes.numpy().astype(float), np.ones(modes.shape)
     if weights is not None:
         each = np.broadcast_to(weights.cpu().numpy()[:, None], modes.shape)
         frequencies, each = frequencies[modes != 0], each[modes != 0]
-    lowest, highest = frequencies.min(initial=0.0), frequencies.max(initial=0.0)
-    margin = 5 * BROADENING
-    grid = np.arange(lowest - margin * (lowest < 0), highest + margin, BROADENING / 8)
+    n_imaginary, beyond = int((frequencies < 0).sum()), n_beyond(frequencies)
+    drawn = abs(frequencies) <= HIGHEST
+    frequencies, each = frequencies[drawn], each[drawn]
+    lowest, highest = axis_of(frequencies)
+    grid = np.arange(lowest, highest, BROADENING / 8)
     signs = [frequencies >= 0, frequencies < 0]
     densities = [density_of(frequencies[sign], each[sign], grid) for sign in signs]
     real, imaginary = (frequencies[sign] for sign in signs)
@@ -110,9 +120,12 @@ def draw_spectrum(axes: Axes, modes: Tensor, weights: Tensor | None) -> None:
             axes.plot(grid, density, color=colour, lw=0.9)
     if weights is None:
         axes.vlines(real, foot, 0, color="0.3", lw=0.6)
-    if len(imaginary):
+    if n_imaginary:
         marks = imaginary if weights is None else imaginary[:0]
-        axes.vlines(marks, foot, 0, color=RED, lw=0.9, label=f"{len(imaginary)} imaginary")
+        axes.vlines(marks, foot, 0, color=RED, lw=0.9, label=f"{n_imaginary} imaginary")
+    if beyond:
+        axes.plot([], [], " ", label=f"{beyond} beyond {HIGHEST:g} cm$^{{-1}}$")
+    if n_imaginary or beyond:
         axes.legend(frameon=False, fontsize=8)
     axes.set_xlim(grid[0], grid[-1])
     axes.set_ylim(bottom=1.2 * foot)
@@ -120,22 +133,50 @@ def draw_spectrum(axes: Axes, modes: Tensor, weights: Tensor | None) -> None:
     axes.set_ylabel("density of states (per cm$^{-1}$)")
 
 
+def axis_of(frequencies: np.ndarray) -> tuple[float, float]:
+    """Ends of an axis of wavenumbers that holds all modes up to `HIGHEST`, and zero.
+
+    Args:
+        frequencies: cm-1, imaginary ones negative; any number of any size, NaN too.
+
+    Returns:
+        The lower and the upper end, cm-1.
+    """
+    drawn = frequencies[abs(frequencies) <= HIGHEST]
+    lowest, highest = float(drawn.min(initial=0.0)), float(drawn.max(initial=0.0))
+    margin = 5 * BROADENING
+    return lowest - margin * (lowest < 0), highest + margin
+
+
+def n_beyond(frequencies: np.ndarray) -> int:
+    """How many modes are not drawn, because they lie beyond `HIGHEST` or are no numbers."""
+    return int((~(abs(frequencies) <= HIGHEST)).sum())
+
+
 def density_of(frequencies: np.ndarray, each: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """A density of states: a Gaussian of width `BROADENING` for each mode.
 
     Args:
-        frequencies: (M,) cm-1.
+        frequencies: (M,) cm-1; what lies far from the grid adds nothing.
         each: How much each mode counts, (M,).
-        grid: Where to evaluate it, (G,) cm-1.
+        grid: Where to evaluate it, evenly spaced, two points at least, (G,) cm-1.
 
     Returns:
         (G,), per cm-1.
     """
-    total = np.zeros(len(grid))
+    step, far = float(grid[1] - grid[0]), TAILS * BROADENING
+    near = (frequencies > grid[0] - far) & (frequencies < grid[-1] + far)
+    frequencies, each = frequencies[near], each[near]
+    reach = int(far / step) + 1
+    total = np.zeros(len(grid) + 2 * reach)
     for start in range(0, len(frequencies), BLOCK):
-        distance = (grid[:, None] - frequencies[start : start + BLOCK]) / BROADENING
-        total += np.exp(-(distance**2) / 2) @ each[start : start + BLOCK]
-    return total / (BROADENING * np.sqrt(2 * np.pi))
+        part = frequencies[start : start + BLOCK, None]
+        points = np.rint((part - grid[0]) / step).astype(int) + np.arange(-reach, reach + 1)
+        distance = (grid[0] + step * points - part) / BROADENING
+        values = each[start : start + BLOCK, None] * np.exp(-(distance**2) / 2)
+        inside = (points >= -reach) & (points < len(grid) + reach)
+        total += np.bincount(points[inside] + reach, values[inside], len(total))
+    return total[reach : reach + len(grid)] / (BROADENING * np.sqrt(2 * np.pi))
 
 
 def _draw_heat_capacity(
@@ -146,10 +187,8 @@ def _draw_heat_capacity(
     weights: Tensor | None,
 ) -> None:
     curve = torch.linspace(0, max(temperatures), 301, dtype=torch.float64)
-    for values, style in (curve, "-"), (temperatures, "o"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # imaginary modes are in the spectrum
-            thermo = harmonic_thermo(frequencies, values, weights=weights)
+    for values, style in (curve.tolist(), "-"), (temperatures, "o"):
+        thermo = thermo_in_pieces(frequencies, values, weights)
         capacity = thermo.specific_heat_capacity([mass])
         axes.plot(thermo.temperatures, capacity, style, color=BLUE, ms=3.5, lw=1.2)
     axes.set(xlim=(0, None), ylim=(0, None))

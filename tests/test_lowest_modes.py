@@ -12,11 +12,13 @@ import scipy.linalg
 import torch
 from ase import Atoms
 from ase.build import add_adsorbate, bulk, fcc111, molecule
+from ase.data import covalent_radii
 from ase.optimize import BFGS
 from conftest import shared_file
 from torch import Tensor
 
 import mace_functional as mf
+from mace_functional.optimize import model_hessian as module
 from mace_functional.optimize.lowest_modes import LowestModes, check_stability, lowest_modes
 from mace_functional.optimize.model_hessian import model_hessian
 from mace_functional.vibrations import internal_motions, rigid_motions
@@ -401,6 +403,58 @@ def test_model_refuses_what_is_no_structure():
         model_hessian(x * torch.nan, torch.zeros(3, 3), [8, 1, 1], MOLECULE)
     with pytest.raises(ValueError, match="apart"):
         model_hessian(0 * x, torch.zeros(3, 3), [8, 1, 1], MOLECULE)
+
+
+def assembled_without_end(positions, numbers):
+    """How many torsions a molecule would have without a limit: those about every bond."""
+    far = np.linalg.norm(positions[:, None] - positions, axis=2)
+    radii = covalent_radii[numbers]
+    bonded = (far < 1.2 * (radii[:, None] + radii)) & (far > 0)
+    degree = bonded.sum(1)
+    return int((bonded * (degree[:, None] - 1) * (degree - 1)).sum())
+
+
+def test_atoms_on_top_of_each_other_take_a_bounded_number_of_torsions_and_bends(monkeypatch):
+    positions = np.random.default_rng(0).uniform(0, 2.2, (70, 3))
+    assert assembled_without_end(positions, np.full(70, 6)) > 5_000_000
+    assembled = []
+
+    def counted(kind, size):
+        assembled.append(len(kind.constants))
+        return original(kind, size)
+
+    original = module._assembled
+    monkeypatch.setattr(module, "_assembled", counted)
+    model = model_hessian(torch.tensor(positions), torch.zeros(3, 3), [6] * 70, MOLECULE)
+    assert sum(assembled) < 70 * 70 * 5
+    assert max(assembled) < 2 * module.PIECE
+    values = torch.linalg.eigvalsh(model)
+    assert int((values > 1e-6 * values[-1]).sum()) >= 3 * 70 - 6 - 30
+    assert values[0] > -1e-8 * values[-1]
+
+
+def test_pieces_change_nothing(monkeypatch):
+    whole = model_of(mf.example_structure("benzene"))
+    monkeypatch.setattr(module, "PIECE", 7)
+    torch.testing.assert_close(model_of(mf.example_structure("benzene")), whole)
+
+
+@pytest.mark.parametrize(
+    "atoms",
+    [
+        mf.example_structure("MOF-5"),
+        mf.example_structure("quartz"),
+        bulk("Li2O", "fluorite", a=4.62),  # lithium has ten bonds
+        bulk("Be"),
+        bulk("MgO", "rocksalt", a=4.21),
+    ],
+    ids=lambda atoms: atoms.get_chemical_formula(),
+)
+def test_sound_structures_have_all_their_torsions_and_bends(atoms, monkeypatch):
+    limited = model_of(atoms)
+    monkeypatch.setattr(module, "CLOSEST", 10**6)
+    monkeypatch.setattr(module, "CROWDED", 10**6)
+    torch.testing.assert_close(limited, model_of(atoms), rtol=0, atol=1e-12)
 
 
 # A foundation model on frameworks

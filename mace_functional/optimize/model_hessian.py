@@ -16,7 +16,10 @@ and
     pyramid of 3 bonds     k (rho_1 rho_2 rho_3)^(1/3)
     pairs without a bond   k (3 Å / r)^6.5
 
-where the radii of bends and torsions are not less than that of carbon, R_C.
+where the radii of bends and torsions are not less than that of carbon, R_C. Torsions are those
+about bonds between atoms of at most `CLOSEST` bonds, and bends those at atoms of at most `CROWDED`:
+atoms with more overlap, their stretches alone hold them, and the number of torsions, which grows
+with the fourth power of the density, has an end.
 
 Source: the form is that of Lindh, Bernhardsson, Karlström, Malmqvist, Chem. Phys. Lett. 1995, 241,
 423, doi:10.1016/0009-2614(95)00646-L, with covalent radii (Cordero et al., Dalton Trans. 2008,
@@ -29,7 +32,8 @@ Derivatives of torsions: Blondel, Karplus, J. Comput. Chem. 1996, 17, 1132.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -70,6 +74,18 @@ DECAY = 8.0
 
 NEGLIGIBLE = 1e-3
 """Torsions about bonds with less than this are left out, eV/rad²: those in metals are many."""
+
+CLOSEST = 12
+"""Most bonds of an atom at either end of a torsion: as many as neighbours in the closest packing.
+Sound structures whose torsions are above `NEGLIGIBLE` have at most 10 (lithium in Li2O). Each bond
+then has at most 121 torsions."""
+
+CROWDED = 32
+"""Most bonds of an atom with bends. In sound structures there are at most 16 in alloys, and 32 at
+lanthanum in LaH10."""
+
+PIECE = 2**15
+"""Coordinates that are assembled at once: bends and torsions take about 500 bytes each."""
 
 CARBON = covalent_radii[6]
 STRAIGHT, SKEW = 0.1, 0.2
@@ -175,14 +191,15 @@ def model_hessian(
     )
     apart = ratio >= BOND
     pairs = start[apart], end[apart], lengths[apart], directions[apart]
-    kinds = [
-        _stretches(bonds, radii),
+    kinds = itertools.chain(
+        [_stretches(bonds, radii), _pyramids(bonds), *_pairs(*pairs)],
         _bends(bonds, radii),
         _torsions(bonds, radii),
-        _pyramids(bonds),
-        *_pairs(*pairs),
-    ]
-    matrix = torch.as_tensor(sum(_assembled(kind, len(x)) for kind in kinds))
+    )
+    springs = csr_array((3 * len(x), 3 * len(x)))
+    for kind in kinds:
+        springs = springs + _assembled(kind, len(x))
+    matrix = torch.as_tensor(springs.toarray())
     rigid = rigid_motions(
         torch.as_tensor(x), [1.0] * len(x), periodic.tolist(), torch.as_tensor(vectors)
     )
@@ -191,14 +208,13 @@ def model_hessian(
     return ((projected + projected.mT) / 2).to(positions)
 
 
-def _assembled(kind: Coordinates, size: int) -> np.ndarray:
-    """B^T k B, (3N, 3N)."""
+def _assembled(kind: Coordinates, size: int) -> csr_array:
+    """B^T k B, (3N, 3N), sparse."""
     count, members = kind.atoms.shape
     columns = 3 * kind.atoms[..., None] + np.arange(3)
     rows = np.arange(0, 3 * members * count + 1, 3 * members)
     b = csr_array((kind.gradients.ravel(), columns.ravel(), rows), shape=(count, 3 * size))
-    matrix: np.ndarray = (b.T @ diags_array(kind.constants) @ b).toarray()
-    return matrix
+    return csr_array(b.T @ diags_array(kind.constants) @ b)
 
 
 def _stretches(bonds: Bonds, radii: np.ndarray) -> Coordinates:
@@ -225,9 +241,23 @@ def _stretched(
     return Coordinates(np.stack([start, end], 1), np.stack([-directions, directions], 1), constants)
 
 
-def _bends(bonds: Bonds, radii: np.ndarray) -> Coordinates:
-    """Angles in their plane; straight ones in two planes."""
-    first, second = bonds.of(bonds.start)
+def _pieces(chosen: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
+    """Chosen bonds in pieces of about `PIECE` coordinates, from how many each of them has."""
+    ends = np.searchsorted(np.cumsum(counts), np.arange(PIECE, counts.sum(), PIECE), side="right")
+    return [piece for piece in np.split(chosen, np.unique(ends)) if len(piece)]
+
+
+def _bends(bonds: Bonds, radii: np.ndarray) -> Iterator[Coordinates]:
+    """All bends, some at a time."""
+    chosen = np.flatnonzero(bonds.degree[bonds.start] <= CROWDED)
+    for piece in _pieces(chosen, bonds.degree[bonds.start[chosen]]):
+        yield _bent(piece, bonds, radii)
+
+
+def _bent(chosen: np.ndarray, bonds: Bonds, radii: np.ndarray) -> Coordinates:
+    """Angles of bonds with later ones, in their plane; straight ones in two planes."""
+    row, second = bonds.of(bonds.start[chosen])
+    first = chosen[row]
     first, second = first[first < second], second[first < second]
     left, right = bonds.directions[first], bonds.directions[second]
     normal = np.cross(left, right)
@@ -254,11 +284,18 @@ def _bends(bonds: Bonds, radii: np.ndarray) -> Coordinates:
     )
 
 
-def _torsions(bonds: Bonds, radii: np.ndarray) -> Coordinates:
-    """Angles between planes about every bond, from both of its ends, with half the constant."""
+def _torsions(bonds: Bonds, radii: np.ndarray) -> Iterator[Coordinates]:
+    """All torsions, some at a time."""
     size = np.maximum(radii, CARBON)
     about = TORSION * bonds.rho * (CARBON**2 / size[bonds.start] / size[bonds.end]) ** 6
-    central = np.flatnonzero(about > NEGLIGIBLE)
+    at_start, at_end = bonds.degree[bonds.start], bonds.degree[bonds.end]
+    central = np.flatnonzero((about > NEGLIGIBLE) & (np.maximum(at_start, at_end) <= CLOSEST))
+    for piece in _pieces(central, at_start[central] * at_end[central]):
+        yield _turned(piece, about, bonds)
+
+
+def _turned(central: np.ndarray, about: np.ndarray, bonds: Bonds) -> Coordinates:
+    """Angles between planes about bonds, from both of their ends, with half the constant."""
     row, left = bonds.of(bonds.start[central])
     central = central[row]
     keep = left != central

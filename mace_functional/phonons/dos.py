@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -118,13 +118,13 @@ def _grid(grid: Sequence[float] | Tensor | None, frequencies: Tensor, margin: fl
     return values
 
 
-def _gaussians(mesh: Mesh, frequencies: Tensor, grid: Tensor, width: float) -> list[Tensor]:
+def _gaussians(mesh: Mesh, frequencies: Tensor, grid: Tensor, width: float) -> Iterator[Tensor]:
     """Weights of the modes (Q, M) at each frequency of the grid."""
     norm = mesh.weights.to(frequencies)[:, None] / (width * math.sqrt(2 * math.pi))
-    return [norm * torch.exp(-((f - frequencies) / width).square() / 2) for f in grid]
+    return (norm * torch.exp(-((f - frequencies) / width).square() / 2) for f in grid)
 
 
-def _tetrahedra(mesh: Mesh, frequencies: Tensor, grid: Tensor) -> list[Tensor]:
+def _tetrahedra(mesh: Mesh, frequencies: Tensor, grid: Tensor) -> Iterator[Tensor]:
     """Weights of the modes (Q, M) in each step of the grid, per width of the step."""
     corners = tetrahedra(mesh).to(frequencies.device)
     energies, order = frequencies[corners].sort(dim=1)  # (tetrahedra, 4, M)
@@ -133,16 +133,18 @@ def _tetrahedra(mesh: Mesh, frequencies: Tensor, grid: Tensor) -> list[Tensor]:
     energies, index = (x.movedim(1, -1).reshape(-1, 4) for x in (energies, index))
     step = float(grid[-1] - grid[0]) / (len(grid) - 1)
     edges = torch.cat([grid - step / 2, grid[-1:] + step / 2])
-    counts = []
-    for edge in edges:
+
+    def modes_below(edge: Tensor) -> Tensor:
         below = torch.zeros_like(frequencies).flatten()
         full = energies[:, 3] <= edge
         crossed = (energies[:, 0] < edge) & ~full
         below.index_add_(0, index[full].flatten(), below.new_full((4 * int(full.sum()),), 0.25))
         weights = integration_weights(edge, energies[crossed])
         below.index_add_(0, index[crossed].flatten(), weights.flatten())
-        counts.append(below.view_as(frequencies) / len(corners))
-    return [(after - before) / step for before, after in itertools.pairwise(counts)]
+        return below.view_as(frequencies) / len(corners)
+
+    counts = map(modes_below, edges)  # two at a time: each is as large as the mesh
+    return ((after - before) / step for before, after in itertools.pairwise(counts))
 
 
 def tetrahedra(mesh: Mesh) -> Tensor:

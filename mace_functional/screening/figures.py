@@ -15,7 +15,17 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
-from mace_functional.figures import BLUE, BROADENING, ELEMENTS, RED, density_of, draw_spectrum
+from mace_functional.figures import (
+    BLUE,
+    BROADENING,
+    ELEMENTS,
+    HIGHEST,
+    RED,
+    axis_of,
+    density_of,
+    draw_spectrum,
+    n_beyond,
+)
 from mace_functional.screening.parity import Errors, Parity
 from mace_functional.screening.rows import Row, heat_capacities, spectrum_of
 
@@ -33,6 +43,10 @@ PANELS = 24
 
 STACK = 50
 """Most spectra in one stack."""
+
+DRAWN = 1000
+"""Most structures whose spectra are drawn, those with the fewest atoms: 20 stacks, of at most
+3 MB each in the page."""
 
 LONGEST = 22
 """Most characters of a name in a figure; longer ones are cut in the middle."""
@@ -52,11 +66,16 @@ def heat_capacity_figure(rows: Sequence[Row], highest: float) -> Figure:
 
     Returns:
         The figure.
+
+    Raises:
+        ValueError: If a heat capacity is not finite.
     """
     figure = Figure(figsize=(7.0, 3.6), layout="constrained")
     axes = figure.subplots()
     temperatures = np.linspace(0, highest, 151)
     curves = heat_capacities(rows, temperatures)
+    if not np.isfinite(curves).all():
+        raise ValueError("its heat capacity is not finite")
     if len(rows) <= len(COLOURS):
         named, colours = list(range(len(rows))), list(COLOURS[: len(rows)])
         for row, curve, colour in zip(rows, curves, colours, strict=True):
@@ -154,7 +173,7 @@ def spectra_figures(rows: Sequence[Row]) -> list[Figure]:
 
     Few structures have a panel each. Of many, the densities are lines of a picture, darker where
     there are more modes, each line and colour for itself. They are sorted by their number of atoms,
-    at most `STACK` in a figure.
+    at most `STACK` in a figure, and at most `DRAWN` in all.
 
     Args:
         rows: Structures that did not fail.
@@ -164,16 +183,13 @@ def spectra_figures(rows: Sequence[Row]) -> list[Figure]:
     """
     if not rows:
         return []
-    modes = [_modes(row)[0] for row in rows]
-    lowest = min(float(frequencies.min(initial=0.0)) for frequencies in modes)
-    highest = max(float(frequencies.max(initial=0.0)) for frequencies in modes)
-    margin = 5 * BROADENING
-    limits = lowest - margin * (lowest < 0), highest + margin
+    ends = np.array([axis_of(_modes(row)[0]) for row in rows])
+    limits = float(ends[:, 0].min()), float(ends[:, 1].max())
     if len(rows) <= PANELS:
         return [_panels(rows, limits)]
-    by_size = sorted(rows, key=lambda row: (row.record.atoms or 0, row.record.name))
-    n_figures = -(-len(rows) // STACK)
-    parts = np.array_split(np.arange(len(rows)), n_figures)
+    by_size = sorted(rows, key=lambda row: (row.record.atoms or 0, row.record.name))[:DRAWN]
+    n_figures = -(-len(by_size) // STACK)
+    parts = np.array_split(np.arange(len(by_size)), n_figures)
     return [_stack([by_size[i] for i in part], limits) for part in parts]
 
 
@@ -193,8 +209,7 @@ def _panels(rows: Sequence[Row], limits: tuple[float, float]) -> Figure:
             draw_spectrum(axes, frequencies, spectrum.weights)
         if legend := axes.get_legend():
             legend.remove()
-            count = int((frequencies < 0).sum())
-            axes.set_title(f"{count} imaginary", fontsize=7.5, loc="right", color=RED)
+            axes.set_title(_notes(row), fontsize=7.5, loc="right", color=RED)
         axes.set_title(_short(row.record.name), fontsize=8, loc="left", parse_math=False)
         axes.set(xlim=limits, yticks=[])
         axes.set_ylabel("density of states" if number % n_columns == 0 else "")
@@ -204,6 +219,15 @@ def _panels(rows: Sequence[Row], limits: tuple[float, float]) -> Figure:
         _style(axes)
         axes.yaxis.label.set_fontsize(7.5)
     return figure
+
+
+def _notes(row: Row) -> str:
+    """What a panel says beside its name."""
+    frequencies = _modes(row)[0]
+    imaginary, beyond = int((frequencies < 0).sum()), n_beyond(frequencies)
+    words = [f"{imaginary} imaginary"] * bool(imaginary)
+    words += [f"{beyond} beyond {HIGHEST:g} cm$^{{-1}}$"] * bool(beyond)
+    return ", ".join(words)
 
 
 def _stack(rows: Sequence[Row], limits: tuple[float, float]) -> Figure:

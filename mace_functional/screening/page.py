@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
 MISSING = "–"
 """In a cell without a value."""
+
+LONGEST = 1000
+"""Most characters of a name or a reason, so that a page grows with its structures alone."""
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1d2329; --faint: #5d6872; --line: #d9dee3;
@@ -122,13 +126,15 @@ def cell(content: str, kind: str = "", span: int = 1) -> str:
 
 
 def as_text(words: str) -> str:
-    """Text as HTML, with exponents of units raised."""
+    """Text as HTML, with exponents of units raised; of long ones the middle is left out."""
+    if len(words) > LONGEST:
+        words = f"{words[: LONGEST // 2]} … {words[-LONGEST // 2 :]}"
     return escape(words).replace("cm-1", "cm<sup>-1</sup>")
 
 
 def formatted(value: float | None, form: str) -> str:
     """A number, or a sign that there is none."""
-    return MISSING if value is None else format(value, form)
+    return MISSING if value is None or not math.isfinite(value) else format(value, form)
 
 
 def counted(number: int, noun: str) -> str:
@@ -138,6 +144,8 @@ def counted(number: int, noun: str) -> str:
 
 def duration(seconds: float) -> str:
     """A time in the unit that suits it."""
+    if not math.isfinite(seconds):
+        return MISSING
     if seconds < 60:
         return f"{seconds:.1f} s"
     if seconds < 3600:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,7 +13,8 @@ import torch
 from torch import Tensor
 
 from mace_functional.atomic_write import atomic_write
-from mace_functional.thermo import HarmonicThermo, harmonic_thermo
+from mace_functional.thermo import HarmonicThermo
+from mace_functional.thermo_pieces import thermo_in_pieces
 
 RECORD, SPECTRUM, STRUCTURE = "record.json", "frequencies.npz", "structure.xyz"
 """Names of the files of one structure. The record is written last: where it is, all is done."""
@@ -115,9 +115,7 @@ class Spectrum:
         Args:
             temperatures: K.
         """
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*imaginary modes")
-            return harmonic_thermo(self.frequencies, temperatures, weights=self.weights)
+        return thermo_in_pieces(self.frequencies, temperatures, self.weights)
 
     def save(self, folder: Path) -> None:
         """Write them to a folder."""

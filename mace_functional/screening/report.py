@@ -2,13 +2,16 @@
 
 What needs a person's eye comes first: failures and doubts, each with what to do. Then heat
 capacities, how they compare with references, the table of all structures, and the spectra.
+
+A structure whose results cannot be used, shown or drawn is named with the reason, and all others
+are there. The page takes about 3 kB for each structure, and at most 3 MB for each of its images:
+one of heat capacities, one for each reference, and one of spectra for 24 structures or, of many,
+for each 50 of the `DRAWN` smallest.
 """
 
 from __future__ import annotations
 
-import io
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,8 +19,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mace_functional.atomic_write import atomic_write
+from mace_functional.figures import HIGHEST
+from mace_functional.screening.drawing import Draw, Drawn, drawn
 from mace_functional.screening.figures import (
     COLOURS,
+    DRAWN,
     heat_capacity_figure,
     parity_figure,
     spectra_figures,
@@ -32,7 +38,6 @@ from mace_functional.screening.findings import (
 )
 from mace_functional.screening.page import (
     MISSING,
-    Image,
     as_text,
     cell,
     counted,
@@ -45,7 +50,7 @@ from mace_functional.screening.page import (
 )
 from mace_functional.screening.parity import SCALES, Errors, Parity, parity_of
 from mace_functional.screening.record import Spectrum
-from mace_functional.screening.rows import Reference, Row
+from mace_functional.screening.rows import Reference, Row, checked
 from mace_functional.screening.settings import ScreenSettings
 from mace_functional.screening.table import ROOM, heat_capacity, relative_error
 from mace_functional.units import EV_PER_MOLECULE
@@ -81,20 +86,21 @@ def write_report(
     """
     if not temperatures:
         raise ValueError("a report needs a temperature: give at least one, such as 300 K")
-    rows = sorted(rows, key=lambda row: (row.record.name.casefold(), row.record.name))
+    rows = sorted(map(checked, rows), key=lambda row: (row.record.name.casefold(), row.record.name))
     done = [row for row in rows if row.spectrum is not None]
     comparisons = [(reference, parity_of(rows, reference)) for reference in references]
-    images = _save(folder / FIGURES, _figures(done, max(temperatures), comparisons))
+    figures = _figures(done, max(temperatures), references)
+    _save(folder / FIGURES, figures)
     temperature = min(temperatures, key=lambda kelvin: abs(kelvin - ROOM))
     title = f"Screening of {counted(len(rows), 'structure')}"
     body = [
         f"<h1>{title}</h1>",
         _summary(rows, settings),
         _doubts(rows, settings),
-        _heat_capacities(images, len(done)),
-        *(_comparison(images, i, *comparison) for i, comparison in enumerate(comparisons, 1)),
+        _heat_capacities(figures, len(done)),
+        *(_comparison(figures, i, *comparison) for i, comparison in enumerate(comparisons, 1)),
         _structures(rows, settings, temperature, references),
-        _spectra(images),
+        _spectra(figures, len(done)),
         _definitions(),
     ]
     path = folder / REPORT
@@ -103,41 +109,42 @@ def write_report(
     return path
 
 
-Comparison = tuple[Reference, Parity | None]
+HEAT, PARITY, SPECTRA = "heat_capacity", "parity-{}", "spectra"
+"""Names of figures."""
 
 
 def _figures(
-    done: Sequence[Row], highest: float, comparisons: Sequence[Comparison]
-) -> dict[str, Figure]:
+    done: Sequence[Row], highest: float, references: Sequence[Reference]
+) -> dict[str, Drawn]:
     """All figures, by the names of their files."""
-    figures = {}
-    if done:
-        figures["heat_capacity"] = heat_capacity_figure(done, highest)
-    for number, (_, parity) in enumerate(comparisons, 1):
-        if parity is not None:
-            figures[f"parity-{number}"] = parity_figure(parity)
-    for number, figure in enumerate(spectra_figures(done), 1):
-        figures[f"spectra-{number}"] = figure
+
+    def parity(reference: Reference) -> Draw:
+        def draw(rows: Sequence[Row]) -> list[Figure]:
+            found = parity_of(rows, reference)
+            return [] if found is None else [parity_figure(found)]
+
+        return draw
+
+    figures = {HEAT: drawn(lambda rows: [heat_capacity_figure(rows, highest)], done)}
+    for number, reference in enumerate(references, 1):
+        figures[PARITY.format(number)] = drawn(parity(reference), done)
+    figures[SPECTRA] = drawn(spectra_figures, done)
     return figures
 
 
-def _save(folder: Path, figures: Mapping[str, Figure]) -> dict[str, Image]:
-    """Write figures as PNG, and take away those of an earlier report that are none of them."""
+def _save(folder: Path, figures: Mapping[str, Drawn]) -> None:
+    """Write images as PNG, and take away those of an earlier report that are none of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    images = {}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # names in any script
-        for name, figure in figures.items():
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=160)
-            images[name] = Image(buffer.getvalue(), figure.get_figwidth())
-            with atomic_write(folder / f"{name}.png") as partial:
-                partial.write_bytes(images[name].data)
+    written = set()
+    for name, figure in figures.items():
+        for number, image in enumerate(figure.images, 1):
+            path = folder / (f"{name}-{number}.png" if name == SPECTRA else f"{name}.png")
+            with atomic_write(path) as partial:
+                partial.write_bytes(image.data)
+            written.add(path)
     for pattern in "heat_capacity.png", "parity-*.png", "spectra-*.png":
-        for path in folder.glob(pattern):
-            if path.stem not in figures:
-                path.unlink()
-    return images
+        for path in set(folder.glob(pattern)) - written:
+            path.unlink()
 
 
 def _summary(rows: Sequence[Row], settings: ScreenSettings) -> str:
@@ -193,7 +200,7 @@ def _doubts(rows: Sequence[Row], settings: ScreenSettings) -> str:
     return "<h2>To look at first</h2>" + html_table([], lines, "doubts")
 
 
-def _heat_capacities(images: Mapping[str, Image], count: int) -> str:
+def _heat_capacities(figures: Mapping[str, Drawn], count: int) -> str:
     if not count:
         return "<h2>Heat capacity</h2><p>No structure has a result.</p>"
     note = "Harmonic, at constant volume. "
@@ -201,11 +208,11 @@ def _heat_capacities(images: Mapping[str, Image], count: int) -> str:
         note += "Lines are dashed where imaginary modes are left out."
     else:
         note += "The highest and the lowest at the right end are named."
-    return f"<h2>Heat capacity</h2>{_drawn(images, 'heat_capacity', note)}"
+    return f"<h2>Heat capacity</h2>{_shown(figures[HEAT], 'heat capacity', note)}"
 
 
 def _comparison(
-    images: Mapping[str, Image], number: int, reference: Reference, parity: Parity | None
+    figures: Mapping[str, Drawn], number: int, reference: Reference, parity: Parity | None
 ) -> str:
     """Parity with one reference: a figure and its statistics."""
     at = f"{as_text(reference.label)}, {reference.temperature:g} K"
@@ -234,7 +241,7 @@ def _comparison(
         title
         + html_table(headings, lines, "numbers")
         + f'<p class="note">{note}</p>'
-        + _drawn(images, f"parity-{number}", caption)
+        + _shown(figures[PARITY.format(number)], f"parity {number}", caption)
     )
 
 
@@ -283,7 +290,11 @@ def _structures(
             reason = f"<div>failed: {as_text(failure(row, settings) or '')}</div>"
             cells = [cell(reason, "text bad", len(headings) - 1)]
         else:
-            cells = _results(row, row.spectrum, settings, temperature, references)
+            try:
+                cells = _results(row, row.spectrum, settings, temperature, references)
+            except Exception as error:  # one row that cannot be shown takes no other away
+                reason = as_text(f"cannot be shown: {type(error).__name__}: {error}")
+                cells = [cell(f"<div>{reason}</div>", "text bad", len(headings) - 1)]
         lines.append([head_cell(as_text(row.record.name), f"s{number}"), *cells])
     return f"<h2>Structures</h2>{html_table(headings, lines, 'numbers')}"
 
@@ -303,9 +314,9 @@ def _results(
         cell(re.sub(r"(\d+)", r"<sub>\1</sub>", as_text(record.formula or MISSING))),
         cell(formatted(record.atoms, "d")),
         cell(formatted(heat_capacity(row, temperature), ".4f")),
-        cell(f"{float(thermo.heat_capacity_per_atom(record.atoms or 1)):.3f}"),
-        cell(f"{EV_PER_MOLECULE * float(thermo.entropy):.1f}"),
-        cell(f"{float(thermo.zero_point_energy):.3f}"),
+        cell(formatted(float(thermo.heat_capacity_per_atom(record.atoms or 1)), ".3f")),
+        cell(formatted(EV_PER_MOLECULE * float(thermo.entropy), ".1f")),
+        cell(formatted(float(thermo.zero_point_energy), ".3f")),
         *compared,
         cell(formatted(record.imaginary_modes, "d"), _bad(imaginary(row, settings))),
         cell(formatted(record.lowest_frequency, ".1f"), _bad(soft(row, settings))),
@@ -324,15 +335,18 @@ def _compared(row: Row, reference: Reference) -> tuple[str, str]:
     return cell(f"{value:.4f}"), cell(MISSING if error is None else f"{100 * error:+.1f}")
 
 
-def _spectra(images: Mapping[str, Image]) -> str:
-    names = [name for name in images if name.startswith("spectra")]
-    if not names:
+def _spectra(figures: Mapping[str, Drawn], count: int) -> str:
+    if not count:
         return ""
-    note = "Vibrational densities of states, imaginary modes below zero, in red."
-    if len(names) > 1:
+    note = (
+        "Vibrational densities of states, imaginary modes below zero, in red. Modes beyond "
+        f"{HIGHEST:g} cm<sup>-1</sup> are counted and not drawn."
+    )
+    if len(figures[SPECTRA].images) > 1:
         note += " Darker where there are more modes, each structure for itself; sorted by size."
-    figures = [_drawn(images, name, note if name == names[0] else "") for name in names]
-    return "<h2>Spectra</h2>" + "".join(figures)
+    if count > DRAWN:
+        note += f" The {DRAWN} smallest of {count} structures are drawn."
+    return f"<h2>Spectra</h2>{_shown(figures[SPECTRA], 'spectra', note)}"
 
 
 def _definitions() -> str:
@@ -361,5 +375,15 @@ def _link(number: int, name: str) -> str:
     return f'<a href="#s{number}">{as_text(name)}</a>'
 
 
-def _drawn(images: Mapping[str, Image], name: str, caption: str) -> str:
-    return html_figure(images[name], name.replace("_", " ").replace("-", " "), caption)
+def _shown(figure: Drawn, alt: str, caption: str) -> str:
+    """Images with a caption below the first, and what is not on them."""
+    words = ""
+    if figure.failure is not None:
+        words += f'<p class="bad">This figure could not be drawn: {as_text(figure.failure)}</p>'
+    if figure.left_out:
+        names = "; ".join(f"{as_text(n)} ({as_text(why)})" for n, why in figure.left_out.items())
+        words += f'<p class="bad">Left out, because they cannot be drawn: {names}</p>'
+    captions = [caption] + [""] * len(figure.images)
+    return words + "".join(
+        html_figure(image, alt, text) for image, text in zip(figure.images, captions, strict=False)
+    )

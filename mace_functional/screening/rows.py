@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,42 @@ class Row:
 
     record: Record
     spectrum: Spectrum | None
+
+
+def checked(row: Row) -> Row:
+    """The row, or one that failed in its place if its numbers cannot be those of a structure.
+
+    Args:
+        row: Of a structure, from files that may be damaged or made elsewhere.
+    """
+    if row.spectrum is None:
+        return row
+    reason = _fault(row.record, row.spectrum)
+    if reason is None:
+        return row
+    return Row(replace(row.record, failure=f"its results cannot be used: {reason}"), None)
+
+
+def _fault(record: Record, spectrum: Spectrum) -> str | None:
+    """Why numbers are no results."""
+    frequencies, weights, q = spectrum.frequencies, spectrum.weights, spectrum.q
+    if record.failure is not None:
+        return record.failure
+    if frequencies.ndim != 2 or weights.shape != (len(frequencies),) or q.shape != (len(q), 3):
+        return "frequencies, weights and wave vectors do not fit each other"
+    if len(q) != len(frequencies) or not len(q):
+        return "frequencies, weights and wave vectors do not fit each other"
+    if not all(x.is_floating_point() for x in (frequencies, weights, q)):
+        return "frequencies, weights or wave vectors are no decimal numbers"
+    if not all(bool(x.isfinite().all()) for x in (frequencies, weights, q)):
+        return "frequencies, weights or wave vectors are not finite"
+    if not bool((weights >= 0).all()) or not float(weights.sum()) > 0:
+        return "the weights of wave vectors are not positive"
+    for name in ("mass", "atoms"):
+        value = getattr(record, name)
+        if value is None or not 0 < value < math.inf:
+            return f"its {name} is no positive number"
+    return None
 
 
 @dataclass(frozen=True)
