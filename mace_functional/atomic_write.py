@@ -8,6 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def place_beside(path: Path) -> Path:
+    """A place beside a file, of the same suffix, for its next version."""
+    return path.with_name(f".partial-{path.name}")
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """A place beside a file, to write its next version to.
@@ -19,7 +24,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         The place, of the same suffix. It takes the name of the file when the block ends, and is
         removed if the block fails.
     """
-    partial = path.with_name(f".partial-{path.name}")
+    partial = place_beside(path)
     try:
         yield partial
         os.replace(partial, path)

@@ -36,6 +36,27 @@ def free_atoms(atoms: Atoms, indices: Selection | None = None) -> list[int]:
     return atom_numbers(free, len(atoms))
 
 
+def check_vibrates(atoms: Atoms, free: Sequence[int], name: str = "the structure") -> None:
+    """Refuse the modes at Gamma of a single atom: all of them are translations.
+
+    Args:
+        atoms: The structure.
+        free: The atoms that move.
+        name: Of the structure, for the error.
+
+    Raises:
+        ValueError: If the one atom of the structure moves.
+    """
+    if len(atoms) > 1 or len(free) == 0:
+        return
+    if atoms.pbc.any():
+        raise ValueError(
+            f"{name} has one atom in its cell, whose modes at Gamma are translations, without "
+            "frequencies and heat: take a mesh of wave vectors, as in --mesh 8 8 8"
+        )
+    raise ValueError(f"{name} is a single atom, which has no vibrations")
+
+
 def atom_numbers(indices: Selection, count: int) -> list[int]:
     """Numbers of the chosen atoms, in the given order.
 

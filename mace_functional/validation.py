@@ -16,13 +16,28 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 HOTTEST = 1e6
 """Highest temperature that is accepted, K. No bond is left long before it."""
+
+TIGHTEST, LOOSEST = 1e-8, 0.5
+"""Least and largest tolerance of symmetry, Å. Below, the rounding of coordinates breaks every
+symmetry; above, atoms that are bound to each other fall together. spglib was seen to end the
+process at zero and below."""
+
+STRONGEST = 1e4
+"""Largest pressure, or tension, that is accepted, GPa: 30 times that in the centre of the Earth."""
+
+WIDEST = 20.0
+"""Largest skin of a neighbour list, Å. At several times the cutoff the list holds a thousand times
+the pairs that count."""
+
+MOST_WAVE_VECTORS = 1_000_000
+"""Points of the largest mesh or path that is accepted; a hundred along each direction."""
 
 
 def finite(name: str, value: Any, unit: str = "") -> float:
@@ -49,24 +64,70 @@ def not_negative(name: str, value: Any, unit: str = "") -> float:
     return _number(name, value, unit, "a finite number, zero or positive", lambda x: x >= 0)
 
 
-def count(name: str, value: Any, least: int = 1) -> int:
+def between(name: str, value: Any, low: float, high: float, unit: str = "") -> float:
+    """A number from `low` to `high`, both included; other arguments and errors as of `finite`."""
+    range_ = f"a number from {low:g} to {high:g}"
+    return _number(name, value, unit, range_, lambda x: low <= x <= high)
+
+
+def count(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
     """A whole number.
 
     Args:
         name: Of the argument, for the error.
         value: What was given.
         least: Smallest number that is accepted.
+        most: Largest number that is accepted; no limit if None.
 
     Raises:
-        ValueError: If it is no whole number, or too small.
+        ValueError: If it is no whole number, too small or too large.
     """
     try:
         whole = operator.index(value)
     except TypeError:
         whole = least - 1
-    if isinstance(value, bool) or whole < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    if isinstance(value, bool) or whole < least or (most is not None and whole > most):
+        range_ = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} must be a whole number {range_}, not {value!r}")
     return whole
+
+
+def symmetry_tolerance(name: str, value: Any) -> float:
+    """A tolerance of symmetry in Å, from `TIGHTEST` to `LOOSEST`; errors as of `finite`."""
+    return between(name, value, TIGHTEST, LOOSEST, "Å")
+
+
+def pressure(name: str, value: Any) -> float:
+    """A pressure in GPa, negative for tension, of at most `STRONGEST`; errors as of `finite`."""
+    return between(name, value, -STRONGEST, STRONGEST, "GPa")
+
+
+def skin(value: Any) -> float:
+    """The skin of a neighbour list in Å, from 0 to `WIDEST`; errors as of `finite`."""
+    return between("skin", value, 0.0, WIDEST, "Å")
+
+
+def chunk_size(value: Any) -> int | Literal["auto"] | None:
+    """How many columns go at once: a whole number of at least 1, "auto", or None for all.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str) and value == "auto":
+        return "auto"
+    try:
+        return count("chunk_size", value)
+    except ValueError as error:
+        raise ValueError(
+            f"chunk_size must be a positive number, None or 'auto', not {value!r}"
+        ) from error
+
+
+def memory_budget(value: Any) -> int | None:
+    """Bytes that may be filled, at least 1, or None for what is free; errors as of `count`."""
+    return None if value is None else count("memory_budget", value)
 
 
 def temperatures(values: Sequence[float] | Tensor | float) -> list[float]:

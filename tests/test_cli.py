@@ -164,13 +164,16 @@ def test_figure_is_drawn(name, checkpoint, crystal, tmp_path):
         ),
         (["thermo", "FILE", "--model", "MODEL", "--figure", "no/x.pdf"], "there is no folder"),
         (["thermo", "FILE", "--model", "MODEL", "--head", "b"], "no head 'b'"),
-        (["thermo", "FILE", "--model", "MODEL", "--fmax", "0"], "must be positive"),
+        (
+            ["thermo", "FILE", "--model", "MODEL", "--fmax", "0"],
+            "--fmax must be a finite number above",
+        ),
         (["thermo", "GOLD", "--model", "MODEL"], "does not know the elements Au"),
     ],
 )
 def test_bad_input_is_explained(checkpoint, crystal, tmp_path, capsys, words, message):
     (tmp_path / "bad.cif").write_text("nonsense")
-    ase.io.write(tmp_path / "gold.xyz", Atoms("Au"))
+    ase.io.write(tmp_path / "gold.xyz", Atoms("Au2", [[0, 0, 0], [0, 0, 2.6]]))
     names = {
         "FILE": crystal,
         "MODEL": checkpoint,

@@ -187,12 +187,12 @@ def test_modes_on_the_mesh_are_kept_and_continued(tmp_path, monkeypatch, capsys)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--path", "GXY"], "unknown points Y: this lattice has G, K, L, U, W, X"),
-        (["--points", "1"], "--points must be at least 2"),
+        (["--path", "GXY"], "unknown special points ['Y']: this lattice has G, K, L, U, W, X"),
+        (["--points", "1"], "--points must be a whole number from 2 to"),
         (["--mesh", "2", "2", "0"], "three positive integers"),
         (["--supercell", "2", "2", "2"], "--supercell needs"),
-        (["--phonopy", "o.yaml", "--supercell", "2", "2", "0"], "three whole numbers"),
-        (["--compare-finite-differences", "--displacements", "0"], "must be positive"),
+        (["--phonopy", "o.yaml", "--supercell", "2", "2", "0"], "three positive integers"),
+        (["--compare-finite-differences", "--displacements", "0"], "from 1e-06 to 1 in Å"),
         (["--npz", "no/o.npz"], "there is no folder"),
         (["--figure", "o.gif"], ".png, .pdf, .svg"),
         (["--temperatures", "-1"], "temperatures"),

@@ -76,7 +76,7 @@ def test_settings_are_those_of_the_options(tmp_path):
     ("words", "message"),
     [
         (["missing.cif"], "there is no file or folder missing.cif"),
-        (["ethanol", "--fmax", 0], "must be positive"),
+        (["ethanol", "--fmax", 0], "--fmax must be a finite number above"),
         (["ethanol", "--temperatures", -3], "temperatures"),
         (["ethanol", "--mesh", 2, 2, 0], "mesh"),
         (["ethanol", "--head", "b"], "no head 'b'"),

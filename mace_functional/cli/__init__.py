@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from mace_functional import __version__
 from mace_functional.cli import phonons, relax, screen, thermo
+from mace_functional.cli.arguments import Parser, UsageError
+from mace_functional.interop.mace_torch.unsupported import UnsupportedModelError
 
 VERBS = (relax, thermo, phonons, screen)
 BEGINNING = """\
@@ -25,6 +31,16 @@ what else there is to choose, structures and models of your own included:
   mace-functional screen --help
 """
 
+DEBUG = "MACE_FUNCTIONAL_DEBUG"
+"""Environment variable: if it is set, every error comes with its traceback."""
+
+BAD_INPUT, BUG, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
+"""Exit codes: the input was bad; the program is wrong (EX_SOFTWARE of sysexits.h); interrupted by
+Ctrl-C (128 + SIGINT); who read the output has gone (128 + SIGPIPE)."""
+
+FORESEEN = (UsageError, UnsupportedModelError, ValueError, OSError, ImportError, MemoryError)
+"""What bad input raises, with a sentence that says what is wrong."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -33,9 +49,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after the program's name; those of the process if None.
 
     Returns:
-        The exit code: 0, or 2 if the input was bad, or 130 if interrupted.
+        The exit code: 0; 2 if the input was bad, 70 if the program is, 130 if interrupted, and 141
+        if who read the output has gone.
     """
-    parser = argparse.ArgumentParser(
+    try:
+        with _plain_warnings():
+            options = _parser().parse_args(arguments)
+            options.run(options)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _end(INTERRUPTED, "interrupted")
+    except BrokenPipeError:
+        # What is still buffered can go nowhere: Python would complain about it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except FORESEEN as error:
+        why = " ".join(str(error).split()) or f"{type(error).__name__}, without a reason"
+        return _end(BAD_INPUT, f"error: {why}")
+    except Exception as error:
+        if _is_out_of_memory(error):
+            return _end(
+                BAD_INPUT, f"error: there is not enough memory: {str(error).splitlines()[0]}"
+            )
+        return _end(
+            BUG,
+            f"bug: {type(error).__name__}: {error}\nThis is a mistake in the program, not in its "
+            f"input. Please report it, with the traceback that {DEBUG}=1 shows.",
+        )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
         prog="mace-functional",
         description="Vibrations and thermodynamics of molecules and crystals, from exact second "
         "derivatives of\nMACE interatomic potentials.",
@@ -46,13 +91,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     for verb in VERBS:
         verb.add_parser(verbs)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def _end(code: int, words: str) -> int:
+    """Say how it ended, on standard error."""
+    if os.environ.get(DEBUG):
+        traceback.print_exc()
+    print(f"mace-functional: {words}", file=sys.stderr)
+    return code
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether torch has asked for more memory than there is; it says so by a RuntimeError."""
+    return isinstance(error, RuntimeError) and "memory" in str(error).lower()
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings as sentences, without the line of the program that they come from."""
+    before: Callable[..., str] = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"mace-functional: warning: {message}\n"
     try:
-        options.run(options)
-    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
-        print(f"mace-functional: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("mace-functional: interrupted", file=sys.stderr)
-        return 130
-    return 0
+        yield
+    finally:
+        warnings.formatwarning = before

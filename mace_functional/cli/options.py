@@ -4,24 +4,43 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ase import Atoms
-from rich.console import Console
+from ase.constraints import FixAtoms
 
-from mace_functional.cli.files import FIGURES
+from mace_functional.cli.arguments import (
+    Parser,
+    UsageError,
+    checked,
+    is_any_of,
+    is_number,
+    number,
+    numbers,
+    three,
+)
+from mace_functional.cli.console import Console
+from mace_functional.cli.files import check_figure, check_outputs, check_structure_file
 from mace_functional.cli.relaxation import relax_in_place
+from mace_functional.dispersion.graph import functional_name
+from mace_functional.dispersion.reference import damping_of
 from mace_functional.model import Model, load_model
 from mace_functional.screening.settings import DTYPES
 from mace_functional.structures import STRUCTURES
+from mace_functional.structures.files import is_example
+from mace_functional.validation import HOTTEST, between, compute_device, count, positive
 
 FMAX = 1e-3
 """eV/Å; frequencies then change little with tighter relaxation."""
 
+MAX_STEPS = 1000
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+FUNCTIONAL = "pbe"
+"""What `--dispersion` means without a name: the functional of MACE-MP's data."""
+
+
+def add_options(parser: Parser) -> None:
     """Add the options that verbs share: structure, model, and a relaxation beforehand."""
     add_structure_and_model(parser)
     parser.add_argument(
@@ -29,28 +48,66 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="relax positions, and the cell along periodic directions, first",
     )
-    parser.add_argument("--fixed-cell", action="store_true", help="keep the cell when relaxing")
-    add_limits(parser)
+    parser.add_argument(
+        "--fixed-cell", action="store_true", help="keep the cell when relaxing; needs --relax"
+    )
+    add_limits(parser, "; needs --relax")
     parser.add_argument(
         "--relaxed",
         type=Path,
         metavar="OUT",
         help="write the structure here after every step of relaxation, and continue from it if it "
-        "is there",
+        "is there; needs --relax",
     )
 
 
-def add_limits(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say when a relaxation stops."""
+def add_limits(parser: Parser, needs: str = "") -> None:
+    """Add the options that say when a relaxation stops.
+
+    Args:
+        parser: Of the verb.
+        needs: What else must be given, for the help.
+    """
     parser.add_argument(
-        "--fmax", type=float, default=FMAX, help="largest force to relax to, eV/Å (%(default)s)"
+        "--fmax",
+        type=number("--fmax", positive, "eV/Å"),
+        metavar="F",
+        help=f"largest force to relax to, eV/Å, above zero ({FMAX:g}){needs}",
     )
     parser.add_argument(
-        "--max-steps", type=int, default=1000, help="most steps of relaxation (%(default)s)"
+        "--max-steps",
+        type=number("--max-steps", count),
+        metavar="n",
+        help=f"most gradients of a relaxation, at least 1 ({MAX_STEPS}){needs}",
     )
 
 
-def add_structure_and_model(parser: argparse.ArgumentParser) -> None:
+def add_temperatures(parser: Parser, default: tuple[float, ...], more: str = "") -> None:
+    """Add the temperatures of a table.
+
+    Args:
+        parser: Of the verb.
+        default: Temperatures if none are given, K.
+        more: What else there is to say about them, for the help.
+    """
+    parser.add_several(
+        "--temperatures",
+        can_be=is_number,
+        type=numbers("--temperatures", between, 0.0, HOTTEST, "K"),
+        default=list(default),
+        metavar="T,T,...",
+        help=f"K, from 0 to {HOTTEST:g} ({' '.join(f'{t:g}' for t in default)}){more}",
+    )
+
+
+def add_three(parser: Parser, name: str, help: str) -> None:
+    """Add an option that takes a whole number for each lattice vector."""
+    parser.add_several(
+        name, can_be=is_any_of(r"[+-]?\d+"), type=three(name), metavar="n,n,n", help=help
+    )
+
+
+def add_structure_and_model(parser: Parser) -> None:
     """Add what says which structure and which model, and where to compute."""
     list_structures(parser)
     parser.add_argument(
@@ -59,10 +116,15 @@ def add_structure_and_model(parser: argparse.ArgumentParser) -> None:
         help="structure, in any format that ASE reads, or the name of one of those below",
     )
     add_model(parser)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
+    parser.add_argument(
+        "--device",
+        type=device("--device"),
+        default="cpu",
+        help="cpu, cuda, cuda:1, ... (%(default)s)",
+    )
 
 
-def list_structures(parser: argparse.ArgumentParser) -> None:
+def list_structures(parser: Parser) -> None:
     """Put the structures of the package at the end of the help."""
     width = max(map(len, STRUCTURES))
     parser.epilog = "structures that come with the package:\n" + "".join(
@@ -71,7 +133,7 @@ def list_structures(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: Parser) -> None:
     """Add what says which model."""
     parser.add_argument(
         "--model",
@@ -80,55 +142,84 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "...), downloaded once; file of save_model, or mace-torch checkpoint",
     )
     parser.add_argument("--head", help="head of a multi-head model")
-    parser.add_argument(
+    parser.add_several(
         "--dispersion",
-        nargs="?",
-        const="pbe",
+        can_be=_is_functional,
+        alone=FUNCTIONAL,
+        type=checked("--dispersion", _functional),
         metavar="FUNCTIONAL",
         help="add D3 dispersion with Becke-Johnson damping, for the functional that the model was "
-        "fitted to (%(const)s if none is named)",
+        f"fitted to ({FUNCTIONAL} if none is named)",
     )
-    parser.add_argument("--dtype", choices=list(DTYPES), default="float64")
+    parser.add_argument(
+        "--dtype",
+        choices=list(DTYPES),
+        default="float64",
+        help="precision of the computation (%(default)s)",
+    )
 
 
-def check_options(options: argparse.Namespace, outputs: Sequence[Path | None]) -> None:
-    """Refuse bad options before anything long starts.
+def device(option: str) -> Any:
+    """The type of an option that takes a device: its name, if it is there."""
+    return checked(option, lambda word: str(compute_device(word)))
+
+
+def _is_functional(word: str) -> bool:
+    """Whether a word behind --dispersion is that of a functional, not of a structure."""
+    try:
+        _functional(word)
+    except (ValueError, ImportError):
+        is_structure = is_example(word) or os.path.exists(word) or not word.isidentifier()
+        return not is_structure
+    return True
+
+
+def _functional(word: str) -> str | None:
+    """A functional that D3 has parameters for; None if no correction is wanted.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    name = functional_name(word)
+    if name is None:
+        return None
+    damping_of(name)
+    return word
+
+
+def check_options(options: argparse.Namespace, outputs: dict[str, Path | None]) -> None:
+    """Refuse options that contradict each other, and files that cannot be written.
 
     Args:
-        options: Of a verb with the shared options, --temperatures and --figure.
-        outputs: The other files that it is to write.
+        options: Of a verb with the shared options and --figure.
+        outputs: Its other files, by the options that name them.
 
     Raises:
         ValueError: If an option is bad.
     """
-    check_temperatures(options)
-    check_limits(options)
-    if options.relaxed is not None and not options.relax:
-        raise ValueError("--relaxed needs --relax")
-    if options.figure is not None and options.figure.suffix.lower() not in FIGURES:
-        raise ValueError(f"--figure takes a name in {', '.join(FIGURES)}, not {options.figure}")
-    check_outputs(options.relaxed, options.figure, *outputs)
+    if not options.relax:
+        for name in "--fixed-cell", "--fmax", "--max-steps", "--relaxed":
+            check_needs(options, name, "--relax")
+    set_limits(options)
+    check_figure("--figure", options.figure)
+    written = {"--relaxed": options.relaxed, "--figure": options.figure, **outputs}
+    check_outputs(written, [options.file, options.model])
 
 
-def check_temperatures(options: argparse.Namespace) -> None:
-    """Refuse temperatures below zero."""
-    if any(not t >= 0 for t in options.temperatures):
-        raise ValueError("temperatures must be zero or positive, in K")
+def check_needs(options: argparse.Namespace, name: str, needed: str) -> None:
+    """Refuse an option that does nothing without another, which was not given.
+
+    Raises:
+        UsageError: If the option was given.
+    """
+    if getattr(options, name[2:].replace("-", "_")) not in (None, False):
+        raise UsageError(f"{name} needs {needed}")
 
 
-def check_limits(options: argparse.Namespace) -> None:
-    """Refuse a relaxation that could not end, or begin."""
-    if not options.fmax > 0 or options.max_steps < 1:
-        raise ValueError("--fmax and --max-steps must be positive")
-
-
-def check_outputs(*paths: Path | None) -> None:
-    """Refuse files that could not be written."""
-    for path in paths:
-        if path is not None:
-            folder = path.resolve().parent
-            if not os.access(folder, os.W_OK):
-                raise ValueError(f"there is no folder {folder} that {path.name} can be written to")
+def set_limits(options: argparse.Namespace) -> None:
+    """Fill in where a relaxation stops, if that was not said."""
+    options.fmax = FMAX if options.fmax is None else options.fmax
+    options.max_steps = MAX_STEPS if options.max_steps is None else options.max_steps
 
 
 def load(options: argparse.Namespace, console: Console) -> Model:
@@ -143,6 +234,11 @@ def load(options: argparse.Namespace, console: Console) -> Model:
         )
 
 
+def holds_axes(atoms: Atoms) -> bool:
+    """Whether something is held along Cartesian axes, which must not turn."""
+    return any(not isinstance(constraint, FixAtoms) for constraint in atoms.constraints)
+
+
 def load_and_relax(
     options: argparse.Namespace, atoms: Atoms, console: Console
 ) -> tuple[Model, dict[str, Any] | None]:
@@ -150,7 +246,11 @@ def load_and_relax(
 
     Returns:
         The model, and what happened in the relaxation.
+
+    Raises:
+        ValueError: If the file of --relaxed cannot hold the structure.
     """
+    check_structure_file("--relaxed", options.relaxed, atoms, may_turn=not holds_axes(atoms))
     model = load(options, console)
     if not options.relax:
         return model, None

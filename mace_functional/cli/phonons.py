@@ -11,13 +11,20 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from ase import Atoms
-from ase.dft.kpoints import parse_path_string
-from rich.console import Console
 from rich.table import Table
 
 from mace_functional.atomic_write import atomic_write
+from mace_functional.cli.arguments import Parser, is_number, number, numbers
+from mace_functional.cli.console import BOLD, Console
 from mace_functional.cli.files import FIGURES, write_figure, write_json
-from mace_functional.cli.options import add_options, check_options, load_and_relax
+from mace_functional.cli.options import (
+    add_options,
+    add_temperatures,
+    add_three,
+    check_needs,
+    check_options,
+    load_and_relax,
+)
 from mace_functional.cli.report import (
     no_warnings_of_what_is_reported,
     print_rest,
@@ -44,14 +51,19 @@ from mace_functional.phonons import (
     mesh_thermo,
     phonons_of,
 )
+from mace_functional.phonons.bands import check_path
 from mace_functional.phonons.mesh import SPACING, mesh_size
 from mace_functional.phonons.phonons import Method
 from mace_functional.structures.files import find_structure
 from mace_functional.units import FREQUENCY_UNITS
+from mace_functional.validation import MOST_WAVE_VECTORS, between, count
 
 TEMPERATURES = (100.0, 200.0, 300.0, 400.0)
 DISPLACEMENTS = (0.1, 0.03, 0.01)
 """Å."""
+
+SHORTEST, LONGEST = 1e-6, 1.0
+"""Displacements that are accepted, Å: less is lost in rounding, more puts atoms on others."""
 
 SHOWN = 5
 """How many imaginary modes are printed; all of them are in the JSON file."""
@@ -59,7 +71,7 @@ SHOWN = 5
 
 def add_parser(verbs: Any) -> None:
     """Add the verb to the command line."""
-    parser: argparse.ArgumentParser = verbs.add_parser(
+    parser: Parser = verbs.add_parser(
         "phonons",
         help="band structure, density of states and heat capacity of a crystal",
         description="Phonons of a crystal at any wave vector, from the exact second derivatives of "
@@ -73,15 +85,17 @@ def add_parser(verbs: Any) -> None:
         "GXWKGL,UX (the standard path of the crystal)",
     )
     parser.add_argument(
-        "--points", type=int, default=150, help="wave vectors on the path (%(default)s)"
-    )
-    parser.add_argument(
-        "--mesh",
-        type=int,
-        nargs=3,
+        "--points",
+        type=number("--points", count, 2, MOST_WAVE_VECTORS),
+        default=150,
         metavar="n",
-        help="mesh of n x n x n wave vectors for density of states and heat capacity (neighbours "
-        f"at most {SPACING} 1/Å apart)",
+        help=f"wave vectors on the path, from 2 to {MOST_WAVE_VECTORS} (%(default)s)",
+    )
+    add_three(
+        parser,
+        "--mesh",
+        "mesh of n x n x n wave vectors for density of states and heat capacity; 1 along "
+        f"directions that are not periodic (neighbours at most {SPACING} 1/Å apart)",
     )
     parser.add_argument(
         "--checkpoint",
@@ -90,7 +104,12 @@ def add_parser(verbs: Any) -> None:
         help="keep the modes on the mesh here (npz) when interrupted, and continue from them if "
         "they are there",
     )
-    parser.add_argument("--unit", choices=list(FREQUENCY_UNITS), default="THz")
+    parser.add_argument(
+        "--unit",
+        choices=list(FREQUENCY_UNITS),
+        default="THz",
+        help="unit of frequencies (%(default)s)",
+    )
     parser.add_argument(
         "--method",
         choices=get_args(Method),
@@ -98,15 +117,12 @@ def add_parser(verbs: Any) -> None:
         help="force constants of all cells first, or coupled replicas of the cell for each wave "
         "vector; both are exact (%(default)s: what costs less)",
     )
-    parser.add_argument(
-        "--temperatures", type=float, nargs="+", default=list(TEMPERATURES), metavar="T", help="K"
-    )
-    parser.add_argument(
+    add_temperatures(parser, TEMPERATURES)
+    add_three(
+        parser,
         "--supercell",
-        type=int,
-        nargs=3,
-        metavar="n",
-        help="for --phonopy and --compare-finite-differences (2 along periodic directions)",
+        "n x n x n cells for --phonopy and --compare-finite-differences (2 along periodic "
+        "directions)",
     )
     parser.add_argument(
         "--compare-finite-differences",
@@ -114,13 +130,13 @@ def add_parser(verbs: Any) -> None:
         help="print how far the frequencies of phonopy's displacements in the supercell are from "
         "the exact ones",
     )
-    parser.add_argument(
+    parser.add_several(
         "--displacements",
-        type=float,
-        nargs="+",
-        default=list(DISPLACEMENTS),
-        metavar="d",
-        help="for --compare-finite-differences, Å",
+        can_be=is_number,
+        type=numbers("--displacements", between, SHORTEST, LONGEST, "Å"),
+        metavar="d,d,...",
+        help=f"for --compare-finite-differences, Å, from {SHORTEST:g} to {LONGEST:g} "
+        f"({' '.join(f'{d:g}' for d in DISPLACEMENTS)})",
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all results here")
     parser.add_argument(
@@ -174,31 +190,31 @@ def run(options: argparse.Namespace) -> None:
     if options.compare_finite_differences:
         results["finite_displacements"] = _compared(model, atoms, lattice, options, console)
     results["seconds"] = time.perf_counter() - started
-    _print(results)
     _write(options, results, lattice, bands, modes, dos)
+    _print(results)
     print_written(console, options.json, options.npz, options.phonopy, options.figure)
 
 
 def _check(options: argparse.Namespace, atoms: Atoms) -> None:
     """Refuse bad options before anything long starts."""
-    check_options(options, [options.json, options.npz, options.phonopy, options.checkpoint])
+    check_options(
+        options,
+        {
+            "--json": options.json,
+            "--npz": options.npz,
+            "--phonopy": options.phonopy,
+            "--checkpoint": options.checkpoint,
+        },
+    )
+    if not options.compare_finite_differences:
+        check_needs(options, "--displacements", "--compare-finite-differences")
     if not atoms.pbc.any():
         raise ValueError(
             f"{options.file} is not periodic, and has no phonons: for the vibrations of a molecule "
             "take mace-functional thermo"
         )
-    if options.points < 2:
-        raise ValueError("--points must be at least 2")
-    if any(not d > 0 for d in options.displacements):
-        raise ValueError("--displacements must be positive, in Å")
     if options.path is not None:
-        known = atoms.cell.bandpath(npoints=0, pbc=atoms.pbc).special_points
-        unknown = {name for part in parse_path_string(options.path) for name in part} - set(known)
-        if unknown:
-            raise ValueError(
-                f"--path {options.path} has unknown points {', '.join(sorted(unknown))}: this "
-                f"lattice has {', '.join(sorted(known))}"
-            )
+        check_path(atoms, options.path)
     Mesh.of(atoms, options.mesh or mesh_size(atoms))
     if options.phonopy is not None or options.compare_finite_differences:
         phonopy_of(atoms, _supercell(options, atoms))
@@ -253,7 +269,7 @@ def _compared(
 ) -> list[dict[str, Any]]:
     """Largest difference of the frequencies for each displacement."""
     calculator, rows = MaceCalculator(model), []
-    for distance in options.displacements:
+    for distance in options.displacements or DISPLACEMENTS:
         with console.status("finite displacements") as status:
 
             def show(number: int, count: int, distance: float = distance) -> None:
@@ -339,7 +355,7 @@ def _print_imaginary(console: Console, modes: list[dict[str, Any]], where: str, 
     if not modes:
         console.print(f"imaginary modes {place.split(',')[0]}: none")
         return
-    console.print(f"[bold]imaginary modes {place}: {len(modes)}[/bold]")
+    console.print(f"imaginary modes {place}: {len(modes)}", style=BOLD)
     for mode in modes[:SHOWN]:
         q = ", ".join(f"{x:.4f}" for x in mode["q"])
         console.print(f"  {mode['frequency']:.3f} {unit} at q = ({q})")

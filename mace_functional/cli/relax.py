@@ -7,33 +7,43 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from ase import Atoms
 
-from mace_functional.cli.files import write_json, write_structure
+from mace_functional.cli.arguments import Parser, checked, is_any_of, number
+from mace_functional.cli.console import Console
+from mace_functional.cli.files import (
+    check_outputs,
+    check_structure_file,
+    write_json,
+    write_structure,
+)
 from mace_functional.cli.options import (
     add_limits,
     add_structure_and_model,
-    check_limits,
-    check_outputs,
+    holds_axes,
     load,
+    set_limits,
 )
 from mace_functional.cli.relaxation import relax_in_place
 from mace_functional.cli.report import print_rest, print_written, structure_results
 from mace_functional.optimize.coordinates import VOIGT
 from mace_functional.structures.files import find_structure
+from mace_functional.validation import STRONGEST, pressure
 
 AXES = "xyz"
+ALL_STRAINS: dict[str, bool | str] = {"all": True, "none": False, "isotropic": "isotropic"}
 STRAIN_NAMES = [AXES[i] + AXES[j] for i, j in VOIGT]
 
 
 def add_parser(verbs: Any) -> None:
     """Add the verb to the command line."""
-    parser: argparse.ArgumentParser = verbs.add_parser(
+    parser: Parser = verbs.add_parser(
         "relax",
         help="relax positions and cell, with second derivatives",
         description="Relax a structure: positions, and the cell along periodic directions. The "
-        "exact Hessian of\nthe first geometry, corrected on the way, takes a fraction of the steps "
-        "of first-order\noptimisers, and the end is a minimum, not a saddle point.",
+        "Hessian begins as\nthat of a force field of bonds and angles, and learns from every "
+        "gradient. Near rest, exact\nproducts with the softest directions show that the end is a "
+        "minimum, not a saddle point.",
     )
     add_structure_and_model(parser)
     add_limits(parser)
@@ -44,15 +54,23 @@ def add_parser(verbs: Any) -> None:
         metavar="OUT",
         help="write the structure here after every step, and continue from it if it is there",
     )
-    parser.add_argument(
+    parser.add_several(
         "--cell",
-        nargs="+",
-        default=["all"],
-        metavar="STRAIN",
-        help="strains that relax: all, none, isotropic, or some of "
-        f"{' '.join(STRAIN_NAMES)} (%(default)s)",
+        can_be=is_any_of("|".join([*ALL_STRAINS, *STRAIN_NAMES])),
+        type=checked("--cell", _cell),
+        default=True,
+        metavar="STRAIN,STRAIN,...",
+        help=f"strains that relax: {', '.join(ALL_STRAINS)}, or some of "
+        f"{' '.join(STRAIN_NAMES)} (all)",
     )
-    parser.add_argument("--pressure", type=float, default=0.0, help="GPa (%(default)s)")
+    parser.add_argument(
+        "--pressure",
+        type=number("--pressure", pressure),
+        default=0.0,
+        metavar="P",
+        help=f"external pressure on a crystal, GPa, from {-STRONGEST:g} to {STRONGEST:g} "
+        "(%(default)s)",
+    )
     parser.add_argument(
         "--symmetry", action="store_true", help="keep the space group, as spglib finds it"
     )
@@ -67,10 +85,10 @@ def run(options: argparse.Namespace) -> None:
     """Relax and report."""
     console = Console(stderr=True)
     started = time.perf_counter()
-    check_limits(options)
-    check_outputs(options.output, options.trajectory, options.json)
-    cell = _cell(options.cell)
+    set_limits(options)
+    _check_files(options)
     atoms = find_structure(options.file)
+    _check(options, atoms)
     model = load(options, console)
     relaxation = relax_in_place(
         atoms,
@@ -79,7 +97,7 @@ def run(options: argparse.Namespace) -> None:
         console=console,
         fmax=options.fmax,
         max_steps=options.max_steps,
-        cell=cell,
+        cell=options.cell,
         pressure=options.pressure,
         symmetry=options.symmetry,
         trajectory=options.trajectory,
@@ -90,25 +108,51 @@ def run(options: argparse.Namespace) -> None:
         "pressure_GPa": options.pressure,
         "seconds": time.perf_counter() - started,
     }
-    _print(results)
     if options.json is not None:
         write_json(options.json, results)
+    _print(results)
     print_written(console, options.output, options.trajectory, options.json)
 
 
-def _cell(names: list[str]) -> bool | str | list[bool]:
+def _check_files(options: argparse.Namespace) -> None:
+    """Refuse files that cannot be written. The structure itself may be continued in place."""
+    written = {"--output": options.output, "--trajectory": options.trajectory}
+    in_place = options.output.resolve() == Path(options.file).resolve()
+    check_outputs(
+        {**written, "--json": options.json},
+        [options.model, *([] if in_place else [options.file])],
+    )
+
+
+def _check(options: argparse.Namespace, atoms: Atoms) -> None:
+    """Refuse what does not fit the structure, before anything long starts.
+
+    Raises:
+        ValueError: If the file cannot hold the structure, or there is a pressure on what is no
+            crystal or cannot give way.
+    """
+    turns = options.cell in (True, False, "isotropic") and not holds_axes(atoms)
+    check_structure_file("--output", options.output, atoms, may_turn=turns)
+    if options.pressure and not atoms.pbc.all():
+        raise ValueError(f"--pressure is for crystals, and {options.file} has no volume")
+    if options.pressure and options.cell is False:
+        raise ValueError("--pressure needs a cell that relaxes: leave out --cell none")
+
+
+def _cell(words: str) -> bool | str | list[bool]:
     """The strains that relax, as `relax` takes them.
 
     Raises:
         ValueError: If there is no such strain.
     """
-    if len(names) == 1 and names[0] in ("all", "none", "isotropic"):
-        return {"all": True, "none": False}.get(names[0], names[0])
+    if words in ALL_STRAINS:
+        return ALL_STRAINS[words]
+    names = [name.strip() for name in words.split(",")]
     unknown = [name for name in names if name not in STRAIN_NAMES]
     if unknown:
         raise ValueError(
-            f"--cell takes all, none, isotropic, or some of {' '.join(STRAIN_NAMES)}, not "
-            f"{' '.join(unknown)}"
+            f"strains are {', '.join(ALL_STRAINS)}, or some of {' '.join(STRAIN_NAMES)}, not "
+            f"{' '.join(names)!r}"
         )
     return [name in names for name in STRAIN_NAMES]
 

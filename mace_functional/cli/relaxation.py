@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from rich.console import Console
 
+from mace_functional.cli.console import BOLD, Console
 from mace_functional.cli.files import write_structure
 from mace_functional.model import Model
 from mace_functional.optimize.relax import RelaxResult, relax
@@ -56,7 +56,7 @@ def relax_in_place(
     atoms.set_cell(result.atoms.cell)
     atoms.set_positions(result.atoms.positions, apply_constraint=False)
     if not result.converged:
-        console.print(f"[bold]not relaxed:[/bold] {result.reason}")
+        console.print(f"not relaxed: {result.reason}", style=BOLD)
     return relaxation_results(result, options)
 
 

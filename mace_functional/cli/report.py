@@ -11,9 +11,9 @@ from typing import Any
 
 from ase import Atoms
 from ase.units import GPa
-from rich.console import Console
 from rich.table import Table
 
+from mace_functional.cli.console import BOLD, Console
 from mace_functional.interop.ase import MaceCalculator
 from mace_functional.model import Model
 from mace_functional.phonons.modes import LARGEST_FORCE
@@ -99,7 +99,7 @@ def print_rest(console: Console, largest_force: float, largest_stress: float | N
         console.print(f", largest stress {largest_stress:.2e} GPa", end="")
     console.print()
     if largest_force > LARGEST_FORCE:
-        console.print("[bold]not at rest, so that frequencies mean little: add --relax[/bold]")
+        console.print("not at rest, so that frequencies mean little: add --relax", style=BOLD)
 
 
 def print_written(console: Console, *paths: Path | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
@@ -10,27 +11,36 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from mace_functional.cli.arguments import Parser, UsageError, is_any_of, number, words_of
+from mace_functional.cli.console import BOLD, Console
 from mace_functional.cli.options import (
     add_limits,
     add_model,
-    check_limits,
-    check_temperatures,
+    add_temperatures,
+    add_three,
+    check_needs,
+    device,
     list_structures,
+    set_limits,
 )
 from mace_functional.cli.report import print_written
 from mace_functional.screening.cluster import LOCAL, dask_executor
-from mace_functional.screening.references import read_references
+from mace_functional.screening.references import has_temperature, read_references
 from mace_functional.screening.report import REPORT
 from mace_functional.screening.rows import Reference, Row
 from mace_functional.screening.run import TEMPERATURES, Screening, screen
 from mace_functional.screening.settings import ScreenSettings
 from mace_functional.screening.table import CSV, JSON, ROOM, heat_capacity, relative_error
+from mace_functional.validation import between, count
 
 GIB = 2**30
+
+MOST_WORKERS = 1024
+LEAST_MEMORY, MOST_MEMORY = 1e-3, 1e5
+"""GiB; a column of the Hessian of two atoms takes some MiB."""
 
 WIDE = 1000
 """Columns of a file or pipe, where a table needs no folding."""
@@ -38,7 +48,7 @@ WIDE = 1000
 
 def add_parser(verbs: Any) -> None:
     """Add the verb to the command line."""
-    parser: argparse.ArgumentParser = verbs.add_parser(
+    parser: Parser = verbs.add_parser(
         "screen",
         help="heat capacities of many structures, by several workers",
         description="Relaxation, frequencies and harmonic thermodynamics of many structures, with "
@@ -66,10 +76,11 @@ def add_parser(verbs: Any) -> None:
         help="CSV table of heat capacities in J/(g K) to compare with; its column `name`, or the "
         "first one, has the names of structures: those of their files, without the suffix",
     )
-    parser.add_argument(
+    parser.add_several(
         "--compare",
-        nargs="+",
-        metavar="COLUMN[@T]",
+        can_be=_is_column,
+        type=lambda words: words.split(","),
+        metavar="COLUMN@T,COLUMN@T,...",
         help="columns of the reference, with the temperature in K where the name does not end in "
         "it, as in cv@300 or cv_300K",
     )
@@ -77,47 +88,41 @@ def add_parser(verbs: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def _add_what(parser: argparse.ArgumentParser) -> None:
+def _add_what(parser: Parser) -> None:
     """Add what to compute."""
     parser.add_argument("--no-relax", action="store_true", help="take the structures as they are")
     parser.add_argument("--fixed-cell", action="store_true", help="keep the cells when relaxing")
     add_limits(parser)
-    parser.add_argument(
+    add_three(
+        parser,
         "--mesh",
-        type=int,
-        nargs=3,
-        metavar="n",
-        help="average crystals over a mesh of n x n x n wave vectors, instead of Gamma alone",
+        "average crystals over a mesh of n x n x n wave vectors, instead of Gamma alone",
     )
-    parser.add_argument(
-        "--temperatures",
-        type=float,
-        nargs="+",
-        default=list(TEMPERATURES),
-        metavar="T",
-        help="K; to change them computes nothing anew",
-    )
+    add_temperatures(parser, TEMPERATURES, "; to change them computes nothing anew")
 
 
-def _add_where(parser: argparse.ArgumentParser) -> None:
+def _add_where(parser: Parser) -> None:
     """Add where to compute, and what again."""
-    parser.add_argument(
+    parser.add_several(
         "--device",
-        nargs="+",
+        can_be=is_any_of(r"(cpu|cuda)(:\d+)?"),
+        type=words_of(device("--device")),
         default=["cpu"],
+        metavar="DEVICE,DEVICE,...",
         help="cpu, or a GPU for each worker: cuda:0 cuda:1 ... (cpu)",
     )
     parser.add_argument(
         "--workers",
-        type=int,
+        type=number("--workers", count, 1, MOST_WORKERS),
         metavar="n",
-        help="structures at once on CPU (as many as there are cores)",
+        help=f"structures at once on CPU, from 1 to {MOST_WORKERS} (as many as there are cores)",
     )
     parser.add_argument(
         "--memory",
-        type=float,
+        type=number("--memory", between, LEAST_MEMORY, MOST_MEMORY, "GiB"),
         metavar="GiB",
-        help="for the second derivatives of each worker (its share of half of what is free)",
+        help="for the second derivatives of each worker, GiB, from "
+        f"{LEAST_MEMORY:g} to {MOST_MEMORY:g} (its share of half of what is free)",
     )
     parser.add_argument(
         "--dask",
@@ -133,8 +138,7 @@ def _add_where(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Compute and report."""
     console = Console(stderr=True)
-    check_temperatures(options)
-    check_limits(options)
+    _check(options)
     references = _references(options)
     with _executor(options) as executor:
         screening = screen(
@@ -160,6 +164,25 @@ def run(options: argparse.Namespace) -> None:
     print_written(console, *(options.output / name for name in written))
 
 
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        UsageError: If there are such.
+    """
+    if options.no_relax:
+        for name in "--fixed-cell", "--fmax", "--max-steps":
+            check_needs(options, name, "a relaxation: leave out --no-relax")
+    set_limits(options)
+    if options.output.exists() and not options.output.is_dir():
+        raise UsageError(f"--output {options.output} is a file: name a folder")
+
+
+def _is_column(word: str) -> bool:
+    """Whether a word behind --compare is a column of a table, with a temperature, and no file."""
+    return not os.path.exists(word) and ("@" in word or has_temperature(word))
+
+
 def _settings(options: argparse.Namespace) -> ScreenSettings:
     return ScreenSettings(
         model=options.model,
@@ -170,7 +193,7 @@ def _settings(options: argparse.Namespace) -> ScreenSettings:
         cell=not options.fixed_cell,
         fmax=options.fmax,
         max_steps=options.max_steps,
-        mesh=None if options.mesh is None else tuple(options.mesh),
+        mesh=options.mesh,
     )
 
 
@@ -212,7 +235,7 @@ def _print(rows: list[Row], temperatures: list[float], references: list[Referenc
     for record in (row.record for row in rows):
         if record.failure is not None:
             console.print(
-                f"[bold]{escape(record.name)} failed:[/bold] {escape(record.failure)}",
+                Text.assemble((f"{record.name} failed:", BOLD), f" {record.failure}"),
                 highlight=False,
                 soft_wrap=True,
             )
@@ -222,7 +245,7 @@ def _cells(row: Row, temperature: float, references: list[Reference]) -> list[st
     """A line of the table."""
     record = row.record
     cells = [
-        escape(record.name),
+        record.name,
         str(record.atoms),
         _number(heat_capacity(row, temperature), ".4f"),
     ]

@@ -10,11 +10,18 @@ from typing import Any
 
 from ase import Atoms
 from ase.constraints import FixAtoms
-from rich.console import Console
 
+from mace_functional.cli.arguments import Parser, is_any_of
+from mace_functional.cli.console import BOLD, Console
 from mace_functional.cli.files import FIGURES, write_figure, write_json
-from mace_functional.cli.options import add_options, check_options, load_and_relax
-from mace_functional.cli.ranges import numbers_in
+from mace_functional.cli.options import (
+    add_options,
+    add_temperatures,
+    add_three,
+    check_options,
+    load_and_relax,
+)
+from mace_functional.cli.ranges import RANGE, numbers_in
 from mace_functional.cli.report import (
     no_warnings_of_what_is_reported,
     print_rest,
@@ -26,7 +33,7 @@ from mace_functional.cli.report import (
 from mace_functional.figures import thermo_figure
 from mace_functional.gamma import gamma_modes
 from mace_functional.phonons import Mesh, MeshModes, frequencies_on, mesh_thermo, phonons_of
-from mace_functional.selection import free_atoms
+from mace_functional.selection import check_vibrates, free_atoms
 from mace_functional.structures.files import find_structure
 from mace_functional.thermo import harmonic_thermo
 from mace_functional.vibrations import NormalModes
@@ -39,7 +46,7 @@ VIBRATIONS_ONLY = "vibrations only, without translation and rotation"
 
 def add_parser(verbs: Any) -> None:
     """Add the verb to the command line."""
-    parser: argparse.ArgumentParser = verbs.add_parser(
+    parser: Parser = verbs.add_parser(
         "thermo",
         help="heat capacity, entropy and free energy from the exact Hessian",
         description="Harmonic thermodynamics of a molecule, or of a crystal at the Gamma point or "
@@ -48,24 +55,21 @@ def add_parser(verbs: Any) -> None:
         "--free\nthey are those of some atoms, such as an adsorbate, in the frozen rest.",
     )
     add_options(parser)
-    parser.add_argument(
+    add_three(
+        parser,
         "--mesh",
-        type=int,
-        nargs=3,
-        metavar="n",
-        help="average over a mesh of n x n x n wave vectors of a crystal, instead of Gamma alone",
+        "average over a mesh of n x n x n wave vectors of a crystal, instead of Gamma alone; 1 "
+        "along directions that are not periodic",
     )
-    parser.add_argument(
+    parser.add_several(
         "--free",
-        nargs="+",
-        metavar="ATOM",
+        can_be=is_any_of(RANGE.pattern),
+        metavar="ATOM,ATOM,...",
         help="let only these atoms move, here and in --relax, and keep the others and the cell: "
         "numbers from 0 and ranges, as in 0 1 2 or 0-5,9; negative ones count from the end "
-        "(--free=-3--1 for the last three). Without it, all that the file does not fix",
+        "(-3--1 for the last three). Without it, all that the file does not fix",
     )
-    parser.add_argument(
-        "--temperatures", type=float, nargs="+", default=list(TEMPERATURES), metavar="T", help="K"
-    )
+    add_temperatures(parser, TEMPERATURES)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all results here")
     parser.add_argument(
         "--figure",
@@ -80,11 +84,13 @@ def run(options: argparse.Namespace) -> None:
     """Compute and report."""
     console = Console(stderr=True)
     started = time.perf_counter()
-    check_options(options, [options.json])
+    check_options(options, {"--json": options.json})
     atoms = find_structure(options.file)
     if options.mesh is not None:
         Mesh.of(atoms, options.mesh)  # refused, if it is bad, before anything long starts
     free = _hold_others(options, atoms)
+    if options.mesh is None:
+        check_vibrates(atoms, free, options.file)
     model, relaxation = load_and_relax(options, atoms, console)
     mesh_modes = None
     with no_warnings_of_what_is_reported():
@@ -109,7 +115,6 @@ def run(options: argparse.Namespace) -> None:
         "part_of_thermodynamics": None if atoms.pbc.any() else VIBRATIONS_ONLY,
         "seconds": time.perf_counter() - started,
     }
-    _print(results)
     if options.json is not None:
         write_json(options.json, results)
     if options.figure is not None:
@@ -118,6 +123,7 @@ def run(options: argparse.Namespace) -> None:
             spectrum, weights = mesh_modes.frequencies("cm-1"), mesh_modes.mesh.weights
         mass = float(atoms[free].get_masses().sum())
         write_figure(options.figure, thermo_figure(spectrum, options.temperatures, mass, weights))
+    _print(results)
     print_written(console, options.json, options.figure)
 
 
@@ -127,7 +133,7 @@ def _hold_others(options: argparse.Namespace, atoms: Atoms) -> list[int]:
     Raises:
         ValueError: If the choice is bad, or some atoms are held and a mesh is asked for.
     """
-    chosen = None if options.free is None else numbers_in(options.free, len(atoms))
+    chosen = None if options.free is None else numbers_in([options.free], len(atoms))
     free = free_atoms(atoms, chosen)
     held = sorted(set(range(len(atoms))) - set(free))
     if held and options.mesh is not None:
@@ -188,12 +194,13 @@ def _print(results: dict[str, Any]) -> None:
     )
     if results["imaginary_modes"]:
         imaginary = ", ".join(f"{f:.2f}" for f in frequencies[: results["imaginary_modes"]])
-        console.print(f"[bold]imaginary modes, left out of the sums: {imaginary} cm-1[/bold]")
+        console.print(f"imaginary modes, left out of the sums: {imaginary} cm-1", style=BOLD)
     if mesh is not None and mesh["imaginary_modes"]:
         lowest = min(min(row) for row in mesh["frequencies_cm-1"])
         console.print(
-            f"[bold]imaginary modes on the mesh, left out of the sums: {mesh['imaginary_modes']}, "
-            f"down to {lowest:.2f} cm-1[/bold]"
+            f"imaginary modes on the mesh, left out of the sums: {mesh['imaginary_modes']}, "
+            f"down to {lowest:.2f} cm-1",
+            style=BOLD,
         )
     print_rest(console, results["largest_force_eV_per_A"], results["largest_stress_GPa"])
     if results["acoustic_sum_residual_eV_per_A2"] is not None:

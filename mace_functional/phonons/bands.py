@@ -195,11 +195,24 @@ def _standard(atoms: Atoms) -> list[_Run]:
     return runs
 
 
+def check_path(atoms: Atoms, path: str) -> None:
+    """Refuse a path of special points that the lattice does not have.
+
+    Args:
+        atoms: The crystal.
+        path: Names of special points, as `band_structure` takes them.
+
+    Raises:
+        ValueError: If a point is unknown, or a part of the path has fewer than two.
+    """
+    _named(atoms, path)
+
+
 def _named(atoms: Atoms, path: str | None) -> list[_Run]:
     special = atoms.cell.bandpath(npoints=0, pbc=atoms.pbc)
     known = special.special_points
     runs = []
-    for names in parse_path_string(path if path is not None else special.path):
+    for names in _parts(path if path is not None else special.path):
         unknown = [name for name in names if name not in known]
         if unknown:
             raise ValueError(
@@ -208,6 +221,15 @@ def _named(atoms: Atoms, path: str | None) -> list[_Run]:
             )
         runs.append([(_label(name), _snapped(known[name])) for name in names])
     return _checked(runs)
+
+
+def _parts(path: str) -> list[list[str]]:
+    """Names of special points, of each continuous part of a path."""
+    try:
+        parts: list[list[str]] = parse_path_string(path)
+    except Exception as error:  # ASE asserts, or stumbles, over what is no path
+        raise ValueError(f"{path!r} is no path: give special points, as in GXWKGL,UX") from error
+    return parts
 
 
 def _checked(runs: list[_Run]) -> list[_Run]:

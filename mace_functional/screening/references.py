@@ -57,7 +57,7 @@ def _column(word: str, headings: Sequence[str], path: Path) -> tuple[str, float]
         raise ValueError(
             f"{path} has no column {word.partition('@')[0]!r}: it has {', '.join(headings)}"
         )
-    found = TEMPERATURE.findall(column.replace("_", " "))
+    found = _temperatures(column)
     try:
         temperature = float(behind or found[-1])
     except (ValueError, IndexError):
@@ -65,6 +65,15 @@ def _column(word: str, headings: Sequence[str], path: Path) -> tuple[str, float]
     if not 0 <= temperature < math.inf:
         raise ValueError(f"at which temperature is {column!r}? Say so, as in {column}@300")
     return column, temperature
+
+
+def has_temperature(column: str) -> bool:
+    """Whether the name of a column says a temperature, as cv_300K does."""
+    return bool(_temperatures(column))
+
+
+def _temperatures(column: str) -> list[str]:
+    return TEMPERATURE.findall(column.replace("_", " "))
 
 
 def _number(row: dict[str, str], column: str, names: str, path: Path) -> float:

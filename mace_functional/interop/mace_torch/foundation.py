@@ -15,6 +15,7 @@ from mace.tools.utils import get_cache_dir
 
 from mace_functional.interop.mace_torch.checkpoint import read_checkpoint
 from mace_functional.interop.mace_torch.module import REFUSED
+from mace_functional.interop.mace_torch.unsupported import UnsupportedModelError
 
 OMOL = (
     "https://github.com/ACEsuit/mace-foundations/releases/download/mace_omol_0/"
@@ -97,7 +98,7 @@ def refuse_polar_model(name: str) -> None:
         TypeError: If it is one.
     """
     if name in foundations_models.polar_model_names:
-        raise TypeError(f"{name!r} is not supported: {REFUSED['PolarMACE']}")
+        raise UnsupportedModelError(f"{name!r} is not supported: {REFUSED['PolarMACE']}")
 
 
 def _download(name: str, model: FoundationModel) -> None:

@@ -23,6 +23,7 @@ from mace_functional.engine.settings import (
     RadialSettings,
     ReadoutSettings,
 )
+from mace_functional.interop.mace_torch.unsupported import UnsupportedModelError
 
 REFUSED = {
     "AtomicDipolesMACE": "it predicts dipoles and has no energy",
@@ -57,7 +58,7 @@ def read_module(original: Any) -> tuple[MaceSettings, dict[str, Tensor]]:
 def _plain(original: Any) -> nn.Module:
     """Check the class, and convert what wraps or accelerates plain weights."""
     if isinstance(original, torch.jit.ScriptModule):
-        raise TypeError(
+        raise UnsupportedModelError(
             "the model was compiled to TorchScript, which gives wrong second derivatives under "
             "function transforms: load the checkpoint from before the compilation"
         )
@@ -69,7 +70,7 @@ def _plain(original: Any) -> nn.Module:
     name = type(original).__name__
     if name not in ("MACE", "ScaleShiftMACE"):
         reason = REFUSED.get(name, "only MACE and ScaleShiftMACE are")
-        raise TypeError(f"models of class {name} are not supported: {reason}")
+        raise UnsupportedModelError(f"models of class {name} are not supported: {reason}")
     packages = {type(m).__module__.partition(".")[0] for m in original.modules()}
     for package, converter in (
         ("cuequivariance_torch", "convert_cueq_e3nn"),
@@ -88,7 +89,7 @@ def _convert(original: nn.Module, converter: str) -> nn.Module:
     try:
         return importlib.import_module(f"mace.cli.{converter}").run(original)
     except Exception as error:
-        raise TypeError(
+        raise UnsupportedModelError(
             f"the accelerated model could not be converted to plain weights ({error}): convert it "
             "with mace-torch where it was made, and load the result"
         ) from error
@@ -100,7 +101,7 @@ def _read_settings(m: Any) -> MaceSettings:
     """The settings of a mace-torch module."""
     harmonics = m.spherical_harmonics
     if not harmonics.normalize or harmonics.normalization != "component":
-        raise TypeError("only component-normalised spherical harmonics are supported")
+        raise UnsupportedModelError("only component-normalised spherical harmonics are supported")
     repulsion = getattr(m, "pair_repulsion_fn", None)
     single = len(m.readouts) == 1
     return MaceSettings(
@@ -125,7 +126,9 @@ def _named(module: Any, names: Mapping[str, Any]) -> Any:
     """The entry of a table for the module's class."""
     name = type(module).__name__
     if name not in names:
-        raise TypeError(f"blocks of class {name} are not supported; known are {', '.join(names)}")
+        raise UnsupportedModelError(
+            f"blocks of class {name} are not supported; known are {', '.join(names)}"
+        )
     return names[name]
 
 
@@ -235,5 +238,5 @@ def _activation(function: Any, scale: float) -> Activation:
         torch.abs: "abs",
     }
     if function not in names:
-        raise TypeError(f"the activation function {function} is not supported")
+        raise UnsupportedModelError(f"the activation function {function} is not supported")
     return Activation(names[function], float(scale))
