@@ -26,6 +26,7 @@ from mace_functional.figures import (
     draw_spectrum,
     n_beyond,
 )
+from mace_functional.screening.page import printable
 from mace_functional.screening.parity import Errors, Parity
 from mace_functional.screening.rows import Row, heat_capacities, spectrum_of
 
@@ -162,7 +163,7 @@ def _draw_parity(axes: Axes, parity: Parity, predicted: NDArray[np.float64]) -> 
 
 def _in_words(errors: Errors) -> str:
     words = (
-        f"mean error {100 * errors.mean_relative:.2f} %, "
+        f"mean absolute error {100 * errors.mean_relative:.2f} %, "
         f"largest {100 * errors.largest_relative:+.1f} %"
     )
     return words if errors.r_squared is None else f"{words}, $R^2$ = {errors.r_squared:.3f}"
@@ -327,7 +328,7 @@ def _spread(heights: NDArray[np.float64], gap: float) -> NDArray[np.float64]:
 
 def _short(name: str) -> str:
     """A name of bounded length, on one line, of characters that can be drawn."""
-    line = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(name.split()))
+    line = printable(name)
     if len(line) <= LONGEST:
         return line
     half = LONGEST // 2

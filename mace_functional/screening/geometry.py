@@ -29,4 +29,6 @@ def write_geometry(folder: Path, atoms: Atoms) -> None:
     columns = [c for array in arrays.values() for c in array.reshape(len(atoms), -1).T]
     lines = [form % row for row in zip(*columns, strict=True)]
     with atomic_write(folder / STRUCTURE) as partial:
-        partial.write_text(f"{len(atoms)}\n{comment}\n{''.join(lines)}")
+        # Comments of files may hold bytes that are no characters: they stay as they are.
+        text = f"{len(atoms)}\n{comment}\n{''.join(lines)}"
+        partial.write_text(text, encoding="utf-8", errors="surrogateescape")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -35,7 +36,8 @@ def key_of(source: Source, model: Model, digest: str, settings: ScreenSettings) 
     """The key of a structure.
 
     Args:
-        source: The structure, or the file that cannot be read: then its bytes count.
+        source: The structure, or the file that cannot be read: then its name, place, bytes and
+            reason count.
         model: Says which features of the structure it embeds.
         digest: Its `model_digest`.
         settings: All but the name of the model count.
@@ -47,7 +49,7 @@ def key_of(source: Source, model: Model, digest: str, settings: ScreenSettings) 
 
 
 def _structure(atoms: Atoms, model: Model) -> bytes:
-    held = [constraint.todict() for constraint in atoms.constraints]
+    held = [_described(constraint) for constraint in atoms.constraints]
     try:
         features = str({k: v.tolist() for k, v in features_of(atoms, model).items()})
     except ValueError as error:  # which is what the structure will fail with
@@ -61,8 +63,18 @@ def _structure(atoms: Atoms, model: Model) -> bytes:
     )
 
 
-def _file(source: Source) -> bytes:
+def _described(constraint: Any) -> Any:
+    """A constraint in words; those of ASE that cannot say what they are, by their kind."""
     try:
-        return Path(source.file).read_bytes()
+        return constraint.todict()
+    except Exception:  # NotImplementedError, AttributeError and others
+        return type(constraint).__name__
+
+
+def _file(source: Source) -> bytes:
+    """A file that cannot be read: where it is, and its bytes. Two of the same bytes are two."""
+    where = f"{source.name} {source.file} {source.failure}".encode(errors="surrogateescape")
+    try:
+        return where + Path(source.file).read_bytes()
     except OSError:
-        return f"{source.file} {source.name}".encode()
+        return where

@@ -132,6 +132,12 @@ def as_text(words: str) -> str:
     return escape(words).replace("cm-1", "cm<sup>-1</sup>")
 
 
+def printable(words: str) -> str:
+    """Words on one line, without characters that a terminal obeys or that cannot be drawn."""
+    line = " ".join(words.split())
+    return "".join(c if c.isprintable() else "\ufffd" for c in line)
+
+
 def formatted(value: float | None, form: str) -> str:
     """A number, or a sign that there is none."""
     return MISSING if value is None or not math.isfinite(value) else format(value, form)

@@ -27,13 +27,17 @@ N_SCALES = 121
 """Points of the first, coarse search."""
 
 
+SAME = 1e-9
+"""References that differ by less than this, relative to the largest, are the same number."""
+
+
 @dataclass(frozen=True)
 class Errors:
     """How far predictions are from references.
 
     Attributes:
         mean_absolute: mean |C - C_ref|, J/(g K).
-        mean_relative: mean |C / C_ref - 1|.
+        mean_relative: mean |C / C_ref - 1|, without signs.
         largest_relative: C / C_ref - 1 where it is largest in size, with its sign.
         worst: Which structure that is.
         r_squared: 1 - sum (C - C_ref)^2 / sum (C_ref - mean C_ref)^2, the share of the variance of
@@ -58,7 +62,7 @@ class Errors:
         difference = predicted - reference
         relative = difference / reference
         worst = int(abs(relative).argmax())
-        varies = float(np.ptp(reference)) > 0
+        varies = float(np.ptp(reference)) > SAME * float(reference.max())
         variance = ((reference - reference.mean()) ** 2).sum()
         return cls(
             mean_absolute=float(abs(difference).mean()),

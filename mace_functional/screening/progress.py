@@ -16,6 +16,7 @@ from rich.progress import (
 )
 
 from mace_functional.screening.evaluate import Task
+from mace_functional.screening.page import printable
 from mace_functional.screening.record import Record, Spectrum
 from mace_functional.screening.rows import Row
 from mace_functional.screening.table import ROOM, heat_capacity
@@ -84,16 +85,14 @@ class ScreeningProgress:
 
 def _line(task: Task, record: Record) -> str:
     """How a structure ended."""
-    name = escape(record.name)
+    name = escape(printable(record.name))
     if record.failure is not None:
-        return f"[bold]{name} failed:[/bold] {escape(record.failure)}"
+        return f"[bold]{name} failed:[/bold] {escape(printable(record.failure))}"
     capacity = heat_capacity(Row(record, Spectrum.load(task.folder)), ROOM)
     seconds = (record.seconds_relaxation or 0) + (record.seconds_modes or 0)
-    words = [
-        f"{record.atoms} atoms",
-        f"{seconds:.1f} s",
-        f"Cv {capacity:.4f} J/(g K) at {ROOM:g} K",
-    ]
+    words = [f"{record.atoms} atoms", f"{seconds:.1f} s"]
+    if capacity is not None:
+        words.append(f"Cv {capacity:.4f} J/(g K) at {ROOM:g} K")
     if record.converged is False:
         words.append("[bold]not relaxed[/bold]")
     if record.imaginary_modes:

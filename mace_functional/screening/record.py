@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -87,12 +87,26 @@ class Record:
         path = folder / RECORD
         try:
             data: dict[str, Any] = json.loads(path.read_text())
-            return cls(**data)
+            record = cls(**data)
+            record._check_types()
+            return record
         except (ValueError, TypeError) as error:
             names = ", ".join(f.name for f in fields(cls))
             raise ValueError(
                 f"{path} is no record of a screening, with {names}: {error}"
             ) from error
+
+    def _check_types(self) -> None:
+        """Refuse values of another kind than they are said to be, as a file may hold."""
+        for name, kind in get_type_hints(type(self)).items():
+            kinds = tuple(k for k in (get_args(kind) or (kind,)) if isinstance(k, type))
+            value = getattr(self, name)
+            if len(kinds) != len(get_args(kind) or (kind,)):
+                continue  # a kind of many values, such as tuple[int, ...]
+            if float in kinds:
+                kinds += (int,)
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                raise TypeError(f"{name} is {value!r}")
 
 
 @dataclass(frozen=True, eq=False)

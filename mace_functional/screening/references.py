@@ -26,10 +26,11 @@ def read_references(path: Path, columns: Sequence[str]) -> list[Reference]:
             the name itself (`cv_300K`).
 
     Returns:
-        One for each column. Structures whose field is empty or NaN are left out.
+        One for each column. Structures whose field is empty, infinite or NaN are left out.
 
     Raises:
-        ValueError: If a column is missing, has no temperature, or holds something else.
+        ValueError: If a column is missing, has no temperature, or holds something else or two
+            numbers for one structure.
         OSError: If the file cannot be read.
     """
     with path.open(newline="", encoding="utf-8-sig") as file:
@@ -44,10 +45,29 @@ def read_references(path: Path, columns: Sequence[str]) -> list[Reference]:
     references = []
     for word in columns:
         column, temperature = _column(word, headings, path)
-        values = {row[names]: _number(row, column, names, path) for row in rows}
-        known = {name: value for name, value in values.items() if not math.isnan(value)}
-        references.append(Reference(column, temperature, known))
+        references.append(Reference(column, temperature, _values(rows, names, column, path)))
     return references
+
+
+def _values(
+    rows: Sequence[dict[str, str]], names: str, column: str, path: Path
+) -> dict[str, float]:
+    """The numbers of a column, by the names of structures; lines without a name are left out.
+
+    Raises:
+        ValueError: If a field is no number, or a structure has two different ones.
+    """
+    known: dict[str, float] = {}
+    for row in rows:
+        name, value = (row[names] or "").strip(), _number(row, column, names, path)
+        if not name or not math.isfinite(value):
+            continue
+        if known.setdefault(name, value) != value:
+            raise ValueError(
+                f"{path}: {column} of {name} is {known[name]:g} in one line and {value:g} in "
+                "another: remove one of them"
+            )
+    return known
 
 
 def _column(word: str, headings: Sequence[str], path: Path) -> tuple[str, float]:

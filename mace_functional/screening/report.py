@@ -234,7 +234,14 @@ def _comparison(
         note = "A common scale of frequencies needs two structures at least."
     else:
         note = f"No common scale of frequencies between {SCALES[0]:g} and {SCALES[1]:g} is best."
-    headings = ["", "structures", "mean error<br>%", "largest error<br>%", "where", "R<sup>2</sup>"]
+    headings = [
+        "",
+        "structures",
+        "mean absolute error<br>%",
+        "largest error<br>%",
+        "where",
+        "R<sup>2</sup>",
+    ]
     headings.insert(2, "mean absolute error<br>J/(g K)")
     caption = "Errors above 10 %, outside of the grey band, are red."
     return (

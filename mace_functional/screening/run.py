@@ -27,7 +27,7 @@ from mace_functional.screening.keys import key_of, model_digest
 from mace_functional.screening.progress import ScreeningProgress
 from mace_functional.screening.record import RECORD, STRUCTURE, Record, Spectrum
 from mace_functional.screening.report import write_report
-from mace_functional.screening.rows import Reference, Row
+from mace_functional.screening.rows import Reference, Row, checked
 from mace_functional.screening.settings import DTYPES, ScreenSettings
 from mace_functional.screening.sources import Source, Structures, find_sources
 from mace_functional.screening.table import table, write_table
@@ -47,7 +47,7 @@ TEMPERATURES = (250.0, 275.0, 300.0, 325.0, 350.0, 375.0, 400.0)
 """K."""
 
 LONGEST_NAME = 80
-"""Of a structure, in the name of a folder."""
+"""Bytes of a structure's name in the name of a folder: file systems take 255, keys included."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +69,10 @@ class Screening:
     settings: ScreenSettings
     temperatures: Sequence[float]
     references: Sequence[Reference]
+
+    def __repr__(self) -> str:
+        n_failed = len(self.failed)
+        return f"Screening({len(self.records) - n_failed} done, {n_failed} failed; {self.folder})"
 
     @property
     def failed(self) -> list[Record]:
@@ -248,7 +252,7 @@ def _places(folder: Path, keys: Sequence[str], sources: Sequence[Source]) -> dic
     there = {path.name.rpartition("-")[2]: path for path in folder.glob("*-*")}
     places: dict[str, Path] = {}
     for key, source in zip(keys, sources, strict=True):
-        name = re.sub(r"[^\w.+-]", "_", source.name)[:LONGEST_NAME]
+        name = re.sub(r"[^\w.+-]", "_", source.name).encode()[:LONGEST_NAME].decode(errors="ignore")
         places.setdefault(key, there.get(key, folder / f"{name}-{key}"))
     return places
 
@@ -280,14 +284,16 @@ def _sorted_out(
 
 
 def _ready(folder: Path, retry: bool) -> Record | None:
-    """The record of a structure that needs nothing more; damaged ones are removed."""
+    """The record of a structure that needs nothing more; those that cannot be used are removed."""
     if not (folder / RECORD).exists():
         return None
+    record: Record | None
     try:
         record = Record.load(folder)
         if record.failure is None:
-            Spectrum.load(folder)
             (folder / STRUCTURE).stat()
+            if checked(Row(record, Spectrum.load(folder))).spectrum is None:
+                record = None
     except Exception:  # a damaged file may raise anything, and is computed anew
         record = None
     if record is None or (record.failure is not None and retry):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,10 @@ def table(
         references: To compare with. The relative error is ours over theirs, less 1.
 
     Returns:
-        A dictionary for each structure, all with the same keys; None where there is no value.
+        A dictionary for each structure, all with the same keys; None where there is no value, or
+        none that is finite.
     """
-    return [
+    values = [
         {
             **{column: getattr(row.record, name) for column, name in COLUMNS.items()},
             **_thermo(row, temperatures),
@@ -74,17 +76,27 @@ def table(
         }
         for row in rows
     ]
+    return [{column: _finite(value) for column, value in line.items()} for line in values]
 
 
 def heat_capacity(row: Row, temperature: float) -> float | None:
-    """Heat capacity of a structure, J/(g K); None if it failed."""
-    return None if row.spectrum is None else float(heat_capacities([row], [temperature])[0, 0])
+    """Heat capacity of a structure, J/(g K); None if it failed, or has none that is finite."""
+    if row.spectrum is None:
+        return None
+    return _finite(float(heat_capacities([row], [temperature])[0, 0]))
 
 
 def relative_error(row: Row, reference: Reference) -> float | None:
-    """Of the heat capacity; None where one of both is missing, or the reference is zero."""
+    """Of the heat capacity; None where there is none, or no positive and finite reference."""
     ours, theirs = heat_capacity(row, reference.temperature), reference.values.get(row.record.name)
-    return ours / theirs - 1 if ours is not None and theirs else None
+    if ours is None or theirs is None or not 0 < theirs < math.inf:
+        return None
+    return ours / theirs - 1
+
+
+def _finite(value: Any) -> Any:
+    """The value, or None if it is infinite or NaN, which JSON does not know."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_table(folder: Path, values: list[dict[str, Any]]) -> None:
@@ -94,12 +106,14 @@ def write_table(folder: Path, values: list[dict[str, Any]]) -> None:
         folder: Where to.
         values: From `table`.
     """
-    with atomic_write(folder / CSV) as partial, partial.open("w", newline="") as file:
+    # Names of files may hold bytes that are no characters: they are written as \\udcff.
+    text: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+    with atomic_write(folder / CSV) as partial, partial.open("w", **text) as file:
         writer = csv.DictWriter(file, list(values[0]) if values else list(COLUMNS))
         writer.writeheader()
         writer.writerows(values)
     with atomic_write(folder / JSON) as partial:
-        partial.write_text(json.dumps(values, indent=1) + "\n")
+        partial.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
 def _thermo(row: Row, temperatures: Sequence[float]) -> dict[str, float | None]:
