@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,14 +22,27 @@ from mace_functional.gamma import gamma_modes
 from mace_functional.interop.ase import MaceCalculator
 from mace_functional.model import Model, load_model
 from mace_functional.optimize.relax import RelaxResult, relax
-from mace_functional.phonons import Mesh, frequencies_on, phonons_of
+from mace_functional.phonons import (
+    AcousticBranches,
+    Mesh,
+    MeshModes,
+    Phonons,
+    acoustic_branches,
+    converged_mesh_thermo,
+    frequencies_on,
+    mesh_size,
+    phonons_of,
+)
 from mace_functional.screening.geometry import write_geometry
 from mace_functional.screening.record import Record, Spectrum
-from mace_functional.screening.settings import DTYPES, ScreenSettings
+from mace_functional.screening.settings import DTYPES, MeshChoice, ScreenSettings
 from mace_functional.vibrations import NormalModes
 
 RELAXATION, MESH = "relax.npz", "mesh.npz"
 """Checkpoints, while a structure is computed."""
+
+MESHES = "mesh*.npz"
+"""All checkpoints of meshes: one that is refined has one for each size, `mesh-2x2x2.npz`."""
 
 T = TypeVar("T")
 
@@ -99,8 +112,8 @@ def evaluate(task: Task) -> Record:
         record = task.failed(_reason(error))
     else:
         record.save(task.folder)
-    for name in RELAXATION, MESH:
-        (task.folder / name).unlink(missing_ok=True)
+    for checkpoints in RELAXATION, MESHES:
+        _remove(task.folder, checkpoints)
     return record
 
 
@@ -174,7 +187,7 @@ def _relaxed(task: Task, model: Model) -> tuple[Atoms, dict[str, Any]]:
             checkpoint=path,
         )
 
-    result = _going_on_from(path, run)
+    result = _going_on_from(task.folder, RELAXATION, run)
     return result.atoms, {
         "converged": result.converged,
         "relaxation": result.reason,
@@ -209,28 +222,73 @@ def _at_rest(atoms: Atoms, model: Model) -> dict[str, Any]:
 
 
 def _at_gamma(task: Task, model: Model, atoms: Atoms) -> Modes:
+    """At Gamma alone, with what that leaves out."""
     modes = gamma_modes(model, atoms, memory_budget=task.memory)
+    return _gamma_alone(modes, acoustic_branches(model, atoms, modes, memory_budget=task.memory))
+
+
+def _gamma_alone(modes: NormalModes, branches: AcousticBranches) -> Modes:
     frequencies = modes.frequencies[None]
     spectrum = Spectrum(frequencies, frequencies.new_ones(1), frequencies.new_zeros(1, 3))
-    return Modes(spectrum, {**_facts(modes), "imaginary_modes": modes.n_imaginary})
+    facts = {
+        **_facts(modes),
+        "acoustic_branches": branches.count,
+        "acoustic_edges": branches.edges,
+        "no_acoustic_estimate": branches.reason,
+        "imaginary_modes": modes.n_imaginary,
+    }
+    return Modes(spectrum, facts)
 
 
 def _on_mesh(task: Task, model: Model, atoms: Atoms) -> Modes:
     """On the mesh of the settings, with one point along directions that are not periodic."""
-    wanted = task.settings.mesh or (1, 1, 1)
-    size = [n if periodic else 1 for n, periodic in zip(wanted, atoms.pbc, strict=True)]
-    mesh = Mesh.of(atoms, size)
+    size = _mesh_size(task.settings.mesh, atoms)
     lattice = phonons_of(model, atoms, memory_budget=task.memory)
-    path = task.folder / MESH
+    at_gamma = replace(lattice.gamma_modes(), largest_force=lattice.diagnostics.largest_force)
+    if size in (None, (1, 1, 1)):
+        branches = acoustic_branches(model, atoms, at_gamma, memory_budget=task.memory)
+        # Where parts do not feel their images, all waves are like that at Gamma.
+        if size is not None or not branches.count:
+            return _gamma_alone(at_gamma, branches)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="the largest force is")  # it is in the record
-        modes = _going_on_from(
-            path, lambda: frequencies_on(lattice, mesh, eigenvectors=False, checkpoint=path)
-        )
-    frequencies = modes.frequencies("cm-1")
+        # All of these are in the record.
+        warnings.filterwarnings("ignore", message="the largest force is")
+        warnings.filterwarnings("ignore", message=".*imaginary modes")
+        warnings.filterwarnings("ignore", message="the heat capacity has an error")
+        modes, error = _going_on_from(task.folder, MESHES, lambda: _mesh_modes(task, lattice, size))
+    frequencies, mesh = modes.frequencies("cm-1"), modes.mesh
     spectrum = Spectrum(frequencies, mesh.weights.to(frequencies), mesh.q.to(frequencies))
-    facts = _facts(lattice.gamma_modes())
-    return Modes(spectrum, {**facts, "imaginary_modes": len(modes.imaginary())})
+    facts = {
+        **_facts(at_gamma),
+        "mesh": mesh.size,
+        "mesh_error": error,
+        "imaginary_modes": len(modes.imaginary()),
+    }
+    return Modes(spectrum, facts)
+
+
+def _mesh_size(wanted: MeshChoice, atoms: Atoms) -> tuple[int, int, int] | None:
+    """The size of the mesh for a crystal; None if it is to be found."""
+    if wanted is None or isinstance(wanted, str):
+        return None
+    if isinstance(wanted, float):
+        return mesh_size(atoms, wanted)
+    n1, n2, n3 = (n if periodic else 1 for n, periodic in zip(wanted, atoms.pbc, strict=True))
+    return n1, n2, n3
+
+
+def _mesh_modes(
+    task: Task, lattice: Phonons, size: tuple[int, int, int] | None
+) -> tuple[MeshModes, float | None]:
+    """The modes on a mesh, and the error of the heat capacity where the mesh was refined."""
+    path, settings = task.folder / MESH, task.settings
+    if size is not None:
+        mesh = Mesh.of(lattice.atoms, size)
+        return frequencies_on(lattice, mesh, eigenvectors=False, checkpoint=path), None
+    found = converged_mesh_thermo(
+        lattice, settings.mesh_temperature, settings.mesh_tolerance, checkpoint=path
+    )
+    return found.result.modes, found.steps[-1].error
 
 
 def _facts(at_gamma: NormalModes) -> dict[str, Any]:
@@ -242,9 +300,9 @@ def _facts(at_gamma: NormalModes) -> dict[str, Any]:
     }
 
 
-def _going_on_from(checkpoint: Path, compute: Callable[[], T]) -> T:
-    """Compute with a checkpoint; once more, without, if it is damaged."""
-    resumed = checkpoint.exists()
+def _going_on_from(folder: Path, checkpoints: str, compute: Callable[[], T]) -> T:
+    """Compute with checkpoints, named by a pattern; once more, without, if one is damaged."""
+    resumed = any(folder.glob(checkpoints))
     try:
         return compute()
     except MemoryError:
@@ -252,8 +310,13 @@ def _going_on_from(checkpoint: Path, compute: Callable[[], T]) -> T:
     except Exception:
         if not resumed:
             raise
-        checkpoint.unlink(missing_ok=True)
+        _remove(folder, checkpoints)
         return compute()
+
+
+def _remove(folder: Path, checkpoints: str) -> None:
+    for path in folder.glob(checkpoints):
+        path.unlink(missing_ok=True)
 
 
 def _reason(error: Exception) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mace_functional.phonons.modes import LARGEST_FORCE, is_gamma
+from mace_functional.screening.missing import LARGE, is_large, missing_at_gamma
 from mace_functional.screening.page import counted, formatted
 from mace_functional.screening.rows import Row
 from mace_functional.screening.settings import ScreenSettings
+from mace_functional.screening.table import ROOM
 
 SOFT = 5.0
 """Below this, in cm-1, a vibration is hardly told from a free motion."""
@@ -71,6 +73,30 @@ def rough_hessian(row: Row, settings: ScreenSettings) -> str | None:
     return ", ".join(found) or None
 
 
+def gamma_alone(row: Row, settings: ScreenSettings) -> str | None:
+    """A heat capacity that lacks much without other wave vectors."""
+    missing = missing_at_gamma(row, ROOM)
+    if missing is None or not is_large(row, ROOM):
+        return None
+    if missing.estimate is None:
+        return (
+            f"lacks up to {missing.bound:.4f} J/(g K), {100 * missing.share:.0f} %; there is no "
+            f"estimate: {missing.reason}"
+        )
+    return (
+        f"lacks about {missing.estimate:.4f} J/(g K) at {ROOM:g} K, {100 * missing.share:.0f} %, "
+        f"and at most {missing.bound:.4f}"
+    )
+
+
+def coarse_mesh(row: Row, settings: ScreenSettings) -> str | None:
+    """A mesh that was refined as far as it may, and is too coarse."""
+    error = row.record.mesh_error
+    if error is None or error <= settings.mesh_tolerance:
+        return None
+    return f"error {error:.1e} at {settings.mesh_temperature:g} K"
+
+
 FINDINGS: tuple[tuple[str, str, Callable[[Row, ScreenSettings], str | None]], ...] = (
     (
         "Failed",
@@ -97,6 +123,20 @@ FINDINGS: tuple[tuple[str, str, Callable[[Row, ScreenSettings], str | None]], ..
         "Forces are left, and harmonic frequencies mean little where they are. Relax the structure "
         "with this model (without <code>--no-relax</code>).",
         not_at_rest,
+    ),
+    (
+        "Gamma alone",
+        f"More than {100 * LARGE:g} % of the heat capacity is missing: the acoustic modes, which "
+        "are translations at Gamma and hold nothing there. They are estimated from speeds of "
+        "sound. Such structures have no part in a common scale of frequencies. Average over a "
+        "mesh of wave vectors (<code>--mesh auto</code>), or take a larger cell.",
+        gamma_alone,
+    ),
+    (
+        "Mesh too coarse",
+        "The heat capacity has not converged to <code>--mesh-tolerance</code> on the finest mesh "
+        "that is tried. Give the size of a mesh, or ask for less.",
+        coarse_mesh,
     ),
     (
         "Very soft modes",

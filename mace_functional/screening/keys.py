@@ -6,7 +6,6 @@ Temperatures are no part of it: thermodynamics come from the frequencies that ar
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -40,10 +39,9 @@ def key_of(source: Source, model: Model, digest: str, settings: ScreenSettings) 
             reason count.
         model: Says which features of the structure it embeds.
         digest: Its `model_digest`.
-        settings: All but the name of the model count.
+        settings: Their `identity` counts.
     """
-    rest = {name: value for name, value in asdict(settings).items() if name != "model"}
-    key = sha256(f"{digest} {sorted(rest.items())}".encode())
+    key = sha256(f"{digest} {sorted(settings.identity().items())}".encode())
     key.update(_file(source) if source.atoms is None else _structure(source.atoms, model))
     return key.hexdigest()[:LENGTH]
 

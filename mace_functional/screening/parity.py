@@ -7,6 +7,9 @@ all structures, and one common factor s on all frequencies takes that part away:
 
 Harmonic heat capacities depend on nu / T alone, so that to scale frequencies by s is to go to the
 temperature T / s.
+
+A heat capacity at Gamma alone that lacks much (`missing`) is no measure of the frequencies: such
+structures are compared, and left out of the fit.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
+from mace_functional.screening.missing import LARGE, missing_at_gamma
 from mace_functional.screening.rows import Reference, Row, heat_capacities
 
 SCALES = (0.5, 2.0)
@@ -83,10 +87,12 @@ class Parity:
         values: Of the reference, (N,), J/(g K).
         predicted: As computed, (N,), J/(g K).
         errors: Of `predicted`.
+        fitted: Which structures the scale is fitted to, (N,): not those at Gamma alone whose heat
+            capacity lacks more than a part of itself.
         scale: The common factor; None for a single structure, which any factor would fit, and where
             there is no best one between `SCALES`.
         scaled: At frequencies times `scale`, (N,), J/(g K); None without a scale.
-        scaled_errors: Of `scaled`; None without a scale.
+        scaled_errors: Of `scaled`, of the structures that the scale is fitted to; None without one.
     """
 
     reference: Reference
@@ -94,12 +100,15 @@ class Parity:
     values: NDArray[np.float64]
     predicted: NDArray[np.float64]
     errors: Errors
+    fitted: NDArray[np.bool_]
     scale: float | None
     scaled: NDArray[np.float64] | None
     scaled_errors: Errors | None
 
 
-def parity_of(rows: Sequence[Row], reference: Reference) -> Parity | None:
+def parity_of(
+    rows: Sequence[Row], reference: Reference, largest_missing: float = LARGE
+) -> Parity | None:
     """Compare heat capacities with references.
 
     Structures are left out that failed, are not in the reference, or have a reference that is not
@@ -108,6 +117,8 @@ def parity_of(rows: Sequence[Row], reference: Reference) -> Parity | None:
     Args:
         rows: Structures of a screening.
         reference: What to compare with.
+        largest_missing: Part of the heat capacity that a structure at Gamma alone may lack, by the
+            estimate, to have a part in the scale.
 
     Returns:
         The comparison; None if there is nothing to compare.
@@ -128,20 +139,27 @@ def parity_of(rows: Sequence[Row], reference: Reference) -> Parity | None:
     names = tuple(row.record.name for row in known)
     values = np.array([reference.values[name] for name in names])
 
-    def at_scales(scales: NDArray[np.float64]) -> NDArray[np.float64]:
-        return heat_capacities(known, reference.temperature / scales)
+    missing = [missing_at_gamma(row, reference.temperature) for row in known]
+    fitted = np.array([m is None or m.share <= largest_missing for m in missing])
+    sound = [row for row, kept in zip(known, fitted, strict=True) if kept]
 
-    scale = common_scale(at_scales, values)
-    scaled = None if scale is None else at_scales(np.array([scale]))[:, 0]
+    def at_scales(scales: NDArray[np.float64]) -> NDArray[np.float64]:
+        return heat_capacities(sound, reference.temperature / scales)
+
+    scale = common_scale(at_scales, values[fitted])
+    scaled = None
+    if scale is not None:
+        scaled = heat_capacities(known, [reference.temperature / scale])[:, 0]
     return Parity(
         reference=reference,
         names=names,
         values=values,
         predicted=predicted,
         errors=Errors.of(predicted, values),
+        fitted=fitted,
         scale=scale,
         scaled=scaled,
-        scaled_errors=None if scaled is None else Errors.of(scaled, values),
+        scaled_errors=None if scaled is None else Errors.of(scaled[fitted], values[fitted]),
     )
 
 

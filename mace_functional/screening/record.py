@@ -41,6 +41,11 @@ class Record:
         largest_force: On any atom, eV/Å.
         largest_stress: GPa.
         rigid_motions: Taken out at the Gamma point.
+        acoustic_branches: Number of acoustic branches that Gamma alone leaves out.
+        acoustic_edges: Highest frequency of each of them, estimated, cm-1.
+        no_acoustic_estimate: Why there is no estimate, in words.
+        mesh: Size of the mesh of wave vectors; None for Gamma alone.
+        mesh_error: Relative error of the heat capacity that was found for a mesh "auto".
         imaginary_modes: How many there are, over all wave vectors of a mesh.
         lowest_frequency: Signed, cm-1.
         acoustic_sum_residual: eV/Å².
@@ -65,6 +70,11 @@ class Record:
     largest_force: float | None = None
     largest_stress: float | None = None
     rigid_motions: int | None = None
+    acoustic_branches: int | None = None
+    acoustic_edges: Sequence[float] | None = None
+    no_acoustic_estimate: str | None = None
+    mesh: Sequence[int] | None = None
+    mesh_error: float | None = None
     imaginary_modes: int | None = None
     lowest_frequency: float | None = None
     acoustic_sum_residual: float | None = None

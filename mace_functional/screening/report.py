@@ -31,11 +31,13 @@ from mace_functional.screening.figures import (
 from mace_functional.screening.findings import (
     FINDINGS,
     failure,
+    gamma_alone,
     imaginary,
     not_at_rest,
     not_converged,
     soft,
 )
+from mace_functional.screening.missing import LARGE, branches_of, missing_at_gamma
 from mace_functional.screening.page import (
     MISSING,
     as_text,
@@ -97,7 +99,7 @@ def write_report(
         f"<h1>{title}</h1>",
         _summary(rows, settings),
         _doubts(rows, settings),
-        _heat_capacities(figures, len(done)),
+        _heat_capacities(figures, done),
         *(_comparison(figures, i, *comparison) for i, comparison in enumerate(comparisons, 1)),
         _structures(rows, settings, temperature, references),
         _spectra(figures, len(done)),
@@ -164,22 +166,38 @@ def _summary(rows: Sequence[Row], settings: ScreenSettings) -> str:
             f"{what}, to forces below {settings.fmax:g} eV/Å in at most {settings.max_steps} "
             f"steps: {converged} of {len(done)} converged"
         )
-    modes = "at the Gamma point"
-    if settings.mesh is not None:
-        size = " × ".join(map(str, settings.mesh))
-        modes = f"on a mesh of {size} wave vectors, molecules as they are"
     relaxing = sum(record.seconds_relaxation or 0.0 for record in done)
     vibrating = sum(record.seconds_modes or 0.0 for record in done)
     facts = {
         "Structures": f"{len(rows)}: {went}",
         "Model": f"{as_text(settings.model)}{head}, {as_text(settings.dtype)}, {dispersion}",
         "Relaxation": relaxed,
-        "Vibrations": f"harmonic, from exact Hessians, {modes}",
+        "Vibrations": f"harmonic, from exact Hessians, {_sampling(settings)}",
         "Computing time": f"{duration(relaxing + vibrating)}, of which relaxations "
         f"{duration(relaxing)} and vibrations {duration(vibrating)}",
     }
     lines = [[head_cell(name), cell(value, "text")] for name, value in facts.items()]
     return html_table([], lines, "facts")
+
+
+def _sampling(settings: ScreenSettings) -> str:
+    """Which wave vectors there are."""
+    mesh = settings.mesh
+    if mesh is None:
+        return "at the Gamma point alone"
+    if isinstance(mesh, str):
+        return (
+            f"on meshes of wave vectors that are refined until heat capacities at "
+            f"{settings.mesh_temperature:g} K change by less than {settings.mesh_tolerance:g}, "
+            "molecules as they are"
+        )
+    if isinstance(mesh, float):
+        return f"on meshes of wave vectors at most {mesh:g} 1/Å apart, molecules as they are"
+    return f"on a mesh of {_size(mesh)} wave vectors, molecules as they are"
+
+
+def _size(mesh: Sequence[int]) -> str:
+    return " × ".join(map(str, mesh))
 
 
 def _doubts(rows: Sequence[Row], settings: ScreenSettings) -> str:
@@ -200,10 +218,14 @@ def _doubts(rows: Sequence[Row], settings: ScreenSettings) -> str:
     return "<h2>To look at first</h2>" + html_table([], lines, "doubts")
 
 
-def _heat_capacities(figures: Mapping[str, Drawn], count: int) -> str:
+def _heat_capacities(figures: Mapping[str, Drawn], done: Sequence[Row]) -> str:
+    count = len(done)
     if not count:
         return "<h2>Heat capacity</h2><p>No structure has a result.</p>"
+    alone = sum(branches_of(row) is not None for row in done)
     note = "Harmonic, at constant volume. "
+    if alone:
+        note += f"Of {counted(alone, 'crystal')} it is that of the Gamma point alone. "
     if count <= len(COLOURS):
         note += "Lines are dashed where imaginary modes are left out."
     else:
@@ -222,18 +244,26 @@ def _comparison(
             f"{title}<p>No structure with a result has a value there: compare the names "
             f"({counted(len(reference.values), 'value')} in the reference).</p>"
         )
-    lines = [_errors("as computed", parity, parity.errors)]
+    lines = [_errors("as computed", parity.names, parity.errors)]
+    fitted = [name for name, kept in zip(parity.names, parity.fitted, strict=True) if kept]
     if parity.scaled_errors is not None:
-        lines.append(_errors(f"scaled by {parity.scale:.4f}", parity, parity.scaled_errors))
+        lines.append(_errors(f"scaled by {parity.scale:.4f}", fitted, parity.scaled_errors))
         note = (
             f"The factor {parity.scale:.4f} on all frequencies of all structures makes the mean "
             "relative error smallest. It is fitted to these very references, so that the "
             "errors beside it are a lower bound for other structures."
         )
-    elif len(parity.names) == 1:
+    elif len(fitted) < 2:
         note = "A common scale of frequencies needs two structures at least."
     else:
         note = f"No common scale of frequencies between {SCALES[0]:g} and {SCALES[1]:g} is best."
+    alone = [name for name, kept in zip(parity.names, parity.fitted, strict=True) if not kept]
+    if alone:
+        note += (
+            f" Of {counted(len(alone), 'structure')} the heat capacity is that of Gamma alone and "
+            f"lacks more than {100 * LARGE:g} % ({as_text(', '.join(alone))}): errors as computed "
+            "have that in them, and the scale is fitted without them."
+        )
     headings = [
         "",
         "structures",
@@ -252,14 +282,14 @@ def _comparison(
     )
 
 
-def _errors(title: str, parity: Parity, errors: Errors) -> list[str]:
+def _errors(title: str, names: Sequence[str], errors: Errors) -> list[str]:
     return [
         head_cell(title),
-        cell(str(len(parity.names))),
+        cell(str(len(names))),
         cell(f"{errors.mean_absolute:.4f}"),
         cell(f"{100 * errors.mean_relative:.2f}"),
         cell(f"{100 * errors.largest_relative:+.1f}"),
-        cell(as_text(parity.names[errors.worst]), "text"),
+        cell(as_text(names[errors.worst]), "text"),
         cell(formatted(errors.r_squared, ".4f")),
     ]
 
@@ -276,7 +306,9 @@ def _structures(
         "structure",
         "formula",
         "atoms",
+        "wave<br>vectors",
         f"C<sub>V</sub>({at})<br>J/(g K)",
+        "missing at &Gamma;<br>J/(g K)",
         "C<sub>V</sub><br>k<sub>B</sub>/atom",
         f"S({at})<br>J/(mol K)",
         "zero-point<br>energy, eV",
@@ -320,7 +352,9 @@ def _results(
     return [
         cell(re.sub(r"(\d+)", r"<sub>\1</sub>", as_text(record.formula or MISSING))),
         cell(formatted(record.atoms, "d")),
+        cell(_waves(row)),
         cell(formatted(heat_capacity(row, temperature), ".4f")),
+        cell(_missing(row, temperature), _bad(gamma_alone(row, settings))),
         cell(formatted(float(thermo.heat_capacity_per_atom(record.atoms or 1)), ".3f")),
         cell(formatted(EV_PER_MOLECULE * float(thermo.entropy), ".1f")),
         cell(formatted(float(thermo.zero_point_energy), ".3f")),
@@ -331,6 +365,23 @@ def _results(
         cell(formatted(record.gradients, "d"), _bad(not_converged(row, settings))),
         cell(duration(seconds)),
     ]
+
+
+def _waves(row: Row) -> str:
+    """The mesh; Gamma for a crystal without one."""
+    if row.record.mesh is not None:
+        return _size(row.record.mesh)
+    return MISSING if branches_of(row) is None else "&Gamma;"
+
+
+def _missing(row: Row, temperature: float) -> str:
+    """What Gamma alone lacks: estimated, or at most."""
+    missing = missing_at_gamma(row, temperature)
+    if missing is None:
+        return MISSING
+    if missing.estimate is None:
+        return f"&le; {missing.bound:.4f}"
+    return f"{missing.estimate:.4f}"
 
 
 def _compared(row: Row, reference: Reference) -> tuple[str, str]:
@@ -366,10 +417,14 @@ def _definitions() -> str:
         "and not by a threshold. Imaginary modes, written as negative wavenumbers, are left "
         "out of all sums and counted, on a mesh over all its wave vectors. The Gamma "
         "point alone stands for the vibrations of one cell, and is accurate for large cells; a "
-        "mesh averages over waves through many cells. Errors are C<sub>V</sub>/reference - 1, and "
-        "R<sup>2</sup> is the share of the variance of the references that the values explain as "
-        "they are. Force is the largest on any atom, steps are energies with gradients that "
-        "the relaxation took, and time is that of relaxation and vibrations.</p>"
+        "mesh averages over waves through many cells. What is missing at &Gamma; are the three "
+        "acoustic modes of each cell, which hold at most 3 k<sub>B</sub>; it is not part of "
+        "C<sub>V</sub> here, and is estimated from speeds of sound with a sine dispersion, or "
+        "given as at most that (&le;) where there is no estimate. Errors are "
+        "C<sub>V</sub>/reference - 1, and R<sup>2</sup> is the share of the variance of the "
+        "references that the values explain as they are. Force is the largest on any atom, steps "
+        "are energies with gradients that the relaxation took, and time is that of relaxation and "
+        "vibrations.</p>"
     )
 
 

@@ -39,6 +39,7 @@ from mace_functional.screening.workers import (
     is_dask,
     own_processes,
 )
+from mace_functional.validation import positive
 
 STRUCTURES, SETTINGS, LOCK = "structures", "settings.json", ".lock"
 """What there is in the folder of a screening."""
@@ -116,7 +117,8 @@ def screen(
     done for the same structure, model and settings is not done again, under whatever name, and not
     for other temperatures. A structure that fails is recorded with the reason and stops nothing.
 
-    Molecules, and all structures without a mesh, have their modes at Gamma.
+    Molecules, and all structures without a mesh, have their modes at Gamma. What Gamma alone
+    leaves out of the heat capacity of a crystal is estimated, and kept with it.
 
     Args:
         structures: Files, folders, names of structures of the package, or Atoms by name; see
@@ -200,12 +202,26 @@ def _check(
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {settings.dtype!r}")
     if not settings.fmax > 0 or settings.max_steps < 1:
         raise ValueError("fmax and max_steps must be positive")
-    if settings.mesh is not None and (len(settings.mesh) != 3 or min(settings.mesh) < 1):
-        raise ValueError(f"a mesh is three positive integers, not {settings.mesh!r}")
+    _check_mesh(settings)
     if not temperatures or any(not 0 <= t < math.inf for t in temperatures):
         raise ValueError("temperatures must be zero or positive, in K, and at least one")
     if (workers is not None and workers < 1) or (memory is not None and memory < 1):
         raise ValueError("workers and memory must be positive")
+
+
+def _check_mesh(settings: ScreenSettings) -> None:
+    mesh = settings.mesh
+    if isinstance(mesh, float):
+        positive("the spacing of a mesh", mesh, "1/Å")
+    elif mesh not in (None, "auto") and (
+        not isinstance(mesh, tuple | list) or len(mesh) != 3 or min(mesh) < 1
+    ):
+        raise ValueError(
+            'a mesh is three positive integers, a spacing in 1/Å with a decimal point, "auto", or '
+            f"None, not {mesh!r}"
+        )
+    positive("mesh_tolerance", settings.mesh_tolerance)
+    positive("mesh_temperature", settings.mesh_temperature, "K")
 
 
 def _check_references(references: Sequence[Reference], sources: Sequence[Source]) -> None:

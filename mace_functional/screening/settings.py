@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 
 from mace_functional.dispersion.graph import functional_name
+from mace_functional.phonons.thermo import TOLERANCE
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+MeshChoice = tuple[int, int, int] | float | Literal["auto"] | None
+"""A size, a spacing in 1/Å, a size found for each crystal, or Gamma alone."""
+
+COLDEST = 200.0
+"""Temperature at which a mesh is converged if colder ones are not asked for, K; relative errors
+fall as it gets warmer."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,11 @@ class ScreenSettings:
         cell: Relax the cell too, along periodic directions.
         fmax: Largest force to relax to, eV/Å.
         max_steps: Most gradients of a relaxation.
-        mesh: Size of a mesh of wave vectors, for crystals; the Gamma point alone if None.
+        mesh: For crystals, the size of a mesh of wave vectors; or the largest distance of
+            neighbours in it, 1/Å; or "auto", for a mesh that is refined until the heat capacity has
+            converged; the Gamma point alone if None.
+        mesh_tolerance: Relative error of the heat capacity that "auto" asks for.
+        mesh_temperature: At which it has that, K; it is smaller where it is warmer.
 
     Raises:
         ValueError: If dispersion is True, which names no functional.
@@ -39,7 +53,17 @@ class ScreenSettings:
     cell: bool = True
     fmax: float = 1e-3
     max_steps: int = 1000
-    mesh: tuple[int, int, int] | None = None
+    mesh: MeshChoice = None
+    mesh_tolerance: float = TOLERANCE
+    mesh_temperature: float = COLDEST
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dispersion", functional_name(self.dispersion))
+
+    def identity(self) -> dict[str, Any]:
+        """What results depend on, but for the model: settings without effect are left out."""
+        values = asdict(self)
+        del values["model"]
+        if self.mesh != "auto":
+            del values["mesh_tolerance"], values["mesh_temperature"]
+        return values

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mace_functional.atomic_write import atomic_write
+from mace_functional.screening.missing import missing_at_gamma
 from mace_functional.screening.rows import Reference, Row, heat_capacities
 from mace_functional.thermo import HarmonicThermo
 from mace_functional.units import EV_PER_MOLECULE
@@ -35,6 +36,8 @@ COLUMNS = {
     "largest_force_eV_per_A": "largest_force",
     "largest_stress_GPa": "largest_stress",
     "rigid_motions": "rigid_motions",
+    "mesh": "mesh",
+    "mesh_error": "mesh_error",
     "imaginary_modes": "imaginary_modes",
     "lowest_frequency_cm-1": "lowest_frequency",
     "acoustic_sum_residual_eV_per_A2": "acoustic_sum_residual",
@@ -43,7 +46,8 @@ COLUMNS = {
     "seconds_modes": "seconds_modes",
     "key": "key",
 }
-"""Names of columns, and the attributes of a record that they show."""
+"""Names of columns, and the attributes of a record that they show: heat capacities are averages
+over the mesh, and of Gamma alone where it is empty."""
 
 THERMO = {
     "heat_capacity": "J_per_gK",
@@ -70,8 +74,9 @@ def table(
     """
     values = [
         {
-            **{column: getattr(row.record, name) for column, name in COLUMNS.items()},
+            **{column: _shown(getattr(row.record, name)) for column, name in COLUMNS.items()},
             **_thermo(row, temperatures),
+            **_missing(row, temperatures),
             **{k: v for r in references for k, v in _comparison(row, r).items()},
         }
         for row in rows
@@ -128,6 +133,23 @@ def _thermo(row: Row, temperatures: Sequence[float]) -> dict[str, float | None]:
         "zero_point_energy_eV": float(thermo.zero_point_energy),
         **dict(zip(columns, values, strict=True)),
     }
+
+
+def _shown(value: Any) -> Any:
+    """A value of a record; the size of a mesh in words, as 4x4x4."""
+    return "x".join(map(str, value)) if isinstance(value, tuple | list) else value
+
+
+def _missing(row: Row, temperatures: Sequence[float]) -> dict[str, float | None]:
+    """What Gamma alone leaves out of the heat capacity: at most, and estimated."""
+    values: dict[str, float | None] = {"heat_capacity_missing_at_gamma_at_most_J_per_gK": None}
+    for t in temperatures:
+        missing = missing_at_gamma(row, t)
+        if missing is not None:
+            values["heat_capacity_missing_at_gamma_at_most_J_per_gK"] = missing.bound
+        estimate = None if missing is None else missing.estimate
+        values[f"heat_capacity_missing_at_gamma_{t:g}K_J_per_gK"] = estimate
+    return values
 
 
 def _in_units(thermo: HarmonicThermo, mass: float) -> dict[str, list[float]]:
