@@ -120,7 +120,7 @@ def main() -> None:
     atoms: Any = ase.io.read(options.structure)
     print(
         "| cutoffs, Bohr | images of pairs | pairs, s | gradient, s | Hessian, s | D(q), s | "
-        f"energy, eV | Cv({TEMPERATURE:g} K), J/(g K) |"
+        f"energy, eV | Cv({TEMPERATURE:g} K) at Γ, J/(g K) |"
     )
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for cutoffs in (None, *CUTOFFS):

@@ -117,7 +117,7 @@ def _structures(results: Sequence[Result]) -> str:
         "imaginary modes",
         "largest force, eV/Å",
     ]
-    return table(f"Cv at {TEMPERATURE:g} K", header, rows)
+    return table(f"Cv at {TEMPERATURE:g} K, at Γ", header, rows)
 
 
 def _temperatures(results: Sequence[Result]) -> str:

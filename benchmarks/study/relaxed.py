@@ -95,7 +95,7 @@ def tables(results: Sequence[Result]) -> list[str]:
                 f"{r['largest_force']:.3f}",
             ]
         )
-    return [table(f"Cv at {TEMPERATURE:g} K, published geometries as they are", header, rows)]
+    return [table(f"Cv at {TEMPERATURE:g} K, at Γ, published geometries as they are", header, rows)]
 
 
 def figure(results: Sequence[Result]) -> Figure:

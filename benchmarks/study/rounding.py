@@ -107,7 +107,7 @@ def tables(results: Sequence[Result]) -> list[str]:
     medians = [f"{np.median([r[name] for r in results]):.1e}" for name in PRECISIONS]
     rows.append(["median", "", "", *medians, "", ""])
     rows.append(["published median", "", "", f"{published.SINGLE_HEAT:.0e}", "", "", ""])
-    return [table(f"Relative changes of Cv at {TEMPERATURE:g} K", header, rows)]
+    return [table(f"Relative changes of Cv at {TEMPERATURE:g} K, at Γ", header, rows)]
 
 
 def figure(results: Sequence[Result]) -> Figure:
