@@ -39,6 +39,13 @@ from mace_functional.phonons import (
     mesh_thermo,
     phonons_of,
 )
+from mace_functional.reading import (
+    StructureError,
+    StructureRecord,
+    StructureWarning,
+    read_structure,
+    structure_record,
+)
 from mace_functional.screening.run import Screening, screen
 from mace_functional.screening.settings import ScreenSettings
 from mace_functional.structures import example_structure
@@ -62,6 +69,9 @@ __all__ = [
     "ScreenSettings",
     "Screening",
     "Structure",
+    "StructureError",
+    "StructureRecord",
+    "StructureWarning",
     "band_structure",
     "batch",
     "check_stability",
@@ -88,9 +98,11 @@ __all__ = [
     "mesh_thermo",
     "normal_modes",
     "phonons_of",
+    "read_structure",
     "relax",
     "save_model",
     "screen",
     "strained",
     "stress",
+    "structure_record",
 ]

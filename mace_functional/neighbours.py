@@ -3,26 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from ase.geometry import complete_cell
 from matscipy.neighbours import neighbour_list
+
+from mace_functional.memory import free_memory
 
 Edges = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Receiver, sender and unit shift of each edge, by the numbers of the atoms."""
 
 COINCIDENT = 1e-3
-"""Atoms closer than this, in Å, are taken for an error in the input."""
+"""Atoms closer than this, in Å, are one point, where the direction of a pair is not defined and
+its energy is singular. It is no limit on matter: those are ratios, in `contacts`."""
 
 MIN_SPACING = 1e-2
 """Lattice planes closer than this, in Å, are taken for an error too."""
+
+MOST_NEIGHBOURS = 300_000
+"""Neighbours of an atom, on average, above which a search is refused. Matter at its densest has
+95 000 within the 31.8 Å of D3 (metallic hydrogen, 0.7 atoms/Å³), diamond 24 000; a molecule of
+twelve atoms in a cell of 1 Å has 1.6 million."""
+
+BYTES_OF_A_PAIR = 100
+"""Memory that a pair takes while it is searched for and sorted, measured 90 to 100 bytes."""
 
 MAX_BINS = 50
 """Bins of the search along a direction that is not periodic; their number is a matter of speed."""
 
 
+class Pairs(NamedTuple):
+    """Pairs of atoms within a distance, each in both directions.
+
+    Attributes:
+        receiver: Atom i, (E,).
+        sender: Atom j, (E,).
+        shifts: Lattice vectors S, (E, 3): `r_ij = x_i - x_j + S cell`.
+        distance: Å, (E,).
+    """
+
+    receiver: np.ndarray
+    sender: np.ndarray
+    shifts: np.ndarray
+    distance: np.ndarray
+
+
 def search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Edges:
-    """All pairs within the cutoff, over all periodic images.
+    """Receiver, sender and unit shift of all pairs within the cutoff, for energies.
 
     Args:
         positions: Å, (N, 3).
@@ -34,8 +63,26 @@ def search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: flo
         Receiver i, sender j and unit shift S of each edge, `r_ij = x_i - x_j + S cell`.
 
     Raises:
+        ValueError: As `pairs`, or if atoms coincide.
+        MemoryError: As `pairs`.
+    """
+    receiver, sender, shifts, distance = pairs(positions, cell, pbc, cutoff)
+    if (distance < COINCIDENT).any():
+        k = int(np.argmin(distance))
+        raise ValueError(
+            f"atoms {int(sender[k])} and {int(receiver[k])} are {distance[k]:.1e} Å apart: "
+            "remove the duplicate (or check the cell, if it is an image of the same atom)"
+        )
+    return receiver, sender, shifts
+
+
+def pairs(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Pairs:
+    """All pairs within the cutoff, over all periodic images; arguments as of `search`.
+
+    Raises:
         ValueError: If numbers are not finite, periodic lattice vectors are zero or linearly
-            dependent, or atoms coincide.
+            dependent, or atoms have more than `MOST_NEIGHBOURS` neighbours.
+        MemoryError: If the pairs do not fit into the free memory.
     """
     if not np.isfinite(positions).all():
         bad = np.flatnonzero(~np.isfinite(positions).all(1))
@@ -56,17 +103,48 @@ def search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: flo
             f"are less than {MIN_SPACING} Å apart"
         )
     periodic = complete_cell(cell * pbc[:, None])
+    _check_number(positions, periodic, pbc, cutoff)
     box, origin = _enclosing_box(positions, periodic, pbc, cutoff)
     sender, receiver, shifts, distance = neighbour_list(
         "ijSd", positions=positions - origin, cell=box, pbc=pbc, cutoff=cutoff
     )
-    if (distance < COINCIDENT).any():
-        k = int(np.argmin(distance))
+    return Pairs(receiver, sender, shifts, distance)
+
+
+def neighbours_expected(
+    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
+) -> float:
+    """Neighbours of an atom, on average, by the density: within a factor of three.
+
+    Args:
+        positions: Å, (N, 3).
+        cell: Three vectors, Å, (3, 3); those of directions that are not periodic set an axis only.
+        pbc: Periodic directions, (3,).
+        cutoff: Å.
+    """
+    scaled = positions @ np.linalg.inv(cell)
+    # Along a direction that is not periodic a sphere of neighbours ends where the atoms do.
+    extent = np.maximum(np.ptp(scaled, axis=0), 2 * cutoff / np.linalg.norm(cell, axis=1))
+    across = np.where(pbc, 1.0, extent)
+    volume = abs(np.linalg.det(cell * across[:, None]))
+    return 4 / 3 * np.pi * cutoff**3 * len(positions) / volume
+
+
+def _check_number(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> None:
+    """Refuse a search that would find too many pairs, before any memory is asked for."""
+    neighbours = neighbours_expected(positions, cell, pbc, cutoff)
+    if neighbours > MOST_NEIGHBOURS:
         raise ValueError(
-            f"atoms {int(sender[k])} and {int(receiver[k])} are {distance[k]:.1e} Å apart: "
-            "remove the duplicate (or check the cell, if it is an image of the same atom)"
+            f"an atom would have {neighbours:.2g} neighbours within {cutoff:g} Å, and more than "
+            f"{MOST_NEIGHBOURS} are in no matter: the cell is too small for its atoms, or the "
+            "cutoff too large"
         )
-    return receiver, sender, shifts
+    needed = neighbours * len(positions) * BYTES_OF_A_PAIR
+    if needed > free_memory(torch.device("cpu")):
+        raise MemoryError(
+            f"the {neighbours * len(positions):.2g} pairs of {len(positions)} atoms within "
+            f"{cutoff:g} Å need {needed / 2**30:.1f} GiB: take a smaller structure or cutoff"
+        )
 
 
 def _enclosing_box(

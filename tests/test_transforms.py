@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import mace_functional as mf
-from mace_functional.structures.files import find_structure
+from mace_functional.reading import find
 
 MODELS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -637,7 +637,7 @@ def nestings_to_repeat(source: str, structure: str) -> dict[str, Callable[[], Te
     if source in MODELS:
         model, atoms = load(source), STRUCTURES[structure]()
     else:
-        model, atoms = mf.load_model(source), find_structure(structure)
+        model, atoms = mf.load_model(source), find(structure).atoms
         atoms.rattle(0.05, seed=3)
     s = mf.from_ase(atoms, model)
     energy, x = mf.energy_fn(model, s.graph), s.positions

@@ -27,8 +27,7 @@ from mace_functional.dispersion.graph import functional_name
 from mace_functional.dispersion.reference import damping_of
 from mace_functional.model import Model, load_model
 from mace_functional.screening.settings import DTYPES
-from mace_functional.structures import STRUCTURES
-from mace_functional.structures.files import is_example
+from mace_functional.structures import STRUCTURES, is_example
 from mace_functional.validation import HOTTEST, between, compute_device, count, positive
 
 FMAX = 1e-3

@@ -33,6 +33,7 @@ from mace_functional.cli.report import (
     structure_results,
     thermo_results,
 )
+from mace_functional.cli.structures import find_structure
 from mace_functional.figures import band_figure
 from mace_functional.interop.ase import MaceCalculator
 from mace_functional.interop.finite_displacements import finite_displacements, largest_difference
@@ -54,7 +55,6 @@ from mace_functional.phonons import (
 from mace_functional.phonons.bands import check_path
 from mace_functional.phonons.mesh import SPACING, mesh_size
 from mace_functional.phonons.phonons import Method
-from mace_functional.structures.files import find_structure
 from mace_functional.units import FREQUENCY_UNITS
 from mace_functional.validation import MOST_WAVE_VECTORS, between, count
 
@@ -158,7 +158,8 @@ def run(options: argparse.Namespace) -> None:
     """Compute and report."""
     console = Console(stderr=True)
     started = time.perf_counter()
-    atoms = find_structure(options.file)
+    reading = find_structure(options.file, console)
+    atoms = reading.atoms
     _check(options, atoms)
     model, relaxation = load_and_relax(options, atoms, console)
     lattice = phonons_of(model, atoms, method=options.method, progress=console.is_terminal)
@@ -180,6 +181,7 @@ def run(options: argparse.Namespace) -> None:
     dos = density_of_states(modes, unit=options.unit)
     results: dict[str, Any] = {
         **structure_results(options, atoms, model, relaxation),
+        "structure": reading.record.as_dict(),
         "unit": options.unit,
         "diagnostics": asdict(lattice.diagnostics),
         "bands": _bands(bands),

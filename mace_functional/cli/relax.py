@@ -26,8 +26,8 @@ from mace_functional.cli.options import (
 )
 from mace_functional.cli.relaxation import relax_in_place
 from mace_functional.cli.report import print_rest, print_written, structure_results
+from mace_functional.cli.structures import find_structure
 from mace_functional.optimize.coordinates import VOIGT
-from mace_functional.structures.files import find_structure
 from mace_functional.validation import STRONGEST, pressure
 
 AXES = "xyz"
@@ -87,7 +87,8 @@ def run(options: argparse.Namespace) -> None:
     started = time.perf_counter()
     set_limits(options)
     _check_files(options)
-    atoms = find_structure(options.file)
+    reading = find_structure(options.file, console)
+    atoms = reading.atoms
     _check(options, atoms)
     model = load(options, console)
     relaxation = relax_in_place(
@@ -105,6 +106,7 @@ def run(options: argparse.Namespace) -> None:
     write_structure(options.output, atoms)
     results = {
         **structure_results(options, atoms, model, relaxation),
+        "structure": reading.record.as_dict(),
         "pressure_GPa": options.pressure,
         "seconds": time.perf_counter() - started,
     }

@@ -12,7 +12,7 @@ from mace_functional.cli.console import BOLD, Console
 from mace_functional.cli.files import write_structure
 from mace_functional.model import Model
 from mace_functional.optimize.relax import RelaxResult, relax
-from mace_functional.structures.files import read_structure
+from mace_functional.reading import read
 
 
 def relax_in_place(
@@ -40,7 +40,7 @@ def relax_in_place(
         ValueError: If the file to continue from holds another structure, or as `relax`.
     """
     if output is not None and output.exists():
-        before = read_structure(output)
+        before = read(output).atoms
         if not np.array_equal(before.numbers, atoms.numbers):
             raise ValueError(f"{output} holds another structure: remove it, or name another file")
         atoms.set_cell(before.cell)

@@ -27,6 +27,7 @@ from mace_functional.cli.options import (
     set_limits,
 )
 from mace_functional.cli.report import print_written
+from mace_functional.cli.structures import print_finding
 from mace_functional.screening.cluster import LOCAL, dask_executor
 from mace_functional.screening.references import has_temperature, read_references
 from mace_functional.screening.report import REPORT
@@ -267,6 +268,9 @@ def _number(value: float | None, form: str) -> str:
 
 def _print_end(console: Console, screening: Screening) -> None:
     """How many are done, and what to do about the others."""
+    for record in screening.records:
+        for finding in record.findings:
+            print_finding(console, record.name, finding)
     failed = len(screening.failed)
     console.print(f"structures: {len(screening.records) - failed} done, {failed} failed")
     if failed:

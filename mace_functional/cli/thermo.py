@@ -30,11 +30,11 @@ from mace_functional.cli.report import (
     structure_results,
     thermo_results,
 )
+from mace_functional.cli.structures import find_structure
 from mace_functional.figures import thermo_figure
 from mace_functional.gamma import gamma_modes
 from mace_functional.phonons import Mesh, MeshModes, frequencies_on, mesh_thermo, phonons_of
 from mace_functional.selection import check_vibrates, free_atoms
-from mace_functional.structures.files import find_structure
 from mace_functional.thermo import harmonic_thermo
 from mace_functional.vibrations import NormalModes
 
@@ -85,7 +85,8 @@ def run(options: argparse.Namespace) -> None:
     console = Console(stderr=True)
     started = time.perf_counter()
     check_options(options, {"--json": options.json})
-    atoms = find_structure(options.file)
+    reading = find_structure(options.file, console)
+    atoms = reading.atoms
     if options.mesh is not None:
         Mesh.of(atoms, options.mesh)  # refused, if it is bad, before anything long starts
     free = _hold_others(options, atoms)
@@ -108,6 +109,7 @@ def run(options: argparse.Namespace) -> None:
             thermo = mesh_thermo(mesh_modes, options.temperatures).thermo
     results: dict[str, Any] = {
         **structure_results(options, atoms, model, relaxation),
+        "structure": reading.record.as_dict(),
         "free_atoms": free,
         **_modes(modes),
         "mesh": None if mesh_modes is None else _mesh(mesh_modes),

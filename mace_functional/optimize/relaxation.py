@@ -13,6 +13,7 @@ import torch
 from ase import Atoms
 
 from mace_functional.atomic_write import atomic_write
+from mace_functional.contacts import REPORTED
 from mace_functional.dispersion.graph import CUTOFF
 from mace_functional.graph import from_ase
 from mace_functional.optimize.bond_stretch import BondStretch
@@ -55,9 +56,6 @@ nothing better is to be had."""
 JUMPS = 5e-7
 """Of the energy for each atom, eV, as pairs leave the cutoff of dispersion where a cell grows; with
 the usual cutoff, and ten times what they are when they count as much as all else."""
-
-TOO_CLOSE = 0.6
-"""Nearer to each other than this, in Å, no two atoms are bound."""
 
 SAME_ENERGY = 1e-5
 """Relative difference of energies beyond which a checkpoint is of another model."""
@@ -219,8 +217,10 @@ class Relaxation:
 
     def _too_close(self) -> str:
         """A hint where models make no sense."""
-        shortest = self.surface.shortest_distance
-        return f"; atoms have come as close as {shortest:.2f} Å" if shortest < TOO_CLOSE else ""
+        ratio = self.surface.smallest_ratio
+        if ratio >= REPORTED:
+            return ""
+        return f"; atoms have come as close as {ratio:.2f} of the sum of their covalent radii"
 
     def atoms(self) -> Atoms:
         """The best structure, with its energy, forces and stress."""

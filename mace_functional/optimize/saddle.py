@@ -21,8 +21,8 @@ from ase.io.trajectory import Trajectory
 from rich.console import Console
 from torch import Tensor
 
+from mace_functional.contacts import REFUSED, shortest_contact
 from mace_functional.graph import from_ase
-from mace_functional.neighbours import search
 from mace_functional.optimize.bond_stretch import BondStretch
 from mace_functional.optimize.climber import FIRST_RADIUS, LARGEST_RADIUS, Climber, Internal
 from mace_functional.optimize.coordinates import (
@@ -39,9 +39,6 @@ from mace_functional.vibrations import signed_sqrt
 
 if TYPE_CHECKING:
     from mace_functional.model import Model
-
-CLOSEST = 0.4
-"""Atoms nearer than this are a mistake, Å: no bond is as short."""
 
 FIRST_CLIMB = 0.1
 """First displacement along a mode that is to be climbed, of the atom that moves most, Å."""
@@ -431,14 +428,9 @@ def _both_ways(
 
 def _check_distances(atoms: Atoms) -> None:
     """Refuse atoms on top of each other."""
-    if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
-        raise ValueError("positions or cell have entries that are not finite: look at the file")
-    first, second, _ = search(atoms.positions, atoms.cell.array, atoms.pbc, CLOSEST)
-    if len(first):
-        raise ValueError(
-            f"atoms {first[0]} and {second[0]} are closer than {CLOSEST} Å: remove one of them, or "
-            "move them apart"
-        )
+    contact = shortest_contact(atoms)
+    if contact is not None and contact.ratio < REFUSED:
+        raise ValueError(f"{contact}: remove one of them, or move them apart")
 
 
 def _frequency(curvature: float) -> float:

@@ -16,17 +16,15 @@ from torch import Tensor
 from torch.func import grad, grad_and_value, vjp
 
 from mace_functional.columns import map_columns
+from mace_functional.contacts import REFUSED, radii_of
 from mace_functional.energy import energy_fn
-from mace_functional.graph import Graph, Structure, from_ase
+from mace_functional.graph import Graph, Structure, from_ase, gather
 from mace_functional.lattice import volume_of
 from mace_functional.model import Model
 from mace_functional.optimize.coordinates import STRAINS, Coordinates
 
 SKIN = 0.1
 """Of the neighbour lists, Å."""
-
-LEAST_DISTANCE = 0.3
-"""Closer than this, in Å, atoms do not come unless they were: models may fall without end there."""
 
 Products = Callable[[np.ndarray], np.ndarray]
 
@@ -78,9 +76,9 @@ class Surface:
         self._atoms, self._pressure = atoms.copy(), pressure * GPa
         self._structure = from_ase(atoms, model, SKIN)
         s = self._structure
-        self.shortest_distance = _shortest(s.graph, s.positions, s.cell)
-        """Between atoms where they were last, Å."""
-        self._least_distance = min(LEAST_DISTANCE, 0.9 * self.shortest_distance)
+        self.smallest_ratio = _smallest_ratio(s.graph, s.positions, s.cell)
+        """Of a distance to the sum of covalent radii, where atoms were last; see `contacts`."""
+        self._least_ratio = min(REFUSED, 0.9 * self.smallest_ratio)
 
     def at(self, z: np.ndarray) -> Point:
         """The surface at z."""
@@ -192,16 +190,19 @@ class Surface:
         s = self._structure
         current = s.graph.is_current(positions, cell)
         self._structure = s.moved(positions, cell) if current else s.rebuild(positions, cell)
-        self.shortest_distance = _shortest(self._structure.graph, positions, cell)
-        if self.shortest_distance < self._least_distance:
+        self.smallest_ratio = _smallest_ratio(self._structure.graph, positions, cell)
+        if self.smallest_ratio < self._least_ratio:
             raise ValueError("atoms are on top of each other")
         return self._structure
 
 
-def _shortest(graph: Graph, positions: Tensor, cell: Tensor) -> float:
-    """The shortest distance of neighbours, Å."""
-    lengths = graph.edge_vectors(positions, cell).norm(dim=-1)[graph.edge_mask]
-    return float(lengths.min()) if len(lengths) else np.inf
+def _smallest_ratio(graph: Graph, positions: Tensor, cell: Tensor) -> float:
+    """The smallest distance of neighbours over the sum of their covalent radii."""
+    species = graph.species
+    radii = positions.new_tensor(np.repeat(radii_of(np.array(species.numbers)), species.counts))
+    sums = radii[:, None] + gather(radii, graph.senders)
+    ratios = (graph.edge_vectors(positions, cell).norm(dim=-1) / sums)[graph.edge_mask]
+    return float(ratios.min()) if len(ratios) else np.inf
 
 
 def _array(tensor: Tensor) -> np.ndarray:

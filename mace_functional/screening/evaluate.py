@@ -60,6 +60,7 @@ class Task:
         settings: What to compute.
         device: Where.
         memory: Bytes for second derivatives; half of what is free if None.
+        findings: Of the structure as it was read.
     """
 
     key: str
@@ -70,6 +71,7 @@ class Task:
     settings: ScreenSettings
     device: str = "cpu"
     memory: int | None = None
+    findings: tuple[str, ...] = ()
 
     @property
     def cost(self) -> float:
@@ -78,7 +80,7 @@ class Task:
 
     def failed(self, reason: str) -> Record:
         """The record of a failure, written to the folder."""
-        record = Record(self.key, self.name, self.file, failure=reason)
+        record = Record(self.key, self.name, self.file, reason, list(self.findings))
         self.folder.mkdir(parents=True, exist_ok=True)
         record.save(self.folder)
         return record
@@ -158,6 +160,7 @@ def _computed(task: Task, model: Model) -> Record:
         key=task.key,
         name=task.name,
         file=task.file,
+        findings=list(task.findings),
         **relaxation,
         **facts,
         **modes.facts,

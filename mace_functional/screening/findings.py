@@ -23,6 +23,11 @@ def failure(row: Row, settings: ScreenSettings) -> str | None:
     return None if row.spectrum is not None else row.record.failure or "no reason is known"
 
 
+def as_read(row: Row, settings: ScreenSettings) -> str | None:
+    """What was repaired or looks wrong in the file."""
+    return "; ".join(row.record.findings) or None
+
+
 def not_converged(row: Row, settings: ScreenSettings) -> str | None:
     """That the relaxation ended too early."""
     record = row.record
@@ -103,6 +108,12 @@ FINDINGS: tuple[tuple[str, str, Callable[[Row, ScreenSettings], str | None]], ..
         "There is no result. Correct the file, or what else the reason names, and run the same "
         "command with <code>--retry</code>.",
         failure,
+    ),
+    (
+        "As read",
+        "The file is not as it should be, and was read as is said here. Look whether the structure "
+        "is the one that is meant, and correct the file.",
+        as_read,
     ),
     (
         "Not relaxed",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -22,13 +22,14 @@ RECORD, SPECTRUM, STRUCTURE = "record.json", "frequencies.npz", "structure.xyz"
 
 @dataclass(frozen=True)
 class Record:
-    """What came out for one structure; all numbers but the first three are None if it failed.
+    """What came out for one structure; all numbers are None if it failed.
 
     Attributes:
         key: Of structure, model and settings together.
         name: Of the structure, unique in its screening.
         file: Where it is from.
         failure: Why there is no result; None if there is one.
+        findings: What a person should know of the structure as it was read.
         formula: Of the cell or molecule.
         atoms: Their number.
         mass: Of the cell or molecule, amu.
@@ -58,6 +59,7 @@ class Record:
     name: str
     file: str
     failure: str | None = None
+    findings: list[str] = field(default_factory=list)
     formula: str | None = None
     atoms: int | None = None
     mass: float | None = None
@@ -109,8 +111,12 @@ class Record:
     def _check_types(self) -> None:
         """Refuse values of another kind than they are said to be, as a file may hold."""
         for name, kind in get_type_hints(type(self)).items():
-            kinds = tuple(k for k in (get_args(kind) or (kind,)) if isinstance(k, type))
             value = getattr(self, name)
+            if get_origin(kind) is list:
+                if not isinstance(value, list):
+                    raise TypeError(f"{name} is {value!r}")
+                continue
+            kinds = tuple(k for k in (get_args(kind) or (kind,)) if isinstance(k, type))
             if len(kinds) != len(get_args(kind) or (kind,)):
                 continue  # a kind of many values, such as tuple[int, ...]
             if float in kinds:

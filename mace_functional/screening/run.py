@@ -167,7 +167,10 @@ def screen(
             ready = [(s, key) for s, key in zip(sources, keys, strict=True) if key in done]
             return Screening(
                 folder,
-                [replace(done[key], name=s.name, file=s.file) for s, key in ready],
+                [
+                    replace(done[key], name=s.name, file=s.file, findings=list(s.findings))
+                    for s, key in ready
+                ],
                 [places[key] for _, key in ready],
                 settings,
                 temperatures,
@@ -295,7 +298,15 @@ def _sorted_out(
             record.save(places[key])
             done[key] = record
         else:
-            tasks[key] = Task(key, source.name, source.file, source.atoms, places[key], settings)
+            tasks[key] = Task(
+                key,
+                source.name,
+                source.file,
+                source.atoms,
+                places[key],
+                settings,
+                findings=source.findings,
+            )
     return done, list(tasks.values())
 
 

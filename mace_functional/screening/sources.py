@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ase import Atoms
 
-from mace_functional.structures import example_structure
-from mace_functional.structures.files import is_example, read_structure
+from mace_functional.reading import StructureError, find, structure_record
+from mace_functional.structures import is_example
 
 SUFFIXES = (
     *(".cif", ".xyz", ".extxyz", ".vasp", ".poscar", ".res", ".cell", ".gen", ".xsf", ".pdb"),
@@ -39,13 +39,15 @@ class Source:
         name: Unique.
         file: Where it is from; empty if it was given as atoms.
         atoms: The structure; None if it could not be read.
-        failure: Why it could not be read.
+        failure: Why it could not be read, or is refused.
+        findings: What a person should know of how it was read.
     """
 
     name: str
     file: str
     atoms: Atoms | None
     failure: str | None = None
+    findings: tuple[str, ...] = ()
 
 
 def find_sources(structures: Structures) -> list[Source]:
@@ -57,7 +59,7 @@ def find_sources(structures: Structures) -> list[Source]:
             with many structures it is the last one, and a file that is given twice counts once.
 
     Returns:
-        The structures. One that ASE cannot read has its failure.
+        The structures. One that cannot be read, or is refused, has its failure.
 
     Raises:
         ValueError: If there is no such file or folder, a folder has no structures, or there is
@@ -80,7 +82,10 @@ def _given(name: str, atoms: Atoms) -> Source:
     if not isinstance(name, str) or not isinstance(atoms, Atoms):
         raise TypeError(f"a screening takes Atoms by name, not {type(atoms).__name__} by {name!r}")
     bare = atoms.copy()
-    return Source(name, "", bare) if len(bare) else Source(name, "", None, "it has no atoms")
+    try:
+        return Source(name, "", bare, findings=structure_record(bare).findings)
+    except StructureError as error:
+        return Source(name, "", None, str(error))
 
 
 def _paths(given: str | os.PathLike[str]) -> list[Path]:
@@ -130,9 +135,8 @@ def _stem(path: Path) -> str:
 
 
 def _read(name: str, path: Path) -> Source:
-    if not path.is_file():
-        return Source(name, str(path), example_structure(str(path)))
     try:
-        return Source(name, str(path), read_structure(path))
-    except ValueError as error:
+        reading = find(str(path))
+        return Source(name, str(path), reading.atoms, findings=reading.record.findings)
+    except StructureError as error:
         return Source(name, str(path), None, str(error))

@@ -53,3 +53,8 @@ def example_structure(name: str) -> Atoms:
         block = next(parse_cif(file))
     atoms = block.get_atoms(primitive_cell=True, subtrans_included=False)
     return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
+
+
+def is_example(name: str) -> bool:
+    """Whether a structure of this name comes with the package."""
+    return name.lower() in map(str.lower, STRUCTURES)
