@@ -37,7 +37,7 @@ def test_table_and_files_are_what_the_library_gives(tmp_path, capsys):
     (tmp_path / "dft.csv").write_text("name,cv_250K,cv\nsalt,0.8,0.5\n")
     words = ["--no-relax", "--mesh", 2, 2, 2, "--temperatures", 250, 290]
     references = ["--reference", "dft.csv", "--compare", "cv_250K", "cv@290"]
-    assert call("salt.extxyz", "ethanol", "gold.xyz", *words, *references) == 0
+    assert call("salt.extxyz", "ethanol", "gold.xyz", *words, *references) == 3
     printed = capsys.readouterr()
     salt, ethanol, gold = json.loads((tmp_path / "out" / "table.json").read_text())
     atoms = ase.io.read("salt.extxyz")
@@ -52,7 +52,7 @@ def test_table_and_files_are_what_the_library_gives(tmp_path, capsys):
     assert f"{float(capacity):.4f}" in printed.out
     assert "Cv 290 K" in printed.out
     assert "gold failed" in printed.out
-    assert "structures: 2 done, 1 failed" in printed.err
+    assert "structures: 2 of 3 done, 1 failed" in printed.err
     assert "table.csv" in printed.err.replace("\n", "")
     page = (tmp_path / "out" / "report.html").read_text()
     assert "ethanol" in page
@@ -94,3 +94,18 @@ def test_bad_input_is_explained(words, message, tmp_path, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_exit_code_says_whether_all_structures_have_a_result(capsys):
+    ase.io.write("salt.extxyz", bulk("NaCl", "rocksalt", a=5.64))
+    ase.io.write("gold.xyz", Atoms("Au"))
+    quick = "--no-relax", "--no-report"
+    assert call("salt.extxyz", *quick) == 0
+    assert "structures: 1 of 1 done, 0 failed" in capsys.readouterr().err
+    assert call("gold.xyz", *quick) == 3
+    assert "structures: 0 of 1 done, 1 failed" in capsys.readouterr().err
+    assert call("gold.xyz", "--fmax", "nan", "--no-report") == 2
+    with pytest.raises(SystemExit) as end:
+        main(["screen", "--help"])
+    assert end.value.code == 0
+    assert "3 if some or all failed" in " ".join(capsys.readouterr().out.split())

@@ -49,13 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after the program's name; those of the process if None.
 
     Returns:
-        The exit code: 0; 2 if the input was bad, 70 if the program is, 130 if interrupted, and 141
-        if who read the output has gone.
+        The exit code: 0; 2 if the input was bad, 3 if structures of a screening failed, 70 if the
+        program is wrong, 130 if interrupted, and 141 if who read the output has gone.
     """
     try:
         with _plain_warnings():
             options = _parser().parse_args(arguments)
-            options.run(options)
+            code: int | None = options.run(options)
             sys.stdout.flush()
     except KeyboardInterrupt:
         return _end(INTERRUPTED, "interrupted")
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"bug: {type(error).__name__}: {error}\nThis is a mistake in the program, not in its "
             f"input. Please report it, with the traceback that {DEBUG}=1 shows.",
         )
-    return 0
+    return code or 0
 
 
 def _parser() -> argparse.ArgumentParser:

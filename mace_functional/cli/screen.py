@@ -37,6 +37,10 @@ from mace_functional.screening.settings import ScreenSettings
 from mace_functional.screening.table import CSV, JSON, ROOM, heat_capacity, relative_error
 from mace_functional.validation import between, count
 
+FAILED = 3
+"""Exit code where one structure at least has no result. Tables and report are there all the same;
+2 says that the command itself was wrong, and nothing was computed."""
+
 GIB = 2**30
 
 MOST_WORKERS = 1024
@@ -55,7 +59,9 @@ def add_parser(verbs: Any) -> None:
         description="Relaxation, frequencies and harmonic thermodynamics of many structures, with "
         "a table and a\nreport. The same command goes on from where it was interrupted; what is "
         "done is not done\nagain. A structure that fails is recorded with the reason and stops "
-        "nothing.",
+        "nothing.\n\n"
+        f"Exit code: 0 if every structure has a result, {FAILED} if some or all failed (the table "
+        "says which),\n2 if the command is wrong and nothing was computed, 130 if interrupted.",
     )
     list_structures(parser)
     parser.add_argument(
@@ -136,8 +142,12 @@ def _add_where(parser: Parser) -> None:
     )
 
 
-def run(options: argparse.Namespace) -> None:
-    """Compute and report."""
+def run(options: argparse.Namespace) -> int:
+    """Compute and report.
+
+    Returns:
+        0, or `FAILED`.
+    """
     console = Console(stderr=True)
     _check(options)
     references = _references(options)
@@ -163,6 +173,7 @@ def run(options: argparse.Namespace) -> None:
         written.append(REPORT)
     _print_end(console, screening)
     print_written(console, *(options.output / name for name in written))
+    return FAILED if screening.failed else 0
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -272,6 +283,7 @@ def _print_end(console: Console, screening: Screening) -> None:
         for finding in record.findings:
             print_finding(console, record.name, finding)
     failed = len(screening.failed)
-    console.print(f"structures: {len(screening.records) - failed} done, {failed} failed")
+    total = len(screening.records)
+    console.print(f"structures: {total - failed} of {total} done, {failed} failed")
     if failed:
         console.print("failed ones are not computed again unless you add --retry")
