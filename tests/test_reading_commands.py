@@ -121,7 +121,8 @@ def test_screening_records_findings_and_refusals(screening: mf.Screening) -> Non
     assert half.failure is not None
     assert "half.cif: partly occupied sites Si1 (0.5)" in half.failure
     for record, folder in zip(screening.records, screening.folders, strict=True):
-        assert Record.load(folder) == record
+        kept = Record.load(folder)
+        assert (kept.findings, kept.failure) == (record.findings, record.failure)
 
 
 def test_report_has_a_section_of_what_was_read(screening: mf.Screening) -> None:
@@ -138,7 +139,8 @@ def test_record_without_findings_is_of_a_screening_before_they_were_kept(tmp_pat
     data = json.loads((tmp_path / RECORD).read_text())
     del data["findings"]
     (tmp_path / RECORD).write_text(json.dumps(data))
-    assert Record.load(tmp_path) == record
+    again = Record.load(tmp_path)
+    assert (again.findings, again.formula) == ([], "H2O")
 
 
 def test_given_atoms_are_checked_like_files(tmp_path: Path) -> None:
