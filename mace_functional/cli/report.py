@@ -16,17 +16,21 @@ from rich.table import Table
 from mace_functional.cli.console import BOLD, Console
 from mace_functional.interop.ase import MaceCalculator
 from mace_functional.model import Model
+from mace_functional.phonons.acoustic import AcousticBranches
 from mace_functional.phonons.modes import LARGEST_FORCE
+from mace_functional.screening.missing import LARGE
+from mace_functional.screening.table import ROOM
 from mace_functional.thermo import HarmonicThermo
 from mace_functional.units import EV_PER_MOLECULE
 
 
 @contextmanager
 def no_warnings_of_what_is_reported() -> Iterator[None]:
-    """Imaginary modes and forces are in the report."""
+    """Imaginary modes, forces and errors of meshes are in the report."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*imaginary modes")
         warnings.filterwarnings("ignore", message="the largest force is")
+        warnings.filterwarnings("ignore", message="the heat capacity has an error")
         yield
 
 
@@ -73,6 +77,57 @@ def thermo_results(thermo: HarmonicThermo, atoms: Atoms) -> dict[str, Any]:
     }
 
 
+def missing_results(
+    branches: AcousticBranches, thermo: HarmonicThermo, atoms: Atoms
+) -> dict[str, Any] | None:
+    """What Gamma alone leaves out of the heat capacity; None if that is nothing."""
+    if not branches.count:
+        return None
+    per_gram = EV_PER_MOLECULE / float(atoms.get_masses().sum())
+    heat = branches.heat_capacity(thermo.temperatures)
+    added = branches.thermo(thermo.temperatures)
+    share = None
+    if heat is not None:
+        heat = heat.to(thermo.heat_capacity)
+        share = (heat / (thermo.heat_capacity + heat).clamp(min=1e-30)).tolist()
+    return {
+        "acoustic_modes": branches.count,
+        "at_most_J_per_gK": per_gram * branches.bound,
+        "at_most_J_per_molK": EV_PER_MOLECULE * branches.bound,
+        "about_J_per_gK": None if heat is None else (per_gram * heat).tolist(),
+        "about_J_per_molK": None if heat is None else (EV_PER_MOLECULE * heat).tolist(),
+        "share": share,
+        "entropy_about_J_per_molK": None
+        if added is None
+        else (EV_PER_MOLECULE * added.entropy).tolist(),
+        "acoustic_edges_cm-1": branches.edges,
+        "no_estimate_because": branches.reason,
+    }
+
+
+def print_missing(console: Console, results: dict[str, Any]) -> None:
+    """What Gamma alone leaves out, at the temperature nearest to 300 K."""
+    missing = results["missing_at_gamma"]
+    if missing is None:
+        return
+    most, temperatures = missing["at_most_J_per_gK"], results["temperatures_K"]
+    nearest = min(range(len(temperatures)), key=lambda i: abs(temperatures[i] - ROOM))
+    words = f"Gamma alone leaves out {missing['acoustic_modes']} acoustic modes a cell: "
+    if missing["share"] is None:
+        share = most / (most + results["heat_capacity_J_per_gK"][nearest])
+        words += f"at most {most:.4f} J/(g K) (no estimate: {missing['no_estimate_because']})"
+    else:
+        share = missing["share"][nearest]
+        words += (
+            f"about {missing['about_J_per_gK'][nearest]:.4f} J/(g K) at "
+            f"{temperatures[nearest]:g} K, {100 * share:.1f} % of the whole, at most {most:.4f}"
+        )
+    if share > LARGE:
+        console.print(f"{words}; average over a mesh with --mesh auto", style=BOLD)
+    else:
+        console.print(words)
+
+
 def print_thermo(console: Console, results: dict[str, Any], title: str) -> None:
     """The table of thermodynamic functions."""
     columns = {
@@ -84,6 +139,10 @@ def print_thermo(console: Console, results: dict[str, Any], title: str) -> None:
         "F\neV": ("free_energy_eV", "{:.4f}"),
         "U\neV": ("internal_energy_eV", "{:.4f}"),
     }
+    missing = results.get("missing_at_gamma")
+    if missing is not None and missing["about_J_per_gK"] is not None:
+        columns["missing\nJ/(g K)"] = ("missing", "{:.4f}")
+        results = {**results, "missing": missing["about_J_per_gK"]}
     table = Table(title=title)
     for heading in columns:
         table.add_column(heading, justify="right")

@@ -16,11 +16,11 @@ from rich.text import Text
 
 from mace_functional.cli.arguments import Parser, UsageError, is_any_of, number, words_of
 from mace_functional.cli.console import BOLD, Console
+from mace_functional.cli.mesh import AUTO, add_mesh, mesh_choice, mesh_tolerance
 from mace_functional.cli.options import (
     add_limits,
     add_model,
     add_temperatures,
-    add_three,
     check_needs,
     device,
     list_structures,
@@ -29,11 +29,12 @@ from mace_functional.cli.options import (
 from mace_functional.cli.report import print_written
 from mace_functional.cli.structures import print_finding
 from mace_functional.screening.cluster import LOCAL, dask_executor
+from mace_functional.screening.missing import missing_at_gamma
 from mace_functional.screening.references import has_temperature, read_references
 from mace_functional.screening.report import REPORT
 from mace_functional.screening.rows import Reference, Row
 from mace_functional.screening.run import TEMPERATURES, Screening, screen
-from mace_functional.screening.settings import ScreenSettings
+from mace_functional.screening.settings import COLDEST, ScreenSettings
 from mace_functional.screening.table import CSV, JSON, ROOM, heat_capacity, relative_error
 from mace_functional.validation import between, count
 
@@ -100,12 +101,13 @@ def _add_what(parser: Parser) -> None:
     parser.add_argument("--no-relax", action="store_true", help="take the structures as they are")
     parser.add_argument("--fixed-cell", action="store_true", help="keep the cells when relaxing")
     add_limits(parser)
-    add_three(
+    add_mesh(parser, "crystals")
+    add_temperatures(
         parser,
-        "--mesh",
-        "average crystals over a mesh of n x n x n wave vectors, instead of Gamma alone",
+        TEMPERATURES,
+        "; to change them computes nothing anew, but for ones below "
+        f"{COLDEST:g} K with --mesh {AUTO}",
     )
-    add_temperatures(parser, TEMPERATURES, "; to change them computes nothing anew")
 
 
 def _add_where(parser: Parser) -> None:
@@ -205,7 +207,9 @@ def _settings(options: argparse.Namespace) -> ScreenSettings:
         cell=not options.fixed_cell,
         fmax=options.fmax,
         max_steps=options.max_steps,
-        mesh=options.mesh,
+        mesh=mesh_choice(options),
+        mesh_tolerance=mesh_tolerance(options),
+        mesh_temperature=min([COLDEST, *(t for t in options.temperatures if t > 0)]),
     )
 
 
@@ -233,7 +237,7 @@ def _print(rows: list[Row], temperatures: list[float], references: list[Referenc
     temperature = min(temperatures, key=lambda t: abs(t - ROOM))
     shown = Table(box=SIMPLE_HEAD, padding=(0, 1))
     shown.add_column("structure", overflow="fold")
-    headings = ["atoms", f"Cv {temperature:g} K\nJ/(g K)"]
+    headings = ["atoms", f"Cv {temperature:g} K\nJ/(g K)", "wave\nvectors", "Γ lacks\n%"]
     for reference in references:
         headings += [f"{reference.label}\n{reference.temperature:g} K", "error\n%"]
     for heading in [*headings, "imaginary", "force\neV/Å", "s"]:
@@ -260,6 +264,7 @@ def _cells(row: Row, temperature: float, references: list[Reference]) -> list[st
         record.name,
         str(record.atoms),
         _number(heat_capacity(row, temperature), ".4f"),
+        *_waves(row, temperature),
     ]
     for reference in references:
         error = relative_error(row, reference)
@@ -271,6 +276,17 @@ def _cells(row: Row, temperature: float, references: list[Reference]) -> list[st
     seconds = (record.seconds_relaxation or 0) + (record.seconds_modes or 0)
     relaxed = "" if record.converged is not False else " not relaxed"
     return [*cells, str(record.imaginary_modes), force + relaxed, f"{seconds:.1f}"]
+
+
+def _waves(row: Row, temperature: float) -> tuple[str, str]:
+    """The mesh, or Gamma; and which part of the heat capacity Gamma alone lacks."""
+    if row.record.mesh is not None:
+        return "x".join(map(str, row.record.mesh)), ""
+    missing = missing_at_gamma(row, temperature)
+    if missing is None:
+        return "", ""
+    most = "" if missing.estimate is not None else "<"
+    return "Γ", f"{most}{100 * missing.share:.1f}"
 
 
 def _number(value: float | None, form: str) -> str:

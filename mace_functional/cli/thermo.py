@@ -14,16 +14,25 @@ from ase.constraints import FixAtoms
 from mace_functional.cli.arguments import Parser, is_any_of
 from mace_functional.cli.console import BOLD, Console
 from mace_functional.cli.files import FIGURES, write_figure, write_json
+from mace_functional.cli.mesh import (
+    AUTO,
+    add_mesh,
+    convergence_results,
+    mesh_choice,
+    mesh_tolerance,
+    print_convergence,
+)
 from mace_functional.cli.options import (
     add_options,
     add_temperatures,
-    add_three,
     check_options,
     load_and_relax,
 )
 from mace_functional.cli.ranges import RANGE, numbers_in
 from mace_functional.cli.report import (
+    missing_results,
     no_warnings_of_what_is_reported,
+    print_missing,
     print_rest,
     print_thermo,
     print_written,
@@ -33,7 +42,19 @@ from mace_functional.cli.report import (
 from mace_functional.cli.structures import find_structure
 from mace_functional.figures import thermo_figure
 from mace_functional.gamma import gamma_modes
-from mace_functional.phonons import Mesh, MeshModes, frequencies_on, mesh_thermo, phonons_of
+from mace_functional.phonons import (
+    Mesh,
+    MeshModes,
+    acoustic_branches,
+    converged_mesh_thermo,
+    frequencies_on,
+    mesh_size,
+    mesh_thermo,
+    phonons_of,
+)
+from mace_functional.phonons.acoustic import NOTHING
+from mace_functional.phonons.modes import check_crystal
+from mace_functional.screening.settings import MeshChoice
 from mace_functional.selection import check_vibrates, free_atoms
 from mace_functional.thermo import harmonic_thermo
 from mace_functional.vibrations import NormalModes
@@ -55,12 +76,7 @@ def add_parser(verbs: Any) -> None:
         "--free\nthey are those of some atoms, such as an adsorbate, in the frozen rest.",
     )
     add_options(parser)
-    add_three(
-        parser,
-        "--mesh",
-        "average over a mesh of n x n x n wave vectors of a crystal, instead of Gamma alone; 1 "
-        "along directions that are not periodic",
-    )
+    add_mesh(parser, "a crystal")
     parser.add_several(
         "--free",
         can_be=is_any_of(RANGE.pattern),
@@ -87,33 +103,51 @@ def run(options: argparse.Namespace) -> None:
     check_options(options, {"--json": options.json})
     reading = find_structure(options.file, console)
     atoms = reading.atoms
-    if options.mesh is not None:
-        Mesh.of(atoms, options.mesh)  # refused, if it is bad, before anything long starts
-    free = _hold_others(options, atoms)
-    if options.mesh is None:
+    choice = mesh_choice(options)
+    if choice is not None:  # refused, if it is bad, before anything long starts
+        check_crystal(atoms, "a mesh")
+        if choice != AUTO:
+            _mesh_of(atoms, choice)
+    free = _hold_others(options, atoms, choice)
+    if choice is None:
         check_vibrates(atoms, free, options.file)
     model, relaxation = load_and_relax(options, atoms, console)
-    mesh_modes = None
+    mesh_modes = converged = lattice = None
+    branches = NOTHING
     with no_warnings_of_what_is_reported():
-        if options.mesh is None:
+        if choice is None:
             modes = gamma_modes(model, atoms, indices=free, progress=console.is_terminal)
-            thermo = harmonic_thermo(modes.frequencies, options.temperatures)
         else:
             with console.status("phonons"):
                 lattice = phonons_of(model, atoms)
             modes = replace(lattice.gamma_modes(), largest_force=lattice.diagnostics.largest_force)
-            mesh = Mesh.of(atoms, options.mesh)
+        if choice in (None, AUTO):
+            branches = acoustic_branches(model, atoms, modes)
+        if lattice is not None and choice is not None and choice != AUTO:
             mesh_modes = frequencies_on(
-                lattice, mesh, eigenvectors=False, progress=console.is_terminal
+                lattice, _mesh_of(atoms, choice), eigenvectors=False, progress=console.is_terminal
             )
-            thermo = mesh_thermo(mesh_modes, options.temperatures).thermo
+        elif lattice is not None and branches.count:
+            converged = converged_mesh_thermo(
+                lattice,
+                options.temperatures,
+                mesh_tolerance(options),
+                progress=console.is_terminal,
+            )
+            mesh_modes = converged.result.modes
+        if mesh_modes is None:
+            thermo = harmonic_thermo(modes.frequencies, options.temperatures)
+        else:
+            thermo, branches = mesh_thermo(mesh_modes, options.temperatures).thermo, NOTHING
     results: dict[str, Any] = {
         **structure_results(options, atoms, model, relaxation),
         "structure": reading.record.as_dict(),
         "free_atoms": free,
         **_modes(modes),
         "mesh": None if mesh_modes is None else _mesh(mesh_modes),
+        "mesh_convergence": None if converged is None else convergence_results(converged),
         **thermo_results(thermo, atoms[free]),
+        "missing_at_gamma": missing_results(branches, thermo, atoms),
         "part_of_thermodynamics": None if atoms.pbc.any() else VIBRATIONS_ONLY,
         "seconds": time.perf_counter() - started,
     }
@@ -129,7 +163,12 @@ def run(options: argparse.Namespace) -> None:
     print_written(console, options.json, options.figure)
 
 
-def _hold_others(options: argparse.Namespace, atoms: Atoms) -> list[int]:
+def _mesh_of(atoms: Atoms, choice: tuple[int, int, int] | float) -> Mesh:
+    """The mesh of a size or a spacing."""
+    return Mesh.of(atoms, mesh_size(atoms, choice) if isinstance(choice, float) else choice)
+
+
+def _hold_others(options: argparse.Namespace, atoms: Atoms, choice: MeshChoice) -> list[int]:
     """The atoms that move. Where others are held, so is the cell, from the relaxation on.
 
     Raises:
@@ -138,7 +177,7 @@ def _hold_others(options: argparse.Namespace, atoms: Atoms) -> list[int]:
     chosen = None if options.free is None else numbers_in([options.free], len(atoms))
     free = free_atoms(atoms, chosen)
     held = sorted(set(range(len(atoms))) - set(free))
-    if held and options.mesh is not None:
+    if held and choice is not None:
         raise ValueError(
             f"--mesh needs all atoms free, and {len(held)} of {len(atoms)} are held: leave out "
             f"--mesh, or free all with --free 0-{len(atoms) - 1}"
@@ -185,7 +224,12 @@ def _print(results: dict[str, Any]) -> None:
     if mesh is not None:
         size = " x ".join(map(str, mesh["size"]))
         title += f", {size} wave vectors ({len(mesh['q'])} different)"
+    elif results["missing_at_gamma"] is not None:
+        title += ", at Gamma alone"
     print_thermo(console, results, title)
+    print_missing(console, results)
+    if results["mesh_convergence"] is not None:
+        print_convergence(console, results["mesh_convergence"])
     frequencies = results["frequencies_cm-1"]
     where = "" if mesh is None else " at Gamma"
     if frequencies:
