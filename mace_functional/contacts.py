@@ -8,8 +8,9 @@ Dalton Trans. 2008, 2832; `ase.data.covalent_radii`),
 and the shortest contact of a structure is the pair of the smallest ratio, periodic images included.
 A distance in Å alone cannot tell: 0.74 Å is a bond of H2 and no distance between two metal atoms.
 
-Measured: 0.77 and more in sound structures (molecules, hydrides, ionic crystals, frameworks,
-hydrogen under pressure), 0.001 to 0.58 in files that were misread or miswritten.
+Measured: 0.77 (the radical CN) and more in sound structures (ASE's collections of molecules, dimers
+and elements, hydrides, ionic crystals, frameworks, hydrogen under pressure), 0.001 to 0.58 in files
+that were misread or miswritten.
 """
 
 from __future__ import annotations

@@ -674,6 +674,17 @@ def test_bad_atoms_are_refused(bad: str) -> None:
         structure_record(atoms)
 
 
+def test_mixed_sites_that_ase_makes_whole_are_refused(tmp_path: Path) -> None:
+    """ASE keeps the element of the larger share, which no contact and no formula tells."""
+    path = written(tmp_path, "mixed.cif", REFUSED["mixed.cif"][0])
+    atoms = ase.io.read(path)
+    assert atoms.get_chemical_formula() == "Cl4Na4"
+    with pytest.raises(StructureError, match=r"partly occupied sites Na \(0\.7\), K \(0\.3\)"):
+        structure_record(atoms)
+    full = written(tmp_path, "full.cif", GOOD["uncertainties.cif"][0])
+    assert structure_record(ase.io.read(full)).findings == ()
+
+
 # The files that people have, as they lie in the folder of data.
 
 AWKWARD = {

@@ -170,3 +170,43 @@ def test_command_of_a_screening_prints_findings(tmp_path: Path, capsys: Any) -> 
     )  # fmt: skip
     assert code == 0
     assert f"filler: the cell of 1 x 1 x 1 Å {FINDING}" in one_line(errors)
+
+
+MOLECULES = ("carbon_suboxide_bent.xyz", "d2o.xyz", "water_cryst1.pdb", "water_moving.extxyz")
+FINDINGS = {"zno_2digits.cif": "taken as 4 atoms", "water_cryst1.pdb": FINDING}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["thermo", "relax", "phonons"])
+def test_awkward_files_end_with_their_right_codes(verb: str, tmp_path: Path, capsys: Any) -> None:
+    """No traceback, no plain number for a wrong material, and good files without a word."""
+    for path in sorted(shared_file("awkward").iterdir()):
+        words: list[object] = [verb, path, "--model", "embedded"]
+        if verb == "relax":
+            words += ["--max-steps", 3, "--output", tmp_path / f"{path.name}.extxyz"]
+        if verb == "phonons":
+            words += ["--points", 2, "--mesh", 1, 1, 1]
+        refused = path.name == "half_occupied.cif" or (verb == "phonons" and path.name in MOLECULES)
+        code, printed, errors = run(capsys, *words)
+        assert code == (2 if refused else 0), (path.name, errors)
+        assert bool(printed) != refused
+        finding = FINDINGS.get(path.name)
+        if finding is not None:
+            assert finding in one_line(errors)
+        elif not refused:
+            assert f"{path}:" not in errors
+
+
+@pytest.mark.slow
+def test_awkward_files_in_one_screening(tmp_path: Path) -> None:
+    settings = mf.ScreenSettings("embedded", max_steps=3)
+    with ThreadPoolExecutor(1) as thread:
+        found = mf.screen(
+            shared_file("awkward"), tmp_path, settings, executor=thread, progress=False
+        )
+    failed = {record.name for record in found.failed}
+    assert "half_occupied" in failed
+    assert failed <= {"half_occupied", "water_moving"}  # whose constraints a screening refuses
+    told = {record.name for record in found.records if record.findings}
+    assert told == {"zno_2digits", "water_cryst1"}
+    assert "taken as 4 atoms" in found.report().read_text()
