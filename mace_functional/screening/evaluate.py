@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from ase import Atoms
 from ase.units import GPa
 
+from mace_functional.contacts import shortest_contact
 from mace_functional.gamma import gamma_modes
 from mace_functional.interop.ase import MaceCalculator
 from mace_functional.model import Model, load_model
@@ -33,9 +34,11 @@ from mace_functional.phonons import (
     mesh_size,
     phonons_of,
 )
+from mace_functional.screening.changes import changes
 from mace_functional.screening.geometry import write_geometry
 from mace_functional.screening.record import Record, Spectrum
 from mace_functional.screening.settings import DTYPES, MeshChoice, ScreenSettings
+from mace_functional.units import frequency_factor
 from mace_functional.vibrations import NormalModes
 
 RELAXATION, MESH = "relax.npz", "mesh.npz"
@@ -192,6 +195,7 @@ def _relaxed(task: Task, model: Model) -> tuple[Atoms, dict[str, Any]]:
 
     result = _going_on_from(task.folder, RELAXATION, run)
     return result.atoms, {
+        **changes(task.atoms, result.atoms),
         "converged": result.converged,
         "relaxation": result.reason,
         "gradients": result.n_gradients,
@@ -207,12 +211,15 @@ def _at_rest(atoms: Atoms, model: Model) -> dict[str, Any]:
     crystal = bool(here.pbc.all())
     energy = here.get_potential_energy()
     forces = here.get_forces()
+    contact = shortest_contact(here)
     facts = {
         "formula": here.get_chemical_formula(),
         "atoms": len(here),
         "mass": float(here.get_masses().sum()),
         "volume": float(here.get_volume()) if crystal else None,
+        "shortest_contact": None if contact is None else contact.ratio,
         "energy": float(energy),
+        "binding": (float(energy) - _energy_of_free_atoms(here)) / len(here),
         "largest_force": float((forces**2).sum(1).max() ** 0.5),
         "largest_stress": float(abs(here.get_stress()).max() / GPa) if crystal else None,
     }
@@ -222,6 +229,17 @@ def _at_rest(atoms: Atoms, model: Model) -> dict[str, Any]:
             "structure far from all that the model was made for"
         )
     return facts
+
+
+def _energy_of_free_atoms(atoms: Atoms) -> float:
+    """The same atoms, each alone in space, eV; `atoms` has the calculator."""
+    total = 0.0
+    for number in set(atoms.numbers):
+        (same,) = (atoms.numbers == number).nonzero()
+        alone = atoms[same[:1]]
+        alone.pbc, alone.calc = False, atoms.calc
+        total += len(same) * float(alone.get_potential_energy())
+    return total
 
 
 def _at_gamma(task: Task, model: Model, atoms: Atoms) -> Modes:
@@ -296,8 +314,14 @@ def _mesh_modes(
 
 def _facts(at_gamma: NormalModes) -> dict[str, Any]:
     """Diagnostics of the Hessian, which is the dynamical matrix at Gamma."""
+    # The diagonal of the force constants, which has the largest of them near a minimum.
+    squares = (
+        at_gamma.frequencies.abs() * at_gamma.frequencies / frequency_factor(at_gamma.unit) ** 2
+    )
+    own = (squares[:, None, None] * at_gamma.modes**2).sum(0) * at_gamma.masses[:, None]
     return {
         "rigid_motions": at_gamma.n_rigid,
+        "stiffness": float(own.abs().max()) if own.numel() else None,
         "acoustic_sum_residual": at_gamma.acoustic_sum_residual,
         "asymmetry": at_gamma.asymmetry,
     }

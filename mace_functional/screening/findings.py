@@ -1,9 +1,16 @@
-"""What needs a person's eye in the result of a structure, each with what to do about it."""
+"""What needs a person's eye in the result of a structure, each with what to do about it.
+
+A finding is a title, advice that fits the settings of the screening, and a function that says what
+is found in one structure, in words, or None.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+from mace_functional.contacts import REPORTED
+from mace_functional.figures import HIGHEST
 from mace_functional.phonons.modes import LARGEST_FORCE, is_gamma
 from mace_functional.screening.missing import LARGE, is_large, missing_at_gamma
 from mace_functional.screening.page import counted, formatted
@@ -14,8 +21,36 @@ from mace_functional.screening.table import ROOM
 SOFT = 5.0
 """Below this, in cm-1, a vibration is hardly told from a free motion."""
 
-ROUNDING = {"float64": 1e-6, "float32": 1e-2}
-"""Sum rule and symmetry of a Hessian hold to this, eV/Å²; rounding is far below it."""
+ROUNDING = {"float64": 1e-8, "float32": 1e-4}
+"""Sum rule and symmetry of a Hessian hold to this part of the largest force constant. Rounding was
+measured to be 1e-14 and 2e-6 of it; errors of this size move a mode of 50 cm-1 by 1e-3 and 5 cm-1.
+"""
+
+SYMMETRY = 5e-4
+"""The same where force constants of a mesh are made from each other by symmetry: atoms that are
+1e-5 Å, or as in a relaxed structure up to 1e-4 Å, from where symmetry takes them have force
+constants that differ by about this part, and frequencies by half of it."""
+
+STIFF = 50.0
+"""Largest force constant where the record has none, eV/Å²: that of a C-H or Si-O bond."""
+
+STRESS = 2.0
+"""GPa, above which stress that is left is told. It changes the volume of a stiff oxide by 1 % and
+that of quartz by 5 %; cells of other functionals and of experiments are often under 1 GPa."""
+
+VOLUME = 0.2
+"""Change of a volume in relaxation, relative, above which it is told. Potentials and experiments
+differ by a few per cent; a framework that collapses changes by more than this."""
+
+THINNER = 0.75
+"""Smallest height of a cell over that before, below which it is told."""
+
+BINDING = (-20.0, 5.0)
+"""Energies beyond these, eV an atom from free atoms of the same model, are those of no material.
+The strongest bound solids have -9; models of poorly known free atoms err by some eV."""
+
+MODES = 3.0
+"""Modes an atom, and so the heat capacity in k_B an atom at high temperatures (Dulong, Petit)."""
 
 
 def failure(row: Row, settings: ScreenSettings) -> str | None:
@@ -43,13 +78,79 @@ def not_at_rest(row: Row, settings: ScreenSettings) -> str | None:
         return None
     if row.record.converged:
         limit = min(limit, 1.01 * settings.fmax)  # not what rounding adds
-    return f"largest force {force:.2g} eV/Å" if force > limit else None
+    return f"largest force {force:.2g} eV/Å" if not force <= limit else None
+
+
+def under_stress(row: Row, settings: ScreenSettings) -> str | None:
+    """Stress that is left, but for relaxations of cells that ended too early."""
+    stress = row.record.largest_stress
+    if stress is None or stress <= STRESS or (settings.cell and row.record.converged is False):
+        return None
+    return f"{stress:.1f} GPa"
+
+
+def other_cell(row: Row, settings: ScreenSettings) -> str | None:
+    """A cell that is far from the one that was read."""
+    record, words = row.record, []
+    if record.volume and record.volume_read:
+        change = record.volume / record.volume_read - 1
+        if not abs(change) <= VOLUME:
+            words.append(
+                f"volume from {record.volume_read:.1f} to {record.volume:.1f} Å³, "
+                f"{100 * change:+.0f} %"
+            )
+    if record.thinnest is not None and not record.thinnest >= THINNER:
+        words.append(f"thinner by {100 * (1 - record.thinnest):.0f} % in one direction")
+    return ", ".join(words) or None
+
+
+def other_bonds(row: Row, settings: ScreenSettings) -> str | None:
+    """Bonds that were not there, or are there no more."""
+    broken, formed = row.record.bonds_broken, row.record.bonds_formed
+    words = [f"{counted(broken, 'bond')} broken"] if broken else []
+    words += [f"{counted(formed, 'bond')} formed"] if formed else []
+    return ", ".join(words) or None
+
+
+def too_near(row: Row, settings: ScreenSettings) -> str | None:
+    """Atoms that nearly touch in the structure that results are for."""
+    contact = row.record.shortest_contact
+    if contact is None or contact >= REPORTED:
+        return None
+    return f"two atoms are at {contact:.2f} of the sum of their covalent radii"
+
+
+def unbound(row: Row, settings: ScreenSettings) -> str | None:
+    """An energy that no material has."""
+    binding = row.record.binding
+    if binding is None or BINDING[0] <= binding <= BINDING[1]:
+        return None
+    return f"{binding:+.3g} eV an atom from free atoms"
 
 
 def imaginary(row: Row, settings: ScreenSettings) -> str | None:
     """Modes along which it is no minimum."""
     count, lowest = row.record.imaginary_modes, row.record.lowest_frequency
     return f"{counted(count, 'mode')}, down to {formatted(lowest, '.1f')} cm-1" if count else None
+
+
+def too_stiff(row: Row, settings: ScreenSettings) -> str | None:
+    """Frequencies that no bond has."""
+    if row.spectrum is None:
+        return None
+    high = row.spectrum.frequencies[row.spectrum.frequencies.abs() > HIGHEST]
+    if not len(high):
+        return None
+    return f"{counted(len(high), 'mode')}, up to {float(high.abs().max()):.3g} cm-1"
+
+
+def too_many_modes(row: Row, settings: ScreenSettings) -> str | None:
+    """A heat capacity that goes above what classical vibrations hold."""
+    if row.spectrum is None or not row.record.atoms:
+        return None
+    weights = row.spectrum.weights / row.spectrum.weights.sum()
+    modes = float(weights @ (row.spectrum.frequencies > 0).sum(1).to(weights)) / row.record.atoms
+    return f"{modes:.2f} modes an atom" if modes > MODES * (1 + 1e-6) else None
 
 
 def soft(row: Row, settings: ScreenSettings) -> str | None:
@@ -66,7 +167,10 @@ def soft(row: Row, settings: ScreenSettings) -> str | None:
 
 def rough_hessian(row: Row, settings: ScreenSettings) -> str | None:
     """What a sound Hessian would not have."""
-    record, limit = row.record, ROUNDING[settings.dtype]
+    record, part = row.record, ROUNDING[settings.dtype]
+    if settings.mesh is not None:
+        part = max(part, SYMMETRY)
+    limit = part * (record.stiffness or STIFF)
     found = [
         f"{name} {value:.1e} eV/Å²"
         for name, value in (
@@ -102,65 +206,186 @@ def coarse_mesh(row: Row, settings: ScreenSettings) -> str | None:
     return f"error {error:.1e} at {settings.mesh_temperature:g} K"
 
 
-FINDINGS: tuple[tuple[str, str, Callable[[Row, ScreenSettings], str | None]], ...] = (
-    (
-        "Failed",
+NO_RELAX = "Relax with this model: leave out <code>--no-relax</code>."
+
+
+def _retry(settings: ScreenSettings) -> str:
+    return (
         "There is no result. Correct the file, or what else the reason names, and run the same "
-        "command with <code>--retry</code>.",
-        failure,
-    ),
-    (
-        "As read",
+        "command with <code>--retry</code>."
+    )
+
+
+def _read_again(settings: ScreenSettings) -> str:
+    return (
         "The file is not as it should be, and was read as is said here. Look whether the structure "
-        "is the one that is meant, and correct the file.",
-        as_read,
-    ),
-    (
-        "Not relaxed",
+        "is the one that is meant, and correct the file."
+    )
+
+
+def _relax_longer(settings: ScreenSettings) -> str:
+    advice = (
         "The relaxation ended too early, and what follows is of a structure that is not at rest. "
-        "Allow more steps (<code>--max-steps</code>), or start from a better geometry.",
-        not_converged,
-    ),
-    (
-        "Imaginary modes",
+        "Allow more steps (<code>--max-steps</code>), or start from a better geometry."
+    )
+    if settings.dtype == "float32":
+        advice += (
+            " Forces in single precision may not reach <code>--fmax</code>: take "
+            "<code>--dtype float64</code>."
+        )
+    return advice
+
+
+def _find_the_minimum(settings: ScreenSettings) -> str:
+    advice = (
         "The structure is no minimum of the energy along them. They are left out of all sums, so "
-        "that heat capacity and entropy are too low. Relax further (lower <code>--fmax</code>), "
-        "move the atoms a little along the mode and relax again, or, if a mesh shows them away "
-        "from Gamma, take a larger cell.",
-        imaginary,
-    ),
-    (
-        "Not at rest",
-        "Forces are left, and harmonic frequencies mean little where they are. Relax the structure "
-        "with this model (without <code>--no-relax</code>).",
-        not_at_rest,
-    ),
-    (
-        "Gamma alone",
-        f"More than {100 * LARGE:g} % of the heat capacity is missing: the acoustic modes, which "
-        "are translations at Gamma and hold nothing there. They are estimated from speeds of "
-        "sound. Such structures have no part in a common scale of frequencies. Average over a "
-        "mesh of wave vectors (<code>--mesh auto</code>), or take a larger cell.",
-        gamma_alone,
-    ),
-    (
-        "Mesh too coarse",
-        "The heat capacity has not converged to <code>--mesh-tolerance</code> on the finest mesh "
-        "that is tried. Give the size of a mesh, or ask for less.",
-        coarse_mesh,
-    ),
-    (
-        "Very soft modes",
+        "that heat capacity and entropy are too low. "
+    )
+    if not settings.relax:
+        return advice + NO_RELAX
+    advice += (
+        "Relax further (lower <code>--fmax</code>), or move the atoms a little along the mode and "
+        "relax again."
+    )
+    if not settings.cell:
+        advice += " Let the cell relax too (leave out <code>--fixed-cell</code>)."
+    if settings.mesh is not None:
+        advice += " If they are away from Gamma, take a larger cell that holds these waves."
+    return advice
+
+
+def _come_to_rest(settings: ScreenSettings) -> str:
+    advice = "Forces are left, and harmonic frequencies mean little where they are. "
+    if not settings.relax:
+        return advice + NO_RELAX
+    if settings.dtype == "float32":
+        return advice + "Relax in double precision (<code>--dtype float64</code>)."
+    return advice + (
+        "They are larger than where the relaxation ended: the energy jumps there. Move the atoms a "
+        "little and relax again."
+    )
+
+
+def _relax_the_cell(settings: ScreenSettings) -> str:
+    advice = "The cell is not that of this model, and frequencies are those under stress. "
+    if not settings.relax:
+        return advice + NO_RELAX
+    if not settings.cell:
+        return advice + "Let it relax: leave out <code>--fixed-cell</code>."
+    return advice + "Relax further: lower <code>--fmax</code>."
+
+
+def _compare_with_the_file(settings: ScreenSettings) -> str:
+    advice = (
+        "The relaxation has led to another structure. Compare <code>structure.xyz</code> with the "
+        "file: cell, coordinates and elements may be wrong there, or the model for this material."
+    )
+    return f"{advice} <code>--fixed-cell</code> keeps the cell." if settings.cell else advice
+
+
+def _compare_bonds_with_the_file(settings: ScreenSettings) -> str:
+    return (
+        "The relaxation has led to another structure. Compare <code>structure.xyz</code> with the "
+        "file: coordinates and elements may be wrong there, or the model for this material."
+    )
+
+
+def _look_at_contacts(settings: ScreenSettings) -> str:
+    advice = "No bond is that short, and potentials know little about such distances. "
+    return advice + ("Compare with the file." if settings.relax else NO_RELAX)
+
+
+def _another_model(settings: ScreenSettings) -> str:
+    return (
+        "No material has such an energy: the model does not know this one, or atoms stand in wrong "
+        "places. Results mean nothing."
+    )
+
+
+def _no_such_bond(settings: ScreenSettings) -> str:
+    advice = (
+        f"No vibration is above {HIGHEST:g} cm<sup>-1</sup> (hydrogen has 4400). Look for atoms "
+        "that nearly touch, masses that are too small, or a material that the model does not know."
+    )
+    return advice if settings.relax else f"{advice} {NO_RELAX}"
+
+
+def _delete(settings: ScreenSettings) -> str:
+    return (
+        "The heat capacity goes above 3 k<sub>B</sub> an atom (Dulong and Petit), which harmonic "
+        "vibrations never hold: the results are of another structure. Remove its folder, and run "
+        "the same command."
+    )
+
+
+def _mind_soft_modes(settings: ScreenSettings) -> str:
+    advice = (
         f"Vibrations below {SOFT:g} cm<sup>-1</sup> count in full, each with nearly k<sub>B</sub> "
         "in the heat capacity. Entropy and free energy depend on how soft they are, and are not to "
-        "be trusted. Relax further, and look whether a part of the structure is free to move.",
-        soft,
-    ),
-    (
-        "Inexact Hessian",
-        "Sum rule and symmetry hold to rounding in a sound calculation. Compute in "
-        "<code>--dtype float64</code>, and look for atoms that nearly touch.",
-        rough_hessian,
-    ),
+        "be trusted. Look whether a part of the structure is free to move. "
+    )
+    return advice + ("Relax further (lower <code>--fmax</code>)." if settings.relax else NO_RELAX)
+
+
+def _look_at_the_hessian(settings: ScreenSettings) -> str:
+    advice = "Sum rule and symmetry hold to rounding in a sound calculation. "
+    if settings.dtype == "float32":
+        advice += "Compute in <code>--dtype float64</code>, and look "
+    else:
+        advice += "Look "
+    return advice + "for atoms that nearly touch, or force constants far above those of bonds."
+
+
+def _average_over_a_mesh(settings: ScreenSettings) -> str:
+    advice = (
+        f"More than {100 * LARGE:g} % of the heat capacity is missing: the acoustic modes, which "
+        "are translations at Gamma and hold nothing there. They are estimated from speeds of "
+        "sound. Such structures have no part in a common scale of frequencies. "
+    )
+    if settings.mesh is not None:
+        return advice + "Take a finer mesh than one wave vector, or a larger cell."
+    return advice + (
+        "Average over a mesh of wave vectors (<code>--mesh auto</code>), or take a larger cell."
+    )
+
+
+def _another_mesh(settings: ScreenSettings) -> str:
+    return (
+        "The heat capacity has not converged to <code>--mesh-tolerance</code> on the finest mesh "
+        "that is tried. Give the size of a mesh, or ask for less."
+    )
+
+
+class Finding(NamedTuple):
+    """One kind of thing that needs a person's eye.
+
+    Attributes:
+        title: What it is called.
+        advice: What to do, in HTML, by the settings of the screening.
+        found: What is found in a structure, in words; None if nothing.
+    """
+
+    title: str
+    advice: Callable[[ScreenSettings], str]
+    found: Callable[[Row, ScreenSettings], str | None]
+
+
+FINDINGS = (
+    Finding("Failed", _retry, failure),
+    Finding("As read", _read_again, as_read),
+    Finding("Not relaxed", _relax_longer, not_converged),
+    Finding("Another cell", _compare_with_the_file, other_cell),
+    Finding("Other bonds", _compare_bonds_with_the_file, other_bonds),
+    Finding("Atoms too near", _look_at_contacts, too_near),
+    Finding("Absurd energy", _another_model, unbound),
+    Finding("Imaginary modes", _find_the_minimum, imaginary),
+    Finding("Not at rest", _come_to_rest, not_at_rest),
+    Finding("Under stress", _relax_the_cell, under_stress),
+    Finding("Gamma alone", _average_over_a_mesh, gamma_alone),
+    Finding("Mesh too coarse", _another_mesh, coarse_mesh),
+    Finding("Frequencies too high", _no_such_bond, too_stiff),
+    Finding("Too many modes", _delete, too_many_modes),
+    Finding("Very soft modes", _mind_soft_modes, soft),
+    Finding("Inexact Hessian", _look_at_the_hessian, rough_hessian),
 )
-"""What is found in a structure: a title, what to do, and the words for one structure, or None."""
+"""All kinds, those that change all numbers first."""

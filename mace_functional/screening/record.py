@@ -34,7 +34,13 @@ class Record:
         atoms: Their number.
         mass: Of the cell or molecule, amu.
         volume: Of the cell, Å³; None if not periodic in all directions.
+        volume_read: Of the cell before relaxation, Å³.
+        thinnest: Smallest height of the cell over the same height before relaxation.
+        bonds_broken: In relaxation.
+        bonds_formed: In relaxation.
+        shortest_contact: Smallest distance over the sum of the covalent radii.
         energy: eV.
+        binding: Energy from free atoms of the same model, eV an atom.
         converged: Whether the relaxation converged; None if there was none.
         relaxation: Why it ended, in words.
         gradients: Energies with gradients that it took.
@@ -49,6 +55,7 @@ class Record:
         mesh_error: Relative error of the heat capacity that was found for a mesh "auto".
         imaginary_modes: How many there are, over all wave vectors of a mesh.
         lowest_frequency: Signed, cm-1.
+        stiffness: Largest force constant of an atom, eV/Å².
         acoustic_sum_residual: eV/Å².
         asymmetry: Of the Hessian, eV/Å².
         seconds_relaxation: That it took.
@@ -64,7 +71,13 @@ class Record:
     atoms: int | None = None
     mass: float | None = None
     volume: float | None = None
+    volume_read: float | None = None
+    thinnest: float | None = None
+    bonds_broken: int | None = None
+    bonds_formed: int | None = None
+    shortest_contact: float | None = None
     energy: float | None = None
+    binding: float | None = None
     converged: bool | None = None
     relaxation: str | None = None
     gradients: int | None = None
@@ -79,6 +92,7 @@ class Record:
     mesh_error: float | None = None
     imaginary_modes: int | None = None
     lowest_frequency: float | None = None
+    stiffness: float | None = None
     acoustic_sum_residual: float | None = None
     asymmetry: float | None = None
     seconds_relaxation: float | None = None

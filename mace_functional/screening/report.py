@@ -30,6 +30,7 @@ from mace_functional.screening.figures import (
 )
 from mace_functional.screening.findings import (
     FINDINGS,
+    MODES,
     failure,
     gamma_alone,
     imaginary,
@@ -55,10 +56,15 @@ from mace_functional.screening.record import Spectrum
 from mace_functional.screening.rows import Reference, Row, checked
 from mace_functional.screening.settings import ScreenSettings
 from mace_functional.screening.table import ROOM, heat_capacity, relative_error
-from mace_functional.units import EV_PER_MOLECULE
+from mace_functional.units import EV_PER_MOLECULE, K_B
 
 REPORT, FIGURES = "report.html", "figures"
 """Names of the page, and of the folder of its figures."""
+
+ABOVE = 1.25
+"""References larger than this times 3 k_B an atom are named. Anharmonic parts and the difference
+between constant pressure and volume are up to a tenth at room temperature; a value for a mole in
+place of a gram is ten times too large."""
 
 MANY = 10
 """More names than these are listed in columns."""
@@ -100,7 +106,10 @@ def write_report(
         _summary(rows, settings),
         _doubts(rows, settings),
         _heat_capacities(figures, done),
-        *(_comparison(figures, i, *comparison) for i, comparison in enumerate(comparisons, 1)),
+        *(
+            _comparison(figures, i, *comparison) + _above_dulong_petit(done, comparison[0])
+            for i, comparison in enumerate(comparisons, 1)
+        ),
         _structures(rows, settings, temperature, references),
         _spectra(figures, len(done)),
         _definitions(),
@@ -211,7 +220,7 @@ def _doubts(rows: Sequence[Row], settings: ScreenSettings) -> str:
             )
             what = f'<span class="bad">{title}</span> ({len(found)})'
             kind = "many" if len(found) > MANY else ""
-            content = f'<p>{advice}</p><ul class="{kind}">{items}</ul>'
+            content = f'<p>{advice(settings)}</p><ul class="{kind}">{items}</ul>'
             lines.append([head_cell(what), cell(content, "text")])
     if not lines:
         return ""
@@ -279,6 +288,23 @@ def _comparison(
         + html_table(headings, lines, "numbers")
         + f'<p class="note">{note}</p>'
         + _shown(figures[PARITY.format(number)], f"parity {number}", caption)
+    )
+
+
+def _above_dulong_petit(done: Sequence[Row], reference: Reference) -> str:
+    """References that no vibrations can have, mostly because they are in another unit."""
+    names = [
+        row.record.name
+        for row in done
+        if reference.values.get(row.record.name, 0.0)
+        > ABOVE * MODES * K_B * EV_PER_MOLECULE * (row.record.atoms or 1) / (row.record.mass or 1.0)
+    ]
+    if not names:
+        return ""
+    some = ", ".join(names[:MANY]) + (", ..." if len(names) > MANY else "")
+    return (
+        f'<p class="bad">{counted(len(names), "value")} of the reference above 3 k<sub>B</sub> an '
+        f"atom, which vibrations do not have: {as_text(some)}. Are they in J/(g K)?</p>"
     )
 
 
