@@ -26,8 +26,10 @@ from mace_functional.interop.mace_torch.foundation import (
     refuse_polar_model,
 )
 from mace_functional.interop.mace_torch.module import read_module
+from mace_functional.model_check import check_energies, check_settings, check_tensors
 from mace_functional.model_file import SUFFIX, read_model_file
 from mace_functional.subnormal import without_subnormal
+from mace_functional.validation import compute_device
 
 EMBEDDED = "embedded"
 """Name of the model that comes with the package."""
@@ -140,8 +142,9 @@ def load_model(
         The model. The module or file it came from is left as it was.
 
     Raises:
-        ValueError: If the name, the head, the dtype or the functional is unknown, or the file
-            holds no model.
+        ValueError: If the name, the head, the dtype, the device or the functional is unknown, the
+            file holds no model, or one that is damaged: settings out of range, tensors that are not
+            what the settings ask for or not finite, energies that are not finite.
         TypeError: If the source is no name, path or module, or the model is of a class whose energy
             is not a function of positions, cell and parameters alone, or was compiled to
             TorchScript, or dispersion is no name.
@@ -151,9 +154,15 @@ def load_model(
         OSError: If the file cannot be read.
     """
     d3 = _dispersion(dispersion)
+    device = compute_device(device)
     settings, tensors, default = _read(source)
+    where = "the module" if isinstance(source, nn.Module) else str(source)
+    check_settings(settings, where)
+    check_tensors(settings, tensors, where)
     name = _choose_head(settings.heads, default if head is None else head)
-    return _assemble(settings, tensors, name, dtype, device, d3)
+    model = _assemble(settings, tensors, name, dtype, device, d3)
+    check_energies(model, where)
+    return model
 
 
 def _dispersion(dispersion: str | bool | D3Settings | None) -> D3Settings | None:

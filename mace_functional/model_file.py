@@ -28,6 +28,7 @@ from mace_functional.atomic_write import atomic_write
 from mace_functional.engine.settings import MaceSettings
 from mace_functional.evaluation import check_params, parameter_shapes
 from mace_functional.model_check import check_finite
+from mace_functional.validation import in_order
 
 if TYPE_CHECKING:
     from mace_functional.model import Model
@@ -54,11 +55,13 @@ def save_model(
             coefficients keep theirs: the energy is invariant under rotations to their accuracy.
 
     Raises:
+        TypeError: If the model is of another class.
         ValueError: If the path has another suffix, the dtype is not `torch.float64` or
             `torch.float32`, or the tensors of `model.params` are not those of the model: by their
             names, shapes, dtypes or devices, or because entries are not finite.
         OSError: If the file cannot be written.
     """
+    in_order("save_model(model, path)", (model, "Model"))
     path = Path(path)
     if path.suffix != SUFFIX:
         raise ValueError(f"name the file *{SUFFIX}, not {path.name}: load_model knows it by that")
@@ -127,12 +130,15 @@ def _read_header(
 ) -> tuple[MaceSettings, dict[str, tuple[int, ...]], str]:
     """The settings, the shapes of the tensors, and the head."""
     try:
-        if int(header["version"]) <= VERSION:
+        version = int(header["version"])
+        if version < 1:
+            raise ValueError(f"version {version}")
+        if version <= VERSION:
             settings = _from_json(MaceSettings, json.loads(header["settings"]))
             shapes = json.loads(header["tensors"]).items()
             return settings, {name: tuple(shape) for name, shape in shapes}, header["head"]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the header of {path} is damaged: {error!r}") from error
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"the header of {path} is damaged: {error!r:.200}") from error
     raise ValueError(
         f"{path} has version {header['version']} of the format, and this mace_functional reads up "
         f"to {VERSION}: install a newer one"
@@ -146,11 +152,13 @@ def _from_json(kind: Any, value: Any) -> Any:
         return dataclass(**{name: _from_json(kinds[name], entry) for name, entry in value.items()})
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{value!r:.60} is not a list")
         return tuple(_from_json(arguments[0], entry) for entry in value)
     if origin in (Union, UnionType):  # of one kind and None
         return None if value is None else _from_json(arguments[0], value)
     if not (value in arguments if origin is Literal else type(value) is kind):
-        raise ValueError(f"{value!r} is not of type {kind}")
+        raise ValueError(f"{value!r:.60} is not of type {kind}")
     return value
 
 

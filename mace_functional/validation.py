@@ -130,6 +130,30 @@ def memory_budget(value: Any) -> int | None:
     return None if value is None else count("memory_budget", value)
 
 
+def in_order(call: str, *given: tuple[Any, str]) -> None:
+    """Arguments are of the kinds that a function takes, in its order.
+
+    >>> in_order("relax(model, atoms)", ("small", "Model"), (None, "Atoms"))
+    Traceback (most recent call last):
+    TypeError: relax(model, atoms) takes a Model and an Atoms in this order, not str and NoneType
+
+    Args:
+        call: The function with its first arguments, for the error.
+        given: For each of them its value and the name of the class that it must be of.
+
+    Raises:
+        TypeError: If one is of another class.
+    """
+    if all(name in {c.__name__ for c in type(value).__mro__} for value, name in given):
+        return
+    wanted = " and ".join(f"{'an' if name[0] in 'AEIOU' else 'a'} {name}" for _, name in given)
+    found = " and ".join(type(value).__name__ for value, _ in given)
+    order = " in this order" if len(given) > 1 else ""
+    swapped = {name for _, name in given} <= {type(value).__name__ for value, _ in given}
+    hint = ": they are swapped" if swapped and len(given) > 1 else ""
+    raise TypeError(f"{call} takes {wanted}{order}, not {found}{hint}")
+
+
 def temperatures(values: Sequence[float] | Tensor | float) -> list[float]:
     """Temperatures in K: at least one, each finite, not negative and at most `HOTTEST`.
 

@@ -1,4 +1,4 @@
-"""mace-torch: its modules, checkpoints and foundation models. Nothing else knows it.
+"""mace-torch: its modules, checkpoints and foundation models. Nothing else imports it.
 
 `module` reads settings and tensors of a module, `checkpoint` files that hold a pickled module, and
 `foundation` finds foundation models by name, in mace-torch's cache or on its servers.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ def read_checkpoint(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TorchScript archives are refused later, by name
             return torch.load(path, map_location="cpu", weights_only=False)
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # a place before the beginning of a file that was cut
+            raise ValueError(f"{path} is not a mace-torch checkpoint, or not all of it") from error
         raise
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]

@@ -48,11 +48,22 @@ def read_module(original: Any) -> tuple[MaceSettings, dict[str, Tensor]]:
 
     Raises:
         TypeError: If it is of another class, or was compiled to TorchScript.
-        ValueError: If it is a dict.
+        ValueError: If it is a dict, or a part is missing or is not what it is in mace-torch.
     """
-    plain = _plain(original)
-    state = plain.state_dict()
-    return _read_settings(plain), {k: v for k, v in state.items() if v.is_floating_point()}
+    try:
+        plain = _plain(original)
+        settings, state = _read_settings(plain), plain.state_dict()
+    except (AttributeError, AssertionError, LookupError, RuntimeError, OverflowError) as error:
+        raise ValueError(
+            f"the mace-torch module is damaged: {type(error).__name__}: {error!s:.200}"
+        ) from error
+    for name, tensor in state.items():  # numbers and flags have one entry
+        if tensor.ndim and not tensor.is_floating_point() and name != "atomic_numbers":
+            raise ValueError(
+                f"the mace-torch module is damaged: {name}, of shape {tuple(tensor.shape)}, holds "
+                f"{tensor.dtype} and not floating point"
+            )
+    return settings, {k: v for k, v in state.items() if v.is_floating_point()}
 
 
 def _plain(original: Any) -> nn.Module:
