@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from mace_functional import neighbours
 from mace_functional.graph import Species, Structure, to_tensors
+from mace_functional.torch_internals import pytree
 
 
 def batch(structures: Sequence[Structure]) -> Structure:

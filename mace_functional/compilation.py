@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves
 
 from mace_functional.concrete import is_concrete
+from mace_functional.torch_internals import pytree
 
 T = TypeVar("T")
 
@@ -43,7 +43,9 @@ def compiled(function: Callable[..., T], **options: Any) -> Callable[..., T]:
     trusted: dict[Any, bool] = {}
 
     def checked(*args: Any) -> T:
-        if not all(is_concrete(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)):
+        if not all(
+            is_concrete(leaf) for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor)
+        ):
             return function(*args)
         signature = _signature(args)
         if signature not in trusted:
@@ -63,7 +65,7 @@ def compiled(function: Callable[..., T], **options: Any) -> Callable[..., T]:
 
 def _signature(args: Any) -> Any:
     """What a compiled function is specialised to."""
-    leaves, structure = tree_flatten(args)
+    leaves, structure = pytree.tree_flatten(args)
     kinds = (
         (tuple(leaf.shape), leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else repr(leaf)
         for leaf in leaves
@@ -78,7 +80,7 @@ def _problem(fast: Callable[..., T], args: Any, expected: T) -> str | None:
     except Exception as error:  # whatever a compiler makes of the function
         first_line = str(error).strip().partition("\n")[0]
         return f"failed ({type(error).__name__}: {first_line})"
-    pairs = list(zip(tree_leaves(found), tree_leaves(expected), strict=True))
+    pairs = list(zip(pytree.tree_leaves(found), pytree.tree_leaves(expected), strict=True))
     for a, b in pairs:
         if not isinstance(b, Tensor) or not b.is_floating_point() or not b.numel():
             continue

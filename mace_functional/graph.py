@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from mace_functional import neighbours
 from mace_functional.dispersion.graph import D3Graph
+from mace_functional.torch_internals import pytree
+from mace_functional.validation import in_order
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -60,7 +61,7 @@ def gather(nodes: Tensor, senders: Tensor) -> Tensor:
     return nodes.index_select(0, senders.reshape(-1)).view(*senders.shape, *nodes.shape[1:])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Graph:
     """Static topology of a structure: a pytree whose leaves are tensors.
 
@@ -193,7 +194,7 @@ def _unflatten_graph(leaves: Any, context: tuple[Any, ...]) -> Graph:
     return Graph(**dict(zip(names, leaves, strict=True)), **dict(static))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Structure:
     """A structure: what changes, what does not, and the graph. A pytree.
 
@@ -281,11 +282,13 @@ def from_ase(atoms: Atoms, model: Model, skin: float = 0.0) -> Structure:
         The structure, on the model's device and in its dtype.
 
     Raises:
+        TypeError: If the arguments are of other classes, or swapped.
         ValueError: If there are no atoms, an element is unknown to the model or its dispersion,
             positions or cell are not finite, atoms coincide, periodic lattice vectors are missing
             or linearly dependent, the skin is negative, or an embedded feature is missing or out of
             range.
     """
+    in_order("from_ase(atoms, model)", (atoms, "Atoms"), (model, "Model"))
     numbers = atoms.get_atomic_numbers()
     if len(numbers) == 0:
         raise ValueError("the structure has no atoms")

@@ -9,7 +9,8 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from mace_functional.torch_internals import TorchDispatchMode
 
 BUDGET_FRACTION = 0.5
 """Fraction of the free memory that a computation may take unless told otherwise."""

@@ -16,21 +16,23 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
-import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
-from torch._C._functorch import (
+from torch.func import jvp, vjp, vmap
+
+from mace_functional.torch_internals import (
+    HigherOrderOperator,
     TransformType,
     _add_batch_dim,
+    _SingleLevelFunction,
     _unwrap_for_grad,
     _wrap_for_grad,
+    eager_transforms,
+    enable_single_level_autograd_function,
+    forward_ad,
     maybe_get_level,
+    transforms_are_active,
+    unwrap_batched,
 )
-from torch._functorch import eager_transforms
-from torch._functorch.utils import enable_single_level_autograd_function
-from torch._functorch.vmap import unwrap_batched
-from torch._ops import HigherOrderOperator
-from torch.autograd.function import _SingleLevelFunction
-from torch.func import jvp, vjp, vmap
 
 T = TypeVar("T")
 Arguments = Sequence[Any]
@@ -174,7 +176,7 @@ class _Call(HigherOrderOperator):
         super().__init__("mace_functional_primitive")
 
     def __call__(self, primitive: Primitive, *args: Any) -> Outputs:
-        if torch._C._are_functorch_transforms_active():
+        if transforms_are_active():
             return super().__call__(primitive, *args)
         return primitive.compute(*args) if _is_plain(args) else primitive.value(*args)
 
@@ -184,7 +186,7 @@ _call = _Call()
 
 def _is_plain(args: Arguments) -> bool:
     """Whether nothing differentiates or maps: no transform, no `backward()`, no dual numbers."""
-    if torch._C._are_functorch_transforms_active():
+    if transforms_are_active():
         return False
     tensors = [a for a in args if a is not None]
     if torch.is_grad_enabled() and any(a.requires_grad for a in tensors):

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from ase.units import Bohr
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from mace_functional import neighbours
 from mace_functional.dispersion.images import Images, in_rows
 from mace_functional.dispersion.reference import Damping, Reference, damping_of, reference_of
+from mace_functional.torch_internals import pytree
 
 CUTOFF = 60 * Bohr
 """Where pairs end in s-dftd3, Å."""
@@ -83,7 +83,7 @@ class D3Settings:
         damping_of(name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class D3Graph:
     """Pairs and data of a structure: a pytree whose leaves are tensors.
 

@@ -1,0 +1,59 @@
+"""The private names of torch that this package uses, all in one place.
+
+`primitive` needs functorch's stack of transforms, `concrete` whether a tensor is wrapped by one,
+and `memory` the storages that operations make. Torch may move such names from one version to the
+next: the import then fails here, in one sentence.
+"""
+
+from __future__ import annotations
+
+import torch
+
+SUPPORTED = "2.8 <= torch < 2.15"
+"""Versions of torch that the package is made for, as in pyproject.toml."""
+
+try:
+    import torch.autograd.forward_ad as forward_ad
+    from torch._C import _are_functorch_transforms_active as transforms_are_active
+    from torch._C._functorch import (
+        TransformType,
+        _add_batch_dim,
+        _unwrap_for_grad,
+        _wrap_for_grad,
+        is_functorch_wrapped_tensor,
+        maybe_get_level,
+    )
+    from torch._functorch import eager_transforms
+    from torch._functorch.utils import enable_single_level_autograd_function
+    from torch._functorch.vmap import unwrap_batched
+    from torch._ops import HigherOrderOperator
+    from torch.autograd.function import _SingleLevelFunction
+    from torch.utils import _pytree as pytree
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    # Read where they are used, because their values change.
+    _ = forward_ad._current_level, forward_ad._set_fwd_grad_enabled, eager_transforms.JVP_NESTING
+except (ImportError, AttributeError) as error:
+    raise ImportError(
+        f"torch {torch.__version__} has moved a name that mace_functional needs ({error}): install "
+        f"a supported version, {SUPPORTED}"
+    ) from error
+
+__all__ = [
+    "SUPPORTED",
+    "HigherOrderOperator",
+    "TorchDispatchMode",
+    "TransformType",
+    "_SingleLevelFunction",
+    "_add_batch_dim",
+    "_unwrap_for_grad",
+    "_wrap_for_grad",
+    "eager_transforms",
+    "enable_single_level_autograd_function",
+    "forward_ad",
+    "is_functorch_wrapped_tensor",
+    "maybe_get_level",
+    "pytree",
+    "transforms_are_active",
+    "unwrap_batched",
+]
