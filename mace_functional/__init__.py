@@ -17,6 +17,7 @@ from mace_functional.derivatives import forces, hessian, hvp, strained, stress
 from mace_functional.dispersion.d3 import dispersion_fn
 from mace_functional.dispersion.graph import D3Settings
 from mace_functional.energy import energy_fn
+from mace_functional.forked import compute_with_one_thread_when_forked
 from mace_functional.gamma import gamma_modes
 from mace_functional.graph import Graph, Structure, from_ase
 from mace_functional.hessian_operator import HessianOperator
@@ -51,6 +52,8 @@ from mace_functional.screening.settings import ScreenSettings
 from mace_functional.structures import example_structure
 from mace_functional.thermo import HarmonicThermo, harmonic_thermo
 from mace_functional.vibrations import NormalModes, frequencies, normal_modes
+
+compute_with_one_thread_when_forked()
 
 __version__ = "0.1.0"
 
