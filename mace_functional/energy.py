@@ -13,6 +13,7 @@ from mace_functional.derivatives import PERIODIC
 from mace_functional.dispersion.d3 import d3_energies
 from mace_functional.evaluation import atom_energies
 from mace_functional.memory import keep_freed_memory
+from mace_functional.validation import in_order
 
 if TYPE_CHECKING:
     from mace_functional.graph import Graph
@@ -38,8 +39,12 @@ def energy_fn(model: Model, graph: Graph, *, per_atom: bool = False) -> Energy:
     Returns:
         The function. It raises KeyError if names in `params` are missing or unknown, and ValueError
         if positions, cell or a parameter have a shape, dtype or device that does not fit.
+
+    Raises:
+        TypeError: If the arguments are of other classes, or swapped.
     """
     if not torch.compiler.is_compiling():
+        in_order("energy_fn(model, graph)", (model, "Model"), (graph, "Graph"))
         keep_freed_memory()
     energies_of = atom_energies(model)
     dispersion = None if graph.dispersion is None else d3_energies(graph.dispersion)

@@ -8,6 +8,7 @@ from mace_functional.derivatives import forces, hessian
 from mace_functional.energy import energy_fn
 from mace_functional.graph import from_ase
 from mace_functional.selection import Selection, free_atoms
+from mace_functional.validation import in_order
 from mace_functional.vibrations import NormalModes, normal_modes
 
 if TYPE_CHECKING:
@@ -49,11 +50,13 @@ def gamma_modes(
         and asymmetry of the Hessian.
 
     Raises:
+        TypeError: If the arguments are of other classes, or swapped.
         ValueError: If the structure does not fit the model (see `from_ase`), or the indices are no
             choice of its atoms.
 
     Source: Li, Jensen, Theor. Chem. Acc. 107, 211 (2002), for partial Hessians.
     """
+    in_order("gamma_modes(model, atoms)", (model, "Model"), (atoms, "Atoms"))
     free = free_atoms(atoms, indices)
     s = from_ase(atoms, model)
     energy = energy_fn(model, s.graph)

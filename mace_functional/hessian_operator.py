@@ -70,6 +70,10 @@ class HessianOperator:
         self.shape = torch.Size([positions.numel(), positions.numel()])
         self.dtype, self.device = positions.dtype, positions.device
 
+    def __repr__(self) -> str:
+        weighted = "" if self.masses is None else ", mass-weighted"
+        return f"HessianOperator({tuple(self.shape)}{weighted}, {self.dtype}, {self.device})"
+
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """`H v` for a vector (3N,) or (N, 3), or `H V` for the columns of a matrix (3N, k)."""
         if vectors.shape == self._atoms_shape:

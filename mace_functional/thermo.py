@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from mace_functional.concrete import is_concrete
+from mace_functional.summary import summary
 from mace_functional.units import EV_PER_MOLECULE, K_B, vibrational_quantum
 
 FROZEN = 1000.0
@@ -55,6 +56,9 @@ class HarmonicThermo(NamedTuple):
     n_modes: Tensor
     n_imaginary: Tensor
     n_zero: Tensor
+
+    def __repr__(self) -> str:
+        return summary(self)
 
     @property
     def molar_heat_capacity(self) -> Tensor:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from mace_functional.selection import Selection, atom_numbers
+from mace_functional.summary import summary
 from mace_functional.units import frequency_factor
 
 AXIS_TOLERANCE = 1e-3
@@ -196,6 +197,8 @@ class NormalModes:
     acoustic_sum_residual: float | None
     asymmetry: float
     largest_force: float | None
+
+    __repr__ = summary
 
     @property
     def imaginary(self) -> Tensor:

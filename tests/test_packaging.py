@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -96,3 +97,20 @@ def test_citation_names_the_method_and_the_potentials():
     sources = {r.get("doi") or r["url"].rpartition("/")[2] for r in citation["references"]}
     assert sources == {"10.1021/acs.jctc.4c01790", "2206.07697", "2401.00096"}
     assert all({"type", "title", "authors"} <= r.keys() for r in citation["references"])
+
+
+def test_the_table_of_the_engine_lists_all_of_its_modules():
+    table = (ROOT / "mace_functional" / "engine" / "__init__.py").read_text("utf-8")
+    modules = {path.stem for path in (ROOT / "mace_functional" / "engine").glob("*.py")}
+    listed = {line.split()[0] for line in table.splitlines() if line.startswith("    ")}
+    assert modules - {"__init__"} <= listed
+
+
+def test_nothing_but_its_own_folder_imports_mace_torch():
+    package = ROOT / "mace_functional"
+    found = {
+        path.parent.name
+        for path in package.rglob("*.py")
+        if re.search(r"^\s*(from|import) mace[. ]", path.read_text("utf-8"), re.MULTILINE)
+    }
+    assert found == {"mace_torch"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -179,11 +178,16 @@ def run(options: argparse.Namespace) -> None:
         )
         thermo = mesh_thermo(modes, options.temperatures).thermo
     dos = density_of_states(modes, unit=options.unit)
+    found = lattice.diagnostics
     results: dict[str, Any] = {
         **structure_results(options, atoms, model, relaxation),
         "structure": reading.record.as_dict(),
         "unit": options.unit,
-        "diagnostics": asdict(lattice.diagnostics),
+        "diagnostics": {
+            "largest_force_eV_per_A": found.largest_force,
+            "acoustic_sum_residual_eV_per_A2": found.acoustic_sum_residual,
+            "asymmetry_eV_per_A2_amu": found.asymmetry,
+        },
         "bands": _bands(bands),
         "mesh": _mesh(modes, options.unit),
         "density_of_states": _density(dos, atoms),
@@ -342,10 +346,10 @@ def _print(results: dict[str, Any]) -> None:
     for where in "bands", "mesh":
         _print_imaginary(console, results[where]["imaginary"], where, unit)
     diagnostics = results["diagnostics"]
-    print_rest(console, diagnostics["largest_force"], results["largest_stress_GPa"])
+    print_rest(console, diagnostics["largest_force_eV_per_A"], results["largest_stress_GPa"])
     console.print(
-        f"acoustic-sum-rule residual {diagnostics['acoustic_sum_residual']:.1e} eV/Å², "
-        f"asymmetry of the dynamical matrix {diagnostics['asymmetry']:.1e} eV/Å²/amu"
+        f"acoustic-sum-rule residual {diagnostics['acoustic_sum_residual_eV_per_A2']:.1e} eV/Å², "
+        f"asymmetry of the dynamical matrix {diagnostics['asymmetry_eV_per_A2_amu']:.1e} eV/Å²/amu"
     )
     if "finite_displacements" in results:
         _print_compared(console, results["finite_displacements"], unit)

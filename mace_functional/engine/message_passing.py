@@ -72,7 +72,7 @@ class MessagePassing:
         return blocks(0, nodes, neighbours * widest * number, CACHED_NUMBERS, lengths.device)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Point:
     """Arguments, sorted: where the messages are differentiated."""
 
@@ -145,7 +145,7 @@ class _Point:
         return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Here:
     """Some nodes: which, their senders, variables, edge products and curvature."""
 

@@ -63,7 +63,7 @@ class Variables(NamedTuple):
         return Variables(self.lengths[rows], couplings, self.features, cotangents)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _OfNodes:
     """Lists of tensors with the nodes in front."""
 
@@ -85,7 +85,7 @@ class _OfNodes:
         return type(self)(*([function(t) for t in getattr(self, f.name)] for f in fields(self)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EdgeProducts(_OfNodes):
     """What holds for all cotangents and vectors, for each path; empty where not asked for.
 
@@ -100,7 +100,7 @@ class EdgeProducts(_OfNodes):
     slopes: list[Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Curvature(_OfNodes):
     """Second derivatives of Phi by r and something else; empty where not asked for.
 

@@ -179,7 +179,7 @@ class RadialEmbedding(nn.Module):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EdgeScalars:
     """Invariants of the edges: jets in the edge length, and what else their weights depend on.
 

@@ -26,6 +26,7 @@ from ase.constraints import FixSymmetry
 from ase.filters import Filter
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from mace_functional.lattice import periodic_projector
 from mace_functional.optimize.coordinates import (
     LINEAR_CONSTRAINTS,
     STRAIN_WEIGHT,
@@ -119,7 +120,10 @@ def _slopes(optimised: Atoms | Filter, length: float) -> np.ndarray:
         slopes[k] = gradient() - nothing
         answer.forces.flat[k] = 0.0
     if isinstance(optimised, Filter) and volume > 0:
+        cell, pbc = torch.as_tensor(atoms.cell.array.copy()), atoms.pbc.tolist()
+        inside = periodic_projector(cell, pbc).numpy()  # as the stress of MaceCalculator
         for k, strain in enumerate(STRAINS):
-            answer.stress = full_3x3_to_voigt_6_stress(strain) * length / volume
+            along = full_3x3_to_voigt_6_stress(inside @ strain @ inside)
+            answer.stress = along * length / volume
             slopes[k - 6] = gradient() - nothing
     return slopes

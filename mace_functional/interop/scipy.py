@@ -12,6 +12,7 @@ from mace_functional.energy import energy_fn
 from mace_functional.graph import Structure, from_ase
 from mace_functional.hessian_operator import HessianOperator
 from mace_functional.selection import free_atoms
+from mace_functional.validation import in_order
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -37,6 +38,7 @@ def minimize_arguments(model: Model, atoms: Atoms, *, skin: float = 0.5) -> dict
         of the Hessian with p. All in float64 arrays.
 
     Raises:
+        TypeError: If the arguments are of other classes, or swapped.
         ValueError: If the structure does not fit the model (see `from_ase`), or no atom is free.
 
     Example:
@@ -44,6 +46,7 @@ def minimize_arguments(model: Model, atoms: Atoms, *, skin: float = 0.5) -> dict
         ... # doctest: +SKIP
         >>> atoms.positions = found.x.reshape(-1, 3)  # doctest: +SKIP
     """
+    in_order("minimize_arguments(model, atoms)", (model, "Model"), (atoms, "Atoms"))
     structure = from_ase(atoms, model, skin)
     free = torch.as_tensor(free_atoms(atoms), device=structure.positions.device)
     hessian: tuple[np.ndarray, HessianOperator] | None = None

@@ -58,7 +58,7 @@ class Internal(NamedTuple):
     masses: np.ndarray
 
 
-@dataclass
+@dataclass(eq=False)
 class Climber:
     """Where a search for a saddle point is, and what it knows of the surface.
 

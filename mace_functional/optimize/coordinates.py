@@ -80,7 +80,7 @@ class Coordinates:
         return np.flatnonzero(np.abs(self.basis).sum(1))
 
     def joint(self, z: np.ndarray) -> Tensor:
-        """Y = basis z, (3N + 6,)."""
+        """The joint vector `y = basis z`, (3N + 6,)."""
         return torch.as_tensor(self.basis @ z).to(self.positions)
 
     def place(self, joint: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from mace_functional.graph import from_ase
 from mace_functional.optimize.coordinates import free_coordinates
 from mace_functional.optimize.relax import RelaxResult, relax
 from mace_functional.optimize.surface import Surface
+from mace_functional.validation import in_order
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -57,9 +58,11 @@ def follow_mode(
         The relaxation; gradients and products of the way to its start are counted.
 
     Raises:
+        TypeError: If the arguments are of other classes, or swapped.
         ValueError: If the mode is of another shape, not finite, zero or held by constraints, the
             sign is another number, or the energy does not fall along the mode.
     """
+    in_order("follow_mode(model, atoms, mode)", (model, "Model"), (atoms, "Atoms"))
     if sign not in (1, -1):
         raise ValueError(f"sign must be 1 or -1, not {sign!r}")
     s = from_ase(atoms, model)

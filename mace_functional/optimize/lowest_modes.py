@@ -44,7 +44,9 @@ from mace_functional.energy import energy_fn
 from mace_functional.graph import from_ase
 from mace_functional.hessian_operator import HessianOperator
 from mace_functional.optimize.model_hessian import model_hessian
+from mace_functional.summary import summary
 from mace_functional.units import frequency_factor
+from mace_functional.validation import in_order
 from mace_functional.vibrations import internal_motions, rigid_motions, signed_sqrt
 
 if TYPE_CHECKING:
@@ -107,6 +109,8 @@ class LowestModes:
     n_hvps: int
     mass_weighted: bool
 
+    __repr__ = summary
+
     def frequencies(self, unit: str = "cm-1") -> Tensor:
         """Signed frequencies; imaginary modes are negative.
 
@@ -149,6 +153,8 @@ class Stability:
     n_hvps: int
     reason: str
     unit: str
+
+    __repr__ = summary
 
 
 def lowest_modes(
@@ -239,9 +245,11 @@ def check_stability(
         The answer, with the mode that decides.
 
     Raises:
+        TypeError: If the arguments are of other classes, or swapped.
         ValueError: If the structure does not fit the model, or has no internal motions.
         ArithmeticError: If a product is not finite.
     """
+    in_order("check_stability(model, atoms)", (model, "Model"), (atoms, "Atoms"))
     factor = frequency_factor(unit)
     s = from_ase(atoms, model)
     energy = energy_fn(model, s.graph)

@@ -42,7 +42,7 @@ ROUNDING = 16
 """Units of the last digit by which energies may differ for no reason."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Minimiser:
     """Where a minimisation is, and what it knows of the surface.
 

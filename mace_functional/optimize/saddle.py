@@ -35,6 +35,7 @@ from mace_functional.optimize.relax import RelaxResult
 from mace_functional.optimize.surface import Point, Surface
 from mace_functional.optimize.trust_region import Springs
 from mace_functional.units import frequency_factor
+from mace_functional.validation import in_order
 from mace_functional.vibrations import signed_sqrt
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class SaddleResult:
         barriers: Height of the saddle point over each of them, eV.
         history: One entry for every gradient of the search.
         n_gradients: Energies with gradients that all took, the ways down included.
-        n_hvps: Hessian-vector products, each about half a gradient.
+        n_hvps: Hessian-vector products; each costs 0.4 of a gradient in double precision.
     """
 
     atoms: Atoms
@@ -155,6 +156,7 @@ def find_saddle(
         `minima`.
 
     Raises:
+        TypeError: If the arguments are of other classes, or swapped.
         ValueError: If the structure does not fit the model (see `from_ase`), has atoms on top of
             each other, an energy or forces that are not finite, no internal motion is free, an
             option is bad, or the mode is none of this structure.
@@ -162,6 +164,7 @@ def find_saddle(
     Source: Helgaker, Chem. Phys. Lett. 1991, 182, 503, for the image; Hermes, Sargsyan, Najm,
     Zador, J. Chem. Theory Comput. 2022, 18, 6974, for what a search must withstand.
     """
+    in_order("find_saddle(model, atoms)", (model, "Model"), (atoms, "Atoms"))
     if not fmax > 0 or max_steps < 1:
         raise ValueError("fmax and max_steps must be positive")
     run = _Search(model, atoms, mode)

@@ -30,6 +30,7 @@ from mace_functional.phonons.modes import (
     signed_frequencies,
     warn_if_not_relaxed,
 )
+from mace_functional.summary import summary
 from mace_functional.units import frequency_factor
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class BandStructure:
     eigenvectors: Tensor
     unit: str
     connected: bool
+
+    __repr__ = summary
 
     @property
     def imaginary(self) -> list[ImaginaryMode]:

@@ -27,7 +27,7 @@ from torch import Tensor
 from mace_functional.graph import Graph, Species, gather
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BlochGraph:
     """The graph of a crystal in which replicas of the cell stand for the phases of a wave.
 
@@ -95,7 +95,7 @@ class BlochGraph:
         return Species(elements, numbers, tuple(n * self.replicas for n in counts))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Images:
     """Every node in every cell in which it is seen.
 

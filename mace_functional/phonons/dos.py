@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mace_functional.phonons.mesh import Mesh, MeshModes
+from mace_functional.summary import summary
 
 GRID = 301
 """Frequencies of a grid that is not given."""
@@ -45,6 +46,8 @@ class DensityOfStates:
     total: Tensor
     per_atom: Tensor | None
     unit: str
+
+    __repr__ = summary
 
 
 def density_of_states(

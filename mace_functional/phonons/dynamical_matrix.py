@@ -16,6 +16,7 @@ from mace_functional.evaluation import atom_energies
 from mace_functional.memory import keep_freed_memory
 from mace_functional.phonons.bloch import Images
 from mace_functional.phonons.wave_vector import WaveVector, wave_vector
+from mace_functional.validation import in_order
 
 if TYPE_CHECKING:
     from mace_functional.graph import Graph
@@ -61,10 +62,12 @@ def dynamical_matrix_fn(
         hermitian: what it lacks measures the rounding.
 
     Raises:
+        TypeError: If the arguments are of other classes, or swapped.
         ValueError: If the graph is a batch; the function raises it if shapes, dtypes or devices do
             not fit, or q is not finite or has a component along a direction that is not periodic.
         KeyError: The function raises it if names in `params` are missing or unknown.
     """
+    in_order("dynamical_matrix_fn(model, graph)", (model, "Model"), (graph, "Graph"))
     if graph.senders.ndim != 2 or not is_concrete(graph.senders):
         raise ValueError("the dynamical matrix takes the graph of one structure, outside of vmap")
     keep_freed_memory()

@@ -28,6 +28,7 @@ from mace_functional.memory import keep_freed_memory
 from mace_functional.phonons.symmetry import Image, Operations, Plan, plan
 from mace_functional.phonons.unrolled import UnrolledGraph
 from mace_functional.phonons.wave_vector import WaveVector, wave_vector
+from mace_functional.validation import in_order
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -158,9 +159,11 @@ def force_constants(
         in which nothing else is are left out.
 
     Raises:
+        TypeError: If the arguments are of other classes, or swapped.
         ValueError: If the structure is not periodic, does not fit the model (see `from_ase`), or
             the model has a dispersion, which reaches much further than message passing.
     """
+    in_order("force_constants(model, atoms)", (model, "Model"), (atoms, "Atoms"))
     if model.dispersion is not None:
         raise ValueError(
             "force constants of dispersion do not end where those of the model do: take the "

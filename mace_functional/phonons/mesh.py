@@ -35,6 +35,7 @@ from mace_functional.phonons.modes import (
     warn_if_not_relaxed,
 )
 from mace_functional.phonons.symmetry import Operations
+from mace_functional.summary import summary
 from mace_functional.validation import positive
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class Mesh:
     reciprocal: Tensor
     rotations: Tensor
     permutations: Tensor
+
+    __repr__ = summary
 
     @classmethod
     def of(
@@ -155,6 +158,8 @@ class MeshModes:
     eigenvalues: Tensor
     eigenvectors: Tensor | None
     masses: Tensor
+
+    __repr__ = summary
 
     def frequencies(self, unit: str = "cm-1") -> Tensor:
         """Signed frequencies, (Q, 3N); imaginary modes are negative.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mace_functional.phonons.wave_vector import WaveVector, wave_vector
+from mace_functional.summary import summary
 from mace_functional.units import frequency_factor
 from mace_functional.vibrations import internal_motions, rigid_motions, signed_sqrt
 
@@ -39,6 +40,9 @@ class ImaginaryMode(NamedTuple):
     q: Tensor
     frequency: float
     eigenvector: Tensor | None
+
+    def __repr__(self) -> str:
+        return summary(self)
 
 
 def lattice_modes(phonons: Phonons, q: WaveVector) -> tuple[Tensor, Tensor]:

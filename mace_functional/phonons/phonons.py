@@ -17,6 +17,8 @@ from mace_functional.phonons.dynamical_matrix import dynamical_matrix_fn
 from mace_functional.phonons.force_constants import ForceConstants, force_constants
 from mace_functional.phonons.unrolled import UnrolledGraph
 from mace_functional.phonons.wave_vector import WaveVector
+from mace_functional.summary import summary
+from mace_functional.validation import in_order
 from mace_functional.vibrations import NormalModes, normal_modes
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ class Phonons:
     diagnostics: Diagnostics
     force_constants: ForceConstants | None = None
 
+    __repr__ = summary
+
     def gamma_modes(self, unit: str = "cm-1") -> NormalModes:
         """Modes at q = 0 without rigid motions, of crystals and molecules alike.
 
@@ -120,9 +124,11 @@ def phonons_of(
         The phonons.
 
     Raises:
+        TypeError: If the arguments are of other classes, or swapped.
         ValueError: If the method is unknown, the structure does not fit the model (see `from_ase`),
             or force constants are asked for and it is not periodic, or the model has a dispersion.
     """
+    in_order("phonons_of(model, atoms)", (model, "Model"), (atoms, "Atoms"))
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, not {method!r}")
     s = from_ase(atoms, model)

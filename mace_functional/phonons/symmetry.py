@@ -32,7 +32,7 @@ VACUUM = 20.0
 """Between images along a direction that is not periodic, beside twice the extent there, Å."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Operations:
     """Symmetry operations, (G,) of them, on N atoms.
 
@@ -135,7 +135,7 @@ class Image(NamedTuple):
     operation: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """Which rows to compute, and how all others follow from them.
 

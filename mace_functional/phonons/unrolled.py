@@ -11,7 +11,7 @@ from torch import Tensor
 from mace_functional.graph import Graph, Species, gather
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class UnrolledGraph:
     """The graph of a piece of a crystal: some atoms, and all that feels them.
 

@@ -1,0 +1,165 @@
+"""Results are printed in a line, compare and hash; swapped arguments are told their order."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+
+import mace_functional as mf
+from mace_functional.phonons.modes import ImaginaryMode
+
+LONGEST = 400
+"""Characters of a printed result."""
+
+
+@cache
+def model() -> mf.Model:
+    return mf.load_model("embedded")
+
+
+@cache
+def salt() -> mf.Phonons:
+    return mf.phonons_of(model(), bulk("NaCl", "rocksalt", a=5.6))
+
+
+def modes() -> Any:
+    return mf.frequencies_on(salt(), mf.Mesh.of(salt().atoms, (2, 2, 2)))
+
+
+def operator(masses: Any = None) -> mf.HessianOperator:
+    s = mf.from_ase(molecule("H2O"), model())
+    energy = mf.energy_fn(model(), s.graph)
+    weights = s.masses if masses else None
+    return mf.HessianOperator(energy, s.positions, s.cell, model().params, weights)
+
+
+def lowest() -> Any:
+    s = mf.from_ase(molecule("H2O"), model())
+    return mf.lowest_modes(operator(True), 2, pbc=[False] * 3, numbers=s.numbers)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("make", "shown"),
+    [
+        (model, "Model(2 interactions"),
+        (lambda: mf.from_ase(molecule("H2O"), model()), "Structure(positions (3, 3)"),
+        (lambda: mf.relax(model(), molecule("H2O")), "RelaxResult(converged"),
+        (
+            lambda: mf.find_saddle(model(), molecule("NH3"), max_steps=1, connect=False),
+            "SaddleResult(not converged",
+        ),
+        (lambda: mf.gamma_modes(model(), molecule("CH4")), "NormalModes(frequencies=(9,)"),
+        (lowest, "LowestModes(eigenvalues=["),
+        (lambda: mf.check_stability(model(), molecule("H2O")), "Stability(stable="),
+        (salt, "Phonons(dynamical_matrix=dynamical_matrix, atoms="),
+        (lambda: modes().mesh, "Mesh(size=(2, 2, 2)"),
+        (modes, "MeshModes(mesh=Mesh(size="),
+        (lambda: mf.band_structure(salt(), points=4), "BandStructure(q=("),
+        (lambda: mf.density_of_states(modes()), "DensityOfStates(frequencies=(301,)"),
+        (
+            lambda: mf.harmonic_thermo(torch.tensor([100.0, 200.0]), 300.0),
+            "HarmonicThermo(temperatures=300, heat_capacity=",
+        ),
+        (lambda: salt().force_constants, "ForceConstants(2 atoms"),
+        (operator, "HessianOperator((9, 9), torch.float64, cpu)"),
+        (
+            lambda: ImaginaryMode(torch.zeros(3), -10.0, torch.zeros(9, 3)),
+            "ImaginaryMode(q=[0, 0, 0], frequency=-10, eigenvector=(9, 3))",
+        ),
+    ],
+    ids=lambda x: x.partition("(")[0] if isinstance(x, str) else "",
+)
+def test_results_are_printed_in_a_line(make, shown):
+    result = make()
+    text = repr(result)
+    assert text.startswith(shown)
+    assert len(text) < LONGEST
+    assert "\n" not in text
+    assert str(result) == text
+    assert result == result
+    assert hash(result) == hash(result)
+
+
+@pytest.mark.parametrize(
+    "make", [model, lambda: mf.from_ase(molecule("H2O"), model())], ids=["Model", "Structure"]
+)
+def test_two_results_of_tensors_are_compared_as_objects(make):
+    other = make()
+    other = dataclasses.replace(other)
+    assert (make() == other) is False
+    assert len({make(), other}) == 2
+
+
+def test_no_class_with_tensors_compares_them_entry_by_entry():
+    found = []
+    for info in pkgutil.walk_packages(mf.__path__, "mace_functional."):
+        if "mace_torch" in info.name or "__main__" in info.name:
+            continue
+        module = importlib.import_module(info.name)
+        for name, cls in vars(module).items():
+            if not (dataclasses.is_dataclass(cls) and isinstance(cls, type)):
+                continue
+            arrays = [f for f in dataclasses.fields(cls) if holds_arrays(str(f.type))]
+            if arrays and cls.__eq__ is not object.__eq__:
+                found.append(f"{cls.__module__}.{name}")
+    assert sorted(set(found)) == []
+
+
+def holds_arrays(annotation: str) -> bool:
+    return any(part in annotation for part in ("Tensor", "ndarray", "NDArray", "Graph"))
+
+
+# Arguments in the wrong order, or of the wrong kind.
+
+SWAPPED: dict[str, tuple[Callable[[mf.Model, Atoms], Any], str]] = {
+    "from_ase": (lambda m, a: mf.from_ase(m, a), "from_ase(atoms, model)"),
+    "energy_fn": (lambda m, a: mf.energy_fn(mf.from_ase(a, m).graph, m), "energy_fn(model, graph)"),
+    "dynamical_matrix_fn": (
+        lambda m, a: mf.dynamical_matrix_fn(mf.from_ase(a, m).graph, m),
+        "dynamical_matrix_fn(model, graph)",
+    ),
+    "relax": (lambda m, a: mf.relax(a, m), "relax(model, atoms)"),
+    "gamma_modes": (lambda m, a: mf.gamma_modes(a, m), "gamma_modes(model, atoms)"),
+    "phonons_of": (lambda m, a: mf.phonons_of(a, m), "phonons_of(model, atoms)"),
+    "force_constants": (lambda m, a: mf.force_constants(a, m), "force_constants(model, atoms)"),
+    "find_saddle": (lambda m, a: mf.find_saddle(a, m), "find_saddle(model, atoms)"),
+    "check_stability": (lambda m, a: mf.check_stability(a, m), "check_stability(model, atoms)"),
+    "follow_mode": (
+        lambda m, a: mf.follow_mode(a, m, np.ones((3, 3))),
+        "follow_mode(model, atoms, mode)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SWAPPED)
+def test_swapped_arguments_are_told_their_order(name):
+    call, order = SWAPPED[name]
+    with pytest.raises(TypeError) as caught:
+        call(model(), molecule("H2O"))
+    text = str(caught.value)
+    assert text.startswith(f"{order} takes a")
+    assert text.endswith(": they are swapped")
+
+
+@pytest.mark.parametrize("call", [mf.relax, mf.gamma_modes, mf.phonons_of, mf.find_saddle])
+def test_a_name_is_no_model(call):
+    with pytest.raises(TypeError, match=r"takes a Model and an Atoms in this order, not str and"):
+        call("small", molecule("H2O"))
+
+
+def test_masses_and_positions_in_the_wrong_order_are_refused():
+    s = mf.from_ase(molecule("H2O"), model())
+    hessian = torch.eye(9).double()
+    with pytest.raises(ValueError, match=r"masses \(N,\), not \(3,\) and \(3, 3\)"):
+        mf.normal_modes(hessian, s.positions, s.masses, pbc=[False] * 3)
