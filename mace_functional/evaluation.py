@@ -95,7 +95,7 @@ def _names_that_differ(params: Mapping[str, Tensor], shapes: Mapping[str, torch.
         parts.append(f"params lack {_listed(missing)}")
     if unknown:
         near = difflib.get_close_matches(str(unknown[0]), missing or shapes, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f" (perhaps {near[0]!r} is meant)" if near else ""
         parts.append(f"the model has no parameters named {_listed(unknown)}{hint}")
     return " and ".join(parts) + ". Begin from model.params and replace entries of it"
 

@@ -58,7 +58,7 @@ def test_a_missing_parameter_is_named(function_of, model):
 @every_function
 def test_a_misspelt_parameter_is_named_with_what_was_meant(function_of, model):
     params = without(model.params, READOUT) | {"readouts.0.linear.wieght": model.params[READOUT]}
-    with pytest.raises(KeyError, match=f"no parameters named '.*wieght'; did you mean '{READOUT}'"):
+    with pytest.raises(KeyError, match=f"no parameters named '.*wieght' .perhaps '{READOUT}' is"):
         function_of(model)(params)
 
 
