@@ -12,6 +12,8 @@ transform of it.
 # Loaded first: mace-torch has to be imported before e3nn.
 from mace_functional.interop import mace_torch as _mace_torch  # noqa: F401  # isort: skip
 from mace_functional.batching import batch
+from mace_functional.certificate.checking import check_potential
+from mace_functional.certificate.table import Certificate
 from mace_functional.compilation import compiled
 from mace_functional.derivatives import forces, hessian, hvp, strained, stress
 from mace_functional.dispersion.d3 import dispersion_fn
@@ -40,6 +42,7 @@ from mace_functional.phonons import (
     mesh_thermo,
     phonons_of,
 )
+from mace_functional.potential import Potential
 from mace_functional.reading import (
     StructureError,
     StructureRecord,
@@ -58,6 +61,7 @@ compute_with_one_thread_when_forked()
 __version__ = "0.1.0"
 
 __all__ = [
+    "Certificate",
     "D3Settings",
     "Graph",
     "HarmonicThermo",
@@ -67,6 +71,7 @@ __all__ = [
     "Model",
     "NormalModes",
     "Phonons",
+    "Potential",
     "RelaxResult",
     "SaddleResult",
     "ScreenSettings",
@@ -77,6 +82,7 @@ __all__ = [
     "StructureWarning",
     "band_structure",
     "batch",
+    "check_potential",
     "check_stability",
     "compiled",
     "density_of_states",

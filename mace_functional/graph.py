@@ -215,6 +215,11 @@ class Structure:
     def __repr__(self) -> str:
         return f"Structure(positions {tuple(self.positions.shape)}, {self.graph})"
 
+    @property
+    def topology(self) -> Graph:
+        """The graph, by the name that all potentials have for it."""
+        return self.graph
+
     def moved(self, positions: Tensor, cell: Tensor) -> Structure:
         """The same atoms at new positions with the same graph, as long as `Graph.is_current`."""
         return replace(self, positions=positions, cell=cell)

@@ -10,15 +10,19 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from mace_functional.dispersion.graph import D3Settings, functional_name
+from mace_functional.dispersion.potential import D3Potential
+from mace_functional.energy import Energy, energy_fn
 from mace_functional.engine import Mace, MaceSettings
+from mace_functional.graph import Graph, Structure, from_ase
 from mace_functional.interop.mace_torch.checkpoint import read_checkpoint
 from mace_functional.interop.mace_torch.foundation import (
     foundation_models,
@@ -28,8 +32,12 @@ from mace_functional.interop.mace_torch.foundation import (
 from mace_functional.interop.mace_torch.module import read_module
 from mace_functional.model_check import check_energies, check_settings, check_tensors
 from mace_functional.model_file import SUFFIX, read_model_file
+from mace_functional.phonons.dynamical_matrix import DynamicalMatrix, dynamical_matrix_fn
 from mace_functional.subnormal import without_subnormal
 from mace_functional.validation import compute_device
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 EMBEDDED = "embedded"
 """Name of the model that comes with the package."""
@@ -110,6 +118,33 @@ class Model:
             self.dispersion,
             self.n_subnormal,
         )
+
+    def structure(self, atoms: Atoms, *, skin: float = 0.0) -> Structure:
+        """The structure and graph of an ASE Atoms object; see `from_ase`."""
+        return from_ase(atoms, self, skin)
+
+    def energy_fn(self, topology: Graph, *, per_atom: bool = False) -> Energy:
+        """The energy as a pure function `E(positions, cell, params)`; see `energy_fn`."""
+        return energy_fn(self, topology, per_atom=per_atom)
+
+    def dynamical_matrix_fn(self, topology: Graph) -> DynamicalMatrix:
+        """The dynamical matrix as a pure function; see `dynamical_matrix_fn`."""
+        return dynamical_matrix_fn(self, topology)
+
+    def split_dispersion(self) -> tuple[Model, D3Potential] | None:
+        """The model without its dispersion, and the dispersion; None if it has none."""
+        if self.dispersion is None:
+            return None
+        d3 = D3Potential(self.dispersion, self.dtype, self.device)
+        return replace(self, dispersion=None), d3
+
+    def hold_pairs(self, structure: Structure) -> Structure:
+        """The same structure with dispersion between the pairs of now, wherever they move."""
+        graph = structure.graph
+        if graph.dispersion is None:
+            return structure
+        held = graph.dispersion.held(structure.positions, structure.cell, graph.pbc)
+        return replace(structure, graph=replace(graph, dispersion=held))
 
 
 def load_model(

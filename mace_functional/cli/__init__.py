@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from mace_functional import __version__
-from mace_functional.cli import phonons, relax, screen, thermo
+from mace_functional.cli import check, phonons, relax, screen, thermo
 from mace_functional.cli.arguments import Parser, UsageError
 from mace_functional.interop.mace_torch.unsupported import UnsupportedModelError
 
-VERBS = (relax, thermo, phonons, screen)
+VERBS = (relax, thermo, phonons, screen, check)
 BEGINNING = """\
 to begin, with a structure and a model that come with the package:
   mace-functional thermo quartz --model embedded
@@ -29,6 +29,7 @@ what else there is to choose, structures and models of your own included:
   mace-functional thermo --help
   mace-functional phonons --help
   mace-functional screen --help
+  mace-functional check --help
 """
 
 DEBUG = "MACE_FUNCTIONAL_DEBUG"
@@ -49,8 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after the program's name; those of the process if None.
 
     Returns:
-        The exit code: 0; 2 if the input was bad, 3 if structures of a screening failed, 70 if the
-        program is wrong, 130 if interrupted, and 141 if who read the output has gone.
+        The exit code: 0; 1 if a check of a model does not hold, 2 if the input was bad, 3 if
+        structures of a screening failed, 70 if the program is wrong, 130 if interrupted, and 141 if
+        who read the output has gone.
     """
     try:
         with _plain_warnings():

@@ -21,6 +21,9 @@ CUTOFF = 60 * Bohr
 CN_CUTOFF = 40 * Bohr
 """Where coordination numbers end there, Å."""
 
+ENDLESS = 1e4
+"""Å; no pair crosses it, and its eighth power, 1e32, is still a number in single precision."""
+
 
 def functional_name(dispersion: str | bool | None) -> str | None:
     """The functional of a D3 correction, in small letters, or None for no correction.
@@ -134,6 +137,21 @@ class D3Graph:
         reaches = tuple(cutoff + skin for cutoff, skin in self.reaches)
         pairs, counted = _find(*geometry, reaches, self.reference.c6)
         return replace(self, pairs=pairs, counted=counted)
+
+    def held(self, positions: Tensor, cell: Tensor, pbc: Tensor) -> D3Graph:
+        """The pairs within the cutoffs here and no others, wherever they move: nothing jumps.
+
+        Args:
+            positions: Å, (N, 3).
+            cell: Lattice vectors in Å, (3, 3).
+            pbc: Periodic directions, (3,).
+        """
+        x, a, periodic = (
+            t.detach().cpu().numpy() for t in (positions.double(), cell.double(), pbc)
+        )
+        exact = replace(self, skins=(0.0, 0.0)).rebuilt((x, a, periodic))
+        endless = replace(self.settings, cutoff=ENDLESS, cn_cutoff=ENDLESS)
+        return replace(exact, settings=endless)
 
     @property
     def reaches(self) -> tuple[tuple[float, float], ...]:

@@ -1,0 +1,180 @@
+"""The result of a certificate: a table of checks, each with its error, its bound and a verdict."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mace_functional.certificate.comparison import Comparison, Examination, Verdict, worst
+
+WIDTH = 126
+"""Characters of a line of the table as text."""
+
+STYLES = {
+    Verdict.HOLDS: "green",
+    Verdict.FAILS: "bold red",
+    Verdict.NOT_RESOLVED: "yellow",
+    Verdict.NOT_APPLICABLE: "dim",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of a certificate.
+
+    Attributes:
+        name: Of the check.
+        compared: What was compared with what.
+        verdict: "holds", "fails", "not resolved" or "not applicable".
+        error: Largest difference; None if nothing was compared.
+        bound: Largest difference that rounding and the errors of differences explain.
+        size: Root mean square of what was compared.
+        unit: Of error, bound and size.
+        quantity: Which of the compared quantities error, bound and size are of: the worst.
+        reason: Why it does not apply, cannot tell, or what was raised; empty otherwise.
+    """
+
+    name: str
+    compared: str
+    verdict: Verdict
+    error: float | None = None
+    bound: float | None = None
+    size: float | None = None
+    unit: str = ""
+    quantity: str = ""
+    reason: str = ""
+
+    @classmethod
+    def of(cls, examination: Examination, comparisons: list[Comparison]) -> Check:
+        """The row of a check that was run."""
+        c = worst(comparisons)
+        reasons = {
+            Verdict.NOT_RESOLVED: "the bound is so large that a relative error of 1e-4 could hide",
+            Verdict.NOT_APPLICABLE: f"{c.what} is zero",
+        }
+        return cls(
+            name=examination.name,
+            compared=examination.compared,
+            verdict=c.verdict,
+            error=c.error,
+            bound=c.bound,
+            size=c.size,
+            unit=c.unit,
+            quantity=c.what,
+            reason=reasons.get(c.verdict, ""),
+        )
+
+    @classmethod
+    def without(cls, examination: Examination, verdict: Verdict, reason: str) -> Check:
+        """The row of a check that compared nothing."""
+        return cls(examination.name, examination.compared, verdict, reason=reason)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The checks of a potential for one structure; `print` shows them as a table.
+
+    Attributes:
+        potential: As it shows itself.
+        structure: Formula and number of atoms that were computed with.
+        checks: The rows.
+        seconds: How long it took.
+    """
+
+    potential: str
+    structure: str
+    checks: tuple[Check, ...]
+    seconds: float
+
+    def __iter__(self) -> Iterator[Check]:
+        return iter(self.checks)
+
+    def __getitem__(self, name: str) -> Check:
+        """The check of a name.
+
+        Raises:
+            KeyError: If there is none.
+        """
+        for check in self.checks:
+            if check.name == name:
+                return check
+        raise KeyError(f"no check {name!r}; there are {', '.join(c.name for c in self.checks)}")
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that fail."""
+        return self._with(Verdict.FAILS)
+
+    @property
+    def not_resolved(self) -> tuple[Check, ...]:
+        """The checks that could not have found a relative error of 1e-4."""
+        return self._with(Verdict.NOT_RESOLVED)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check that applies holds."""
+        return not self.failed and not self.not_resolved
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as JSON has it; numbers that are not finite are None."""
+        return {
+            "potential": self.potential,
+            "structure": self.structure,
+            "passed": self.passed,
+            "seconds": self.seconds,
+            "checks": [
+                {key: _finite(value) for key, value in vars(check).items()} for check in self.checks
+            ],
+        }
+
+    def table(self, *, wide: bool = True) -> Table:
+        """The checks as a table of rich.
+
+        Args:
+            wide: With what was compared, or why it was not, for lines of `WIDTH` characters;
+                otherwise for 80.
+        """
+        title = Text(f"{self.potential}\n{self.structure}, {self.seconds:.1f} s")
+        table = Table(
+            title=title, caption=Text(self._summary()), box=box.SIMPLE_HEAD, pad_edge=False
+        )
+        for heading in ("check", "verdict"):
+            table.add_column(heading, no_wrap=True)
+        for heading in ("error", "bound", "size"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("unit", no_wrap=True)
+        if wide:
+            table.add_column("compared")
+        for c in self.checks:
+            numbers = ("" if x is None else f"{x:.1e}" for x in (c.error, c.bound, c.size))
+            words = [*numbers, c.unit, c.reason or c.compared][: 5 if wide else 4]
+            verdict = Text(c.verdict.value, STYLES[c.verdict])
+            table.add_row(Text(c.name), verdict, *map(Text, words))
+        return table
+
+    def __str__(self) -> str:
+        console = Console(file=io.StringIO(), width=WIDTH)
+        with console.capture() as capture:
+            console.print(self.table())
+        return capture.get()
+
+    def _summary(self) -> str:
+        counts = [
+            f"{len(found)} {verdict.value}" for verdict in Verdict if (found := self._with(verdict))
+        ]
+        return ("passed: " if self.passed else "not passed: ") + ", ".join(counts)
+
+    def _with(self, verdict: Verdict) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if check.verdict is verdict)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
