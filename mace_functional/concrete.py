@@ -9,7 +9,7 @@ from mace_functional.torch_internals import is_functorch_wrapped_tensor
 
 
 def is_concrete(tensor: Tensor) -> bool:
-    """Whether the values of a tensor can be read: not inside of a `torch.func` transform."""
-    if torch.compiler.is_compiling():
+    """Whether a tensor has values to be read: not under a transform, nor on the meta device."""
+    if torch.compiler.is_compiling() or tensor.is_meta:
         return False
     return not is_functorch_wrapped_tensor(tensor)
