@@ -10,6 +10,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeR
 from torch import Tensor
 from torch.func import vmap
 
+from mace_functional import validation
 from mace_functional.memory import BUDGET_FRACTION, Meter, free_memory
 
 ChunkSize = int | Literal["auto"] | None
@@ -44,14 +45,13 @@ def map_columns(
         The mapped vectors, stacked.
 
     Raises:
-        ValueError: If the chunk size is not a positive number, None or "auto".
+        ValueError: If the chunk size is not a positive number, None or "auto", or the budget is no
+            positive number of bytes.
         MemoryError: If not even one vector fits the budget.
     """
     count = vectors.shape[0]
-    if chunk_size != "auto" and chunk_size is not None and not _is_positive(chunk_size):
-        raise ValueError(
-            f"chunk_size must be a positive number, None or 'auto', not {chunk_size!r}"
-        )
+    chunk_size = validation.chunk_size(chunk_size)
+    memory_budget = validation.memory_budget(memory_budget)
     done: list[Tensor] = []
     bar = Progress(
         *Progress.get_default_columns()[:-1],
@@ -75,10 +75,6 @@ def map_columns(
             done.append(vmap(apply)(chunk))
             bar.advance(task, len(chunk))
     return torch.cat(done)
-
-
-def _is_positive(chunk_size: object) -> bool:
-    return isinstance(chunk_size, int) and not isinstance(chunk_size, bool) and chunk_size > 0
 
 
 def _budget(device: torch.device) -> int:

@@ -20,7 +20,7 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor
 
-from mace_functional import neighbours
+from mace_functional import neighbours, validation
 from mace_functional.dispersion.graph import D3Graph
 from mace_functional.torch_internals import pytree
 from mace_functional.validation import in_order
@@ -297,8 +297,7 @@ def from_ase(atoms: Atoms, model: Model, skin: float = 0.0) -> Structure:
     numbers = atoms.get_atomic_numbers()
     if len(numbers) == 0:
         raise ValueError("the structure has no atoms")
-    if not 0 <= skin < np.inf:
-        raise ValueError(f"skin must be zero or positive, in Å, not {skin}")
+    skin = validation.skin(skin)
     table = {z: row for row, z in enumerate(model.atomic_numbers)}
     unknown = sorted({int(z) for z in numbers} - set(table))
     if unknown:

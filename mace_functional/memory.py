@@ -69,6 +69,26 @@ def keep_freed_memory() -> None:
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
+def check_fits(what: str, size: int, device: torch.device, advice: str) -> None:
+    """Refuse what would fill more than the memory that is free.
+
+    Args:
+        what: Takes the memory, for the error.
+        size: Bytes.
+        device: Where.
+        advice: What to do instead, for the error.
+
+    Raises:
+        MemoryError: If it does not fit.
+    """
+    free = free_memory(device)
+    if size > free:
+        raise MemoryError(
+            f"{what} need {size / 2**30:.3g} GiB of memory and {free / 2**30:.3g} GiB are free: "
+            f"{advice}"
+        )
+
+
 def free_memory(device: torch.device) -> int:
     """Free memory of the device in bytes."""
     if device.type == "cuda":

@@ -21,6 +21,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+LARGEST = 2**63 - 1
+"""Largest whole number that torch takes."""
+
 HOTTEST = 1e6
 """Highest temperature that is accepted, K. No bond is left long before it."""
 
@@ -36,8 +39,13 @@ WIDEST = 20.0
 """Largest skin of a neighbour list, Å. At several times the cutoff the list holds a thousand times
 the pairs that count."""
 
-MOST_WAVE_VECTORS = 1_000_000
-"""Points of the largest mesh or path that is accepted; a hundred along each direction."""
+NEAREST, FARTHEST = 1e-3, 200.0
+"""Least and largest cutoff of pairs, Å. That of D3 is 32 Å; the number of pairs grows with its
+cube, and an atom of quartz has 2.7 million neighbours within 200 Å."""
+
+MOST_WAVE_VECTORS = 10**6
+"""Points of the largest mesh, before symmetry, or path that is accepted: a hundred along each
+direction. Lists of ten times as many take a GiB."""
 
 
 def finite(name: str, value: Any, unit: str = "") -> float:
@@ -70,14 +78,14 @@ def between(name: str, value: Any, low: float, high: float, unit: str = "") -> f
     return _number(name, value, unit, range_, lambda x: low <= x <= high)
 
 
-def count(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+def count(name: str, value: Any, least: int = 1, most: int = LARGEST) -> int:
     """A whole number.
 
     Args:
         name: Of the argument, for the error.
         value: What was given.
         least: Smallest number that is accepted.
-        most: Largest number that is accepted; no limit if None.
+        most: Largest number that is accepted.
 
     Raises:
         ValueError: If it is no whole number, too small or too large.
@@ -86,8 +94,8 @@ def count(name: str, value: Any, least: int = 1, most: int | None = None) -> int
         whole = operator.index(value)
     except TypeError:
         whole = least - 1
-    if isinstance(value, bool) or whole < least or (most is not None and whole > most):
-        range_ = f"of at least {least}" if most is None else f"from {least} to {most}"
+    if isinstance(value, bool) or not least <= whole <= most:
+        range_ = f"of at least {least}" if most == LARGEST else f"from {least} to {most}"
         raise ValueError(f"{name} must be a whole number {range_}, not {value!r}")
     return whole
 
@@ -105,6 +113,32 @@ def pressure(name: str, value: Any) -> float:
 def skin(value: Any) -> float:
     """The skin of a neighbour list in Å, from 0 to `WIDEST`; errors as of `finite`."""
     return between("skin", value, 0.0, WIDEST, "Å")
+
+
+def pair_cutoff(name: str, value: Any) -> float:
+    """A cutoff of pairs in Å, from `NEAREST` to `FARTHEST`; errors as of `finite`."""
+    return between(name, value, NEAREST, FARTHEST, "Å")
+
+
+def mesh(size: Any) -> tuple[int, int, int]:
+    """Wave vectors along each reciprocal lattice vector, `MOST_WAVE_VECTORS` in all at most.
+
+    Raises:
+        ValueError: If these are not three positive whole numbers, or too many wave vectors.
+    """
+    try:
+        whole = [operator.index(n) for n in size if not isinstance(n, bool)]
+    except TypeError:
+        whole = []
+    if len(whole) != 3 or min(whole) < 1:
+        raise ValueError(f"the size of a mesh is three positive integers, not {size!r}")
+    points = math.prod(whole)
+    if points > MOST_WAVE_VECTORS:
+        raise ValueError(
+            f"a mesh of size {' x '.join(map(str, whole))} has {points} wave vectors, more than "
+            f"{MOST_WAVE_VECTORS}: take a smaller one"
+        )
+    return whole[0], whole[1], whole[2]
 
 
 def chunk_size(value: Any) -> int | Literal["auto"] | None:
@@ -194,7 +228,7 @@ def compute_device(name: str | torch.device) -> torch.device:
 def _number(name: str, value: Any, unit: str, range_: str, accepted: Any) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool | str) or not math.isfinite(number) or not accepted(number):
         of_unit = f" in {unit}" if unit else ""

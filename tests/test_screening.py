@@ -434,7 +434,7 @@ def test_names_are_as_long_as_they_must_be(tmp_path):
     ("options", "message"),
     [
         ({"settings": replace(SETTINGS, dtype="float16")}, "dtype must be one of"),
-        ({"settings": replace(SETTINGS, fmax=0.0)}, "must be positive"),
+        ({"settings": replace(SETTINGS, fmax=0.0)}, "fmax must be a finite number above zero"),
         ({"settings": replace(SETTINGS, mesh=(2, 0, 2))}, "mesh"),
         ({"settings": ScreenSettings("embeded")}, "did you mean 'embedded'"),
         ({"temperatures": [-1.0]}, "temperatures"),

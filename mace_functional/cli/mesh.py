@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from mace_functional.cli.arguments import Parser, UsageError, is_any_of, number, three
 from mace_functional.cli.console import BOLD, Console
+from mace_functional.cli.options import add_symprec, check_needs
 from mace_functional.phonons.thermo import TOLERANCE, ConvergedThermo
 from mace_functional.screening.settings import MeshChoice
 from mace_functional.validation import positive
@@ -15,7 +16,7 @@ AUTO: Final = "auto"
 
 
 def add_mesh(parser: Parser, what: str) -> None:
-    """Add --mesh, --mesh-spacing and --mesh-tolerance.
+    """Add --mesh, --mesh-spacing, --mesh-tolerance and --symprec.
 
     Args:
         parser: Of the subcommand.
@@ -43,6 +44,7 @@ def add_mesh(parser: Parser, what: str) -> None:
         metavar="t",
         help=f"relative error of the heat capacity that --mesh {AUTO} ends at ({TOLERANCE:g})",
     )
+    add_symprec(parser, "; needs a mesh")
 
 
 def mesh_choice(options: argparse.Namespace) -> MeshChoice:
@@ -55,6 +57,8 @@ def mesh_choice(options: argparse.Namespace) -> MeshChoice:
     if options.mesh_tolerance is not None and mesh != AUTO:
         raise UsageError(f"--mesh-tolerance needs --mesh {AUTO}")
     if options.mesh_spacing is None:
+        if mesh is None:
+            check_needs(options, "--symprec", "--mesh or --mesh-spacing")
         return mesh
     if mesh is not None:
         raise UsageError("--mesh and --mesh-spacing exclude each other: give one of them")

@@ -26,9 +26,19 @@ from mace_functional.cli.relaxation import relax_in_place
 from mace_functional.dispersion.graph import functional_name
 from mace_functional.dispersion.reference import damping_of
 from mace_functional.model import Model, load_model
+from mace_functional.phonons.symmetry import SYMPREC
 from mace_functional.screening.settings import DTYPES
 from mace_functional.structures import STRUCTURES, is_example
-from mace_functional.validation import HOTTEST, between, compute_device, count, positive
+from mace_functional.validation import (
+    HOTTEST,
+    LOOSEST,
+    TIGHTEST,
+    between,
+    compute_device,
+    count,
+    positive,
+    symmetry_tolerance,
+)
 
 FMAX = 1e-3
 """eV/Å; frequencies then change little with tighter relaxation."""
@@ -96,6 +106,22 @@ def add_temperatures(parser: Parser, default: tuple[float, ...], more: str = "")
         default=list(default),
         metavar="T,T,...",
         help=f"K, from 0 to {HOTTEST:g} ({' '.join(f'{t:g}' for t in default)}){more}",
+    )
+
+
+def add_symprec(parser: Parser, needs: str = "") -> None:
+    """Add the tolerance of symmetry.
+
+    Args:
+        parser: Of the verb.
+        needs: What else must be given, for the help.
+    """
+    parser.add_argument(
+        "--symprec",
+        type=number("--symprec", symmetry_tolerance),
+        metavar="d",
+        help="how far atoms may be from where symmetry puts them, Å, from "
+        f"{TIGHTEST:g} to {LOOSEST:g} ({SYMPREC:g}){needs}",
     )
 
 
@@ -203,6 +229,11 @@ def check_options(options: argparse.Namespace, outputs: dict[str, Path | None]) 
     check_figure("--figure", options.figure)
     written = {"--relaxed": options.relaxed, "--figure": options.figure, **outputs}
     check_outputs(written, [options.file, options.model])
+
+
+def symprec_of(options: argparse.Namespace) -> float:
+    """The tolerance of symmetry, Å."""
+    return SYMPREC if options.symprec is None else float(options.symprec)
 
 
 def check_needs(options: argparse.Namespace, name: str, needed: str) -> None:

@@ -18,11 +18,13 @@ from mace_functional.cli.console import BOLD, Console
 from mace_functional.cli.files import FIGURES, write_figure, write_json
 from mace_functional.cli.options import (
     add_options,
+    add_symprec,
     add_temperatures,
     add_three,
     check_needs,
     check_options,
     load_and_relax,
+    symprec_of,
 )
 from mace_functional.cli.report import (
     no_warnings_of_what_is_reported,
@@ -96,6 +98,7 @@ def add_parser(verbs: Any) -> None:
         "mesh of n x n x n wave vectors for density of states and heat capacity; 1 along "
         f"directions that are not periodic (neighbours at most {SPACING} 1/Å apart)",
     )
+    add_symprec(parser)
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -161,18 +164,22 @@ def run(options: argparse.Namespace) -> None:
     atoms = reading.atoms
     _check(options, atoms)
     model, relaxation = load_and_relax(options, atoms, console)
-    lattice = phonons_of(model, atoms, method=options.method, progress=console.is_terminal)
+    symprec = symprec_of(options)
+    lattice = phonons_of(
+        model, atoms, method=options.method, symprec=symprec, progress=console.is_terminal
+    )
     with no_warnings_of_what_is_reported():
         bands = band_structure(
             lattice,
             options.path,
             points=options.points,
             unit=options.unit,
+            symprec=symprec,
             progress=console.is_terminal,
         )
         modes = frequencies_on(
             lattice,
-            Mesh.of(atoms, options.mesh or mesh_size(atoms)),
+            Mesh.of(atoms, options.mesh or mesh_size(atoms), symprec=symprec),
             checkpoint=options.checkpoint,
             progress=console.is_terminal,
         )
@@ -221,7 +228,7 @@ def _check(options: argparse.Namespace, atoms: Atoms) -> None:
         )
     if options.path is not None:
         check_path(atoms, options.path)
-    Mesh.of(atoms, options.mesh or mesh_size(atoms))
+    Mesh.of(atoms, options.mesh or mesh_size(atoms), symmetry=False)
     if options.phonopy is not None or options.compare_finite_differences:
         phonopy_of(atoms, _supercell(options, atoms))
     elif options.supercell is not None:

@@ -20,9 +20,12 @@ from mace_functional.cli.files import (
 from mace_functional.cli.options import (
     add_limits,
     add_structure_and_model,
+    add_symprec,
+    check_needs,
     holds_axes,
     load,
     set_limits,
+    symprec_of,
 )
 from mace_functional.cli.relaxation import relax_in_place
 from mace_functional.cli.report import print_rest, print_written, structure_results
@@ -74,6 +77,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--symmetry", action="store_true", help="keep the space group, as spglib finds it"
     )
+    add_symprec(parser, "; needs --symmetry")
     parser.add_argument(
         "--trajectory", type=Path, metavar="OUT", help="write all structures here (ASE's .traj)"
     )
@@ -86,6 +90,8 @@ def run(options: argparse.Namespace) -> None:
     console = Console(stderr=True)
     started = time.perf_counter()
     set_limits(options)
+    if not options.symmetry:
+        check_needs(options, "--symprec", "--symmetry")
     _check_files(options)
     reading = find_structure(options.file, console)
     atoms = reading.atoms
@@ -101,6 +107,7 @@ def run(options: argparse.Namespace) -> None:
         cell=options.cell,
         pressure=options.pressure,
         symmetry=options.symmetry,
+        symprec=symprec_of(options),
         trajectory=options.trajectory,
     )
     write_structure(options.output, atoms)

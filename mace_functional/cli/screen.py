@@ -25,6 +25,7 @@ from mace_functional.cli.options import (
     device,
     list_structures,
     set_limits,
+    symprec_of,
 )
 from mace_functional.cli.report import print_written
 from mace_functional.cli.structures import print_finding
@@ -210,6 +211,7 @@ def _settings(options: argparse.Namespace) -> ScreenSettings:
         mesh=mesh_choice(options),
         mesh_tolerance=mesh_tolerance(options),
         mesh_temperature=min([COLDEST, *(t for t in options.temperatures if t > 0)]),
+        symprec=symprec_of(options),
     )
 
 

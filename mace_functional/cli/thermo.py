@@ -27,6 +27,7 @@ from mace_functional.cli.options import (
     add_temperatures,
     check_options,
     load_and_relax,
+    symprec_of,
 )
 from mace_functional.cli.ranges import RANGE, numbers_in
 from mace_functional.cli.report import (
@@ -107,7 +108,7 @@ def run(options: argparse.Namespace) -> None:
     if choice is not None:  # refused, if it is bad, before anything long starts
         check_crystal(atoms, "a mesh")
         if choice != AUTO:
-            _mesh_of(atoms, choice)
+            _mesh_of(atoms, choice, symmetry=False)
     free = _hold_others(options, atoms, choice)
     if choice is None:
         check_vibrates(atoms, free, options.file)
@@ -119,19 +120,21 @@ def run(options: argparse.Namespace) -> None:
             modes = gamma_modes(model, atoms, indices=free, progress=console.is_terminal)
         else:
             with console.status("phonons"):
-                lattice = phonons_of(model, atoms)
+                lattice = phonons_of(model, atoms, symprec=symprec_of(options))
             modes = replace(lattice.gamma_modes(), largest_force=lattice.diagnostics.largest_force)
         if choice in (None, AUTO):
             branches = acoustic_branches(model, atoms, modes)
         if lattice is not None and choice is not None and choice != AUTO:
+            mesh = _mesh_of(atoms, choice, symprec=symprec_of(options))
             mesh_modes = frequencies_on(
-                lattice, _mesh_of(atoms, choice), eigenvectors=False, progress=console.is_terminal
+                lattice, mesh, eigenvectors=False, progress=console.is_terminal
             )
         elif lattice is not None and branches.count:
             converged = converged_mesh_thermo(
                 lattice,
                 options.temperatures,
                 mesh_tolerance(options),
+                symprec=symprec_of(options),
                 progress=console.is_terminal,
             )
             mesh_modes = converged.result.modes
@@ -163,9 +166,10 @@ def run(options: argparse.Namespace) -> None:
     print_written(console, options.json, options.figure)
 
 
-def _mesh_of(atoms: Atoms, choice: tuple[int, int, int] | float) -> Mesh:
+def _mesh_of(atoms: Atoms, choice: tuple[int, int, int] | float, **options: Any) -> Mesh:
     """The mesh of a size or a spacing."""
-    return Mesh.of(atoms, mesh_size(atoms, choice) if isinstance(choice, float) else choice)
+    size = mesh_size(atoms, choice) if isinstance(choice, float) else choice
+    return Mesh.of(atoms, size, **options)
 
 
 def _hold_others(options: argparse.Namespace, atoms: Atoms, choice: MeshChoice) -> list[int]:

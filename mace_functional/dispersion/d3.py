@@ -24,10 +24,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from mace_functional import validation
 from mace_functional.dispersion.graph import CN_CUTOFF, CUTOFF, D3Graph, D3Settings
 from mace_functional.dispersion.image_sum import ImageSum
 from mace_functional.dispersion.reference import Reference
@@ -88,8 +88,7 @@ def dispersion_fn(
 
     Source: Grimme, Ehrlich, Goerigk, J. Comput. Chem. 32, 1456 (2011).
     """
-    if not 0 <= skin < np.inf:
-        raise ValueError(f"skin must be zero or positive, in Å, not {skin}")
+    skin = validation.skin(skin)
     if len(atoms) == 0:
         raise ValueError("the structure has no atoms")
     keep_freed_memory()

@@ -14,6 +14,7 @@ from mace_functional import neighbours
 from mace_functional.dispersion.images import Images, in_rows
 from mace_functional.dispersion.reference import Damping, Reference, damping_of, reference_of
 from mace_functional.torch_internals import pytree
+from mace_functional.validation import pair_cutoff
 
 CUTOFF = 60 * Bohr
 """Where pairs end in s-dftd3, Å."""
@@ -75,10 +76,8 @@ class D3Settings:
     cn_cutoff: float = CN_CUTOFF
 
     def __post_init__(self) -> None:
-        if not (0 < self.cutoff < np.inf and 0 < self.cn_cutoff < np.inf):
-            raise ValueError(
-                f"cutoffs must be positive, in Å, not {self.cutoff} and {self.cn_cutoff}"
-            )
+        for cutoff in "cutoff", "cn_cutoff":
+            object.__setattr__(self, cutoff, pair_cutoff(cutoff, getattr(self, cutoff)))
         name = functional_name(self.functional)
         if name is None:
             raise ValueError("a D3 correction needs the name of a functional, such as 'pbe'")

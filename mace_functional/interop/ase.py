@@ -18,12 +18,12 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 from torch.func import grad
 
+from mace_functional import validation
 from mace_functional.derivatives import hessian, strained
 from mace_functional.energy import energy_fn
 from mace_functional.graph import Structure, features_of, from_ase
 from mace_functional.lattice import periodic_projector, volume_of
 from mace_functional.model import Model, load_model
-from mace_functional.validation import not_negative
 
 
 class MaceCalculator(Calculator):
@@ -69,7 +69,7 @@ class MaceCalculator(Calculator):
     ) -> None:
         super().__init__(**kwargs)
         self.model = model if isinstance(model, Model) else load_model(model)
-        self.skin = not_negative("skin", skin, "Å")
+        self.skin = validation.skin(skin)
         self.structure: Structure | None = None
         """Structure of the last call, with the neighbour list in use."""
         self._features: dict[str, Tensor] | None = None

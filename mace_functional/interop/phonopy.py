@@ -47,6 +47,10 @@ IN_EV_AND_ANGSTROM = (None, "vasp", "aims", "lammps", "pwmat", "crystal", "caste
 """Calculators for which phonopy has lengths in Å and force constants in eV/Å²."""
 
 
+MOST_ATOMS = 20_000
+"""Of a supercell; phonopy takes minutes to look for the symmetry of as many."""
+
+
 def to_phonopy(
     phonons: Phonons,
     supercell: Supercell,
@@ -206,6 +210,12 @@ def phonopy_of(atoms: Atoms, supercell: Supercell, masses: np.ndarray | None = N
         raise ValueError(
             f"the supercell {np.asarray(supercell).tolist()} repeats a direction that is not "
             f"periodic (pbc {atoms.pbc.tolist()}): leave it at 1 there"
+        )
+    atoms_there = round(np.linalg.det(matrix)) * len(atoms)
+    if atoms_there > MOST_ATOMS:
+        raise ValueError(
+            f"the supercell {np.asarray(supercell).tolist()} has {atoms_there} atoms, more than "
+            f"{MOST_ATOMS}: take a smaller one"
         )
     unit = PhonopyAtoms(
         numbers=atoms.numbers,

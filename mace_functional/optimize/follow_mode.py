@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from mace_functional import validation
 from mace_functional.graph import from_ase
 from mace_functional.optimize.coordinates import free_coordinates
 from mace_functional.optimize.relax import RelaxResult, relax
@@ -65,6 +66,8 @@ def follow_mode(
     in_order("follow_mode(model, atoms, mode)", (model, "Model"), (atoms, "Atoms"))
     if sign not in (1, -1):
         raise ValueError(f"sign must be 1 or -1, not {sign!r}")
+    fmax = validation.positive("fmax", fmax, "eV/Å")
+    max_steps = validation.count("max_steps", max_steps)
     s = from_ase(atoms, model)
     surface = Surface(
         model, atoms, free_coordinates(atoms, s.positions, s.cell, cell_freedom=False)

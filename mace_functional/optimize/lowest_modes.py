@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mace_functional import validation
 from mace_functional.derivatives import forces
 from mace_functional.energy import energy_fn
 from mace_functional.graph import from_ase
@@ -210,8 +211,7 @@ def lowest_modes(
     single = torch.finfo(op.dtype).bits < 64
     if tolerance is None:
         tolerance = 1e-3 if single else 1e-8
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be positive, not {tolerance}")
+    tolerance = validation.positive("tolerance", tolerance)
     return _search(
         op,
         k,

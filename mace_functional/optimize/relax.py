@@ -19,18 +19,16 @@ from typing import TYPE_CHECKING
 
 from ase import Atoms
 from ase.io.trajectory import Trajectory
-from ase.spacegroup.symmetrize import refine_symmetry
 from rich.console import Console
 
+from mace_functional import validation
 from mace_functional.optimize.coordinates import CellFreedom
 from mace_functional.optimize.relaxation import Relaxation, RelaxStep
+from mace_functional.phonons.symmetry import SYMPREC, made_symmetric
 from mace_functional.validation import in_order
 
 if TYPE_CHECKING:
     from mace_functional.model import Model
-
-SYMPREC = 1e-3
-"""How far from symmetric a structure may be when its symmetry is to be kept, Å."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,15 +120,20 @@ def relax(
         ValueError: If the structure does not fit the model (see `from_ase`), has an energy or
             forces that are not finite, an option is bad, or the checkpoint is of another
             relaxation.
+
+    Warns:
+        UserWarning: A higher symmetry than the one that is kept lies just out of reach of
+            `symprec`.
     """
     in_order("relax(model, atoms)", (model, "Model"), (atoms, "Atoms"))
-    if not fmax > 0 or max_steps < 1:
-        raise ValueError("fmax and max_steps must be positive")
+    fmax = validation.positive("fmax", fmax, "eV/Å")
+    max_steps = validation.count("max_steps", max_steps)
+    pressure = validation.pressure("pressure", pressure)
+    symprec = validation.symmetry_tolerance("symprec", symprec)
     if pressure and not (atoms.pbc.all() and cell is not False):
         raise ValueError("a pressure needs a crystal whose cell is free")
     if symmetry and atoms.pbc.all():
-        atoms = atoms.copy()
-        refine_symmetry(atoms, symprec)
+        atoms = made_symmetric(atoms, symprec)
     run = Relaxation(model, atoms, cell, pressure, symprec if symmetry else None)
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():

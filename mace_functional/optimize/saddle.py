@@ -21,6 +21,7 @@ from ase.io.trajectory import Trajectory
 from rich.console import Console
 from torch import Tensor
 
+from mace_functional import validation
 from mace_functional.contacts import REFUSED, shortest_contact
 from mace_functional.graph import from_ase
 from mace_functional.optimize.bond_stretch import BondStretch
@@ -165,8 +166,8 @@ def find_saddle(
     Zador, J. Chem. Theory Comput. 2022, 18, 6974, for what a search must withstand.
     """
     in_order("find_saddle(model, atoms)", (model, "Model"), (atoms, "Atoms"))
-    if not fmax > 0 or max_steps < 1:
-        raise ValueError("fmax and max_steps must be positive")
+    fmax = validation.positive("fmax", fmax, "eV/Å")
+    max_steps = validation.count("max_steps", max_steps)
     run = _Search(model, atoms, mode)
     console = Console(stderr=True, quiet=not progress)
     with ExitStack() as stack:

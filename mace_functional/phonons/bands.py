@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import seekpath
 import torch
 from ase.dft.kpoints import parse_path_string
 from numpy.typing import NDArray
@@ -21,6 +20,8 @@ from rich.progress import track
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from mace_functional import validation
+from mace_functional.memory import check_fits
 from mace_functional.phonons.modes import (
     ImaginaryMode,
     check_crystal,
@@ -30,6 +31,7 @@ from mace_functional.phonons.modes import (
     signed_frequencies,
     warn_if_not_relaxed,
 )
+from mace_functional.phonons.symmetry import SYMPREC, standard_path
 from mace_functional.summary import summary
 from mace_functional.units import frequency_factor
 
@@ -85,6 +87,7 @@ def band_structure(
     points: int = 100,
     unit: str = "cm-1",
     connected: bool = False,
+    symprec: float = SYMPREC,
     progress: bool = False,
 ) -> BandStructure:
     """Frequencies along a path.
@@ -100,6 +103,7 @@ def band_structure(
         connected: Follow bands through crossings by the overlap of eigenvectors, and inside of
             degenerate bands choose those that continue the ones before. Each continuous part of
             the path begins anew. It needs points that are close.
+        symprec: Tolerance of the symmetry that decides about the standard path, Å.
         progress: Show a progress bar.
 
     Returns:
@@ -107,20 +111,25 @@ def band_structure(
 
     Raises:
         ValueError: If the structure is a molecule, the path cannot be read, leaves the periodic
-            directions or has fewer than two corners, or the unit is unknown.
+            directions or has fewer than two corners, the unit is unknown, or a number is out of
+            range.
 
     Warns:
-        UserWarning: The structure is far from relaxed.
+        UserWarning: The structure is far from relaxed, or a higher symmetry, with another standard
+            path, lies just out of reach of `symprec`.
     """
     check_crystal(phonons.atoms, "a band structure")
+    points = validation.count("points", points, 1, validation.MOST_WAVE_VECTORS)
     warn_if_not_relaxed(phonons)
     frequency_factor(unit)
     reciprocal = 2 * np.pi * phonons.atoms.cell.complete().reciprocal().array
     if path is None or isinstance(path, str) or _is_labelled(path):
-        runs = _runs(phonons.atoms, path)
+        runs = _runs(phonons.atoms, path, symprec)
         q, labels, starts = _sampled(runs, points, reciprocal)
     else:
         q, labels, starts = _given(path), (), (0,)
+    size = 2 * len(q) * (3 * len(phonons.masses)) ** 2 * phonons.masses.element_size()
+    check_fits("eigenvectors on the path", size, phonons.masses.device, "take fewer points")
     steps = np.linalg.norm(np.diff(q, axis=0) @ reciprocal, axis=1)
     steps[[start - 1 for start in starts[1:]]] = 0.0
 
@@ -169,10 +178,10 @@ def _given(path: Any) -> NDArray[np.float64]:
     return q
 
 
-def _runs(atoms: Atoms, path: Any) -> list[_Run]:
+def _runs(atoms: Atoms, path: Any, symprec: float) -> list[_Run]:
     """The corners of the continuous parts of a path."""
     if path is None and atoms.pbc.all():
-        return _standard(atoms)
+        return _standard(atoms, symprec)
     if path is None or isinstance(path, str):
         return _named(atoms, path)
     run = []
@@ -185,9 +194,8 @@ def _runs(atoms: Atoms, path: Any) -> list[_Run]:
     return _checked([run])
 
 
-def _standard(atoms: Atoms) -> list[_Run]:
-    cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
-    found = seekpath.get_path_orig_cell(cell)
+def _standard(atoms: Atoms, symprec: float) -> list[_Run]:
+    found = standard_path(atoms, symprec)
     runs: list[_Run] = []
     for ends in found["path"]:
         first, last = ((_label(end), _snapped(found["point_coords"][end])) for end in ends)

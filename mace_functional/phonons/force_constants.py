@@ -25,7 +25,7 @@ from mace_functional.columns import ChunkSize, map_columns
 from mace_functional.evaluation import atom_energies
 from mace_functional.graph import Graph, from_ase
 from mace_functional.memory import keep_freed_memory
-from mace_functional.phonons.symmetry import Image, Operations, Plan, plan
+from mace_functional.phonons.symmetry import SYMPREC, Image, Operations, Plan, plan
 from mace_functional.phonons.unrolled import UnrolledGraph
 from mace_functional.phonons.wave_vector import WaveVector, wave_vector
 from mace_functional.validation import in_order
@@ -132,7 +132,7 @@ def force_constants(
     atoms: Atoms,
     *,
     symmetry: bool = True,
-    symprec: float = 1e-5,
+    symprec: float = SYMPREC,
     chunk_size: ChunkSize = "auto",
     memory_budget: int | None = None,
     progress: bool = False,

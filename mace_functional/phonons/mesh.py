@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 
+from mace_functional import validation
 from mace_functional.atomic_write import atomic_write
+from mace_functional.memory import check_fits
 from mace_functional.phonons.modes import (
     ImaginaryMode,
     check_crystal,
@@ -34,9 +36,9 @@ from mace_functional.phonons.modes import (
     signed_frequencies,
     warn_if_not_relaxed,
 )
-from mace_functional.phonons.symmetry import Operations
+from mace_functional.phonons.symmetry import SYMPREC, Operations
 from mace_functional.summary import summary
-from mace_functional.validation import positive
+from mace_functional.validation import MOST_WAVE_VECTORS
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -47,9 +49,6 @@ SPACING = 0.2
 """Largest distance of neighbours in a mesh that is not given, 1/Å: densities of states are smooth,
 and heat capacities at 300 K converged to 1e-3, for cells from two atoms on. Half of it takes eight
 times the wave vectors."""
-
-MOST_POINTS = 10**7
-"""Points of a mesh before symmetry, above which it is refused: lists of them take a GiB."""
 
 SAVE_EVERY = 60.0
 """Seconds between two versions of a checkpoint."""
@@ -90,7 +89,7 @@ class Mesh:
         *,
         shift: Sequence[bool] = (False, False, False),
         symmetry: bool = True,
-        symprec: float = 1e-5,
+        symprec: float = SYMPREC,
         proper: bool = False,
     ) -> Mesh:
         """A mesh for a crystal; it holds Gamma unless it is shifted.
@@ -215,6 +214,14 @@ def frequencies_on(
     check_crystal(phonons.atoms, "a mesh")
     warn_if_not_relaxed(phonons)
     _check_mesh(phonons, mesh)
+    if eigenvectors:
+        size = 2 * len(mesh.q) * (3 * len(phonons.masses)) ** 2 * phonons.masses.element_size()
+        check_fits(
+            "eigenvectors on the mesh",
+            size,
+            phonons.masses.device,
+            "take a smaller mesh, or eigenvectors=False",
+        )
     path = None if checkpoint is None else Path(checkpoint)
     done = [] if path is None else _load(path, phonons, mesh, eigenvectors)
     saved, saved_at = len(done), time.monotonic()
@@ -257,13 +264,13 @@ def mesh_size(atoms: Atoms, spacing: float = SPACING) -> tuple[int, int, int]:
         The size, as `Mesh.of` takes it.
 
     Raises:
-        ValueError: If the spacing is not positive, or makes more than `MOST_POINTS` points.
+        ValueError: If the spacing is not positive, or makes more than `MOST_WAVE_VECTORS` points.
     """
-    spacing = positive("the spacing of a mesh", spacing, "1/Å")
+    spacing = validation.positive("the spacing of a mesh", spacing, "1/Å")
     lengths = 2 * np.pi * np.linalg.norm(atoms.cell.complete().reciprocal(), axis=1)
     # A length that is a multiple of the spacing but for rounding takes that many points.
     counts = np.where(atoms.pbc, np.ceil(lengths / spacing * (1 - 1e-9)), 1)
-    if not np.prod(counts) <= MOST_POINTS:
+    if not np.prod(counts) <= MOST_WAVE_VECTORS:
         raise ValueError(
             f"a spacing of {spacing:g} 1/Å makes a mesh of {np.prod(counts):.0e} wave vectors: "
             "take a larger one"
@@ -276,11 +283,7 @@ def _checked_size(
     atoms: Atoms, size: Sequence[int], shift: Sequence[bool]
 ) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
     check_crystal(atoms, "a mesh")
-    whole = [n for n in np.asarray(size, dtype=object).reshape(-1) if _is_count(n)]
-    if len(whole) != 3 or np.shape(size) != (3,):
-        raise ValueError(f"the size of a mesh is three positive integers, not {size!r}")
-    if np.prod([float(n) for n in whole]) > MOST_POINTS:
-        raise ValueError(f"a mesh of size {tuple(whole)} has more than {MOST_POINTS} wave vectors")
+    whole = validation.mesh(size)
     moved = [bool(s) for s in shift]
     if len(moved) != 3 or any(s not in (0, 1) for s in shift):
         raise ValueError(
@@ -293,11 +296,7 @@ def _checked_size(
                 f"that is not periodic (pbc {atoms.pbc.tolist()}): give it one point there, and "
                 "no shift"
             )
-    return (int(whole[0]), int(whole[1]), int(whole[2])), (moved[0], moved[1], moved[2])
-
-
-def _is_count(n: Any) -> bool:
-    return isinstance(n, int | np.integer) and not isinstance(n, bool) and bool(n > 0)
+    return whole, (moved[0], moved[1], moved[2])
 
 
 def _kinds(atoms: Atoms) -> NDArray[Any]:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
+from mace_functional import validation
 from mace_functional.derivatives import forces, stress
 from mace_functional.energy import energy_fn
 from mace_functional.graph import Graph, from_ase
 from mace_functional.memory import BUDGET_FRACTION, free_memory
 from mace_functional.phonons.dynamical_matrix import dynamical_matrix_fn
 from mace_functional.phonons.force_constants import ForceConstants, force_constants
+from mace_functional.phonons.symmetry import SYMPREC
 from mace_functional.phonons.unrolled import UnrolledGraph
 from mace_functional.phonons.wave_vector import WaveVector
 from mace_functional.summary import summary
@@ -99,6 +101,7 @@ def phonons_of(
     *,
     method: Method = "auto",
     symmetry: bool = True,
+    symprec: float = SYMPREC,
     chunk_size: ChunkSize = "auto",
     memory_budget: int | None = None,
     progress: bool = False,
@@ -114,6 +117,7 @@ def phonons_of(
             memory and cost less than replicas at a thousand wave vectors, and replicas otherwise,
             for models with dispersion always.
         symmetry: Use it in computing force constants.
+        symprec: Its tolerance, Å; see `force_constants`.
         chunk_size: Columns at once; see `hessian`.
         memory_budget: Bytes that "auto", here as method and chunk size, may fill; a fraction of
             the free memory if None.
@@ -131,6 +135,9 @@ def phonons_of(
     in_order("phonons_of(model, atoms)", (model, "Model"), (atoms, "Atoms"))
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, not {method!r}")
+    validation.symmetry_tolerance("symprec", symprec)
+    chunk_size = validation.chunk_size(chunk_size)
+    memory_budget = validation.memory_budget(memory_budget)
     s = from_ase(atoms, model)
     arguments = (s.positions, s.cell, model.params)
     constants = None
@@ -142,6 +149,7 @@ def phonons_of(
             model,
             atoms,
             symmetry=symmetry,
+            symprec=symprec,
             chunk_size=chunk_size,
             memory_budget=memory_budget,
             progress=progress,

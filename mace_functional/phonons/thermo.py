@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mace_functional.phonons.mesh import Mesh, MeshModes, frequencies_on, mesh_size
 from mace_functional.phonons.modes import ImaginaryMode, check_crystal, is_gamma
+from mace_functional.phonons.symmetry import SYMPREC
 from mace_functional.thermo import HarmonicThermo, harmonic_thermo
 from mace_functional.units import K_B
 from mace_functional.validation import count, positive
@@ -196,7 +197,7 @@ def converged_mesh_thermo(
     temperatures: Sequence[float] | Tensor | float,
     tolerance: float = TOLERANCE,
     *,
-    symprec: float = 1e-5,
+    symprec: float = SYMPREC,
     most_wave_vectors: int = MOST_WAVE_VECTORS,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = False,

@@ -263,8 +263,8 @@ def _gamma_alone(modes: NormalModes, branches: AcousticBranches) -> Modes:
 
 def _on_mesh(task: Task, model: Model, atoms: Atoms) -> Modes:
     """On the mesh of the settings, with one point along directions that are not periodic."""
-    size = _mesh_size(task.settings.mesh, atoms)
-    lattice = phonons_of(model, atoms, memory_budget=task.memory)
+    size, symprec = _mesh_size(task.settings.mesh, atoms), task.settings.symprec
+    lattice = phonons_of(model, atoms, symprec=symprec, memory_budget=task.memory)
     at_gamma = replace(lattice.gamma_modes(), largest_force=lattice.diagnostics.largest_force)
     if size in (None, (1, 1, 1)):
         branches = acoustic_branches(model, atoms, at_gamma, memory_budget=task.memory)
@@ -304,10 +304,14 @@ def _mesh_modes(
     """The modes on a mesh, and the error of the heat capacity where the mesh was refined."""
     path, settings = task.folder / MESH, task.settings
     if size is not None:
-        mesh = Mesh.of(lattice.atoms, size)
+        mesh = Mesh.of(lattice.atoms, size, symprec=settings.symprec)
         return frequencies_on(lattice, mesh, eigenvectors=False, checkpoint=path), None
     found = converged_mesh_thermo(
-        lattice, settings.mesh_temperature, settings.mesh_tolerance, checkpoint=path
+        lattice,
+        settings.mesh_temperature,
+        settings.mesh_tolerance,
+        symprec=settings.symprec,
+        checkpoint=path,
     )
     return found.result.modes, found.steps[-1].error
 

@@ -8,7 +8,6 @@ the folder itself says what is done, whenever the program was killed.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
+from mace_functional import validation
 from mace_functional.atomic_write import atomic_write
 from mace_functional.memory import BUDGET_FRACTION, free_memory
 from mace_functional.screening.evaluate import Task, cached_model, evaluate
@@ -39,7 +39,6 @@ from mace_functional.screening.workers import (
     is_dask,
     own_processes,
 )
-from mace_functional.validation import positive
 
 STRUCTURES, SETTINGS, LOCK = "structures", "settings.json", ".lock"
 """What there is in the folder of a screening."""
@@ -203,28 +202,30 @@ def _check(
     """Refuse what every structure would fail with."""
     if settings.dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {settings.dtype!r}")
-    if not settings.fmax > 0 or settings.max_steps < 1:
-        raise ValueError("fmax and max_steps must be positive")
+    validation.positive("fmax", settings.fmax, "eV/Å")
+    validation.count("max_steps", settings.max_steps)
     _check_mesh(settings)
-    if not temperatures or any(not 0 <= t < math.inf for t in temperatures):
-        raise ValueError("temperatures must be zero or positive, in K, and at least one")
-    if (workers is not None and workers < 1) or (memory is not None and memory < 1):
-        raise ValueError("workers and memory must be positive")
+    validation.symmetry_tolerance("symprec", settings.symprec)
+    validation.temperatures(temperatures)
+    if workers is not None:
+        validation.count("workers", workers)
+    if memory is not None:
+        validation.count("memory", memory)
 
 
 def _check_mesh(settings: ScreenSettings) -> None:
     mesh = settings.mesh
     if isinstance(mesh, float):
-        positive("the spacing of a mesh", mesh, "1/Å")
-    elif mesh not in (None, "auto") and (
-        not isinstance(mesh, tuple | list) or len(mesh) != 3 or min(mesh) < 1
-    ):
-        raise ValueError(
-            'a mesh is three positive integers, a spacing in 1/Å with a decimal point, "auto", or '
-            f"None, not {mesh!r}"
-        )
-    positive("mesh_tolerance", settings.mesh_tolerance)
-    positive("mesh_temperature", settings.mesh_temperature, "K")
+        validation.positive("the spacing of a mesh", mesh, "1/Å")
+    elif mesh not in (None, "auto"):
+        try:
+            validation.mesh(mesh)
+        except ValueError as error:
+            raise ValueError(
+                f'{error}; or take a spacing in 1/Å with a decimal point, "auto", or None'
+            ) from error
+    validation.positive("mesh_tolerance", settings.mesh_tolerance)
+    validation.positive("mesh_temperature", settings.mesh_temperature, "K")
 
 
 def _check_references(references: Sequence[Reference], sources: Sequence[Source]) -> None:
@@ -342,7 +343,7 @@ def _crew(
         ValueError: If there is no such device, or the number of workers is not theirs.
     """
     for device in devices:
-        _check_device(device)
+        validation.compute_device(device)
     if executor is not None:
         return borrowed(executor, devices, workers)
     if list(devices) == ["cpu"]:
@@ -351,15 +352,6 @@ def _crew(
     if workers is not None:
         raise ValueError("workers are of the CPU: name a device for each process instead")
     return own_processes(devices)
-
-
-def _check_device(name: str) -> None:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"{name!r} is no device: take cpu, or cuda:0, cuda:1, ...") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"there is no device {name}: torch sees {torch.cuda.device_count()} GPUs")
 
 
 def _share(executor: Executor | None, devices: Sequence[str], workers: int) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from mace_functional.dispersion.graph import functional_name
+from mace_functional.phonons.symmetry import SYMPREC
 from mace_functional.phonons.thermo import TOLERANCE
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -39,6 +40,7 @@ class ScreenSettings:
             converged; the Gamma point alone if None.
         mesh_tolerance: Relative error of the heat capacity that "auto" asks for.
         mesh_temperature: At which it has that, K; it is smaller where it is warmer.
+        symprec: Tolerance of the symmetry by which the mesh is reduced, Å.
 
     Raises:
         ValueError: If dispersion is True, which names no functional.
@@ -56,6 +58,7 @@ class ScreenSettings:
     mesh: MeshChoice = None
     mesh_tolerance: float = TOLERANCE
     mesh_temperature: float = COLDEST
+    symprec: float = SYMPREC
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dispersion", functional_name(self.dispersion))
