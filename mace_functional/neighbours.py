@@ -15,6 +15,10 @@ from mace_functional.memory import free_memory
 Edges = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Receiver, sender and unit shift of each edge, by the numbers of the atoms."""
 
+LARGEST = 1e6
+"""Largest coordinate, Å. Beyond it, distances between atoms lose a digit of 1e-9 Å and more; near
+1e150 their squares overflow, and decompositions of matrices of them never end."""
+
 COINCIDENT = 1e-3
 """Atoms closer than this, in Å, are one point, where the direction of a pair is not defined and
 its energy is singular. It is no limit on matter: those are ratios, in `contacts`."""
@@ -90,6 +94,11 @@ def pairs(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: floa
         raise ValueError(f"positions of atoms {bad.tolist()} are not finite numbers")
     if not np.isfinite(cell).all():
         raise ValueError("the cell has entries that are not finite numbers")
+    if max(np.abs(positions).max(initial=0.0), np.abs(cell[pbc]).max(initial=0.0)) > LARGEST:
+        raise ValueError(
+            f"there are coordinates or lattice vectors beyond {LARGEST:g} Å: give them in Å, and "
+            "near the origin"
+        )
     lengths = np.linalg.norm(cell, axis=1)
     if (lengths[pbc] == 0).any():
         missing = np.flatnonzero(pbc & (lengths == 0)).tolist()

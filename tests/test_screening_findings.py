@@ -156,6 +156,11 @@ def test_frequencies_and_numbers_of_modes_that_cannot_be_are_told():
     assert "Too many modes" not in found(row("all", np.linspace(50, 900, 9), atoms=3))
 
 
+def test_atoms_that_do_not_feel_each_other_are_told():
+    assert "none of its 3 atoms" in found(row("far", [0.0, 0.0, 0.0]))["No vibrations"]
+    assert "No vibrations" not in found(row("atom", [], atoms=1))
+
+
 def test_references_above_dulong_petit_are_named(tmp_path):
     """O2Si, 60 amu: 3 k_B an atom are 1.245 J/(g K)."""
     per_mole = Reference("PBE", 300.0, {"alpha": 44.0, "beta": 0.7})

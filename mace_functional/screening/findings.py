@@ -153,6 +153,13 @@ def too_many_modes(row: Row, settings: ScreenSettings) -> str | None:
     return f"{modes:.2f} modes an atom" if modes > MODES * (1 + 1e-6) else None
 
 
+def nothing_vibrates(row: Row, settings: ScreenSettings) -> str | None:
+    """Several atoms of which none feels another."""
+    if row.spectrum is None or row.record.atoms == 1 or bool((row.spectrum.frequencies != 0).any()):
+        return None
+    return f"none of its {row.record.atoms} atoms feels another"
+
+
 def soft(row: Row, settings: ScreenSettings) -> str | None:
     """Vibrations that may be none."""
     if row.spectrum is None:
@@ -318,6 +325,10 @@ def _delete(settings: ScreenSettings) -> str:
     )
 
 
+def _mind_the_unit(settings: ScreenSettings) -> str:
+    return "All results of vibrations are zero. Look whether coordinates and cell are in Å."
+
+
 def _mind_soft_modes(settings: ScreenSettings) -> str:
     advice = (
         f"Vibrations below {SOFT:g} cm<sup>-1</sup> count in full, each with nearly k<sub>B</sub> "
@@ -385,6 +396,7 @@ FINDINGS = (
     Finding("Mesh too coarse", _another_mesh, coarse_mesh),
     Finding("Frequencies too high", _no_such_bond, too_stiff),
     Finding("Too many modes", _delete, too_many_modes),
+    Finding("No vibrations", _mind_the_unit, nothing_vibrates),
     Finding("Very soft modes", _mind_soft_modes, soft),
     Finding("Inexact Hessian", _look_at_the_hessian, rough_hessian),
 )

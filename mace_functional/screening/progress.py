@@ -16,7 +16,7 @@ from rich.progress import (
 )
 
 from mace_functional.screening.evaluate import Task
-from mace_functional.screening.page import printable
+from mace_functional.screening.page import counted, printable
 from mace_functional.screening.record import Record, Spectrum
 from mace_functional.screening.rows import Row
 from mace_functional.screening.table import ROOM, heat_capacity
@@ -90,7 +90,7 @@ def _line(task: Task, record: Record) -> str:
         return f"[bold]{name} failed:[/bold] {escape(printable(record.failure))}"
     capacity = heat_capacity(Row(record, Spectrum.load(task.folder)), ROOM)
     seconds = (record.seconds_relaxation or 0) + (record.seconds_modes or 0)
-    words = [f"{record.atoms} atoms", f"{seconds:.1f} s"]
+    words = [counted(record.atoms or 0, "atom"), f"{seconds:.1f} s"]
     if capacity is not None:
         words.append(f"Cv {capacity:.4f} J/(g K) at {ROOM:g} K")
     if record.converged is False:
