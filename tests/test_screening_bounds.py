@@ -19,6 +19,7 @@ from mace_functional import thermo_pieces
 from mace_functional.figures import BROADENING, HIGHEST, density_of, thermo_figure
 from mace_functional.screening import drawing, report
 from mace_functional.screening.figures import PANELS, spectra_figures
+from mace_functional.screening.page import formatted
 from mace_functional.screening.record import Spectrum
 from mace_functional.screening.report import write_report
 from mace_functional.screening.rows import Reference, Row
@@ -105,6 +106,19 @@ def test_thermodynamics_in_pieces_are_those_of_the_whole(temperatures, monkeypat
     everywhere = thermo_in_pieces(modes, temperatures, torch.ones_like(weights))
     assert int(everywhere.n_zero) == 3
     assert int(everywhere.n_imaginary) == int((modes < 0).sum())
+
+
+def test_modes_that_are_not_drawn_are_counted_in_their_panel():
+    (figure,) = spectra_figures([row("odd", [-50.0, 200.0, 1e9, -1e300]), *many(2)])
+    axes = figure.axes[0]
+    assert axes.get_title("right") == "2 imaginary"
+    assert [text.get_text() for text in axes.texts] == ["2 beyond 6000 cm$^{-1}$"]
+
+
+def test_a_number_of_any_size_is_short():
+    assert formatted(-1e300, ".1f") == "-1e+300"
+    assert formatted(1234567.25, ".1f") == "1234567.2"
+    assert formatted(math.nan, ".1f") == formatted(None, ".1f")
 
 
 # Structures that cannot be used.

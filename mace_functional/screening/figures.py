@@ -210,7 +210,7 @@ def _panels(rows: Sequence[Row], limits: tuple[float, float]) -> Figure:
             draw_spectrum(axes, frequencies, spectrum.weights)
         if legend := axes.get_legend():
             legend.remove()
-            axes.set_title(_notes(row), fontsize=7.5, loc="right", color=RED)
+            _note(axes, _modes(row)[0])
         axes.set_title(_short(row.record.name), fontsize=8, loc="left", parse_math=False)
         axes.set(xlim=limits, yticks=[])
         axes.set_ylabel("density of states" if number % n_columns == 0 else "")
@@ -222,13 +222,14 @@ def _panels(rows: Sequence[Row], limits: tuple[float, float]) -> Figure:
     return figure
 
 
-def _notes(row: Row) -> str:
-    """What a panel says beside its name."""
-    frequencies = _modes(row)[0]
+def _note(axes: Axes, frequencies: NDArray[np.float64]) -> None:
+    """Say how many modes are imaginary, beside the name, and how many are not drawn, below it."""
     imaginary, beyond = int((frequencies < 0).sum()), n_beyond(frequencies)
-    words = [f"{imaginary} imaginary"] * bool(imaginary)
-    words += [f"{beyond} beyond {HIGHEST:g} cm$^{{-1}}$"] * bool(beyond)
-    return ", ".join(words)
+    if imaginary:
+        axes.set_title(f"{imaginary} imaginary", fontsize=7.5, loc="right", color=RED)
+    if beyond:
+        words, place = f"{beyond} beyond {HIGHEST:g} cm$^{{-1}}$", axes.transAxes
+        axes.text(0.99, 0.97, words, transform=place, ha="right", va="top", fontsize=7, color=RED)
 
 
 def _stack(rows: Sequence[Row], limits: tuple[float, float]) -> Figure:

@@ -14,6 +14,9 @@ MISSING = "–"
 LONGEST = 1000
 """Most characters of a name or a reason, so that a page grows with its structures alone."""
 
+LARGE = 1e7
+"""Numbers from here on are written with an exponent: 1e300 has 300 digits otherwise."""
+
 STYLE = """
 :root { color-scheme: light dark; --text: #1d2329; --faint: #5d6872; --line: #d9dee3;
   --back: #ffffff; --raised: #f4f6f8; --link: #2b5f99; --bad: #b3401f; }
@@ -47,6 +50,7 @@ tr { break-inside: avoid; }
 tr:target > * { background: var(--raised); }
 table.numbers { width: max-content; }
 table.doubts { width: 100%; }
+table.doubts td { overflow-wrap: anywhere; }
 table.doubts th { position: static; width: 11rem; max-width: none; }
 table.doubts ul { margin: 0 0 .5rem; padding: 0; list-style: none; }
 table.doubts ul.many { columns: 20rem; }
@@ -140,7 +144,9 @@ def printable(words: str) -> str:
 
 def formatted(value: float | None, form: str) -> str:
     """A number, or a sign that there is none."""
-    return MISSING if value is None or not math.isfinite(value) else format(value, form)
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value:.3g}" if abs(value) >= LARGE else format(value, form)
 
 
 def counted(number: int, noun: str) -> str:
