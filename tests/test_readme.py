@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 
+import pytest
 import torch
 from conftest import ROOT
 
@@ -33,11 +34,20 @@ def test_every_public_name_of_the_table_exists():
     assert all(hasattr(mf, name) for name in names)
 
 
-def test_the_first_line_runs_and_writes_what_it_names(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("structure", "formula"),
+    [
+        pytest.param("mof-5", "C48H24O26Zn8", marks=pytest.mark.slow),
+        ("quartz", "O6Si3"),  # the same options, in seconds
+    ],
+)
+def test_the_first_line_runs_and_writes_what_it_names(
+    structure, formula, tmp_path, monkeypatch, capsys
+):
     (line,) = re.findall(r"^pip install \. && mace-functional (.*)$", README, flags=re.MULTILINE)
     monkeypatch.chdir(tmp_path)
-    assert main(shlex.split(line)) == 0
-    assert "C48H24O26Zn8" in capsys.readouterr().out
+    assert main(shlex.split(line.replace("thermo mof-5", f"thermo {structure}"))) == 0
+    assert formula in capsys.readouterr().out
     results = json.loads((tmp_path / "mof-5.json").read_text())
     assert results["relaxation"]["converged"]
     assert results["imaginary_modes"] == 0
