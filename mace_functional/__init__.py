@@ -54,7 +54,12 @@ from mace_functional.screening.run import Screening, screen
 from mace_functional.screening.settings import ScreenSettings
 from mace_functional.structures import example_structure
 from mace_functional.thermo import HarmonicThermo, harmonic_thermo
-from mace_functional.vibrations import NormalModes, frequencies, normal_modes
+from mace_functional.vibrations import (
+    NormalModes,
+    frequencies,
+    normal_modes,
+    vibrational_frequencies,
+)
 
 compute_with_one_thread_when_forked()
 
@@ -114,4 +119,5 @@ __all__ = [
     "strained",
     "stress",
     "structure_record",
+    "vibrational_frequencies",
 ]

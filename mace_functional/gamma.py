@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mace_functional.concrete import refuse_transforms
+from mace_functional.connectivity import parts_of
 from mace_functional.derivatives import forces, hessian
 from mace_functional.energy import energy_fn
 from mace_functional.graph import from_ase
-from mace_functional.selection import Selection, free_atoms
+from mace_functional.rigid import INSTEAD
+from mace_functional.selection import Selection, atom_numbers, freedom
 from mace_functional.validation import in_order
 from mace_functional.vibrations import NormalModes, normal_modes
 
@@ -30,16 +33,19 @@ def gamma_modes(
 ) -> NormalModes:
     """Frequencies and modes from the exact Hessian, rigid motions removed by projection.
 
+    Rigid motions are those of each connected part of the structure (`connectivity`): three
+    translations, and three rotations of a molecule, whether it lies in a periodic box or not.
+
     Of some atoms alone, such as an adsorbate in a framework, they are those of the partial Hessian:
-    all other atoms are held fixed, at the cost of as many columns as free coordinates. No motion is
-    removed then, because translations and rotations of the free atoms are vibrations.
+    all other atoms are held fixed, at the cost of as many columns as free coordinates. Translations
+    and rotations of the free atoms are vibrations then, but for those that move nothing held.
 
     Args:
         model: From `load_model`.
         atoms: The structure, relaxed; periodic in any directions.
         indices: The atoms that move, by number or by a mask, whatever constraints there are; with
-            `range(len(atoms))` all of them. If None, all but those that ASE's `FixAtoms` holds, as
-            in ASE's `Vibrations`; other constraints hold nothing here.
+            `range(len(atoms))` all of them. If None, all that constraints of ASE leave free, in the
+            directions that they leave free, as in `relax`; see `selection.freedom`.
         unit: "cm-1", "THz" or "meV".
         chunk_size: Columns of the Hessian at once; see `hessian`.
         memory_budget: Bytes that "auto" may fill; see `hessian`.
@@ -51,13 +57,20 @@ def gamma_modes(
 
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
-        ValueError: If the structure does not fit the model (see `from_ase`), or the indices are no
-            choice of its atoms.
+        ValueError: If the structure does not fit the model (see `from_ase`), the indices are no
+            choice of its atoms, a constraint is of a kind that is not known, or parameters of the
+            model require grad or are inside of a transform.
 
     Source: Li, Jensen, Theor. Chem. Acc. 107, 211 (2002), for partial Hessians.
     """
     in_order("gamma_modes(model, atoms)", (model, "Model"), (atoms, "Atoms"))
-    free = free_atoms(atoms, indices)
+    refuse_transforms("gamma_modes", f"{INSTEAD} of mf.hessian(E)", model.params)
+    directions = None
+    if indices is None:
+        left = freedom(atoms, "gamma_modes")
+        free, directions = atom_numbers(left.atoms, len(atoms)), left.basis_of_atoms()
+    else:
+        free = atom_numbers(indices, len(atoms))
     s = from_ase(atoms, model)
     energy = energy_fn(model, s.graph)
     matrix = hessian(
@@ -75,5 +88,7 @@ def gamma_modes(
         cell=s.cell,
         forces=forces(energy)(s.positions, s.cell, model.params),
         indices=free,
+        free=directions,
+        parts=parts_of(s.graph, s.positions, s.cell),
         unit=unit,
     )

@@ -21,6 +21,7 @@ from ase.data import chemical_symbols
 from torch import Tensor
 
 from mace_functional import neighbours, validation
+from mace_functional.concrete import refuse_transforms
 from mace_functional.dispersion.graph import D3Graph
 from mace_functional.torch_internals import pytree
 from mace_functional.validation import in_order
@@ -237,6 +238,7 @@ class Structure:
         Raises:
             ValueError: If shapes differ, positions are not finite, or atoms coincide.
         """
+        refuse_transforms("Structure.rebuild", "moved(positions, cell)", positions, cell)
         positions = (self.positions if positions is None else positions).detach()
         cell = (self.cell if cell is None else cell).detach()
         if positions.shape != self.positions.shape or cell.shape != self.cell.shape:

@@ -32,7 +32,7 @@ class HessianOperator:
         memory_budget: Bytes that "auto" may fill; see `hessian`.
 
     Attributes:
-        positions, cell, masses: As given.
+        positions, cell, params, masses: As given.
         shape: (3N, 3N).
         dtype, device: Those of the positions.
 
@@ -66,7 +66,7 @@ class HessianOperator:
         self._weights = None if masses is None else masses.rsqrt()[:, None]
         self._atoms_shape = positions.shape
         self._options: dict[str, Any] = {"chunk_size": chunk_size, "memory_budget": memory_budget}
-        self.positions, self.cell, self.masses = positions, cell, masses
+        self.positions, self.cell, self.params, self.masses = positions, cell, params, masses
         self.shape = torch.Size([positions.numel(), positions.numel()])
         self.dtype, self.device = positions.dtype, positions.device
 

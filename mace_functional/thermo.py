@@ -181,7 +181,8 @@ def _kept(frequencies: Tensor, drop: int | Sequence[int] | Tensor) -> Tensor:
             "drop must be one integer for frequencies (M,), and one for each q point for (Q, M): "
             f"got {drop!r} for frequencies {tuple(frequencies.shape)}"
         )
-    if counts.is_floating_point() or (counts < 0).any() or (counts > n_modes).any():
+    bad = is_concrete(counts) and bool(((counts < 0) | (counts > n_modes)).any())
+    if counts.is_floating_point() or bad:
         raise ValueError(f"drop must count 0 to {n_modes} modes, got {drop!r}")
     rank = frequencies.abs().argsort(-1).argsort(-1)
     return rank >= counts[..., None]

@@ -7,8 +7,9 @@ The mass-weighted Hessian of an energy, or the dynamical matrix of a crystal,
 has the squared angular frequencies for eigenvalues. `frequencies` is the pure function of the
 matrix, made to be differentiated and vmapped. `normal_modes` is the report on one structure: it
 takes the rigid motions out by projection and says how far the Hessian is from what it should be.
-Where only some atoms move, the others have infinite mass: D is the block of the free ones, whose
-translations and rotations are vibrations then.
+Where only some atoms move, or some directions, all else has infinite mass: D is confined to what is
+free. Translations and rotations of free atoms are vibrations then, but for those that move nothing
+that is held, and that nothing else holds: `rigid`.
 
 Source: Wilson, Decius, Cross, *Molecular Vibrations* (1955), chapter 2; for the projection of rigid
 motions Miller, Handy, Adams, J. Chem. Phys. 1980, 72, 99, doi:10.1063/1.438959; for partial
@@ -21,15 +22,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mace_functional.concrete import refuse_transforms
+from mace_functional.connectivity import Parts
+from mace_functional.rigid import (
+    INSTEAD,
+    RigidMotions,
+    as_array,
+    check_bodies,
+    rigid_motions_from_tensors,
+)
+from mace_functional.rigid import internal_motions as internal_motions
+from mace_functional.rigid import rigid_motions as rigid_motions
 from mace_functional.selection import Selection, atom_numbers
 from mace_functional.summary import summary
 from mace_functional.units import frequency_factor
-
-AXIS_TOLERANCE = 1e-3
-"""Closer to an axis than this (Å, mass-weighted root mean square), atoms count as lying on it."""
 
 
 def frequencies(
@@ -41,7 +51,7 @@ def frequencies(
     reverse mode of twice forward mode, where torch's own `eigvalsh` gives NaN. First
     derivatives are finite where frequencies are degenerate; where a frequency is exactly zero,
     the slope of the square root is taken to be zero. Rigid motions are seldom zero to the last
-    digit: to differentiate, project them out first, with `internal_motions`.
+    digit: to differentiate, take `vibrational_frequencies`, which has none.
 
     Args:
         matrix: Hessian in eV/Å², (N, 3, N, 3) or (3N, 3N), with `masses`; or, without, an already
@@ -96,95 +106,120 @@ def mass_weighted(hessian: Tensor, masses: Tensor | Sequence[float]) -> Tensor:
     return matrix / (root[:, None] * root)
 
 
-def rigid_motions(
-    positions: Tensor,
+def vibrational_frequencies(
+    hessian: Tensor,
     masses: Tensor | Sequence[float],
-    pbc: Sequence[bool] = (False, False, False),
-    cell: Tensor | None = None,
+    positions: Tensor,
+    *,
+    rotations: int = 3,
+    axis: Tensor | None = None,
+    unit: str = "cm-1",
 ) -> Tensor:
-    """Orthonormal basis, in mass-weighted coordinates, of the motions that cost no energy.
+    """Signed frequencies of the vibrations alone, rigid motions taken out, as a pure function.
 
-    Three translations, and the rotations about every axis to which all periodic directions are
-    parallel: three axes for a molecule, the one along a rod or polymer, none for a slab or a
-    crystal. Rotations about the principal axes,
+    With the rigid motions b_i of these positions, orthonormal in mass-weighted coordinates, and P
+    the projector onto them, the lowest 3N - r eigenvalues of
 
-        b_k = sqrt(m_k) axis x (r_k - centre of mass),        |b|^2 = moment of inertia,
+        (1 - P) D (1 - P) + sum_i s_i b_i b_i^T,        s_i above the largest eigenvalue of D.
 
-    are found by singular value decomposition. One whose radius of gyration sqrt(moment / mass) is
-    below `AXIS_TOLERANCE` (1e-3 Å) moves nothing and is left out: a linear molecule has five
-    rigid motions, an atom three. A linear molecule relaxed to 1e-3 eV/Å bends by less; rattled by
-    0.01 Å it bends by more, and has six.
-
-    This reads values, and so stays outside of `vmap`.
+    Composes with every `torch.func` transform as `frequencies` does, in the Hessian, the masses and
+    the positions. It does not look at values: say how many rotations there are.
 
     Args:
-        positions: (N, 3) Å; a molecule or polymer in one piece.
+        hessian: (N, 3, N, 3) or (3N, 3N), eV/Å².
         masses: (N,) amu.
-        pbc: whether each of the three cell vectors is periodic.
-        cell: (3, 3) Å, rows the cell vectors; needed where exactly one is periodic.
+        positions: (N, 3) Å; a molecule or polymer in one piece.
+        rotations: 3 for a molecule, 2 for a linear one, 1 for a polymer, about `axis`, 0 for a
+            crystal at Gamma, a slab or a single atom.
+        axis: (3,), of any length, for one rotation.
+        unit: "cm-1", "THz" or "meV".
 
     Returns:
-        (3N, r), r = 3 to 6; translations come first.
+        (3N - 3 - rotations,) in `unit`, ascending; imaginary modes are negative.
 
     Raises:
-        ValueError: shapes that do not fit, masses that are not positive, or no cell vector along
-            the only periodic direction.
+        ValueError: an unknown unit, shapes that do not fit, another number of rotations, or an axis
+            that is missing or not needed.
+
+    >>> spring = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
+    >>> ends = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
+    >>> along = torch.kron(spring, torch.diag(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)))
+    >>> vibrational_frequencies(along, [2.0, 2.0], ends, rotations=2, unit="THz")
+    tensor([15.6333], dtype=torch.float64)
     """
-    masses = torch.as_tensor(masses, dtype=positions.dtype, device=positions.device)
-    if positions.ndim != 2 or positions.shape[1] != 3 or masses.shape != positions.shape[:1]:
+    factor = frequency_factor(unit)
+    matrix = _square(hessian)
+    masses = torch.as_tensor(masses, dtype=matrix.dtype, device=matrix.device)
+    size = matrix.shape[-1] // 3
+    if matrix.ndim != 2 or positions.shape != (size, 3) or masses.shape != (size,):
         raise ValueError(
-            f"positions must be (N, 3) and masses (N,), not {tuple(positions.shape)} and "
-            f"{tuple(masses.shape)}"
+            f"a Hessian {tuple(hessian.shape)}, masses {tuple(masses.shape)} and positions "
+            f"{tuple(positions.shape)} do not fit: give (N, 3, N, 3), (N,) and (N, 3)"
         )
-    if not (masses > 0).all():
-        raise ValueError(f"masses must be positive, in amu, got {masses.tolist()}")
-    root, mass = masses.sqrt()[:, None, None], masses.sum()
-    identity = torch.eye(3, dtype=positions.dtype, device=positions.device)
-    translations = (root * identity).flatten(0, 1) / mass.sqrt()
-    axes = _rotation_axes(identity, pbc, cell)
-    if not len(axes):
-        return translations
-    arms = positions - masses @ positions / mass
-    rotations = root * torch.linalg.cross(axes[None], arms[:, None]).mT
-    basis, root_moments, _ = torch.linalg.svd(rotations.flatten(0, 1), full_matrices=False)
-    return torch.cat([translations, basis[:, root_moments > AXIS_TOLERANCE * mass.sqrt()]], dim=1)
+    axes = _axes(rotations, axis, positions - masses @ positions / masses.sum())
+    arms = positions - masses @ positions / masses.sum()
+    turned = torch.linalg.cross(
+        axes[None].expand(size, -1, -1), arms[:, None].expand(-1, len(axes), -1)
+    )
+    identity = torch.eye(3, dtype=matrix.dtype, device=matrix.device).expand(size, 3, 3)
+    rigid = (masses.sqrt()[:, None, None] * torch.cat([identity, turned], 1).mT).flatten(0, 1)
+    rigid = rigid / (rigid**2).sum(0).sqrt()
+    triangle = torch.linalg.cholesky(rigid.mT @ rigid)
+    rigid = torch.linalg.solve_triangular(triangle, rigid.mT, upper=False).mT
+    weighted = mass_weighted((matrix + matrix.mT) / 2, masses)
+    rest = torch.eye(3 * size, dtype=matrix.dtype, device=matrix.device) - rigid @ rigid.mT
+    count = 3 + len(axes)
+    # Apart from each other too: second derivatives divide by the differences of eigenvalues.
+    above = (1 + (weighted.detach() ** 2).sum().sqrt()) * torch.arange(2, 2 + count).to(matrix)
+    lifted = rest @ weighted @ rest + (rigid * above) @ rigid.mT
+    return factor * signed_sqrt(torch.linalg.eigvalsh((lifted + lifted.mT) / 2)[:-count])
 
 
-def internal_motions(rigid: Tensor) -> Tensor:
-    """Orthonormal basis Q of the motions that are left when the rigid ones are taken out.
-
-    `frequencies(Q.T @ D @ Q)` are the vibrations alone, and can be differentiated. Q itself is
-    held constant, which is exact for crystals, whose translations do not depend on positions,
-    and for molecules wherever forces vanish.
-
-    Args:
-        rigid: (3N, r) orthonormal basis, from `rigid_motions`.
-
-    Returns:
-        (3N, 3N - r).
-    """
-    orthogonal: Tensor = torch.linalg.qr(rigid.detach(), mode="complete").Q
-    return orthogonal[:, rigid.shape[1] :]
+def _axes(rotations: int, axis: Tensor | None, arms: Tensor) -> Tensor:
+    """The axes of the rotations, (rotations, 3)."""
+    if rotations not in (0, 1, 2, 3):
+        raise ValueError(f"rotations must be 0, 1, 2 or 3, not {rotations!r}")
+    if (axis is not None) != (rotations == 1):
+        raise ValueError("one rotation needs an axis, (3,), and no other number has one")
+    identity = torch.eye(3, dtype=arms.dtype, device=arms.device)
+    if axis is not None:
+        return (axis / (axis**2).sum().sqrt())[None].to(arms)
+    if rotations != 2:
+        return identity[:rotations]
+    # Along the line: to the atom that is furthest out. Across it: from the Cartesian axis that is
+    # least parallel to it.
+    line = (arms * torch.nn.functional.one_hot((arms**2).sum(1).argmax(), len(arms))[:, None]).sum(
+        0
+    )
+    other = (identity * torch.nn.functional.one_hot((line**2).argmin(), 3)[:, None]).sum(0)
+    first = torch.linalg.cross(line, other)
+    second = torch.linalg.cross(line, first)
+    return torch.stack([first / (first**2).sum().sqrt(), second / (second**2).sum().sqrt()])
 
 
 @dataclass(frozen=True, eq=False)
 class NormalModes:
     """Normal modes of the k free atoms of a structure, mostly all of them, and diagnostics.
 
+    There are m coordinates that are free, mostly 3k, and r rigid motions among them.
+
     Attributes:
-        frequencies: (3k - r,) signed, ascending, in `unit`; imaginary modes are negative.
-        modes: (3k - r, k, 3) orthonormal eigenvectors in mass-weighted coordinates.
+        frequencies: (m - r,) signed, ascending, in `unit`; imaginary modes are negative.
+        modes: (m - r, k, 3) orthonormal eigenvectors in mass-weighted coordinates.
         masses: (k,) amu.
         indices: (k,) numbers of the free atoms in the structure; all others are held fixed.
         unit: unit of all frequencies here.
-        n_rigid: number r of rigid motions taken out; none where atoms are held fixed.
+        n_rigid: number r of rigid motions taken out; those that move nothing that is held.
+        n_rotations: how many of them are rotations: 3 for a molecule, in a periodic box too, 2 for
+            a linear one, 1 for a chain, 0 for a crystal.
+        n_parts: number of connected parts of the structure, each with rigid motions of its own.
         rigid_residual: largest frequency, in `unit` and without a sign, that a rigid motion has in
             the matrix before projection, max sqrt|b^T D b|; zero where forces vanish. None where
-            atoms are held fixed.
+            there is no rigid motion.
         acoustic_sum_residual: max |sum_k Phi_jk|, eV/Å²; zero for an energy invariant to
             translation. None where atoms are held fixed.
         asymmetry: max |Phi - Phi^T|, eV/Å².
-        largest_force: on any free atom, eV/Å; None if forces were not given.
+        largest_force: on any free atom, of what is free, eV/Å; None if forces were not given.
     """
 
     frequencies: Tensor
@@ -193,6 +228,8 @@ class NormalModes:
     indices: Tensor
     unit: str
     n_rigid: int
+    n_rotations: int
+    n_parts: int
     rigid_residual: float | None
     acoustic_sum_residual: float | None
     asymmetry: float
@@ -225,26 +262,34 @@ def normal_modes(
     cell: Tensor | None = None,
     forces: Tensor | None = None,
     indices: Selection | None = None,
+    free: Tensor | np.ndarray | None = None,
+    parts: Parts | None = None,
     unit: str = "cm-1",
 ) -> NormalModes:
     """Normal modes of a molecule, or of a crystal at Gamma, without its rigid motions.
 
     The mass-weighted Hessian is diagonalised in the orthogonal complement Q of the rigid motions,
     Q^T D Q, so that exactly these leave, whatever frequencies noise or remaining forces give them.
-    A report on values, without derivatives: to differentiate, see `frequencies`.
+    A report on values, without derivatives: to differentiate, see `vibrational_frequencies`.
 
-    With `indices` of some atoms only, the others are held fixed, and no motion is taken out. A free
-    molecule held by one or two of its atoms can still turn about them: that stays in, near zero.
+    With `indices` of some atoms only, or `free` directions, all else is held fixed, and only those
+    rigid motions leave that need nothing of it: the turns of a free molecule about one or two atoms
+    by which it is held.
 
     Args:
         hessian: (N, 3, N, 3) or (3N, 3N), eV/Å²; with `indices` the block (k, 3, k, 3) of these
             atoms.
         masses: (N,) amu.
-        positions: (N, 3) Å.
-        pbc: whether each of the three cell vectors is periodic.
-        cell: (3, 3) Å; needed where exactly one cell vector is periodic.
+        positions: (N, 3) Å; without `parts`, a molecule or polymer in one piece.
+        pbc: whether each of the three cell vectors is periodic: without `parts`, the structure is
+            taken to be one, connected to itself along all of them.
+        cell: (3, 3) Å; needed where exactly one cell vector is periodic, and with `parts`.
         forces: (N, 3) eV/Å, if the largest is to be reported.
         indices: atoms of the Hessian, in its order, or a mask; all if None.
+        free: (3k, m) orthonormal basis of the Cartesian displacements of these atoms that are free;
+            all if None.
+        parts: the connected parts, from `connectivity.parts_of`: a molecule in a periodic box has
+            its rotations, and each of several molecules its own rigid motions.
         unit: "cm-1", "THz" or "meV".
 
     Returns:
@@ -253,9 +298,10 @@ def normal_modes(
     Raises:
         ValueError: shapes that do not fit, masses that are not positive, an unknown unit, no cell
             vector along the only periodic direction, a Hessian that is not finite, or indices that
-            are no choice of atoms.
+            are no choice of atoms; or under a transform, and for inputs that require grad.
     """
     factor = frequency_factor(unit)
+    refuse_transforms("normal_modes", INSTEAD, hessian, masses, positions, cell, forces)
     matrix = _square(hessian.detach())
     if matrix.ndim != 2:
         raise ValueError(f"normal_modes takes one Hessian, not a batch: {tuple(hessian.shape)}")
@@ -266,31 +312,83 @@ def normal_modes(
         )
     masses = torch.as_tensor(masses, dtype=matrix.dtype, device=matrix.device).detach()
     positions = positions.detach().to(matrix)
+    check_bodies(positions, masses)
     size = len(positions)
-    numbers = range(size) if indices is None else atom_numbers(indices, size)
-    free, whole = torch.as_tensor(numbers, device=matrix.device), len(numbers) == size
-    rigid = rigid_motions(positions, masses, pbc, cell).view(size, 3, -1)[free].flatten(0, 1)
-    if not whole:
-        rigid = rigid[:, :0]
-    masses = masses[free]
-    weighted = mass_weighted(matrix, masses)
-    internal = internal_motions(rigid)
+    numbers = list(range(size)) if indices is None else atom_numbers(indices, size)
+    chosen = torch.as_tensor(numbers, device=matrix.device)
+    weighted = mass_weighted(matrix, masses[chosen])
+    space = _weighted_space(free, masses[chosen])
+    found = _rigid_motions(matrix, masses, positions, pbc, cell, parts, numbers, space)
+    rigid = torch.as_tensor(found.basis).to(matrix).view(size, 3, -1)[chosen].flatten(0, 1)
+    if space is None:
+        internal = internal_motions(rigid)
+    else:
+        internal = space @ internal_motions(torch.linalg.qr(space.mT @ rigid).Q)
     projected = internal.mT @ weighted @ internal
     eigenvalues, eigenvectors = torch.linalg.eigh((projected + projected.mT) / 2)
-    rigid_eigenvalues = (rigid * (weighted @ rigid)).sum(0)
-    sums = matrix.reshape(-1, len(masses), 3).sum(1)
+    residuals = (rigid * (weighted @ rigid)).sum(0).abs()
+    sums = matrix.reshape(-1, len(numbers), 3).sum(1)
     return NormalModes(
         frequencies=factor * signed_sqrt(eigenvalues),
-        modes=(internal @ eigenvectors).mT.reshape(-1, len(masses), 3),
-        masses=masses,
-        indices=free,
+        modes=(internal @ eigenvectors).mT.reshape(-1, len(numbers), 3),
+        masses=masses[chosen],
+        indices=chosen,
         unit=unit,
-        n_rigid=rigid.shape[1],
-        rigid_residual=factor * float(rigid_eigenvalues.abs().max().sqrt()) if whole else None,
-        acoustic_sum_residual=float(sums.abs().max()) if whole else None,
+        n_rigid=found.count,
+        n_rotations=found.n_rotations,
+        n_parts=found.parts.count,
+        rigid_residual=factor * float(residuals.max().sqrt()) if found.count else None,
+        acoustic_sum_residual=float(sums.abs().max()) if len(numbers) == size else None,
         asymmetry=float((matrix - matrix.mT).abs().max()),
-        largest_force=None if forces is None else float(forces.detach()[free].norm(dim=1).max()),
+        largest_force=None if forces is None else _largest(forces.detach()[chosen], free),
     )
+
+
+def _rigid_motions(
+    matrix: Tensor,
+    masses: Tensor,
+    positions: Tensor,
+    pbc: Sequence[bool],
+    cell: Tensor | None,
+    parts: Parts | None,
+    numbers: list[int],
+    space: Tensor | None,
+) -> RigidMotions:
+    """The rigid motions that leave in place what is held, in the order of all atoms."""
+    size = len(positions)
+    held: np.ndarray | None = None
+    if space is not None:
+        everywhere = np.zeros((size, 3, space.shape[1]))
+        everywhere[numbers] = as_array(space).reshape(len(numbers), 3, -1)
+        held = everywhere.reshape(3 * size, -1)
+    elif len(numbers) < size:
+        held = np.repeat(np.isin(np.arange(size), numbers), 3)
+    hessian = None
+    if len(numbers) == size:
+        order = torch.as_tensor(np.argsort(numbers), device=matrix.device)
+        hessian = matrix.view(size, 3, size, 3)[order][:, :, order]
+    return rigid_motions_from_tensors(
+        positions, masses, pbc, cell, parts=parts, hessian=hessian, free=held
+    )
+
+
+def _weighted_space(free: Tensor | np.ndarray | None, masses: Tensor) -> Tensor | None:
+    """Orthonormal basis, in mass-weighted coordinates, of the free displacements."""
+    if free is None:
+        return None
+    basis = torch.as_tensor(free).to(masses)
+    if basis.ndim != 2 or len(basis) != 3 * len(masses):
+        raise ValueError(f"free must be ({3 * len(masses)}, m), not {tuple(basis.shape)}")
+    orthonormal: Tensor = torch.linalg.qr(masses.sqrt().repeat_interleave(3)[:, None] * basis).Q
+    return orthonormal
+
+
+def _largest(forces: Tensor, free: Tensor | np.ndarray | None) -> float:
+    """The largest force on an atom, of what is free."""
+    if free is not None:
+        basis = torch.as_tensor(free).to(forces)
+        forces = (basis @ (basis.mT @ forces.reshape(-1))).view_as(forces)
+    return float(forces.norm(dim=1).max())
 
 
 def _square(matrix: Tensor) -> Tensor:
@@ -311,19 +409,3 @@ def signed_sqrt(squares: Tensor) -> Tensor:
     # The root never sees the zero: its infinite slope times nothing would be NaN.
     root = torch.where(zero, 1.0, squares.abs()).sqrt()
     return torch.where(zero, 0.0, squares.sign() * root)
-
-
-def _rotation_axes(identity: Tensor, pbc: Sequence[bool], cell: Tensor | None) -> Tensor:
-    """Axes to which all periodic directions are parallel: (3, 3), (1, 3) or (0, 3)."""
-    if len(pbc) != 3:
-        raise ValueError(f"pbc must be three booleans, one for each cell vector, not {pbc!r}")
-    periodic = [bool(direction) for direction in pbc]
-    if sum(periodic) != 1:
-        return identity if not any(periodic) else identity[:0]
-    if cell is None:
-        raise ValueError("one periodic direction: give the cell, whose vector is the axis")
-    axis = cell[periodic.index(True)].detach().to(identity)
-    length: Tensor = axis.norm()
-    if not length > 0:
-        raise ValueError("the cell vector of the periodic direction is zero or NaN")
-    return (axis / length)[None]

@@ -358,13 +358,24 @@ def test_few_steps_end_with_the_best_structure(model, minima):
     assert_saddle(model, further)
 
 
-def test_a_flat_surface_is_said_to_be_flat(model, minima):
+def test_molecules_that_do_not_feel_each_other_have_the_saddle_points_of_each(model, minima):
     far = minima["ammonia"].copy()
     far.positions += 20.0
-    found = find_saddle(model, minima["ammonia"] + far)
-    assert not found.converged
-    assert "flat" in found.reason
-    assert abs(found.frequency) < 1
+    pair = find_saddle(model, minima["ammonia"] + far, connect=False)
+    alone = find_saddle(model, minima["ammonia"], connect=False)
+    assert pair.converged
+    assert pair.frequency == pytest.approx(alone.frequency, rel=1e-3)
+
+
+def test_fragments_that_came_apart_on_the_way_are_said_to_be_apart(model, minima):
+    far = minima["ammonia"].copy()
+    far.positions += 20.0
+    search = saddle._Search(model, minima["ammonia"] + far, None)
+    assert search._parts == 2
+    search._parts = 1  # as if they had been together at first
+    converged, reason = search.reason_to_stop(1e-2, 10)
+    assert not converged
+    assert "fragments have come apart: 2 parts" in reason
 
 
 def test_single_precision_finds_the_saddle_point(model, minima):

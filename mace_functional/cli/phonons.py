@@ -56,6 +56,7 @@ from mace_functional.phonons import (
 from mace_functional.phonons.bands import check_path
 from mace_functional.phonons.mesh import SPACING, mesh_size
 from mace_functional.phonons.phonons import Method
+from mace_functional.selection import refuse_constraints
 from mace_functional.units import FREQUENCY_UNITS
 from mace_functional.validation import MOST_WAVE_VECTORS, between, count
 
@@ -218,6 +219,9 @@ def _check(options: argparse.Namespace, atoms: Atoms) -> None:
             "--phonopy": options.phonopy,
             "--checkpoint": options.checkpoint,
         },
+    )
+    refuse_constraints(
+        atoms, "phonons", "take mace-functional thermo, which keeps them, or another file"
     )
     if not options.compare_finite_differences:
         check_needs(options, "--displacements", "--compare-finite-differences")

@@ -56,7 +56,7 @@ from mace_functional.phonons import (
 from mace_functional.phonons.acoustic import NOTHING
 from mace_functional.phonons.modes import check_crystal
 from mace_functional.screening.settings import MeshChoice
-from mace_functional.selection import check_vibrates, free_atoms
+from mace_functional.selection import check_vibrates, free_atoms, refuse_constraints
 from mace_functional.thermo import harmonic_thermo
 from mace_functional.vibrations import NormalModes
 
@@ -117,7 +117,7 @@ def run(options: argparse.Namespace) -> None:
     branches = NOTHING
     with no_warnings_of_what_is_reported():
         if choice is None:
-            modes = gamma_modes(model, atoms, indices=free, progress=console.is_terminal)
+            modes = gamma_modes(model, atoms, progress=console.is_terminal)
         else:
             with console.status("phonons"):
                 lattice = phonons_of(model, atoms, symprec=symprec_of(options))
@@ -151,7 +151,7 @@ def run(options: argparse.Namespace) -> None:
         "mesh_convergence": None if converged is None else convergence_results(converged),
         **thermo_results(thermo, atoms[free]),
         "missing_at_gamma": missing_results(branches, thermo, atoms),
-        "part_of_thermodynamics": None if atoms.pbc.any() else VIBRATIONS_ONLY,
+        "part_of_thermodynamics": None if _is_extended(atoms, modes) else VIBRATIONS_ONLY,
         "seconds": time.perf_counter() - started,
     }
     if options.json is not None:
@@ -181,6 +181,8 @@ def _hold_others(options: argparse.Namespace, atoms: Atoms, choice: MeshChoice) 
     chosen = None if options.free is None else numbers_in([options.free], len(atoms))
     free = free_atoms(atoms, chosen)
     held = sorted(set(range(len(atoms))) - set(free))
+    if chosen is None and choice is not None:
+        refuse_constraints(atoms, "--mesh", f"free all with --free 0-{len(atoms) - 1}")
     if held and choice is not None:
         raise ValueError(
             f"--mesh needs all atoms free, and {len(held)} of {len(atoms)} are held: leave out "
@@ -196,6 +198,8 @@ def _modes(modes: NormalModes) -> dict[str, Any]:
     """The modes at Gamma and their diagnostics."""
     return {
         "rigid_motions_removed": modes.n_rigid,
+        "rotations_removed": modes.n_rotations,
+        "connected_parts": modes.n_parts,
         "rigid_residual_cm-1": modes.rigid_residual,
         "imaginary_modes": modes.n_imaginary,
         "frequencies_cm-1": modes.frequencies.tolist(),
@@ -203,6 +207,23 @@ def _modes(modes: NormalModes) -> dict[str, Any]:
         "acoustic_sum_residual_eV_per_A2": modes.acoustic_sum_residual,
         "hessian_asymmetry_eV_per_A2": modes.asymmetry,
     }
+
+
+def _is_extended(atoms: Atoms, modes: NormalModes) -> bool:
+    """Whether what is removed are at most the translations of a crystal."""
+    held = modes.acoustic_sum_residual is None
+    return bool(atoms.pbc.any() or held) and not modes.n_rotations
+
+
+def _rigid(results: dict[str, Any]) -> str:
+    """How many rigid motions were removed, and of what."""
+    count, rotations = results["rigid_motions_removed"], results["rotations_removed"]
+    text = f"rigid motions removed {count}"
+    if rotations:
+        text += f" ({count - rotations} translations, {rotations} rotations)"
+    if results["connected_parts"] > 1:
+        text += f", of {results['connected_parts']} parts that do not feel each other"
+    return text
 
 
 def _mesh(modes: MeshModes) -> dict[str, Any]:
@@ -238,10 +259,13 @@ def _print(results: dict[str, Any]) -> None:
     where = "" if mesh is None else " at Gamma"
     if frequencies:
         console.print(f"frequencies{where} {frequencies[0]:.2f} to {frequencies[-1]:.2f} cm-1")
-    console.print(
-        f"rigid motions removed {results['rigid_motions_removed']}, "
-        f"imaginary modes{where} {results['imaginary_modes']}"
-    )
+    console.print(f"{_rigid(results)}, imaginary modes{where} {results['imaginary_modes']}")
+    if results["rotations_removed"] and any(results["pbc"]):
+        console.print(
+            f"{results['rotations_removed']} rotations in the box are free and not in the table: "
+            "images do not feel each other",
+            style=BOLD,
+        )
     if results["imaginary_modes"]:
         imaginary = ", ".join(f"{f:.2f}" for f in frequencies[: results["imaginary_modes"]])
         console.print(f"imaginary modes, left out of the sums: {imaginary} cm-1", style=BOLD)

@@ -27,12 +27,8 @@ from ase.filters import Filter
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from mace_functional.lattice import periodic_projector
-from mace_functional.optimize.coordinates import (
-    LINEAR_CONSTRAINTS,
-    STRAIN_WEIGHT,
-    STRAINS,
-    Coordinates,
-)
+from mace_functional.optimize.coordinates import STRAIN_WEIGHT, STRAINS, Coordinates
+from mace_functional.selection import CONSTRAINTS
 
 NOTHING = 1e-8
 """Singular values of A this small, relative to the largest one, are of what never moves."""
@@ -104,7 +100,7 @@ def _slopes(optimised: Atoms | Filter, length: float) -> np.ndarray:
     answer = _Derivatives(len(atoms))
     # All that a filter refers to is copied with it; the calculator's place is taken.
     copy = deepcopy(optimised, {id(atoms.calc): answer})
-    flat = (*LINEAR_CONSTRAINTS, FixSymmetry)
+    flat = (*CONSTRAINTS, FixSymmetry)
     copied = innermost(copy)
     copied.set_constraint([c for c in copied.constraints if isinstance(c, flat)])
     volume = abs(np.linalg.det(atoms.cell.array))

@@ -20,6 +20,7 @@ from ase.filters import Filter, UnitCellFilter
 from ase.optimize.optimize import Optimizer
 from ase.units import GPa
 
+from mace_functional.connectivity import Parts
 from mace_functional.interop.ase import MaceCalculator
 from mace_functional.interop.ase_coordinates import Chart, innermost
 from mace_functional.optimize.bond_stretch import BondStretch
@@ -193,7 +194,7 @@ class SecondOrder(Optimizer):
         if not np.isfinite(by_joint).all():
             raise ValueError("the Hessian is not finite")
         free = rigid_directions(
-            coordinates, coordinates.positions, coordinates.cell, atoms.pbc.tolist()
+            coordinates, coordinates.positions, coordinates.cell, Parts.whole(len(atoms), atoms.pbc)
         )
         hessian = basis.T @ by_joint @ basis + RIGID * free @ free.T
         self._springs = BondStretch.of(coordinates, np.zeros(len(basis)), by_joint, atoms.pbc)

@@ -11,7 +11,7 @@ from torch.func import grad_and_value
 from mace_functional.energy import energy_fn
 from mace_functional.graph import Structure, from_ase
 from mace_functional.hessian_operator import HessianOperator
-from mace_functional.selection import free_atoms
+from mace_functional.selection import atom_numbers, freedom
 from mace_functional.validation import in_order
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def minimize_arguments(model: Model, atoms: Atoms, *, skin: float = 0.5) -> dict
 
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
-        ValueError: If the structure does not fit the model (see `from_ase`), or no atom is free.
+        ValueError: If the structure does not fit the model (see `from_ase`), no atom is free, or
+            a constraint holds something else than whole atoms.
 
     Example:
         >>> found = minimize(**minimize_arguments(model, atoms), method="trust-krylov")
@@ -47,8 +48,14 @@ def minimize_arguments(model: Model, atoms: Atoms, *, skin: float = 0.5) -> dict
         >>> atoms.positions = found.x.reshape(-1, 3)  # doctest: +SKIP
     """
     in_order("minimize_arguments(model, atoms)", (model, "Model"), (atoms, "Atoms"))
+    left = freedom(atoms, "minimize_arguments")
+    if not left.by_atoms:
+        raise ValueError(
+            "scipy's variables are coordinates of whole atoms, and constraints hold some "
+            "directions only or a centre of mass: take relax, which keeps them"
+        )
     structure = from_ase(atoms, model, skin)
-    free = torch.as_tensor(free_atoms(atoms), device=structure.positions.device)
+    free = torch.as_tensor(atom_numbers(left.atoms, len(atoms)), device=structure.positions.device)
     hessian: tuple[np.ndarray, HessianOperator] | None = None
 
     def to_free(coordinates: np.ndarray, rest: torch.Tensor) -> torch.Tensor:

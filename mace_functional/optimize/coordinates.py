@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from ase.constraints import FixAtoms, FixCartesian, FixCom, FixedLine, FixedPlane
 from torch import Tensor
 
+from mace_functional.connectivity import Parts
 from mace_functional.phonons.symmetry import Operations
-from mace_functional.vibrations import rigid_motions
+from mace_functional.rigid import as_array, rigid_motions_of
+from mace_functional.selection import Freedom, freedom
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -37,9 +38,6 @@ STRAIN_WEIGHT = 2.0
 because far from rest a cell that gives way too early falls into another minimum."""
 
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
-
-LINEAR_CONSTRAINTS = (FixAtoms, FixCartesian, FixedLine, FixedPlane, FixCom)
-"""Constraints of ASE that confine displacements to a linear space."""
 
 
 def _strain_basis() -> np.ndarray:
@@ -110,7 +108,11 @@ class Coordinates:
 
 
 def rigid_directions(
-    coordinates: Coordinates, positions: Tensor, cell: Tensor, pbc: Sequence[bool]
+    coordinates: Coordinates,
+    positions: Tensor,
+    cell: Tensor,
+    parts: Parts,
+    hessian: np.ndarray | None = None,
 ) -> np.ndarray:
     """The rigid motions of a geometry that are free.
 
@@ -118,14 +120,25 @@ def rigid_directions(
         coordinates: Give the meaning of z.
         positions: Å, (N, 3).
         cell: Å, (3, 3).
-        pbc: Periodic directions.
+        parts: The connected parts.
+        hessian: By z, (d, d), exact, where nothing is held: to tell nearly straight molecules from
+            bent ones; see `rigid`.
 
     Returns:
         Orthonormal directions of z, (d, r).
     """
-    rigid = rigid_motions(positions, torch.ones_like(positions[:, 0]), pbc, cell)
-    free = coordinates.basis[:-6].T @ rigid.cpu().double().numpy()
-    directions, sizes, _ = np.linalg.svd(free, full_matrices=False)
+    x = as_array(positions)
+    free = coordinates.basis[:-6]
+
+    def block(atoms: np.ndarray) -> np.ndarray:
+        rows = free[(3 * atoms[:, None] + np.arange(3)).ravel()]
+        found: np.ndarray = rows @ hessian @ rows.T
+        return found
+
+    rigid = rigid_motions_of(
+        x, np.ones(len(x)), as_array(cell), parts, block=None if hessian is None else block
+    )
+    directions, sizes, _ = np.linalg.svd(free.T @ rigid.basis, full_matrices=False)
     return directions[:, sizes > 1 - 1e-6]
 
 
@@ -140,8 +153,7 @@ def free_coordinates(
     """The coordinates of a structure, less what its constraints hold.
 
     Args:
-        atoms: Gives periodic directions and constraints: FixAtoms, FixCartesian, FixedLine,
-            FixedPlane, FixCom.
+        atoms: Gives periodic directions and constraints; see `selection.freedom`.
         positions: Reference, Å, (N, 3).
         cell: Reference, Å, (3, 3).
         cell_freedom: Which strains are free, of those along periodic directions.
@@ -154,11 +166,8 @@ def free_coordinates(
         ValueError: If a constraint is of another kind, or the choice of strains is bad.
     """
     count = len(atoms)
-    held = [_held(c, count) for c in atoms.constraints]
-    if not any(isinstance(c, LINEAR_CONSTRAINTS[:4]) for c in atoms.constraints):
-        held.append(np.kron(np.full((count, count), 1 / count), np.eye(3)))
+    motions = _free_motions(freedom(atoms, "relax"))
     strains = _free_strains(cell_freedom, atoms)
-    motions = _free_motions(held, count)
     basis = np.zeros((3 * count + 6, motions.shape[1] + strains.shape[1]))
     basis[:-6, : motions.shape[1]] = motions
     basis[-6:, motions.shape[1] :] = strains
@@ -168,37 +177,13 @@ def free_coordinates(
     return Coordinates(positions, cell, basis, STRAIN_WEIGHT * max(spread, count**0.5))
 
 
-def _held(constraint: object, count: int) -> np.ndarray:
-    """The projector (3N, 3N) onto the displacements that a constraint forbids."""
-    if not isinstance(constraint, LINEAR_CONSTRAINTS):
-        raise ValueError(
-            f"relax does not know the constraint {type(constraint).__name__}: it takes "
-            f"{', '.join(c.__name__ for c in LINEAR_CONSTRAINTS)}, and symmetry=True; for others "
-            "use interop.ase_optimiser.SecondOrder, or ASE's own optimisers"
-        )
-    projector = np.zeros((count, 3, count, 3))
-    if isinstance(constraint, FixCom):
-        return np.kron(np.full((count, count), 1 / count), np.eye(3))
-    if isinstance(constraint, FixedLine):
-        block = np.eye(3) - np.outer(constraint.dir, constraint.dir)
-    elif isinstance(constraint, FixedPlane):
-        block = np.outer(constraint.dir, constraint.dir)
-    elif isinstance(constraint, FixCartesian):
-        block = np.diag(np.asarray(constraint.mask, dtype=float))
-    else:
-        block = np.eye(3)
-    for k in constraint.get_indices():
-        projector[k, :, k, :] = block
-    return projector.reshape(3 * count, 3 * count)
-
-
-def _free_motions(held: list[np.ndarray], count: int) -> np.ndarray:
-    """Orthonormal basis (3N, m) of the displacements that nothing forbids."""
-    forbidden = sum(held, np.zeros((3 * count, 3 * count)))
-    if np.count_nonzero(forbidden - np.diag(np.diag(forbidden))) == 0:
-        return np.eye(3 * count)[:, np.diag(forbidden) == 0]
-    values, vectors = np.linalg.eigh(forbidden)
-    return vectors[:, values < 1e-9]
+def _free_motions(free: Freedom) -> np.ndarray:
+    """Orthonormal basis (3N, m) of the free displacements; without translations if all are free."""
+    if not free.whole:
+        return free.basis()
+    count = len(free.held)
+    uniform = np.kron(np.full((count, 1), count**-0.5), np.eye(3))
+    return np.linalg.qr(uniform, mode="complete")[0][:, 3:]
 
 
 def _free_strains(freedom: CellFreedom, atoms: Atoms) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from mace_functional import validation
+from mace_functional.concrete import refuse_transforms
 from mace_functional.graph import from_ase
 from mace_functional.optimize.coordinates import free_coordinates
 from mace_functional.optimize.relax import RelaxResult, relax
@@ -64,6 +65,7 @@ def follow_mode(
             sign is another number, or the energy does not fall along the mode.
     """
     in_order("follow_mode(model, atoms, mode)", (model, "Model"), (atoms, "Atoms"))
+    refuse_transforms("follow_mode", "energy_fn and its derivatives", model.params, mode)
     if sign not in (1, -1):
         raise ValueError(f"sign must be 1 or -1, not {sign!r}")
     fmax = validation.positive("fmax", fmax, "eV/Å")

@@ -36,19 +36,24 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mace_functional import validation
+from mace_functional.concrete import refuse_transforms
+from mace_functional.connectivity import Parts, parts_of
 from mace_functional.derivatives import forces
 from mace_functional.energy import energy_fn
 from mace_functional.graph import from_ase
 from mace_functional.hessian_operator import HessianOperator
 from mace_functional.optimize.model_hessian import model_hessian
+from mace_functional.rigid import INSTEAD, as_array, internal_motions, rigid_motions_of
+from mace_functional.selection import Freedom, freedom
 from mace_functional.summary import summary
 from mace_functional.units import frequency_factor
 from mace_functional.validation import in_order
-from mace_functional.vibrations import internal_motions, rigid_motions, signed_sqrt
+from mace_functional.vibrations import signed_sqrt
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -169,6 +174,8 @@ def lowest_modes(
     tolerance: float | None = None,
     max_hvps: int | None = None,
     seed: int = 0,
+    parts: Parts | None = None,
+    free: np.ndarray | None = None,
 ) -> LowestModes:
     """The algebraically lowest eigenpairs of a Hessian, from products `op @ V` alone.
 
@@ -192,6 +199,9 @@ def lowest_modes(
         max_hvps: Products at most; the number of internal coordinates if None, with which
             the result is exact.
         seed: Of the random part of the start.
+        parts: The connected parts, from `connectivity.parts_of`, with rigid motions of their own.
+            If None, the structure is one, connected to itself along all periodic directions.
+        free: Orthonormal basis of the Cartesian displacements that are free, (3N, m); all if None.
 
     Returns:
         The modes in float64 on the operator's device, and how good they are. Look at `converged`.
@@ -208,6 +218,7 @@ def lowest_modes(
     >>> lowest_modes(op, 1, pbc=(False, False, False), model=torch.eye(6)).eigenvalues
     tensor([4.], dtype=torch.float64)
     """
+    refuse_transforms("lowest_modes", INSTEAD, op.positions, op.cell, op.masses, op.params)
     single = torch.finfo(op.dtype).bits < 64
     if tolerance is None:
         tolerance = 1e-3 if single else 1e-8
@@ -222,6 +233,8 @@ def lowest_modes(
         guess=guess,
         max_hvps=max_hvps,
         seed=seed,
+        parts=parts,
+        free=free,
     )
 
 
@@ -232,7 +245,7 @@ def check_stability(
 
     A Ritz value is never below the lowest eigenvalue, so that a negative one proves that the
     structure is none, and ends the search. It is one where the lowest eigenvalues of H, to 1 %, and
-    of K^-1 H, to 10 %, are positive.
+    of K^-1 H, to 10 %, are positive. Constraints of ASE hold what they say, as in `relax`.
 
     Args:
         model: From `load_model`.
@@ -251,6 +264,8 @@ def check_stability(
     """
     in_order("check_stability(model, atoms)", (model, "Model"), (atoms, "Atoms"))
     factor = frequency_factor(unit)
+    refuse_transforms("check_stability", INSTEAD, model.params)
+    left = freedom(atoms, "check_stability")
     s = from_ase(atoms, model)
     energy = energy_fn(model, s.graph)
     op = HessianOperator(energy, s.positions, s.cell, model.params, s.masses)
@@ -263,10 +278,13 @@ def check_stability(
         numbers=s.numbers,
         max_hvps=max_hvps,
         seed=seed,
+        parts=parts_of(s.graph, s.positions, s.cell),
+        free=None if left.whole else left.basis(),
     )
     lowest = float(found.eigenvalues)
     margin = float(found.errors) + found.rounding
     force = forces(energy)(s.positions, s.cell, model.params).detach()
+    force -= _held_part(force, left)
     displacement = found.modes[0] / s.masses.to(found.modes).sqrt()[:, None]
     return Stability(
         stable=lowest > 0,
@@ -278,6 +296,14 @@ def check_stability(
         reason=found.reason,
         unit=unit,
     )
+
+
+def _held_part(force: Tensor, left: Freedom) -> Tensor:
+    """The part of forces that constraints take up."""
+    if left.whole:
+        return torch.zeros_like(force)
+    basis = torch.as_tensor(left.basis()).to(force)
+    return force - (basis @ (basis.mT @ force.reshape(-1))).view_as(force)
 
 
 def _search(
@@ -292,16 +318,18 @@ def _search(
     guess: Tensor | None = None,
     max_hvps: int | None = None,
     seed: int = 0,
+    parts: Parts | None = None,
+    free: np.ndarray | None = None,
 ) -> LowestModes:
     """Block Davidson in the eigenvectors of the model."""
-    frame, stiffness = _frame(op, pbc, numbers, model)
+    frame, stiffness = _frame(op, pbc, numbers, model, parts, free)
     size = len(stiffness)
     if not size:
         raise ValueError("a structure without internal motions has no modes")
     if not 1 <= k <= size:
         raise ValueError(
             f"k must be a number of modes from 1 to {size}, not {k}: {op.shape[0]} coordinates "
-            f"less {op.shape[0] - size} rigid motions"
+            f"less {op.shape[0] - size} that are held or rigid motions"
         )
     limit = size if max_hvps is None else min(max_hvps, size)
     if limit < k:
@@ -422,6 +450,8 @@ def _frame(
     pbc: Sequence[bool],
     numbers: Tensor | Sequence[int] | None,
     model: Tensor | None,
+    parts: Parts | None,
+    free: np.ndarray | None,
 ) -> tuple[Tensor, Tensor]:
     """Eigenvectors of the model without rigid motions, (3N, n), and its eigenvalues, positive."""
     positions, cell = op.positions.detach().double(), op.cell.detach().double()
@@ -434,11 +464,50 @@ def _frame(
     if not model.isfinite().all():
         raise ValueError("the model of the Hessian has entries that are not finite")
     masses = torch.ones_like(positions[:, 0]) if op.masses is None else op.masses.detach().double()
-    rest = internal_motions(rigid_motions(positions, masses, pbc, cell))
+    rest = _internal(op, positions, masses, pbc, cell, parts, free)
     weighted = rest / masses.sqrt().repeat_interleave(3)[:, None]
     stiffness, modes = torch.linalg.eigh(_symmetric(weighted.mT @ model.to(rest) @ weighted))
     largest = float(stiffness[-1]) if len(stiffness) else 0.0
     return rest @ modes, stiffness.clamp(min=FLOOR * largest if largest > 0 else 1.0)
+
+
+def _internal(
+    op: HessianOperator,
+    positions: Tensor,
+    masses: Tensor,
+    pbc: Sequence[bool],
+    cell: Tensor,
+    parts: Parts | None,
+    free: np.ndarray | None,
+) -> Tensor:
+    """Orthonormal basis of what is free, in mass-weighted coordinates, without rigid motions."""
+    root = masses.sqrt().repeat_interleave(3)
+
+    def block(atoms: np.ndarray) -> np.ndarray:
+        rows = torch.as_tensor((3 * atoms[:, None] + np.arange(3)).ravel(), device=root.device)
+        units = torch.eye(len(root), dtype=root.dtype, device=root.device)[rows]
+        columns = _product(op, units.mT)[rows]
+        weights = torch.ones_like(root) if op.masses is None else root
+        return as_array(weights[rows, None] * columns * weights[rows])
+
+    space = (
+        None if free is None else torch.linalg.qr(root[:, None] * torch.as_tensor(free).to(root)).Q
+    )
+    if parts is None:
+        parts = Parts.whole(len(masses), pbc)
+    found = rigid_motions_of(
+        as_array(positions),
+        as_array(masses),
+        as_array(cell),
+        parts,
+        block=block if free is None else None,
+        epsilon=torch.finfo(op.dtype).eps,
+        free=None if space is None else as_array(space),
+    )
+    rigid = torch.as_tensor(found.basis).to(root)
+    if space is None:
+        return internal_motions(rigid)
+    return space @ internal_motions(torch.linalg.qr(space.mT @ rigid).Q)
 
 
 def _start(frame: Tensor, stiffness: Tensor, k: int, guess: Tensor | None, seed: int) -> Tensor:

@@ -22,6 +22,7 @@ from ase.io.trajectory import Trajectory
 from rich.console import Console
 
 from mace_functional import validation
+from mace_functional.concrete import refuse_transforms
 from mace_functional.optimize.coordinates import CellFreedom
 from mace_functional.optimize.relaxation import Relaxation, RelaxStep
 from mace_functional.phonons.symmetry import SYMPREC, made_symmetric
@@ -92,9 +93,8 @@ def relax(
 
     Args:
         model: From `load_model`.
-        atoms: Where to start; it is not changed. Constraints of ASE hold what they say: FixAtoms,
-            FixCartesian, FixedLine, FixedPlane and FixCom; atoms that are held keep their place in
-            the cell.
+        atoms: Where to start; it is not changed. Constraints of ASE hold what they say (see
+            `selection.freedom`); atoms that are held keep their place in the cell.
         cell: True, all strains along periodic directions; False, none; "isotropic", one that keeps
             the shape; or six booleans for xx, yy, zz, yz, xz, xy, of which the others keep their
             value (fixed axes).
@@ -130,6 +130,7 @@ def relax(
     max_steps = validation.count("max_steps", max_steps)
     pressure = validation.pressure("pressure", pressure)
     symprec = validation.symmetry_tolerance("symprec", symprec)
+    refuse_transforms("relax", "energy_fn and its derivatives", model.params)
     if pressure and not (atoms.pbc.all() and cell is not False):
         raise ValueError("a pressure needs a crystal whose cell is free")
     if symmetry and atoms.pbc.all():

@@ -117,6 +117,7 @@ class Relaxation:
         self._refused = self._lost = 0
         self._best_residual = np.inf
         self._start = atoms
+        self._apart = ""
         strains = cell if isinstance(cell, str) else np.asarray(cell).tolist()
         self._settings = json.dumps([strains, pressure, symprec])
         self._point: Point
@@ -188,7 +189,7 @@ class Relaxation:
             curvature = self._lowest_curvature(flat)
             if curvature >= -flat:
                 words = ", and the surface is flat in some direction" if curvature < flat else ""
-                return Reason(True, f"the largest force is below {fmax:g} eV/Å{words}")
+                return Reason(True, f"the largest force is below {fmax:g} eV/Å{words}{self._apart}")
             minimiser.radius = minimiser.largest_radius
         if self.surface.n_gradients - self._begun_with >= max_steps:
             return Reason(
@@ -256,10 +257,15 @@ class Relaxation:
         self._sharpened = True
 
     def _lowest_curvature(self, flat: float) -> float:
-        """The lowest curvature, by exact products; rotations of a molecule do not count."""
+        """The lowest curvature, by exact products; rigid motions do not count."""
         minimiser, c = self._minimiser, self.surface.coordinates
         positions, cell = c.place(c.joint(minimiser.z))
-        rigid = rigid_directions(c, positions, cell, self._start.pbc.tolist())
+        parts = self.surface.parts_at(minimiser.z)
+        if parts.count > 1:
+            self._apart = f"; {parts.count} parts do not feel each other, the surface is flat there"
+        rigid = rigid_directions(c, positions, cell, parts)
+        if rigid.shape[1] == c.count:
+            return np.inf
         return minimiser.lowest_curvature(self.surface.products(minimiser.z), rigid, flat)
 
     def _note(self, point: Point, accepted: bool) -> None:

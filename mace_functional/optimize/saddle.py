@@ -22,19 +22,18 @@ from rich.console import Console
 from torch import Tensor
 
 from mace_functional import validation
+from mace_functional.concrete import refuse_transforms
+from mace_functional.connectivity import parts_of
 from mace_functional.contacts import REFUSED, shortest_contact
 from mace_functional.graph import from_ase
 from mace_functional.optimize.bond_stretch import BondStretch
 from mace_functional.optimize.climber import FIRST_RADIUS, LARGEST_RADIUS, Climber, Internal
-from mace_functional.optimize.coordinates import (
-    LINEAR_CONSTRAINTS,
-    free_coordinates,
-    rigid_directions,
-)
+from mace_functional.optimize.coordinates import free_coordinates, rigid_directions
 from mace_functional.optimize.follow_mode import follow_mode, free_direction
 from mace_functional.optimize.relax import RelaxResult
 from mace_functional.optimize.surface import Point, Surface
 from mace_functional.optimize.trust_region import Springs
+from mace_functional.selection import freedom
 from mace_functional.units import frequency_factor
 from mace_functional.validation import in_order
 from mace_functional.vibrations import signed_sqrt
@@ -140,8 +139,8 @@ def find_saddle(
 
     Args:
         model: From `load_model`.
-        atoms: Where to start; it is not changed. Constraints of ASE hold what they say: FixAtoms,
-            FixCartesian, FixedLine, FixedPlane and FixCom.
+        atoms: Where to start; it is not changed. Constraints of ASE hold what they say; see
+            `selection.freedom`.
         mode: Direction to climb, Cartesian (N, 3), signed, of any length; or the number of a normal
             mode of the start, 0 for the lowest vibration, negative ones from the highest, in the
             direction in which the energy rises less.
@@ -168,6 +167,7 @@ def find_saddle(
     in_order("find_saddle(model, atoms)", (model, "Model"), (atoms, "Atoms"))
     fmax = validation.positive("fmax", fmax, "eV/Å")
     max_steps = validation.count("max_steps", max_steps)
+    refuse_transforms("find_saddle", "energy_fn and its derivatives", model.params, mode)
     run = _Search(model, atoms, mode)
     console = Console(stderr=True, quiet=not progress)
     with ExitStack() as stack:
@@ -227,7 +227,8 @@ class _Search:
         self.surface = Surface(model, atoms, coordinates)
         self.history: list[SaddleStep] = []
         self._rough = model.to(dtype=torch.float32) if model.dtype == torch.float64 else model
-        self._held = any(isinstance(c, LINEAR_CONSTRAINTS[:4]) for c in atoms.constraints)
+        self._free = freedom(atoms, "find_saddle")
+        self._parts = parts_of(s.graph, s.positions, s.cell).count
         self._pbc, self._masses = s.graph.pbc.tolist(), s.masses.cpu().double().numpy()
         self._point = self.surface.at(np.zeros(coordinates.count))
         self._best: Point | None = None
@@ -247,11 +248,11 @@ class _Search:
             largest_radius=largest,
             epsilon=torch.finfo(model.dtype).eps,
         )
+        self._exact_at = np.full(coordinates.count, np.nan)
         if not self._internal().basis.shape[1]:
             raise ValueError("nothing is free to move but the structure as a whole")
         self._refused = self._age = 0
         self._springs: BondStretch
-        self._exact_at = np.full(coordinates.count, np.nan)
         self._linearise(self._rough)
         self._note(self._point, np.nan, accepted=True)
         if mode is not None:
@@ -293,6 +294,12 @@ class _Search:
             self._linearise(self.surface.model)
             values, _ = self._climber.modes(self._internal())
             count = int((values < 0).sum())
+            parts = self.surface.parts_at(self._climber.z).count
+            if parts > self._parts:
+                return False, (
+                    f"forces vanish, but fragments have come apart: {parts} parts do not feel each "
+                    "other, and the surface is flat there"
+                )
             if abs(_frequency(np.abs(values).min())) < FLAT:
                 return False, (
                     "forces vanish, but the surface is flat along a mode: fragments may have come "
@@ -387,12 +394,14 @@ class _Search:
         c = self.surface.coordinates
         free = c.basis[:-6]
         positions, cell = c.place(c.joint(self._climber.z))
-        rigid_part = rigid_directions(c, positions, cell, self._pbc)
+        parts = self.surface.parts_at(self._climber.z)
+        exact = self._climber.hessian if self._is_exact() and self._free.whole else None
+        rigid_part = rigid_directions(c, positions, cell, parts, exact)
         basis = np.linalg.qr(rigid_part, mode="complete")[0][:, rigid_part.shape[1] :]
         root = np.repeat(np.sqrt(self._masses), 3)[:, None]
         weighted = root * (free @ basis)
         lightest = root * (free @ rigid_part)
-        if not self._held:
+        if not self._free.pinned:
             lightest = np.column_stack([lightest, root * np.tile(np.eye(3), (len(positions), 1))])
         lightest = np.linalg.qr(lightest)[0]
         weighted = weighted - lightest @ (lightest.T @ weighted)

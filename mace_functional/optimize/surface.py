@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.func import grad, grad_and_value, vjp
 
 from mace_functional.columns import map_columns
+from mace_functional.connectivity import Parts, parts_of
 from mace_functional.contacts import REFUSED, radii_of
 from mace_functional.energy import energy_fn
 from mace_functional.graph import Graph, Structure, from_ase, gather
@@ -166,6 +167,11 @@ class Surface:
             return images.T.reshape(vectors.shape)
 
         return product
+
+    def parts_at(self, z: np.ndarray) -> Parts:
+        """The connected parts of the structure at z."""
+        s = self._structure_at(z)
+        return parts_of(s.graph, s.positions, s.cell)
 
     def _linearised(self, z: np.ndarray, model: Model) -> tuple[Callable[[Tensor], Tensor], Tensor]:
         """`v -> H v` by y, and a tensor of the precision and place it works in."""

@@ -146,7 +146,7 @@ def acoustic_branches(
     Raises:
         ValueError: If the structure does not fit the model.
     """
-    if not atoms.pbc.any() or len(modes.indices) < len(atoms):
+    if not atoms.pbc.any() or len(modes.indices) < len(atoms) or modes.n_rigid < 3:
         return NOTHING
     count = 4 if modes.n_rigid == 4 else 3
     if modes.n_imaginary:

@@ -21,8 +21,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mace_functional import validation
+from mace_functional.concrete import refuse_transforms
 from mace_functional.memory import check_fits
 from mace_functional.phonons.modes import (
+    WITH_DERIVATIVES,
     ImaginaryMode,
     check_crystal,
     degenerate_blocks,
@@ -118,6 +120,7 @@ def band_structure(
         UserWarning: The structure is far from relaxed, or a higher symmetry, with another standard
             path, lies just out of reach of `symprec`.
     """
+    refuse_transforms("band_structure", WITH_DERIVATIVES, phonons.masses, path)
     check_crystal(phonons.atoms, "a band structure")
     points = validation.count("points", points, 1, validation.MOST_WAVE_VECTORS)
     warn_if_not_relaxed(phonons)

@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mace_functional.concrete import refuse_transforms
 from mace_functional.phonons.mesh import Mesh, MeshModes
 from mace_functional.summary import summary
 
@@ -71,21 +72,24 @@ def density_of_states(
         unit: "cm-1", "THz" or "meV".
 
     Returns:
-        The density of states.
+        The density of states; a smeared one of given grid and width can be differentiated.
 
     Raises:
         ValueError: If the method or the unit is unknown, the width is not positive or belongs to
             tetrahedra, or the grid is not evenly spaced and ascending.
     """
     frequencies = modes.frequencies(unit)
-    span = float(frequencies.max() - frequencies.min())
+    if method != "gaussian" or grid is None or width is None:
+        instead = "method='gaussian' with a grid and a width"
+        refuse_transforms("density_of_states as called", instead, frequencies)
     if method == "tetrahedron":
         if width is not None:
             raise ValueError("tetrahedra have no width: leave it out, or choose method='gaussian'")
         values = _grid(grid, frequencies, 0.0)
         per_mode = _tetrahedra(modes.mesh, frequencies, values)
     elif method == "gaussian":
-        width = span / 100 if width is None else width
+        if width is None:
+            width = float(frequencies.max() - frequencies.min()) / 100
         if not 0 < width < math.inf:
             raise ValueError(f"the width must be positive, in {unit}, not {width}")
         values = _grid(grid, frequencies, MARGIN * width)

@@ -22,12 +22,14 @@ from torch.func import grad, vjp
 
 from mace_functional.atomic_write import atomic_write
 from mace_functional.columns import ChunkSize, map_columns
+from mace_functional.concrete import refuse_transforms
 from mace_functional.evaluation import atom_energies
 from mace_functional.graph import Graph, from_ase
 from mace_functional.memory import keep_freed_memory
 from mace_functional.phonons.symmetry import SYMPREC, Image, Operations, Plan, plan
 from mace_functional.phonons.unrolled import UnrolledGraph
 from mace_functional.phonons.wave_vector import WaveVector, wave_vector
+from mace_functional.selection import refuse_constraints
 from mace_functional.validation import in_order
 
 if TYPE_CHECKING:
@@ -161,9 +163,13 @@ def force_constants(
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
         ValueError: If the structure is not periodic, does not fit the model (see `from_ase`), or
-            the model has a dispersion, which reaches much further than message passing.
+            the model has a dispersion, which reaches much further than message passing; or if
+            constraints hold atoms, or parameters of the model require grad or are inside of a
+            transform.
     """
     in_order("force_constants(model, atoms)", (model, "Model"), (atoms, "Atoms"))
+    refuse_transforms("force_constants", "hessian or dynamical_matrix_fn", model.params)
+    refuse_constraints(atoms, "force_constants", "take hessian(..., indices=...) of free atoms")
     if model.dispersion is not None:
         raise ValueError(
             "force constants of dispersion do not end where those of the model do: take the "

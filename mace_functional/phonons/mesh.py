@@ -26,12 +26,13 @@ from torch import Tensor
 
 from mace_functional import validation
 from mace_functional.atomic_write import atomic_write
+from mace_functional.concrete import refuse_transforms
 from mace_functional.memory import check_fits
 from mace_functional.phonons.modes import (
+    WITH_DERIVATIVES,
     ImaginaryMode,
     check_crystal,
     imaginary_modes,
-    is_gamma,
     lattice_modes,
     signed_frequencies,
     warn_if_not_relaxed,
@@ -148,15 +149,18 @@ class MeshModes:
     Attributes:
         mesh: The mesh.
         eigenvalues: Of the dynamical matrices, ascending, eV/Å²/amu, (Q, 3N); exactly zero for the
-            rigid motions at Gamma.
+            rigid motions.
         eigenvectors: Complex, (Q, 3N, N, 3), or None if they were not asked for.
         masses: amu, (N,).
+        rigid: How many rigid motions there are at each q, (Q,): the acoustic modes at Gamma, and
+            all rigid motions of molecules that are connected to nothing else, at every q.
     """
 
     mesh: Mesh
     eigenvalues: Tensor
     eigenvectors: Tensor | None
     masses: Tensor
+    rigid: Tensor
 
     __repr__ = summary
 
@@ -175,12 +179,6 @@ class MeshModes:
             unit: "cm-1", "THz" or "meV".
         """
         return imaginary_modes(self.mesh.q, self.frequencies(unit), self.eigenvectors)
-
-    @property
-    def rigid(self) -> Tensor:
-        """How many rigid motions there are at each q: none but at Gamma, (Q,)."""
-        zeros = (self.eigenvalues == 0).sum(1)
-        return torch.where(is_gamma(self.mesh.q).to(zeros.device), zeros, 0)
 
 
 def frequencies_on(
@@ -211,6 +209,7 @@ def frequencies_on(
     Warns:
         UserWarning: The structure is far from relaxed.
     """
+    refuse_transforms("frequencies_on", WITH_DERIVATIVES, phonons.masses, mesh.q)
     check_crystal(phonons.atoms, "a mesh")
     warn_if_not_relaxed(phonons)
     _check_mesh(phonons, mesh)
@@ -248,6 +247,9 @@ def frequencies_on(
         eigenvalues=torch.stack([values for values, _ in done]),
         eigenvectors=torch.stack(kept) if eigenvectors else None,
         masses=phonons.masses,
+        rigid=torch.tensor([phonons.rigid.count_at(q) for q in mesh.q.numpy()]).to(
+            phonons.masses.device
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""The modes of a crystal at one wave vector, with the rigid motions at Gamma at exactly zero."""
+"""The modes of a crystal at one wave vector, with the rigid motions at exactly zero."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from mace_functional.concrete import refuse_transforms
 from mace_functional.phonons.wave_vector import WaveVector, wave_vector
+from mace_functional.rigid import as_array, internal_motions
 from mace_functional.summary import summary
 from mace_functional.units import frequency_factor
-from mace_functional.vibrations import internal_motions, rigid_motions, signed_sqrt
+from mace_functional.vibrations import signed_sqrt
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -23,6 +25,9 @@ GAMMA_TOLERANCE = 1e-8
 
 ROUNDING = 1e3
 """Rounding of eigenvalues, in units of the machine precision times the norm of the matrix."""
+
+WITH_DERIVATIVES = "frequencies(phonons.dynamical_matrix(q))"
+"""What to use in place of functions of phonons that have no derivatives."""
 
 LARGEST_FORCE = 0.05
 """Above this, in eV/Å, a structure is not at rest."""
@@ -48,9 +53,10 @@ class ImaginaryMode(NamedTuple):
 def lattice_modes(phonons: Phonons, q: WaveVector) -> tuple[Tensor, Tensor]:
     """Eigenvalues and eigenvectors of the dynamical matrix, D e = omega^2 e.
 
-    At a reciprocal lattice vector the rigid motions, which are the acoustic modes there, are taken
-    out by projection and come back with eigenvalues of exactly zero, whatever rounding makes of
-    them. The matrix is made hermitian, (D + D^H) / 2.
+    Rigid motions are taken out by projection and come back with eigenvalues of exactly zero,
+    whatever rounding makes of them. At a reciprocal lattice vector they are the acoustic modes, and
+    rotations of molecules and chains that are connected to nothing else; such a molecule moves as a
+    whole in every wave. The matrix is made hermitian, (D + D^H) / 2.
 
     Args:
         phonons: From `phonons_of`.
@@ -64,6 +70,7 @@ def lattice_modes(phonons: Phonons, q: WaveVector) -> tuple[Tensor, Tensor]:
         ValueError: If q has the wrong shape, is not finite or has a component along a direction
             that is not periodic, or the dynamical matrix is not finite.
     """
+    refuse_transforms("lattice_modes", WITH_DERIVATIVES, phonons.masses, q)
     q = checked_q(phonons, q)
     matrix = phonons.dynamical_matrix(q)
     if not matrix.isfinite().all():
@@ -72,24 +79,34 @@ def lattice_modes(phonons: Phonons, q: WaveVector) -> tuple[Tensor, Tensor]:
             "atoms on top of each other, or overflow in low precision"
         )
     matrix = (matrix + matrix.mH) / 2
-    if not is_gamma(q):
+    rigid = rigid_basis(phonons, q)
+    if not rigid.shape[1]:
         values, columns = torch.linalg.eigh(matrix)
     else:
-        rigid = rigid_basis(phonons)
         internal = internal_motions(rigid)
-        values, columns = torch.linalg.eigh(internal.mT @ matrix.real @ internal)
+        inner = matrix if rigid.is_complex() else matrix.real
+        values, columns = torch.linalg.eigh(internal.mH @ inner @ internal)
         values = torch.cat([values.new_zeros(rigid.shape[1]), values])
         values, order = values.sort(stable=True)
         columns = torch.cat([rigid, internal @ columns], 1)[:, order].to(matrix.dtype)
     return values, columns.mT.unflatten(1, (-1, 3))
 
 
-def rigid_basis(phonons: Phonons) -> Tensor:
-    """Orthonormal basis of the motions that cost no energy, mass-weighted, (3N, r)."""
-    atoms = phonons.atoms
-    positions = torch.as_tensor(atoms.positions).to(phonons.masses)
-    cell = torch.as_tensor(atoms.cell.array).to(phonons.masses)
-    return rigid_motions(positions, phonons.masses, atoms.pbc.tolist(), cell)
+def rigid_basis(phonons: Phonons, q: Tensor) -> Tensor:
+    """Orthonormal basis of the motions that cost no energy, mass-weighted.
+
+    Args:
+        phonons: From `phonons_of`.
+        q: Wave vector in units of the reciprocal lattice vectors, (3,).
+
+    Returns:
+        (3N, r); real at reciprocal lattice vectors, complex elsewhere.
+    """
+    masses = phonons.masses
+    if is_gamma(q):
+        return torch.as_tensor(phonons.rigid.basis).to(masses)
+    basis = torch.as_tensor(phonons.rigid.at(as_array(q)))
+    return basis.to(device=masses.device, dtype=masses.dtype.to_complex())
 
 
 def signed_frequencies(eigenvalues: Tensor, unit: str) -> Tensor:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mace_functional import validation
+from mace_functional.concrete import refuse_transforms
+from mace_functional.connectivity import Parts, parts_of
 from mace_functional.derivatives import forces, stress
 from mace_functional.energy import energy_fn
 from mace_functional.graph import Graph, from_ase
@@ -19,6 +23,8 @@ from mace_functional.phonons.force_constants import ForceConstants, force_consta
 from mace_functional.phonons.symmetry import SYMPREC
 from mace_functional.phonons.unrolled import UnrolledGraph
 from mace_functional.phonons.wave_vector import WaveVector
+from mace_functional.rigid import RigidMotions, as_array, rigid_motions_of
+from mace_functional.selection import refuse_constraints
 from mace_functional.summary import summary
 from mace_functional.validation import in_order
 from mace_functional.vibrations import NormalModes, normal_modes
@@ -67,6 +73,8 @@ class Phonons:
         masses: amu, (N,).
         diagnostics: How far it is from what it should be.
         force_constants: What the dynamical matrix is made of; None if it is not made of them.
+        parts: Connected parts of the structure, each with rigid motions of its own; if None, it is
+            one, connected to itself along all periodic directions.
     """
 
     dynamical_matrix: Callable[[WaveVector], Tensor]
@@ -74,6 +82,31 @@ class Phonons:
     masses: Tensor
     diagnostics: Diagnostics
     force_constants: ForceConstants | None = None
+    parts: Parts | None = None
+
+    @cached_property
+    def hessian(self) -> Tensor:
+        """Force constants at q = 0 between all atoms, (3N, 3N), eV/Å²."""
+        root = self.masses.sqrt().repeat_interleave(3)
+        return self.dynamical_matrix(self.masses.new_zeros(3)).real * (root[:, None] * root)
+
+    @cached_property
+    def rigid(self) -> RigidMotions:
+        """The rigid motions, at q = 0 and at all waves in which a part moves as a whole."""
+        count = len(self.atoms)
+
+        def block(atoms: np.ndarray) -> np.ndarray:
+            rows = (3 * atoms[:, None] + np.arange(3)).ravel()
+            return as_array(self.hessian)[np.ix_(rows, rows)]
+
+        return rigid_motions_of(
+            self.atoms.positions,
+            as_array(self.masses),
+            self.atoms.cell.array,
+            self.parts or Parts.whole(count, self.atoms.pbc),
+            block=block,
+            epsilon=torch.finfo(self.masses.dtype).eps,
+        )
 
     __repr__ = summary
 
@@ -83,14 +116,13 @@ class Phonons:
         Args:
             unit: "cm-1", "THz" or "meV".
         """
-        root = self.masses.sqrt().repeat_interleave(3)
-        matrix = self.dynamical_matrix(self.masses.new_zeros(3)).real
         return normal_modes(
-            matrix * (root[:, None] * root),
+            self.hessian,
             self.masses,
             torch.as_tensor(self.atoms.positions),
             pbc=self.atoms.pbc.tolist(),
             cell=torch.as_tensor(self.atoms.cell.array),
+            parts=self.parts,
             unit=unit,
         )
 
@@ -130,7 +162,9 @@ def phonons_of(
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
         ValueError: If the method is unknown, the structure does not fit the model (see `from_ase`),
-            or force constants are asked for and it is not periodic, or the model has a dispersion.
+            or force constants are asked for and it is not periodic, or the model has a dispersion;
+            or if constraints hold atoms, or parameters of the model require grad or are inside of a
+            transform.
     """
     in_order("phonons_of(model, atoms)", (model, "Model"), (atoms, "Atoms"))
     if method not in get_args(Method):
@@ -138,6 +172,8 @@ def phonons_of(
     validation.symmetry_tolerance("symprec", symprec)
     chunk_size = validation.chunk_size(chunk_size)
     memory_budget = validation.memory_budget(memory_budget)
+    refuse_transforms("phonons_of", "dynamical_matrix_fn", model.params)
+    refuse_constraints(atoms, "phonons_of", "take gamma_modes, which keeps them")
     s = from_ase(atoms, model)
     arguments = (s.positions, s.cell, model.params)
     constants = None
@@ -175,6 +211,7 @@ def phonons_of(
             **matrix_diagnostics(dynamical_matrix, s.masses, s.graph.pbc),
         ),
         force_constants=constants,
+        parts=parts_of(s.graph, s.positions, s.cell),
     )
 
 

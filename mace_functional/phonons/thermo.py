@@ -81,8 +81,8 @@ class ConvergenceRow(NamedTuple):
 def mesh_thermo(modes: MeshModes, temperatures: Sequence[float] | Tensor | float) -> MeshThermo:
     """Heat capacity, entropy and energies from the modes on a mesh.
 
-    The rigid motions at Gamma, which projection has put to exactly zero, hold nothing, as in a
-    supercell at Gamma: a mesh (n, n, n) gives what an (n, n, n) supercell gives with its three
+    Rigid motions, which projection has put to exactly zero, hold nothing, as in a supercell at
+    Gamma: a mesh (n, n, n) gives what an (n, n, n) supercell gives with its three
     translations taken out.
 
     Args:
@@ -288,7 +288,9 @@ def _step(found: MeshThermo, before: MeshThermo | None) -> MeshStep:
     if before is not None:
         change = float(((heat - before.thermo.heat_capacity).abs() / scale).max())
     at_gamma = is_gamma(modes.mesh.q).to(heat.device)
-    left_out = (modes.rigid * modes.mesh.weights.to(heat))[at_gamma].sum()
+    # What moves as a whole in every wave, a molecule by itself, leaves nothing out.
+    everywhere = modes.rigid.min() if len(modes.rigid) > 1 else 0
+    left_out = ((modes.rigid - everywhere) * modes.mesh.weights.to(heat))[at_gamma].sum()
     warm = found.thermo.temperatures > 0
     return MeshStep(
         size=modes.mesh.size,

@@ -28,16 +28,17 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
+from mace_functional.concrete import refuse_transforms
 from mace_functional.phonons.modes import (
+    WITH_DERIVATIVES,
     check_crystal,
     checked_q,
     degenerate_blocks,
-    is_gamma,
     rigid_basis,
     warn_if_not_relaxed,
 )
+from mace_functional.rigid import as_array, internal_motions
 from mace_functional.units import ANGULAR_FREQUENCY
-from mace_functional.vibrations import internal_motions
 
 if TYPE_CHECKING:
     from mace_functional.phonons.phonons import Phonons
@@ -83,6 +84,9 @@ def group_velocities(
         raise ValueError(
             f"unknown unit of velocity {unit!r}: choose one of {', '.join(VELOCITY_UNITS)}"
         )
+    refuse_transforms(
+        "group_velocities", f"{WITH_DERIVATIVES} or velocities_of", phonons.masses, q, direction
+    )
     check_crystal(phonons.atoms, "a group velocity")
     warn_if_not_relaxed(phonons)
     q = checked_q(phonons, q)
@@ -97,8 +101,8 @@ def group_velocities(
             f"periodic (pbc {periodic.tolist()}), not {direction!r}"
         )
     n = n / n.norm()
-    if is_gamma(q):
-        velocities = _at_gamma(phonons, q, n, to_lattice)
+    if rigid_basis(phonons, q).shape[1]:
+        velocities = _with_rigid(phonons, q, n, to_lattice)
     else:
         matrix, slopes = _derivatives(phonons, q, to_lattice)
         _, velocities = velocities_of(matrix, slopes, n)
@@ -136,10 +140,13 @@ def _derivatives(phonons: Phonons, q: Tensor, to_lattice: Tensor) -> tuple[Tenso
     return _hermitian(found[0][0]), _hermitian(torch.stack([pair[1] for pair in found]))
 
 
-def _at_gamma(phonons: Phonons, q: Tensor, n: Tensor, to_lattice: Tensor) -> Tensor:
-    """Velocities of the acoustic modes that leave Gamma along n, and of the optical ones."""
-    rigid = rigid_basis(phonons)
+def _with_rigid(phonons: Phonons, q: Tensor, n: Tensor, to_lattice: Tensor) -> Tensor:
+    """Velocities of rigid motions that leave q along n, as acoustic modes, and of the others."""
+    rigid = rigid_basis(phonons, q)
     internal = internal_motions(rigid)
+    # Parts that move as a whole in all waves near by, along n, have no wave.
+    moving = torch.as_tensor(~phonons.rigid.still(as_array(q), as_array(to_lattice @ n)))
+    still, rigid = int((~moving).sum()), rigid[:, moving.to(rigid.device)]
     matrix, slopes = _derivatives(phonons, q, to_lattice)
     rigid, internal = rigid.to(matrix.dtype), internal.to(matrix.dtype)
     optical, velocities = velocities_of(
@@ -159,7 +166,8 @@ def _at_gamma(phonons: Phonons, q: Tensor, n: Tensor, to_lattice: Tensor) -> Ten
     christoffel = torch.tensordot(n.to(gradients.dtype), gradients, 1) / 2
     _, acoustic = velocities_of(christoffel, gradients, n)
 
-    order = torch.cat([optical.new_zeros(rigid.shape[1]), optical]).argsort(stable=True)
+    acoustic = torch.cat([acoustic.new_zeros(still, 3), acoustic])
+    order = torch.cat([optical.new_zeros(len(acoustic)), optical]).argsort(stable=True)
     return torch.cat([acoustic, velocities])[order]
 
 
