@@ -26,10 +26,9 @@ ROUNDING = {"float64": 1e-8, "float32": 1e-4}
 measured to be 1e-14 and 2e-6 of it; errors of this size move a mode of 50 cm-1 by 1e-3 and 5 cm-1.
 """
 
-SYMMETRY = 5e-4
-"""The same where force constants of a mesh are made from each other by symmetry: atoms that are
-1e-5 Å, or as in a relaxed structure up to 1e-4 Å, from where symmetry takes them have force
-constants that differ by about this part, and frequencies by half of it."""
+ANHARMONICITY = 10.0
+"""Part by which force constants change with a displacement, 1/Å: twice what quartz has. Where those
+of a mesh are made from each other by symmetry, they err by this times the tolerance of symmetry."""
 
 STIFF = 50.0
 """Largest force constant where the record has none, eV/Å²: that of a C-H or Si-O bond."""
@@ -176,7 +175,7 @@ def rough_hessian(row: Row, settings: ScreenSettings) -> str | None:
     """What a sound Hessian would not have."""
     record, part = row.record, ROUNDING[settings.dtype]
     if settings.mesh is not None:
-        part = max(part, SYMMETRY)
+        part = max(part, ANHARMONICITY * settings.symprec)
     limit = part * (record.stiffness or STIFF)
     found = [
         f"{name} {value:.1e} eV/Å²"
