@@ -142,6 +142,15 @@ def test_finite_differences_are_seen_to_converge(tmp_path, capsys):
     assert f"{coarse['largest_difference']:.2e}" in printed
 
 
+def test_one_atom_is_compared_where_it_has_vibrations(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ase.io.write("salt.extxyz", bulk("Al", "fcc", a=4.05))
+    words = ["--path", "GX", "--points", 2, "--mesh", 1, 1, 1, "--json", "o.json"]
+    assert call(*words, "--compare-finite-differences", "--displacements", 0.01) == 0
+    (row,) = json.loads((tmp_path / "o.json").read_text())["finite_displacements"]
+    assert 0 < row["largest_difference"] < 1
+
+
 def test_imaginary_modes_are_reported_with_their_wave_vector(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     ase.io.write("salt.extxyz", bulk("NaCl", "rocksalt", a=6.6))

@@ -67,13 +67,13 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         progress=messages.is_terminal,
     )
-    _print(certificate)
     if options.json is not None:
         write_json(
             options.json,
             {"file": options.file, "model": str(options.model), **certificate.as_dict()},
         )
-        print_written(messages, options.json)
+    _print(certificate)
+    print_written(messages, options.json)
     return 0 if certificate.passed else FAILED
 
 
