@@ -25,7 +25,7 @@ RESOLUTION = 1e-4
 SUMS = 5e5
 """Rounding of forces, Hessian products and D(q), in units of the machine precision times the size.
 
-1e-10 of the size in double precision, below which no error is seen. Sound models have 1e-13
+1e-10 of the size in double precision, below which no error is seen. Sound models have 2e-13
 (MACE-MP-0 small and MACE-DAC-1, 22 atoms).
 """
 
