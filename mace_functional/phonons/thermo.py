@@ -34,7 +34,7 @@ COLD = 0.01
 """Heat capacities below this part of Dulong and Petit's count as that large where errors are
 relative: near 0 K only a few waves around Gamma hold heat, and no mesh resolves them."""
 
-MOST_WAVE_VECTORS = 4000
+MOST_INEQUIVALENT = 4000
 """Wave vectors of one mesh, after symmetry, at which a search for a converged one ends."""
 
 
@@ -198,7 +198,7 @@ def converged_mesh_thermo(
     tolerance: float = TOLERANCE,
     *,
     symprec: float = SYMPREC,
-    most_wave_vectors: int = MOST_WAVE_VECTORS,
+    most_wave_vectors: int = MOST_INEQUIVALENT,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> ConvergedThermo:
