@@ -155,7 +155,7 @@ def test_calculator_says_what_it_takes_for_a_model(wrong):
 
 @pytest.mark.parametrize("skin", [-0.1, float("nan"), float("inf")])
 def test_calculator_refuses_a_skin_that_is_none(model, skin):
-    with pytest.raises(ValueError, match="skin must be a finite number, zero or positive"):
+    with pytest.raises(ValueError, match="skin must be a number from 0 to 20 in Å"):
         mf.MaceCalculator(model, skin=skin)
 
 
