@@ -18,6 +18,8 @@ from torch.func import grad, jacfwd, jacrev, jvp, vmap
 
 import mace_functional as mf
 from mace_functional.phonons import dynamical_matrix_fn
+from mace_functional.phonons.wave_vector import wave_vector
+from mace_functional.phonons.wave_vector import wave_vector
 
 GENERAL = torch.tensor([0.13, -0.29, 0.41], dtype=torch.float64)
 
@@ -317,6 +319,14 @@ def test_wave_vectors_of_every_kind_are_taken(matrix_of, kind, case):
     found = matrix(kind(q))
     assert found.dtype == torch.complex128
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_a_third_given_as_a_number_of_python_is_not_rounded_to_single_precision():
+    pbc, like = torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.float64)
+    third = torch.tensor(1 / 3, dtype=torch.float64)
+    for q in [1 / 3, 0, 0], (1 / 3, 0.0, 0.0), np.array([1 / 3, 0, 0]), [third, 1 / 3, 0]:
+        assert float(wave_vector(q, pbc, like)[0]) == 1 / 3
+    assert float(wave_vector([third, 1 / 3, 0], pbc, like)[1]) == 1 / 3
 
 
 @every_matrix

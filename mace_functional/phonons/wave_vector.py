@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,13 +48,18 @@ def wave_vector(q: WaveVector, pbc: Tensor, like: Tensor) -> Tensor:
 def _tensor(q: Any) -> Tensor:
     try:
         if not isinstance(q, Tensor) and any(isinstance(x, Tensor) for x in q):
-            return torch.stack([torch.as_tensor(x) for x in q])
-        return torch.as_tensor(q)
+            return torch.stack([_as_tensor(x) for x in q])
+        return _as_tensor(q)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             "q must be three numbers, in units of the reciprocal lattice vectors, not "
             f"{type(q).__name__} {q!r}"
         ) from error
+
+
+def _as_tensor(numbers: Any) -> Tensor:
+    """Numbers as a tensor; those of Python keep double precision, which torch would round."""
+    return numbers if isinstance(numbers, Tensor) else torch.as_tensor(np.asarray(numbers))
 
 
 def _check_values(q: Tensor, pbc: Tensor) -> None:
