@@ -19,7 +19,6 @@ from torch.func import grad, jacfwd, jacrev, jvp, vmap
 import mace_functional as mf
 from mace_functional.phonons import dynamical_matrix_fn
 from mace_functional.phonons.wave_vector import wave_vector
-from mace_functional.phonons.wave_vector import wave_vector
 
 GENERAL = torch.tensor([0.13, -0.29, 0.41], dtype=torch.float64)
 
