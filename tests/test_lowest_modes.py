@@ -225,7 +225,7 @@ def test_questions_without_an_answer_are_refused(embedded):
             lowest_modes(op, k, **ask)
     with pytest.raises(ValueError, match="give the atomic numbers"):
         lowest_modes(op, 1, pbc=MOLECULE)
-    with pytest.raises(ValueError, match="tolerance must be positive"):
+    with pytest.raises(ValueError, match="tolerance must be a finite number above zero"):
         lowest_modes(op, 1, tolerance=0.0, **ask)
     with pytest.raises(ValueError, match=r"must be \(27, 27\)"):
         lowest_modes(op, 1, pbc=MOLECULE, model=torch.eye(9))
