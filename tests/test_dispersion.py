@@ -270,8 +270,9 @@ def test_unknown_elements_are_refused_by_name():
 
 
 @pytest.mark.parametrize("wrong", [{"cutoff": 0.0}, {"cn_cutoff": -1.0}, {"skin": -0.1}])
-def test_cutoffs_have_to_be_positive(wrong):
-    with pytest.raises(ValueError, match="positive"):
+def test_cutoffs_have_to_be_in_their_range(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"^{name} must be a number from 0"):
         mf.dispersion_fn(graphite(), **wrong)
 
 
