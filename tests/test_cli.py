@@ -239,3 +239,36 @@ def test_heat_capacity_of_a_relaxed_framework(tmp_path):
     assert results["heat_capacity_J_per_gK"][room] == pytest.approx(0.7329, abs=0.002)
     assert results["rigid_motions_removed"] == 3
     assert results["imaginary_modes"] == 0
+
+
+def test_a_molecule_whose_images_feel_dispersion_is_told_to_be_nearly_free(tmp_path, capsys):
+    # Along the axes of the box, where D3 has a minimum by rotation.
+    atoms = [[7, 7, 7.119], [7, 7.763, 6.523], [7, 6.237, 6.523]]
+    water = Atoms("OH2", atoms, cell=[15, 15, 15], pbc=True)
+    path = tmp_path / "water.extxyz"
+    water.write(path)
+    line = ["thermo", str(path), "--model", "embedded", "--relax", "--fixed-cell"]
+    assert main([*line, "--fmax", "1e-5", "--dispersion"]) == 0
+    assert "below 5 cm-1" in " ".join(capsys.readouterr().out.split())
+    assert main([*line, "--fmax", "1e-5"]) == 0
+    assert "below 5 cm-1" not in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ([], "add --relax"),
+        (["--relax", "--max-steps", "1"], "allow more steps (--max-steps)"),
+        (["--relax", "--fmax", "5"], "lower --fmax"),
+    ],
+)
+def test_advice_for_a_structure_with_forces_is_nothing_that_was_done(
+    options, advice, tmp_path, capsys
+):
+    water = molecule("H2O")
+    water.rattle(0.05, seed=1)
+    path = tmp_path / "water.xyz"
+    water.write(path)
+    assert main(["thermo", str(path), "--model", "embedded", *options]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"not at rest, so that frequencies mean little: {advice}" in out

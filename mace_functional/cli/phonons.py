@@ -357,7 +357,7 @@ def _print(results: dict[str, Any]) -> None:
     for where in "bands", "mesh":
         _print_imaginary(console, results[where]["imaginary"], where, unit)
     diagnostics = results["diagnostics"]
-    print_rest(console, diagnostics["largest_force_eV_per_A"], results["largest_stress_GPa"])
+    print_rest(console, diagnostics["largest_force_eV_per_A"], results)
     console.print(
         f"acoustic-sum-rule residual {diagnostics['acoustic_sum_residual_eV_per_A2']:.1e} eV/Å², "
         f"asymmetry of the dynamical matrix {diagnostics['asymmetry_eV_per_A2_amu']:.1e} eV/Å²/amu"

@@ -175,7 +175,7 @@ def _print(results: dict[str, Any]) -> None:
         f"{relaxation['reason']}"
     )
     console.print(f"energy {results['energy_eV']:.6f} eV")
-    print_rest(console, relaxation["largest_force_eV_per_A"], results["largest_stress_GPa"])
+    print_rest(console, relaxation["largest_force_eV_per_A"], results)
     console.print(
         f"{relaxation['steps']} gradients, {relaxation['hessian_vector_products']} Hessian-vector "
         f"products, {results['seconds']:.1f} s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mace_functional.screening.missing import LARGE
 from mace_functional.screening.table import ROOM
 from mace_functional.thermo import HarmonicThermo
 from mace_functional.units import EV_PER_MOLECULE
+from mace_functional.vibrations import SOFT
 
 
 @contextmanager
@@ -151,14 +152,47 @@ def print_thermo(console: Console, results: dict[str, Any], title: str) -> None:
     console.print(table)
 
 
-def print_rest(console: Console, largest_force: float, largest_stress: float | None) -> None:
-    """How far the structure is from rest: eV/Å and GPa."""
+def print_rest(console: Console, largest_force: float, results: dict[str, Any]) -> None:
+    """Print how far the structure is from rest, and what to do where that is far.
+
+    Args:
+        console: Where to.
+        largest_force: On any atom, eV/Å.
+        results: Of the subcommand, with the largest stress and what happened in the relaxation.
+    """
+    largest_stress = results["largest_stress_GPa"]
     console.print(f"largest force {largest_force:.2e} eV/Å", end="")
     if largest_stress is not None:
         console.print(f", largest stress {largest_stress:.2e} GPa", end="")
     console.print()
     if largest_force > LARGEST_FORCE:
-        console.print("not at rest, so that frequencies mean little: add --relax", style=BOLD)
+        advice = _how_to_rest(results["relaxation"])
+        console.print(f"not at rest, so that frequencies mean little: {advice}", style=BOLD)
+
+
+def _how_to_rest(relaxation: dict[str, Any] | None) -> str:
+    """Advice for a structure with forces, by the relaxation that it has had."""
+    if relaxation is None:
+        return "add --relax"
+    if relaxation["converged"]:
+        return "lower --fmax"
+    return "allow more steps (--max-steps), or start from a better geometry"
+
+
+def print_soft(console: Console, frequencies: Sequence[float]) -> None:
+    """Print which vibrations may be none.
+
+    Args:
+        console: Where to.
+        frequencies: Of a molecule, or of a crystal at Gamma, cm-1.
+    """
+    soft = [f for f in frequencies if 0 < f < SOFT]
+    if soft:
+        console.print(
+            f"{len(soft)} vibrations below {SOFT:g} cm-1, the lowest at {min(soft):.2f} cm-1, count "
+            "with nearly k_B each: look whether a part of the structure is free to move",
+            style=BOLD,
+        )
 
 
 def print_written(console: Console, *paths: Path | None) -> None:

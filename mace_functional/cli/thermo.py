@@ -35,6 +35,7 @@ from mace_functional.cli.report import (
     no_warnings_of_what_is_reported,
     print_missing,
     print_rest,
+    print_soft,
     print_thermo,
     print_written,
     structure_results,
@@ -276,7 +277,8 @@ def _print(results: dict[str, Any]) -> None:
             f"down to {lowest:.2f} cm-1",
             style=BOLD,
         )
-    print_rest(console, results["largest_force_eV_per_A"], results["largest_stress_GPa"])
+    print_soft(console, frequencies)
+    print_rest(console, results["largest_force_eV_per_A"], results)
     if results["acoustic_sum_residual_eV_per_A2"] is not None:
         console.print(
             f"acoustic-sum-rule residual {results['acoustic_sum_residual_eV_per_A2']:.1e} eV/Å², ",

@@ -17,9 +17,7 @@ from mace_functional.screening.page import counted, formatted
 from mace_functional.screening.rows import Row
 from mace_functional.screening.settings import ScreenSettings
 from mace_functional.screening.table import ROOM
-
-SOFT = 5.0
-"""Below this, in cm-1, a vibration is hardly told from a free motion."""
+from mace_functional.vibrations import SOFT
 
 ROUNDING = {"float64": 1e-8, "float32": 1e-4}
 """Sum rule and symmetry of a Hessian hold to this part of the largest force constant. Rounding was
