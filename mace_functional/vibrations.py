@@ -42,8 +42,8 @@ from mace_functional.summary import summary
 from mace_functional.units import frequency_factor
 
 SOFT = 5.0
-"""Wavenumber, cm-1, below which a vibration is hardly told from a free motion. It counts with nearly
-k_B in a heat capacity, and its entropy depends on how soft it is."""
+"""Wavenumber, cm-1, below which a vibration is hardly told from a free motion. It counts with
+nearly k_B in a heat capacity, and its entropy depends on how soft it is."""
 
 
 def frequencies(

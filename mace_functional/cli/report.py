@@ -189,8 +189,8 @@ def print_soft(console: Console, frequencies: Sequence[float]) -> None:
     soft = [f for f in frequencies if 0 < f < SOFT]
     if soft:
         console.print(
-            f"{len(soft)} vibrations below {SOFT:g} cm-1, the lowest at {min(soft):.2f} cm-1, count "
-            "with nearly k_B each: look whether a part of the structure is free to move",
+            f"{len(soft)} vibrations below {SOFT:g} cm-1, the lowest at {min(soft):.2f} cm-1, "
+            "count with nearly k_B each: look whether a part of the structure is free to move",
             style=BOLD,
         )
 
