@@ -14,16 +14,13 @@ from mace_functional import neighbours
 from mace_functional.dispersion.images import Images, in_rows
 from mace_functional.dispersion.reference import Damping, Reference, damping_of, reference_of
 from mace_functional.torch_internals import pytree
-from mace_functional.validation import pair_cutoff
+from mace_functional.validation import FARTHEST, pair_cutoff
 
 CUTOFF = 60 * Bohr
 """Where pairs end in s-dftd3, Å."""
 
 CN_CUTOFF = 40 * Bohr
 """Where coordination numbers end there, Å."""
-
-ENDLESS = 1e4
-"""Å; no pair crosses it, and its eighth power, 1e32, is still a number in single precision."""
 
 
 def functional_name(dispersion: str | bool | None) -> str | None:
@@ -140,6 +137,8 @@ class D3Graph:
     def held(self, positions: Tensor, cell: Tensor, pbc: Tensor) -> D3Graph:
         """The pairs within the cutoffs here and no others, wherever they move: nothing jumps.
 
+        The cutoffs become the largest ones that there are, which no pair crosses.
+
         Args:
             positions: Å, (N, 3).
             cell: Lattice vectors in Å, (3, 3).
@@ -149,8 +148,8 @@ class D3Graph:
             t.detach().cpu().numpy() for t in (positions.double(), cell.double(), pbc)
         )
         exact = replace(self, skins=(0.0, 0.0)).rebuilt((x, a, periodic))
-        endless = replace(self.settings, cutoff=ENDLESS, cn_cutoff=ENDLESS)
-        return replace(exact, settings=endless)
+        wide = replace(self.settings, cutoff=FARTHEST, cn_cutoff=FARTHEST)
+        return replace(exact, settings=wide)
 
     @property
     def reaches(self) -> tuple[tuple[float, float], ...]:
