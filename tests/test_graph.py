@@ -867,10 +867,14 @@ def test_rebuilding_keeps_the_dtype() -> None:
     assert [t.dtype for t in pytree.tree_leaves(new)] == [t.dtype for t in pytree.tree_leaves(s)]
 
 
-def test_rebuilding_detaches_a_geometry_that_requires_gradients() -> None:
+def test_rebuilding_takes_a_geometry_that_requires_gradients_where_none_are_recorded() -> None:
     s = mf.from_ase(silicon(), topology_model())
     positions, cell = deformed(s, amplitude=0.4)
-    new = s.rebuild(positions.clone().requires_grad_(), cell.clone().requires_grad_())
+    geometry = positions.clone().requires_grad_(), cell.clone().requires_grad_()
+    with pytest.raises(ValueError, match=r"^Structure\.rebuild .* has no derivatives"):
+        s.rebuild(*geometry)
+    with torch.no_grad():
+        new = s.rebuild(*geometry)
     assert edges_of(new.graph) == edges_at(s, positions, cell)
     assert not any(leaf.requires_grad for leaf in pytree.tree_leaves(new))
 
