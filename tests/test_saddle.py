@@ -395,7 +395,7 @@ def test_bad_starts_are_refused(model, minima):
         find_saddle(model, atoms)
     with pytest.raises(ValueError, match="nothing is free"):
         find_saddle(model, Atoms("H"))
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ValueError, match="fmax must be a finite number above zero"):
         find_saddle(model, minima["ethane"], fmax=0)
 
 
