@@ -154,9 +154,10 @@ def test_keys_are_those_of_before_where_settings_mean_the_same():
         return key_of(source, model, digest, replace(SETTINGS, **changes))
 
     names = ("cell", "dispersion", "dtype", "fmax", "head", "max_steps", "mesh", "relax")
+    assert SETTINGS.identity() == {name: getattr(SETTINGS, name) for name in names}
+    assert key(symprec=1e-5) == key()
+    assert key(symprec=1e-5, mesh=(2, 2, 2)) != key(mesh=(2, 2, 2))
     for mesh in None, (2, 2, 2):
-        identity = replace(SETTINGS, mesh=mesh).identity()
-        assert identity == {name: getattr(replace(SETTINGS, mesh=mesh), name) for name in names}
         assert key(mesh=mesh, mesh_tolerance=1e-5, mesh_temperature=10.0) == key(mesh=mesh)
     auto = {key(mesh="auto"), key(mesh="auto", mesh_tolerance=1e-5), key(mesh=0.2)}
     assert len({*auto, key(), key(mesh="auto", mesh_temperature=10.0)}) == 5

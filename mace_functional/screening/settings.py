@@ -67,6 +67,8 @@ class ScreenSettings:
         """What results depend on, but for the model: settings without effect are left out."""
         values = asdict(self)
         del values["model"]
+        if self.mesh is None:
+            del values["symprec"]
         if self.mesh != "auto":
             del values["mesh_tolerance"], values["mesh_temperature"]
         return values
