@@ -21,6 +21,8 @@ from benchmarks.study import accuracy, finite_size, published, reference, relaxe
 from benchmarks.study.__main__ import main
 from benchmarks.study.plan import TEMPERATURE, Plan
 
+pytestmark = pytest.mark.slow  # of the benchmarks, not of the package
+
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory) -> Plan:
@@ -152,7 +154,6 @@ def test_slope_of_a_power_law_is_its_exponent():
     assert timing.slope(sizes, 3e-4 * sizes**1.9) == pytest.approx(1.9)
 
 
-@pytest.mark.slow
 def test_times_of_supercells_are_measured_in_processes_of_their_own(plan):
     results = list(timing.run(plan, [(1, 1, 1)]))
     assert [r["atoms"] for r in results] == [9]

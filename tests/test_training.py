@@ -25,6 +25,8 @@ import teacher
 from samples import ELEMENTS, Sample, batches
 from student import answers
 
+pytestmark = pytest.mark.slow  # of the scripts for training, not of the package
+
 EMBEDDED = ROOT / "mace_functional" / "embedded" / "mace-embedded.safetensors"
 
 

@@ -724,6 +724,7 @@ def test_nothing_changes_when_called_again_on_a_metal_organic_framework(order, t
     check_repeated("embedded", "MOF-5", order, str(tmp_path / "results.pt"))
 
 
+@pytest.mark.slow
 @EVERY_ORDER
 def test_nothing_changes_when_called_again_with_a_foundation_model(order, tmp_path):
     check_repeated(
