@@ -551,10 +551,11 @@ def test_vmap_over_a_batch_of_structures_equals_the_loop(name):
 
         found = vmap(of_structure)(batch.graph, batch.positions, batch.cell)
         for one, s in zip(found, several, strict=True):
+            if key == "stress" and not s.graph.pbc.all():
+                continue
             expected = of_structure(s.graph, s.positions, s.cell)
             if key == "stress":
-                if s.graph.pbc.all():
-                    assert_close(one, expected, 1e-12)
+                assert_close(one, expected, 1e-12)
             elif one.ndim == 0:
                 assert_close(one, expected, 1e-13)
             else:
