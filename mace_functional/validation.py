@@ -67,11 +67,6 @@ def positive(name: str, value: Any, unit: str = "") -> float:
     return _number(name, value, unit, "a finite number above zero", lambda x: x > 0)
 
 
-def not_negative(name: str, value: Any, unit: str = "") -> float:
-    """A finite number that is zero or positive; arguments and errors as of `finite`."""
-    return _number(name, value, unit, "a finite number, zero or positive", lambda x: x >= 0)
-
-
 def between(name: str, value: Any, low: float, high: float, unit: str = "") -> float:
     """A number from `low` to `high`, both included; other arguments and errors as of `finite`."""
     range_ = f"a number from {low:g} to {high:g}"

@@ -23,6 +23,7 @@ from mace_functional.graph import Graph, Structure, from_ase, gather
 from mace_functional.lattice import volume_of
 from mace_functional.model import Model
 from mace_functional.optimize.coordinates import STRAINS, Coordinates
+from mace_functional.rigid import as_array
 
 SKIN = 0.1
 """Of the neighbour lists, Å."""
@@ -92,8 +93,8 @@ class Surface:
         slopes, energy = grad_and_value(energy_fn(self.model, s.graph), argnums=(0, 1))(
             s.positions, s.cell, self.model.params
         )
-        by_positions, by_cell = map(_array, slopes)
-        positions, cell, volume = _array(s.positions), _array(s.cell), float(volume_of(s.cell))
+        by_positions, by_cell = map(as_array, slopes)
+        positions, cell, volume = as_array(s.positions), as_array(s.cell), float(volume_of(s.cell))
         virial = positions.T @ by_positions + cell.T @ by_cell
         virial = (virial + virial.T) / 2
         results = {"energy": float(energy), "forces": -by_positions}
@@ -101,7 +102,7 @@ class Surface:
             results["stress"] = full_3x3_to_voigt_6_stress(virial / volume)
         virial += self._pressure * volume * np.eye(3)
         c = self.coordinates
-        deformation = np.eye(3) + _array(c.split(c.joint(z))[1])
+        deformation = np.eye(3) + as_array(c.split(c.joint(z))[1])
         by_strain = np.tensordot(STRAINS, np.linalg.solve(deformation, virial)) / c.strain_length
         joint = np.concatenate([(by_positions @ deformation).ravel(), by_strain])
         forces, free_virial = c.confined(-by_positions, virial)
@@ -119,8 +120,8 @@ class Surface:
         """The structure at z, with all else that the first one had, and results if given."""
         positions, cell = self.coordinates.place(self.coordinates.joint(z))
         atoms = self._atoms.copy()
-        atoms.set_cell(_array(cell))
-        atoms.set_positions(_array(positions), apply_constraint=False)
+        atoms.set_cell(as_array(cell))
+        atoms.set_positions(as_array(positions), apply_constraint=False)
         if results is not None:
             atoms.calc = SinglePointCalculator(atoms, **results)
         return atoms
@@ -139,7 +140,7 @@ class Surface:
         columns = map_columns(pull_back, units[torch.as_tensor(involved, device=like.device)])
         self.n_hvps += len(involved)
         hessian = np.zeros(self.coordinates.basis.shape[:1] * 2)
-        hessian[np.ix_(involved, involved)] = _array(columns)[:, involved]
+        hessian[np.ix_(involved, involved)] = as_array(columns)[:, involved]
         return (hessian + hessian.T) / 2
 
     def products(self, z: np.ndarray, model: Model | None = None) -> Products:
@@ -158,7 +159,7 @@ class Surface:
         def product(vectors: np.ndarray) -> np.ndarray:
             columns = torch.as_tensor((basis @ vectors).T.reshape(-1, len(basis))).to(like)
             self.n_hvps += len(columns)
-            images = _array(map_columns(pull_back, columns)) @ basis
+            images = as_array(map_columns(pull_back, columns)) @ basis
             if not np.isfinite(images).all():
                 raise ArithmeticError(
                     "a product of the Hessian has entries that are not finite, where forces are: "
@@ -189,7 +190,7 @@ class Surface:
     def _structure_at(self, z: np.ndarray) -> Structure:
         """The structure, with the neighbour list of the last one while it holds."""
         joint = self.coordinates.joint(z)
-        strain = _array(self.coordinates.split(joint)[1])
+        strain = as_array(self.coordinates.split(joint)[1])
         if not np.linalg.eigvalsh(np.eye(3) + strain)[0] > 0:
             raise ValueError("the cell has collapsed")
         positions, cell = self.coordinates.place(joint)
@@ -209,7 +210,3 @@ def _smallest_ratio(graph: Graph, positions: Tensor, cell: Tensor) -> float:
     sums = radii[:, None] + gather(radii, graph.senders)
     ratios = (graph.edge_vectors(positions, cell).norm(dim=-1) / sums)[graph.edge_mask]
     return float(ratios.min()) if len(ratios) else np.inf
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().double().numpy()
