@@ -356,9 +356,10 @@ def test_what_is_no_wave_vector_is_refused(matrix_of, q, message, case):
 
 def test_derivatives_by_numbers_in_a_list_pass_through(case):
     matrix = as_function(case)
-    x, one = torch.tensor(0.13).double(), torch.tensor(1.0).double()
+    x, one = torch.tensor(0.13, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
     by_list = jvp(lambda t: matrix([t, 0.2, 0.3]), (x,), (one,))[1]
-    q, along = torch.tensor([0.13, 0.2, 0.3]).double(), torch.tensor([1.0, 0, 0]).double()
+    q = torch.tensor([0.13, 0.2, 0.3], dtype=torch.float64)
+    along = torch.tensor([1.0, 0, 0], dtype=torch.float64)
     np.testing.assert_allclose(by_list, jvp(matrix, (q,), (along,))[1], rtol=0, atol=1e-12)
 
 
