@@ -33,8 +33,8 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import flop_registry
 
 import mace_functional as mf
-from mace_functional.memory import Meter
-from mace_functional.primitive import Primitive
+from mace_functional.autodiff.memory import Meter
+from mace_functional.autodiff.primitive import Primitive
 
 OUTSIDE = "outside of primitives"
 TITLES = {"MessagePassing": "messages", "Polynomials": "contraction", "EdgeGeometry": "geometry"}

@@ -26,8 +26,8 @@ from ase import Atoms
 from ase.units import Bohr
 
 import mace_functional as mf
-from mace_functional.dispersion.bloch import d3_force_constants_at
-from mace_functional.dispersion.graph import D3Graph
+from mace_functional.dispersion.bloch_sums import d3_force_constants_at
+from mace_functional.dispersion.pairs import D3Graph
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("MACE_FUNCTIONAL_SHARED", ROOT.parent / "shared"))

@@ -110,7 +110,7 @@ def mace_torch(job: Job) -> tuple[Calls, int | None]:
     """The methods of mace-torch; who wants edges asks the other one."""
     from mace.calculators import MACECalculator
 
-    from mace_functional.subnormal import flush_subnormal
+    from mace_functional.mace.subnormal import flush_subnormal
 
     torch.set_default_dtype(getattr(torch, job.dtype))  # mace-torch makes some tensors in it
     atoms = job.atoms()

@@ -24,7 +24,7 @@ from ase.optimize import LBFGS
 
 import mace_functional as mf
 from mace_functional.optimize.lowest_modes import check_stability, lowest_modes
-from mace_functional.vibrations import internal_motions, rigid_motions
+from mace_functional.vibrations.harmonic_modes import internal_motions, rigid_motions
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("MACE_FUNCTIONAL_SHARED", ROOT.parent / "shared"))

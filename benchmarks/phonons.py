@@ -29,9 +29,9 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
 import mace_functional as mf
+from mace_functional.mace.subnormal import flush_subnormal
 from mace_functional.phonons import Mesh, band_structure, dynamical_matrix_fn, frequencies_on
-from mace_functional.phonons.thermo import mesh_thermo
-from mace_functional.subnormal import flush_subnormal
+from mace_functional.phonons.mesh_sums import mesh_thermo
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("MACE_FUNCTIONAL_SHARED", ROOT.parent / "shared"))

@@ -28,7 +28,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
 import mace_functional as mf
-from mace_functional.subnormal import flush_subnormal
+from mace_functional.mace.subnormal import flush_subnormal
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("MACE_FUNCTIONAL_SHARED", ROOT.parent / "shared"))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from mace_functional.figures import RED, thermo_figure
+from mace_functional.figures.plots import RED, thermo_figure
 
 
 def main(result: str, reference: str, name: str) -> None:

@@ -10,22 +10,18 @@ transform of it.
 """
 
 # Loaded first: mace-torch has to be imported before e3nn.
-from mace_functional.interop import mace_torch as _mace_torch  # noqa: F401  # isort: skip
-from mace_functional.batching import batch
+from mace_functional.mace import mace_torch as _mace_torch  # noqa: F401  # isort: skip
+from mace_functional.autodiff.compilation import compiled
+from mace_functional.autodiff.forked import compute_with_one_thread_when_forked
 from mace_functional.certificate.checking import check_potential
 from mace_functional.certificate.table import Certificate
-from mace_functional.compilation import compiled
 from mace_functional.derivatives import forces, hessian, hvp, strained, stress
+from mace_functional.derivatives.hessian_operator import HessianOperator
 from mace_functional.dispersion.d3 import dispersion_fn
-from mace_functional.dispersion.graph import D3Settings
-from mace_functional.energy import energy_fn
-from mace_functional.forked import compute_with_one_thread_when_forked
-from mace_functional.gamma import gamma_modes
-from mace_functional.graph import Graph, Structure, from_ase
-from mace_functional.hessian_operator import HessianOperator
+from mace_functional.dispersion.pairs import D3Settings
 from mace_functional.interop.ase import MaceCalculator
-from mace_functional.model import Model, load_model
-from mace_functional.model_file import save_model
+from mace_functional.mace.model import Model, load_model
+from mace_functional.mace.model_file import save_model
 from mace_functional.optimize.follow_mode import follow_mode
 from mace_functional.optimize.lowest_modes import check_stability, lowest_modes
 from mace_functional.optimize.relax import RelaxResult, relax
@@ -42,24 +38,28 @@ from mace_functional.phonons import (
     mesh_thermo,
     phonons_of,
 )
-from mace_functional.potential import Potential
-from mace_functional.reading import (
+from mace_functional.potential.energy import energy_fn
+from mace_functional.potential.protocol import Potential
+from mace_functional.screening.run import Screening, screen
+from mace_functional.screening.screen_settings import ScreenSettings
+from mace_functional.structure.batching import batch
+from mace_functional.structure.examples import example_structure
+from mace_functional.structure.graph import Graph, Structure, from_ase
+from mace_functional.structure.reading import (
     StructureError,
     StructureRecord,
     StructureWarning,
     read_structure,
     structure_record,
 )
-from mace_functional.screening.run import Screening, screen
-from mace_functional.screening.settings import ScreenSettings
-from mace_functional.structures import example_structure
-from mace_functional.thermo import HarmonicThermo, harmonic_thermo
-from mace_functional.vibrations import (
+from mace_functional.vibrations.gamma import gamma_modes
+from mace_functional.vibrations.harmonic_modes import (
     NormalModes,
     frequencies,
     normal_modes,
     vibrational_frequencies,
 )
+from mace_functional.vibrations.thermodynamics import HarmonicThermo, harmonic_thermo
 
 compute_with_one_thread_when_forked()
 

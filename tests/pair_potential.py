@@ -18,7 +18,7 @@ from ase import Atoms
 from torch import Tensor
 from torch.func import hessian, vmap
 
-from mace_functional.neighbours import search
+from mace_functional.structure.neighbours import search
 
 Energies = Callable[[Tensor, Tensor, Any], Tensor]
 """`(positions, cell, params)` to the energies of the atoms, (N,)."""

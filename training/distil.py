@@ -26,7 +26,7 @@ from student import answers, errors, losses, new_student
 from torch import Tensor
 
 import mace_functional as mf
-from mace_functional.atomic_write import atomic_write
+from mace_functional.support.atomic_write import atomic_write
 
 VALIDATION = 0.03
 """Fraction of the configurations that is not trained on."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import mace_functional as mf
-from mace_functional import neighbours
-from mace_functional.graph import Graph, Species, to_tensors
+from mace_functional.structure import neighbours
+from mace_functional.structure.graph import Graph, Species, to_tensors
 
 ELEMENTS = (1, 6, 7, 8, 11, 13, 14, 17, 30)
 """H, C, N, O, Na, Al, Si, Cl, Zn."""

@@ -25,7 +25,7 @@ from torch.func import functional_call
 from torch.nn.functional import huber_loss
 
 import mace_functional as mf
-from mace_functional.graph import Graph, gather
+from mace_functional.structure.graph import Graph, gather
 
 SCALES = (0.005, 0.05, 0.003, 0.5)
 """Errors of the four answers beyond which the loss grows linearly: eV per atom, eV/Å, eV/Å³,

@@ -17,7 +17,7 @@ from ase.optimize import BFGS
 from samples import Sample
 
 import mace_functional as mf
-from mace_functional.atomic_write import atomic_write
+from mace_functional.support.atomic_write import atomic_write
 
 RATTLES = (0.02, 0.05, 0.1, 0.15)
 """Standard deviations of random displacements, Å."""

@@ -20,7 +20,7 @@ from benchmarks.study.plan import (
     default_structures,
     structures_of,
 )
-from mace_functional.atomic_write import atomic_write
+from mace_functional.support.atomic_write import atomic_write
 
 PARTS: dict[str, ModuleType] = {
     "accuracy": accuracy,

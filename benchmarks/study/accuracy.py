@@ -23,7 +23,7 @@ from benchmarks.hessian import table
 from benchmarks.study import published
 from benchmarks.study.drawing import BLUE, RED, panels
 from benchmarks.study.plan import Plan, Result, load
-from mace_functional.subnormal import flush_subnormal
+from mace_functional.mace.subnormal import flush_subnormal
 
 STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """Å."""

@@ -16,10 +16,10 @@ from ase import Atoms
 
 import mace_functional as mf
 from benchmarks.hessian import SHARED
-from mace_functional.atomic_write import atomic_write
-from mace_functional.model import Model
+from mace_functional.mace.model import Model
 from mace_functional.screening.sources import find_sources
-from mace_functional.vibrations import NormalModes
+from mace_functional.support.atomic_write import atomic_write
+from mace_functional.vibrations.harmonic_modes import NormalModes
 
 STRUCTURE_FOLDER = SHARED / "heatcapacity" / "structures"
 RELAXED_FOLDER = SHARED / "heatcapacity" / "relaxed"

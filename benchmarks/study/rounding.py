@@ -20,7 +20,7 @@ from benchmarks.hessian import table
 from benchmarks.study import published
 from benchmarks.study.drawing import BLUE, RED, panels
 from benchmarks.study.plan import TEMPERATURE, Plan, Result, heat_capacity, load
-from mace_functional.vibrations import NormalModes
+from mace_functional.vibrations.harmonic_modes import NormalModes
 
 
 def run(plan: Plan) -> Iterator[Result]:

@@ -32,7 +32,7 @@ from benchmarks.hessian import (
 from benchmarks.study import published
 from benchmarks.study.drawing import BLUE, ORANGE, RED, panels
 from benchmarks.study.plan import Plan, Result, identity_of, model_label
-from mace_functional.model_file import SUFFIX
+from mace_functional.mace.model_file import SUFFIX
 
 PUBLISHED_FOR = "RSM0011"
 """The structure whose supercells the published times are of."""

@@ -9,19 +9,13 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mace_functional.certificate import (
-    differences,
-    invariances,
-    parts,
-    phonons,
-    precision,
-    repeats,
-)
+from mace_functional.certificate import differences, invariances, parts, precision, repeats
+from mace_functional.certificate import dynamical_matrices as phonons
 from mace_functional.certificate.comparison import Examination, NotApplicableError, Verdict
 from mace_functional.certificate.subject import Subject
 from mace_functional.certificate.table import Certificate, Check
-from mace_functional.potential import Potential
-from mace_functional.validation import between, count
+from mace_functional.potential.protocol import Potential
+from mace_functional.support.validation import between, count
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -26,7 +26,7 @@ from mace_functional.certificate.comparison import (
 from mace_functional.certificate.richardson import differentiate
 from mace_functional.certificate.subject import ENERGY_STEP, FORCE_STEP, VECTORS, Subject
 from mace_functional.derivatives import strained, stress
-from mace_functional.hessian_operator import HessianOperator
+from mace_functional.derivatives.hessian_operator import HessianOperator
 
 SAFETY = 10.0
 """Bounds over the uncertainties of differences, which are estimates."""

@@ -16,7 +16,7 @@ from mace_functional.certificate.comparison import (
     rounding,
 )
 from mace_functional.certificate.subject import Subject, three_orders
-from mace_functional.potential import HasDispersion, Potential
+from mace_functional.potential.protocol import HasDispersion, Potential
 
 PART = 1e-7
 """Bound of the sum against its parts, as a fraction of the size of the dispersion.

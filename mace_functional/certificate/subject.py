@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.func import grad, jvp
 
 from mace_functional.certificate.richardson import Slope, differentiate
-from mace_functional.potential import AtomicStructure, HoldsPairs, Potential
+from mace_functional.potential.protocol import AtomicStructure, HoldsPairs, Potential
 
 SKIN = 0.3
 """Å. Steps and displacements of the checks stay below half of it."""

@@ -11,9 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from mace_functional import __version__
-from mace_functional.cli import check, phonons, relax, screen, thermo
+from mace_functional.cli import check_command as check
+from mace_functional.cli import phonons_command as phonons
+from mace_functional.cli import relax_command as relax
+from mace_functional.cli import screen_command as screen
+from mace_functional.cli import thermo_command as thermo
 from mace_functional.cli.arguments import Parser, UsageError
-from mace_functional.interop.mace_torch.unsupported import UnsupportedModelError
+from mace_functional.mace.mace_torch.unsupported import UnsupportedModelError
 
 VERBS = (relax, thermo, phonons, screen, check)
 BEGINNING = """\

@@ -5,7 +5,7 @@ quartz.cif`, and in `--dispersion quartz.cif`, the last word is no value. Before
 words, the values of such an option are therefore put together to one: the first word behind it, and
 all further ones that can be values of it. They may be separated by commas too.
 
->>> from mace_functional.validation import finite
+>>> from mace_functional.support.validation import finite
 >>> parser = Parser()
 >>> parser.add_several("--temperatures", can_be=is_number, type=numbers("--temperatures", finite))
 >>> parser.add_argument("file").dest
@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from mace_functional.validation import count
+from mace_functional.support.validation import count
 
 T = TypeVar("T")
 

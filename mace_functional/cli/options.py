@@ -21,15 +21,15 @@ from mace_functional.cli.arguments import (
     three,
 )
 from mace_functional.cli.console import Console
-from mace_functional.cli.files import check_figure, check_outputs, check_structure_file
-from mace_functional.cli.relaxation import relax_in_place
-from mace_functional.dispersion.graph import functional_name
+from mace_functional.cli.output_files import check_figure, check_outputs, check_structure_file
+from mace_functional.cli.relaxed_structures import relax_in_place
+from mace_functional.dispersion.pairs import functional_name
 from mace_functional.dispersion.reference import damping_of
-from mace_functional.model import Model, load_model
-from mace_functional.phonons.symmetry import SYMPREC
-from mace_functional.screening.settings import DTYPES
-from mace_functional.structures import STRUCTURES, is_example
-from mace_functional.validation import (
+from mace_functional.mace.model import Model, load_model
+from mace_functional.screening.screen_settings import DTYPES
+from mace_functional.structure.examples import STRUCTURES, is_example
+from mace_functional.structure.symmetry import SYMPREC
+from mace_functional.support.validation import (
     HOTTEST,
     LOOSEST,
     TIGHTEST,

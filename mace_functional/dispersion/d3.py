@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mace_functional import validation
-from mace_functional.dispersion.graph import CN_CUTOFF, CUTOFF, D3Graph, D3Settings
+from mace_functional.autodiff.memory import keep_freed_memory
 from mace_functional.dispersion.image_sum import ImageSum
+from mace_functional.dispersion.pairs import CN_CUTOFF, CUTOFF, D3Graph, D3Settings
 from mace_functional.dispersion.reference import Reference
-from mace_functional.memory import keep_freed_memory
+from mace_functional.support import validation
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mace_functional.autodiff.jets import Jet, jet_of
+from mace_functional.autodiff.local import LocalFunction
 from mace_functional.dispersion.images import Images
-from mace_functional.engine.jets import Jet, jet_of
-from mace_functional.engine.local import LocalFunction
 
 
 class ImageSum(LocalFunction):

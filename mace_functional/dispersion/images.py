@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mace_functional.neighbours import Edges
+from mace_functional.structure.neighbours import Edges
 
 
 class Images(NamedTuple):

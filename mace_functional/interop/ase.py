@@ -18,12 +18,12 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 from torch.func import grad
 
-from mace_functional import validation
 from mace_functional.derivatives import hessian, strained
-from mace_functional.energy import energy_fn
-from mace_functional.graph import Structure, features_of, from_ase
-from mace_functional.lattice import periodic_projector, volume_of
-from mace_functional.model import Model, load_model
+from mace_functional.mace.model import Model, load_model
+from mace_functional.potential.energy import energy_fn
+from mace_functional.structure.graph import Structure, features_of, from_ase
+from mace_functional.structure.lattice import periodic_projector, volume_of
+from mace_functional.support import validation
 
 
 class MaceCalculator(Calculator):

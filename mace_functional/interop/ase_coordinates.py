@@ -26,9 +26,9 @@ from ase.constraints import FixSymmetry
 from ase.filters import Filter
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from mace_functional.lattice import periodic_projector
 from mace_functional.optimize.coordinates import STRAIN_WEIGHT, STRAINS, Coordinates
-from mace_functional.selection import CONSTRAINTS
+from mace_functional.structure.lattice import periodic_projector
+from mace_functional.structure.selection import CONSTRAINTS
 
 NOTHING = 1e-8
 """Singular values of A this small, relative to the largest one, are of what never moves."""

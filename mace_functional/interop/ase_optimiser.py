@@ -20,7 +20,6 @@ from ase.filters import Filter, UnitCellFilter
 from ase.optimize.optimize import Optimizer
 from ase.units import GPa
 
-from mace_functional.connectivity import Parts
 from mace_functional.interop.ase import MaceCalculator
 from mace_functional.interop.ase_coordinates import Chart, innermost
 from mace_functional.optimize.bond_stretch import BondStretch
@@ -30,6 +29,7 @@ from mace_functional.optimize.minimiser import FIRST_RADIUS, LARGEST_RADIUS, ROU
 from mace_functional.optimize.relaxation import FAR, REFUSALS
 from mace_functional.optimize.surface import Surface
 from mace_functional.optimize.trust_region import Springs
+from mace_functional.structure.connectivity import Parts
 
 RIGID = 10.0
 """Curvature along rigid motions, eV/Å²: they change no energy, and no step should go there."""

@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 
 from mace_functional.interop.phonopy import Supercell, commensurate_points, phonopy_of
-from mace_functional.vibrations import frequencies
+from mace_functional.vibrations.harmonic_modes import frequencies
 
 if TYPE_CHECKING:
     from phonopy import Phonopy

@@ -28,10 +28,10 @@ import torch
 from ase import Atoms
 from scipy import constants as codata
 
-from mace_functional.atomic_write import atomic_write
 from mace_functional.phonons import Diagnostics, Phonons
 from mace_functional.phonons.force_constants import ForceConstants
 from mace_functional.phonons.phonons import matrix_diagnostics
+from mace_functional.support.atomic_write import atomic_write
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -12,7 +12,7 @@ from scipy import constants as codata
 from mace_functional.interop.ase import MaceCalculator
 
 if TYPE_CHECKING:
-    from mace_functional.model import Model
+    from mace_functional.mace.model import Model
 
 BOHR = codata.value("Bohr radius") * 1e10
 """Å; the CODATA values of scipy, as in pysisyphus."""

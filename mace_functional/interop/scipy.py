@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch.func import grad_and_value
 
-from mace_functional.energy import energy_fn
-from mace_functional.graph import Structure, from_ase
-from mace_functional.hessian_operator import HessianOperator
-from mace_functional.selection import atom_numbers, freedom
-from mace_functional.validation import in_order
+from mace_functional.derivatives.hessian_operator import HessianOperator
+from mace_functional.potential.energy import energy_fn
+from mace_functional.structure.graph import Structure, from_ase
+from mace_functional.structure.selection import atom_numbers, freedom
+from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from mace_functional.model import Model
+    from mace_functional.mace.model import Model
 
 
 def minimize_arguments(model: Model, atoms: Atoms, *, skin: float = 0.5) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from ase import Atoms
 from ase.vibrations import VibrationsData
 from torch import Tensor
 
-from mace_functional import neighbours
-from mace_functional.concrete import refuse_transforms
-from mace_functional.connectivity import Parts
+from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.phonons import Phonons
-from mace_functional.selection import Selection, atom_numbers, freedom
-from mace_functional.vibrations import NormalModes, normal_modes
+from mace_functional.structure import neighbours
+from mace_functional.structure.connectivity import Parts
+from mace_functional.structure.selection import Selection, atom_numbers, freedom
+from mace_functional.vibrations.harmonic_modes import NormalModes, normal_modes
 
 
 def to_vibrations_data(

@@ -22,9 +22,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from mace_functional.neighbours import search
 from mace_functional.optimize.coordinates import STRAINS, Coordinates
 from mace_functional.optimize.trust_region import Springs
+from mace_functional.structure.neighbours import search
 
 REACH = 3.5
 """Pairs up to here, Å: bonds, and the distances that keep angles."""

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from mace_functional import validation
-from mace_functional.concrete import refuse_transforms
-from mace_functional.graph import from_ase
+from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.optimize.coordinates import free_coordinates
 from mace_functional.optimize.relax import RelaxResult, relax
 from mace_functional.optimize.surface import Surface
-from mace_functional.validation import in_order
+from mace_functional.structure.graph import from_ase
+from mace_functional.support import validation
+from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from mace_functional.model import Model
+    from mace_functional.mace.model import Model
 
 LONGEST, SHORTEST = 0.1, 1e-3
 """First and last displacement to try, of the atom that moves most, Å."""

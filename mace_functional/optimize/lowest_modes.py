@@ -40,25 +40,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mace_functional import validation
-from mace_functional.concrete import refuse_transforms
-from mace_functional.connectivity import Parts, parts_of
+from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.derivatives import forces
-from mace_functional.energy import energy_fn
-from mace_functional.graph import from_ase
-from mace_functional.hessian_operator import HessianOperator
+from mace_functional.derivatives.hessian_operator import HessianOperator
 from mace_functional.optimize.model_hessian import model_hessian
-from mace_functional.rigid import INSTEAD, as_array, internal_motions, rigid_motions_of
-from mace_functional.selection import Freedom, freedom
-from mace_functional.summary import summary
+from mace_functional.potential.energy import energy_fn
+from mace_functional.structure.connectivity import Parts, parts_of
+from mace_functional.structure.graph import from_ase
+from mace_functional.structure.selection import Freedom, freedom
+from mace_functional.support import validation
+from mace_functional.support.validation import in_order
 from mace_functional.units import frequency_factor
-from mace_functional.validation import in_order
-from mace_functional.vibrations import signed_sqrt
+from mace_functional.vibrations.harmonic_modes import signed_sqrt
+from mace_functional.vibrations.rigid import INSTEAD, as_array, internal_motions, rigid_motions_of
+from mace_functional.vibrations.summary import summary
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from mace_functional.model import Model
+    from mace_functional.mace.model import Model
 
 GUARDS = 1
 """Starting vectors beyond the wanted modes, and beyond the random one."""

@@ -42,8 +42,8 @@ from ase.data import covalent_radii
 from scipy.sparse import csr_array, diags_array
 from torch import Tensor
 
-from mace_functional.neighbours import search
-from mace_functional.vibrations import rigid_motions
+from mace_functional.structure.neighbours import search
+from mace_functional.vibrations.harmonic_modes import rigid_motions
 
 STRETCH = 16.5
 """Force constant of a bond as long as the covalent radii say, eV/Å²."""

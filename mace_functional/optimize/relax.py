@@ -21,15 +21,15 @@ from ase import Atoms
 from ase.io.trajectory import Trajectory
 from rich.console import Console
 
-from mace_functional import validation
-from mace_functional.concrete import refuse_transforms
+from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.optimize.coordinates import CellFreedom
 from mace_functional.optimize.relaxation import Relaxation, RelaxStep
-from mace_functional.phonons.symmetry import SYMPREC, made_symmetric
-from mace_functional.validation import in_order
+from mace_functional.structure.symmetry import SYMPREC, made_symmetric
+from mace_functional.support import validation
+from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:
-    from mace_functional.model import Model
+    from mace_functional.mace.model import Model
 
 
 @dataclass(frozen=True, eq=False)

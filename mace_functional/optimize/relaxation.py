@@ -12,20 +12,20 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from mace_functional.atomic_write import atomic_write
-from mace_functional.contacts import REPORTED
-from mace_functional.dispersion.graph import CUTOFF
-from mace_functional.graph import from_ase
+from mace_functional.dispersion.pairs import CUTOFF
 from mace_functional.optimize.bond_stretch import BondStretch
 from mace_functional.optimize.coordinates import CellFreedom, free_coordinates, rigid_directions
 from mace_functional.optimize.first_hessian import first_hessian
 from mace_functional.optimize.minimiser import FIRST_RADIUS, FLAT, LARGEST_RADIUS, Minimiser
 from mace_functional.optimize.surface import Surface
 from mace_functional.phonons.force_constants import has_parity
-from mace_functional.phonons.symmetry import Operations
+from mace_functional.structure.contacts import REPORTED
+from mace_functional.structure.graph import from_ase
+from mace_functional.structure.symmetry import Operations
+from mace_functional.support.atomic_write import atomic_write
 
 if TYPE_CHECKING:
-    from mace_functional.model import Model
+    from mace_functional.mace.model import Model
     from mace_functional.optimize.surface import Point
 
 EXPECTED_GAIN = 1e-3

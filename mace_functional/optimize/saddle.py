@@ -21,11 +21,7 @@ from ase.io.trajectory import Trajectory
 from rich.console import Console
 from torch import Tensor
 
-from mace_functional import validation
-from mace_functional.concrete import refuse_transforms
-from mace_functional.connectivity import parts_of
-from mace_functional.contacts import REFUSED, shortest_contact
-from mace_functional.graph import from_ase
+from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.optimize.bond_stretch import BondStretch
 from mace_functional.optimize.climber import FIRST_RADIUS, LARGEST_RADIUS, Climber, Internal
 from mace_functional.optimize.coordinates import free_coordinates, rigid_directions
@@ -33,13 +29,17 @@ from mace_functional.optimize.follow_mode import follow_mode, free_direction
 from mace_functional.optimize.relax import RelaxResult
 from mace_functional.optimize.surface import Point, Surface
 from mace_functional.optimize.trust_region import Springs
-from mace_functional.selection import freedom
+from mace_functional.structure.connectivity import parts_of
+from mace_functional.structure.contacts import REFUSED, shortest_contact
+from mace_functional.structure.graph import from_ase
+from mace_functional.structure.selection import freedom
+from mace_functional.support import validation
+from mace_functional.support.validation import in_order
 from mace_functional.units import frequency_factor
-from mace_functional.validation import in_order
-from mace_functional.vibrations import signed_sqrt
+from mace_functional.vibrations.harmonic_modes import signed_sqrt
 
 if TYPE_CHECKING:
-    from mace_functional.model import Model
+    from mace_functional.mace.model import Model
 
 FIRST_CLIMB = 0.1
 """First displacement along a mode that is to be climbed, of the atom that moves most, Å."""

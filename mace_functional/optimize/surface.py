@@ -15,15 +15,15 @@ from ase.units import GPa
 from torch import Tensor
 from torch.func import grad, grad_and_value, vjp
 
-from mace_functional.columns import map_columns
-from mace_functional.connectivity import Parts, parts_of
-from mace_functional.contacts import REFUSED, radii_of
-from mace_functional.energy import energy_fn
-from mace_functional.graph import Graph, Structure, from_ase, gather
-from mace_functional.lattice import volume_of
-from mace_functional.model import Model
+from mace_functional.autodiff.columns import map_columns
+from mace_functional.mace.model import Model
 from mace_functional.optimize.coordinates import STRAINS, Coordinates
-from mace_functional.rigid import as_array
+from mace_functional.potential.energy import energy_fn
+from mace_functional.structure.connectivity import Parts, parts_of
+from mace_functional.structure.contacts import REFUSED, radii_of
+from mace_functional.structure.graph import Graph, Structure, from_ase, gather
+from mace_functional.structure.lattice import volume_of
+from mace_functional.vibrations.rigid import as_array
 
 SKIN = 0.1
 """Of the neighbour lists, Å."""

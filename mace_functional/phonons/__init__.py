@@ -8,15 +8,15 @@ from mace_functional.phonons.dos import DensityOfStates, density_of_states
 from mace_functional.phonons.dynamical_matrix import dynamical_matrix_fn
 from mace_functional.phonons.force_constants import ForceConstants, force_constants
 from mace_functional.phonons.mesh import Mesh, MeshModes, frequencies_on, mesh_size
-from mace_functional.phonons.modes import ImaginaryMode, lattice_modes
-from mace_functional.phonons.phonons import Diagnostics, Phonons, phonons_of
-from mace_functional.phonons.thermo import (
+from mace_functional.phonons.mesh_sums import (
     ConvergedThermo,
     MeshThermo,
     converged_mesh_thermo,
     mesh_convergence,
     mesh_thermo,
 )
+from mace_functional.phonons.modes import ImaginaryMode, lattice_modes
+from mace_functional.phonons.phonons import Diagnostics, Phonons, phonons_of
 from mace_functional.phonons.velocities import group_velocities
 
 __all__ = [

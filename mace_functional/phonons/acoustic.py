@@ -40,18 +40,18 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
-from mace_functional.columns import map_columns
-from mace_functional.energy import energy_fn
-from mace_functional.graph import from_ase
+from mace_functional.autodiff.columns import map_columns
 from mace_functional.phonons.modes import LARGEST_FORCE
-from mace_functional.thermo import HarmonicThermo, harmonic_thermo
+from mace_functional.potential.energy import energy_fn
+from mace_functional.structure.graph import from_ase
 from mace_functional.units import ANGULAR_FREQUENCY, K_B, frequency_factor
+from mace_functional.vibrations.thermodynamics import HarmonicThermo, harmonic_thermo
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from mace_functional.model import Model
-    from mace_functional.vibrations import NormalModes
+    from mace_functional.mace.model import Model
+    from mace_functional.vibrations.harmonic_modes import NormalModes
 
 DIRECTIONS = 200
 """Directions of the average of speeds of sound, on half a sphere or circle. With 50 or 400 what

@@ -20,9 +20,8 @@ from rich.progress import track
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from mace_functional import validation
-from mace_functional.concrete import refuse_transforms
-from mace_functional.memory import check_fits
+from mace_functional.autodiff.concrete import refuse_transforms
+from mace_functional.autodiff.memory import check_fits
 from mace_functional.phonons.modes import (
     WITH_DERIVATIVES,
     ImaginaryMode,
@@ -33,9 +32,10 @@ from mace_functional.phonons.modes import (
     signed_frequencies,
     warn_if_not_relaxed,
 )
-from mace_functional.phonons.symmetry import SYMPREC, standard_path
-from mace_functional.summary import summary
+from mace_functional.structure.symmetry import SYMPREC, standard_path
+from mace_functional.support import validation
 from mace_functional.units import frequency_factor
+from mace_functional.vibrations.summary import summary
 
 if TYPE_CHECKING:
     from ase import Atoms

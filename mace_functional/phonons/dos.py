@@ -20,9 +20,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mace_functional.concrete import refuse_transforms
+from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.phonons.mesh import Mesh, MeshModes
-from mace_functional.summary import summary
+from mace_functional.vibrations.summary import summary
 
 GRID = 301
 """Frequencies of a grid that is not given."""

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
-from mace_functional.columns import ChunkSize, map_columns
-from mace_functional.concrete import is_concrete
-from mace_functional.dispersion.bloch import d3_force_constants_at
-from mace_functional.evaluation import atom_energies
-from mace_functional.memory import keep_freed_memory
-from mace_functional.phonons.bloch import Images
+from mace_functional.autodiff.columns import ChunkSize, map_columns
+from mace_functional.autodiff.concrete import is_concrete
+from mace_functional.autodiff.memory import keep_freed_memory
+from mace_functional.dispersion.bloch_sums import d3_force_constants_at
+from mace_functional.mace.evaluation import atom_energies
 from mace_functional.phonons.wave_vector import WaveVector, wave_vector
-from mace_functional.validation import in_order
+from mace_functional.structure.phase_replicas import Images
+from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:
-    from mace_functional.graph import Graph
-    from mace_functional.model import Model
+    from mace_functional.mace.model import Model
+    from mace_functional.structure.graph import Graph
 
 DynamicalMatrix = Callable[[WaveVector, Tensor, Tensor, Mapping[str, Tensor], Tensor], Tensor]
 """A function `D(q, positions, cell, params, masses)`."""
@@ -43,7 +43,7 @@ def dynamical_matrix_fn(
     any wave vector (see `bloch`), two where all components of q are multiples of 1/2, and one at
     Gamma. Column u is `(2 / 3) sum_m exp(-i phi_m) g_m`, with the changes g_m of the replicas'
     gradients along `cos(phi_m) u`. A dispersion correction of the model is added in closed form,
-    over all images within its cutoffs (`mace_functional.dispersion.bloch`).
+    over all images within its cutoffs (`mace_functional.dispersion.bloch_sums`).
 
     Composes with every transform, with respect to every argument: `jvp` in q gives group
     velocities, in the cell Grueneisen parameters, `grad` in params trains on phonons. Under a

@@ -20,22 +20,22 @@ from e3nn import o3
 from torch import Tensor
 from torch.func import grad, vjp
 
-from mace_functional.atomic_write import atomic_write
-from mace_functional.columns import ChunkSize, map_columns
-from mace_functional.concrete import refuse_transforms
-from mace_functional.evaluation import atom_energies
-from mace_functional.graph import Graph, from_ase
-from mace_functional.memory import keep_freed_memory
-from mace_functional.phonons.symmetry import SYMPREC, Image, Operations, Plan, plan
-from mace_functional.phonons.unrolled import UnrolledGraph
+from mace_functional.autodiff.columns import ChunkSize, map_columns
+from mace_functional.autodiff.concrete import refuse_transforms
+from mace_functional.autodiff.memory import keep_freed_memory
+from mace_functional.mace.evaluation import atom_energies
 from mace_functional.phonons.wave_vector import WaveVector, wave_vector
-from mace_functional.selection import refuse_constraints
-from mace_functional.validation import in_order
+from mace_functional.structure.cluster import UnrolledGraph
+from mace_functional.structure.graph import Graph, from_ase
+from mace_functional.structure.selection import refuse_constraints
+from mace_functional.structure.symmetry import SYMPREC, Image, Operations, Plan, plan
+from mace_functional.support.atomic_write import atomic_write
+from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from mace_functional.model import Model
+    from mace_functional.mace.model import Model
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,10 +24,8 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 
-from mace_functional import validation
-from mace_functional.atomic_write import atomic_write
-from mace_functional.concrete import refuse_transforms
-from mace_functional.memory import check_fits
+from mace_functional.autodiff.concrete import refuse_transforms
+from mace_functional.autodiff.memory import check_fits
 from mace_functional.phonons.modes import (
     WITH_DERIVATIVES,
     ImaginaryMode,
@@ -37,9 +35,11 @@ from mace_functional.phonons.modes import (
     signed_frequencies,
     warn_if_not_relaxed,
 )
-from mace_functional.phonons.symmetry import SYMPREC, Operations
-from mace_functional.summary import summary
-from mace_functional.validation import MOST_WAVE_VECTORS
+from mace_functional.structure.symmetry import SYMPREC, Operations
+from mace_functional.support import validation
+from mace_functional.support.atomic_write import atomic_write
+from mace_functional.support.validation import MOST_WAVE_VECTORS
+from mace_functional.vibrations.summary import summary
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -11,29 +11,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mace_functional import validation
-from mace_functional.concrete import refuse_transforms
-from mace_functional.connectivity import Parts, parts_of
+from mace_functional.autodiff.concrete import refuse_transforms
+from mace_functional.autodiff.memory import BUDGET_FRACTION, free_memory
 from mace_functional.derivatives import forces, stress
-from mace_functional.energy import energy_fn
-from mace_functional.graph import Graph, from_ase
-from mace_functional.memory import BUDGET_FRACTION, free_memory
 from mace_functional.phonons.dynamical_matrix import dynamical_matrix_fn
 from mace_functional.phonons.force_constants import ForceConstants, force_constants
-from mace_functional.phonons.symmetry import SYMPREC
-from mace_functional.phonons.unrolled import UnrolledGraph
 from mace_functional.phonons.wave_vector import WaveVector
-from mace_functional.rigid import RigidMotions, as_array, rigid_motions_of
-from mace_functional.selection import refuse_constraints
-from mace_functional.summary import summary
-from mace_functional.validation import in_order
-from mace_functional.vibrations import NormalModes, normal_modes
+from mace_functional.potential.energy import energy_fn
+from mace_functional.structure.cluster import UnrolledGraph
+from mace_functional.structure.connectivity import Parts, parts_of
+from mace_functional.structure.graph import Graph, from_ase
+from mace_functional.structure.selection import refuse_constraints
+from mace_functional.structure.symmetry import SYMPREC
+from mace_functional.support import validation
+from mace_functional.support.validation import in_order
+from mace_functional.vibrations.harmonic_modes import NormalModes, normal_modes
+from mace_functional.vibrations.rigid import RigidMotions, as_array, rigid_motions_of
+from mace_functional.vibrations.summary import summary
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from mace_functional.columns import ChunkSize
-    from mace_functional.model import Model
+    from mace_functional.autodiff.columns import ChunkSize
+    from mace_functional.mace.model import Model
 
 Method = Literal["auto", "force-constants", "replicas"]
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from mace_functional.concrete import refuse_transforms
+from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.phonons.modes import (
     WITH_DERIVATIVES,
     check_crystal,
@@ -37,8 +37,8 @@ from mace_functional.phonons.modes import (
     rigid_basis,
     warn_if_not_relaxed,
 )
-from mace_functional.rigid import as_array, internal_motions
 from mace_functional.units import ANGULAR_FREQUENCY
+from mace_functional.vibrations.rigid import as_array, internal_motions
 
 if TYPE_CHECKING:
     from mace_functional.phonons.phonons import Phonons

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mace_functional.concrete import is_concrete
+from mace_functional.autodiff.concrete import is_concrete
 
 WaveVector = Tensor | Sequence[float]
 """Three numbers in units of the reciprocal lattice vectors."""

@@ -14,7 +14,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
 
-from mace_functional.neighbours import search
+from mace_functional.structure.neighbours import search
 
 BONDED, APART = 1.2, 1.5
 """Distances over the sum of covalent radii. Bonds of molecules and frameworks are up to 1.1, metals

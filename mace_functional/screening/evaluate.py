@@ -18,10 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 from ase import Atoms
 from ase.units import GPa
 
-from mace_functional.contacts import shortest_contact
-from mace_functional.gamma import gamma_modes
 from mace_functional.interop.ase import MaceCalculator
-from mace_functional.model import Model, load_model
+from mace_functional.mace.model import Model, load_model
 from mace_functional.optimize.relax import RelaxResult, relax
 from mace_functional.phonons import (
     AcousticBranches,
@@ -35,11 +33,13 @@ from mace_functional.phonons import (
     phonons_of,
 )
 from mace_functional.screening.changes import changes
-from mace_functional.screening.geometry import write_geometry
 from mace_functional.screening.record import Record, Spectrum
-from mace_functional.screening.settings import DTYPES, MeshChoice, ScreenSettings
+from mace_functional.screening.saved_structures import write_geometry
+from mace_functional.screening.screen_settings import DTYPES, MeshChoice, ScreenSettings
+from mace_functional.structure.contacts import shortest_contact
 from mace_functional.units import frequency_factor
-from mace_functional.vibrations import NormalModes
+from mace_functional.vibrations.gamma import gamma_modes
+from mace_functional.vibrations.harmonic_modes import NormalModes
 
 RELAXATION, MESH = "relax.npz", "mesh.npz"
 """Checkpoints, while a structure is computed."""

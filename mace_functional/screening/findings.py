@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mace_functional.contacts import REPORTED
-from mace_functional.figures import HIGHEST
+from mace_functional.figures.plots import HIGHEST
 from mace_functional.phonons.modes import LARGEST_FORCE, is_gamma
 from mace_functional.screening.missing import LARGE, is_large, missing_at_gamma
 from mace_functional.screening.page import counted, formatted
 from mace_functional.screening.rows import Row
-from mace_functional.screening.settings import ScreenSettings
+from mace_functional.screening.screen_settings import ScreenSettings
 from mace_functional.screening.table import ROOM
-from mace_functional.vibrations import SOFT
+from mace_functional.structure.contacts import REPORTED
+from mace_functional.vibrations.harmonic_modes import SOFT
 
 ROUNDING = {"float64": 1e-8, "float32": 1e-4}
 """Sum rule and symmetry of a Hessian hold to this part of the largest force constant. Rounding was

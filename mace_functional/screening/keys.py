@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from mace_functional.graph import features_of
-from mace_functional.model import Model
-from mace_functional.screening.settings import ScreenSettings
+from mace_functional.mace.model import Model
+from mace_functional.screening.screen_settings import ScreenSettings
 from mace_functional.screening.sources import Source
+from mace_functional.structure.graph import features_of
 
 LENGTH = 12
 """Hexadecimal digits: among a million keys, two are equal with a chance of 1 in 500."""

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mace_functional.atomic_write import atomic_write
-from mace_functional.thermo import HarmonicThermo
-from mace_functional.thermo_pieces import thermo_in_pieces
+from mace_functional.support.atomic_write import atomic_write
+from mace_functional.vibrations.thermo_pieces import thermo_in_pieces
+from mace_functional.vibrations.thermodynamics import HarmonicThermo
 
 RECORD, SPECTRUM, STRUCTURE = "record.json", "frequencies.npz", "structure.xyz"
 """Names of the files of one structure. The record is written last: where it is, all is done."""

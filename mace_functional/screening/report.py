@@ -18,16 +18,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from mace_functional.atomic_write import atomic_write
-from mace_functional.figures import HIGHEST
+from mace_functional.figures.plots import HIGHEST
 from mace_functional.screening.drawing import Draw, Drawn, drawn
-from mace_functional.screening.figures import (
-    COLOURS,
-    DRAWN,
-    heat_capacity_figure,
-    parity_figure,
-    spectra_figures,
-)
 from mace_functional.screening.findings import (
     FINDINGS,
     MODES,
@@ -53,9 +45,17 @@ from mace_functional.screening.page import (
 )
 from mace_functional.screening.parity import SCALES, Errors, Parity, parity_of
 from mace_functional.screening.record import Spectrum
+from mace_functional.screening.report_figures import (
+    COLOURS,
+    DRAWN,
+    heat_capacity_figure,
+    parity_figure,
+    spectra_figures,
+)
 from mace_functional.screening.rows import Reference, Row, checked
-from mace_functional.screening.settings import ScreenSettings
+from mace_functional.screening.screen_settings import ScreenSettings
 from mace_functional.screening.table import ROOM, heat_capacity, relative_error
+from mace_functional.support.atomic_write import atomic_write
 from mace_functional.units import EV_PER_MOLECULE, K_B
 
 REPORT, FIGURES = "report.html", "figures"

@@ -19,16 +19,14 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from mace_functional import validation
-from mace_functional.atomic_write import atomic_write
-from mace_functional.memory import BUDGET_FRACTION, free_memory
+from mace_functional.autodiff.memory import BUDGET_FRACTION, free_memory
 from mace_functional.screening.evaluate import Task, cached_model, evaluate
 from mace_functional.screening.keys import key_of, model_digest
 from mace_functional.screening.progress import ScreeningProgress
 from mace_functional.screening.record import RECORD, STRUCTURE, Record, Spectrum
 from mace_functional.screening.report import write_report
 from mace_functional.screening.rows import Reference, Row, checked
-from mace_functional.screening.settings import DTYPES, ScreenSettings
+from mace_functional.screening.screen_settings import DTYPES, ScreenSettings
 from mace_functional.screening.sources import Source, Structures, find_sources
 from mace_functional.screening.table import table, write_table
 from mace_functional.screening.workers import (
@@ -39,6 +37,8 @@ from mace_functional.screening.workers import (
     is_dask,
     own_processes,
 )
+from mace_functional.support import validation
+from mace_functional.support.atomic_write import atomic_write
 
 STRUCTURES, SETTINGS, LOCK = "structures", "settings.json", ".lock"
 """What there is in the folder of a screening."""

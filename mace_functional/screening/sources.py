@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ase import Atoms
 
-from mace_functional.reading import StructureError, find, structure_record
-from mace_functional.structures import is_example
+from mace_functional.structure.examples import is_example
+from mace_functional.structure.reading import StructureError, find, structure_record
 
 SUFFIXES = (
     *(".cif", ".xyz", ".extxyz", ".vasp", ".poscar", ".res", ".cell", ".gen", ".xsf", ".pdb"),

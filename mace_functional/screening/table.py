@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mace_functional.atomic_write import atomic_write
 from mace_functional.screening.missing import missing_at_gamma
 from mace_functional.screening.rows import Reference, Row, heat_capacities
-from mace_functional.thermo import HarmonicThermo
+from mace_functional.support.atomic_write import atomic_write
 from mace_functional.units import EV_PER_MOLECULE
+from mace_functional.vibrations.thermodynamics import HarmonicThermo
 
 CSV, JSON = "table.csv", "table.json"
 

@@ -1,0 +1,90 @@
+"""Compilation by `torch.compile`, opted in to and checked."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from mace_functional.autodiff.concrete import is_concrete
+from mace_functional.autodiff.torch_internals import pytree
+
+T = TypeVar("T")
+
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
+"""How far compiled results may be from plain ones, relative to the largest number."""
+
+
+def compiled(function: Callable[..., T], **options: Any) -> Callable[..., T]:
+    """The function compiled, wherever that was seen to give the same numbers.
+
+    The first call for arguments of new shapes computes the plain function too and compares:
+    compiled second derivatives were wrong in several versions of torch, without an error (pytorch
+    issues 190855 and 192985). Where results differ, or the compiler fails, a warning says so, and
+    the plain function is used for these shapes from then on. Under transforms the plain function
+    runs: compile what is transformed, `compiled(hvp(E))`, and do not transform what is compiled.
+
+    Args:
+        function: Takes and returns tensors, in containers if need be, such as `grad(E)`.
+        options: For `torch.compile`: backend, mode, fullgraph, ...
+
+    Returns:
+        A function of the same arguments.
+
+    Example:
+        >>> double = compiled(lambda x: 2 * x, backend="eager")
+        >>> double(torch.ones(2))
+        tensor([2., 2.])
+    """
+    fast = torch.compile(function, **options)
+    trusted: dict[Any, bool] = {}
+
+    def checked(*args: Any) -> T:
+        if not all(
+            is_concrete(leaf) for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor)
+        ):
+            return function(*args)
+        signature = _signature(args)
+        if signature not in trusted:
+            expected = function(*args)
+            problem = _problem(fast, args, expected)
+            trusted[signature] = problem is None
+            if problem is not None:
+                warnings.warn(
+                    f"torch.compile {problem}; the plain function is used for these shapes",
+                    stacklevel=2,
+                )
+            return expected
+        return fast(*args) if trusted[signature] else function(*args)
+
+    return checked
+
+
+def _signature(args: Any) -> Any:
+    """What a compiled function is specialised to."""
+    leaves, structure = pytree.tree_flatten(args)
+    kinds = (
+        (tuple(leaf.shape), leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else repr(leaf)
+        for leaf in leaves
+    )
+    return str(structure), tuple(kinds)
+
+
+def _problem(fast: Callable[..., T], args: Any, expected: T) -> str | None:
+    """What is wrong with the compiled function for these arguments."""
+    try:
+        found = fast(*args)
+    except Exception as error:  # whatever a compiler makes of the function
+        first_line = str(error).strip().partition("\n")[0]
+        return f"failed ({type(error).__name__}: {first_line})"
+    pairs = list(zip(pytree.tree_leaves(found), pytree.tree_leaves(expected), strict=True))
+    for a, b in pairs:
+        if not isinstance(b, Tensor) or not b.is_floating_point() or not b.numel():
+            continue
+        apart = (a - b).abs().max() / b.abs().max().clamp_min(torch.finfo(b.dtype).tiny)
+        if not apart <= TOLERANCES.get(b.dtype, 1e-2):
+            return f"gives another result (by {float(apart):.0e}, relative)"
+    return None

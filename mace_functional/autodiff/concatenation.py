@@ -1,0 +1,48 @@
+"""Joining and splitting tensors, each the derivative of the other.
+
+To torch, the derivative of `cat` is a slice for each part, and that of a slice an addition to zeros
+of full size: in second derivatives, more work than what is computed with the parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mace_functional.autodiff.primitive import Arguments, Outputs, Primitive
+
+
+def join(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """`torch.cat`."""
+    return _Join([part.shape[dim] for part in parts], dim)(*parts)[0]
+
+
+def split(tensor: Tensor, sizes: Sequence[int], dim: int) -> list[Tensor]:
+    """`torch.split`."""
+    return list(_Split(sizes, dim)(tensor))
+
+
+class _Join(Primitive):
+    def __init__(self, sizes: Sequence[int], dim: int) -> None:
+        self.sizes, self.dim = sizes, dim
+
+    def value(self, *args: Tensor | None) -> Outputs:
+        return (torch.cat([part for part in args if part is not None], self.dim),)
+
+    def vjp(self, args: Arguments, cotangents: Outputs, needed: Sequence[bool]) -> Arguments:
+        return _Split(self.sizes, self.dim)(*cotangents)
+
+
+class _Split(Primitive):
+    def __init__(self, sizes: Sequence[int], dim: int) -> None:
+        self.sizes, self.dim = sizes, dim
+
+    def value(self, *args: Tensor | None) -> Outputs:
+        (tensor,) = args
+        assert tensor is not None
+        return tensor.split(list(self.sizes), self.dim)
+
+    def vjp(self, args: Arguments, cotangents: Outputs, needed: Sequence[bool]) -> Arguments:
+        return _Join(self.sizes, self.dim)(*cotangents)

@@ -1,0 +1,393 @@
+"""`mace-functional phonons`: band structure, density of states and heat capacity of a crystal."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from ase import Atoms
+from rich.table import Table
+
+from mace_functional.cli.arguments import Parser, is_number, number, numbers
+from mace_functional.cli.console import BOLD, Console
+from mace_functional.cli.found_structures import find_structure
+from mace_functional.cli.options import (
+    add_options,
+    add_symprec,
+    add_temperatures,
+    add_three,
+    check_needs,
+    check_options,
+    load_and_relax,
+    symprec_of,
+)
+from mace_functional.cli.output_files import FIGURES, write_figure, write_json
+from mace_functional.cli.printed_results import (
+    no_warnings_of_what_is_reported,
+    print_rest,
+    print_thermo,
+    print_written,
+    structure_results,
+    thermo_results,
+)
+from mace_functional.figures.plots import band_figure
+from mace_functional.interop.ase import MaceCalculator
+from mace_functional.interop.finite_displacements import finite_displacements, largest_difference
+from mace_functional.interop.phonopy import commensurate_points, phonopy_of, write_phonopy
+from mace_functional.mace.model import Model
+from mace_functional.phonons import (
+    BandStructure,
+    DensityOfStates,
+    ImaginaryMode,
+    Mesh,
+    MeshModes,
+    Phonons,
+    band_structure,
+    density_of_states,
+    frequencies_on,
+    mesh_thermo,
+    phonons_of,
+)
+from mace_functional.phonons.bands import check_path
+from mace_functional.phonons.mesh import SPACING, mesh_size
+from mace_functional.phonons.phonons import Method
+from mace_functional.structure.selection import refuse_constraints
+from mace_functional.support.atomic_write import atomic_write
+from mace_functional.support.validation import MOST_WAVE_VECTORS, between, count
+from mace_functional.units import FREQUENCY_UNITS
+
+TEMPERATURES = (100.0, 200.0, 300.0, 400.0)
+DISPLACEMENTS = (0.1, 0.03, 0.01)
+"""Å."""
+
+SHORTEST, LONGEST = 1e-6, 1.0
+"""Displacements that are accepted, Å: less is lost in rounding, more puts atoms on others."""
+
+SHOWN = 5
+"""How many imaginary modes are printed; all of them are in the JSON file."""
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb to the command line."""
+    parser: Parser = verbs.add_parser(
+        "phonons",
+        help="band structure, density of states and heat capacity of a crystal",
+        description="Phonons of a crystal at any wave vector, from the exact second derivatives of "
+        "a MACE\npotential in the primitive cell: band structure, density of states, heat capacity "
+        "on a mesh.",
+    )
+    add_options(parser)
+    parser.add_argument(
+        "--path",
+        help="special points of the band structure, with commas where it jumps, such as "
+        "GXWKGL,UX (the standard path of the crystal)",
+    )
+    parser.add_argument(
+        "--points",
+        type=number("--points", count, 2, MOST_WAVE_VECTORS),
+        default=150,
+        metavar="n",
+        help=f"wave vectors on the path, from 2 to {MOST_WAVE_VECTORS} (%(default)s)",
+    )
+    add_three(
+        parser,
+        "--mesh",
+        "mesh of n x n x n wave vectors for density of states and heat capacity; 1 along "
+        f"directions that are not periodic (neighbours at most {SPACING} 1/Å apart)",
+    )
+    add_symprec(parser)
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="OUT",
+        help="keep the modes on the mesh here (npz) when interrupted, and continue from them if "
+        "they are there",
+    )
+    parser.add_argument(
+        "--unit",
+        choices=list(FREQUENCY_UNITS),
+        default="THz",
+        help="unit of frequencies (%(default)s)",
+    )
+    parser.add_argument(
+        "--method",
+        choices=get_args(Method),
+        default="auto",
+        help="force constants of all cells first, or coupled replicas of the cell for each wave "
+        "vector; both are exact (%(default)s: what costs less)",
+    )
+    add_temperatures(parser, TEMPERATURES)
+    add_three(
+        parser,
+        "--supercell",
+        "n x n x n cells for --phonopy and --compare-finite-differences (2 along periodic "
+        "directions)",
+    )
+    parser.add_argument(
+        "--compare-finite-differences",
+        action="store_true",
+        help="print how far the frequencies of phonopy's displacements in the supercell are from "
+        "the exact ones",
+    )
+    parser.add_several(
+        "--displacements",
+        can_be=is_number,
+        type=numbers("--displacements", between, SHORTEST, LONGEST, "Å"),
+        metavar="d,d,...",
+        help=f"for --compare-finite-differences, Å, from {SHORTEST:g} to {LONGEST:g} "
+        f"({' '.join(f'{d:g}' for d in DISPLACEMENTS)})",
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all results here")
+    parser.add_argument(
+        "--npz", type=Path, metavar="OUT", help="write arrays here, eigenvectors included"
+    )
+    parser.add_argument(
+        "--phonopy", type=Path, metavar="OUT", help="write a phonopy_params.yaml here"
+    )
+    parser.add_argument(
+        "--figure",
+        type=Path,
+        metavar="OUT",
+        help=f"draw bands and density of states here ({', '.join(FIGURES)})",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compute and report."""
+    console = Console(stderr=True)
+    started = time.perf_counter()
+    reading = find_structure(options.file, console)
+    atoms = reading.atoms
+    _check(options, atoms)
+    model, relaxation = load_and_relax(options, atoms, console)
+    symprec = symprec_of(options)
+    lattice = phonons_of(
+        model, atoms, method=options.method, symprec=symprec, progress=console.is_terminal
+    )
+    with no_warnings_of_what_is_reported():
+        bands = band_structure(
+            lattice,
+            options.path,
+            points=options.points,
+            unit=options.unit,
+            symprec=symprec,
+            progress=console.is_terminal,
+        )
+        modes = frequencies_on(
+            lattice,
+            Mesh.of(atoms, options.mesh or mesh_size(atoms), symprec=symprec),
+            checkpoint=options.checkpoint,
+            progress=console.is_terminal,
+        )
+        thermo = mesh_thermo(modes, options.temperatures).thermo
+    dos = density_of_states(modes, unit=options.unit)
+    found = lattice.diagnostics
+    results: dict[str, Any] = {
+        **structure_results(options, atoms, model, relaxation),
+        "structure": reading.record.as_dict(),
+        "unit": options.unit,
+        "diagnostics": {
+            "largest_force_eV_per_A": found.largest_force,
+            "acoustic_sum_residual_eV_per_A2": found.acoustic_sum_residual,
+            "asymmetry_eV_per_A2_amu": found.asymmetry,
+        },
+        "bands": _bands(bands),
+        "mesh": _mesh(modes, options.unit),
+        "density_of_states": _density(dos, atoms),
+        **thermo_results(thermo, atoms),
+    }
+    if options.compare_finite_differences:
+        results["finite_displacements"] = _compared(model, atoms, lattice, options, console)
+    results["seconds"] = time.perf_counter() - started
+    _write(options, results, lattice, bands, modes, dos)
+    _print(results)
+    print_written(console, options.json, options.npz, options.phonopy, options.figure)
+
+
+def _check(options: argparse.Namespace, atoms: Atoms) -> None:
+    """Refuse bad options before anything long starts."""
+    check_options(
+        options,
+        {
+            "--json": options.json,
+            "--npz": options.npz,
+            "--phonopy": options.phonopy,
+            "--checkpoint": options.checkpoint,
+        },
+    )
+    refuse_constraints(
+        atoms, "phonons", "take mace-functional thermo, which keeps them, or another file"
+    )
+    if not options.compare_finite_differences:
+        check_needs(options, "--displacements", "--compare-finite-differences")
+    if not atoms.pbc.any():
+        raise ValueError(
+            f"{options.file} is not periodic, and has no phonons: for the vibrations of a molecule "
+            "take mace-functional thermo"
+        )
+    if options.path is not None:
+        check_path(atoms, options.path)
+    Mesh.of(atoms, options.mesh or mesh_size(atoms), symmetry=False)
+    if options.phonopy is not None or options.compare_finite_differences:
+        phonopy_of(atoms, _supercell(options, atoms))
+    elif options.supercell is not None:
+        raise ValueError("--supercell needs --phonopy or --compare-finite-differences")
+
+
+def _supercell(options: argparse.Namespace, atoms: Atoms) -> list[int]:
+    return options.supercell or np.where(atoms.pbc, 2, 1).tolist()
+
+
+def _bands(bands: BandStructure) -> dict[str, Any]:
+    return {
+        "q": bands.q.tolist(),
+        "distance_per_A": bands.distance.tolist(),
+        "labels": [list(label) for label in bands.labels],
+        "starts": list(bands.starts),
+        "frequencies": bands.frequencies.tolist(),
+        "imaginary": _imaginary(bands.imaginary),
+    }
+
+
+def _mesh(modes: MeshModes, unit: str) -> dict[str, Any]:
+    return {
+        "size": list(modes.mesh.size),
+        "q": modes.mesh.q.tolist(),
+        "weights": modes.mesh.weights.tolist(),
+        "frequencies": modes.frequencies(unit).tolist(),
+        "imaginary": _imaginary(modes.imaginary(unit)),
+    }
+
+
+def _imaginary(modes: list[ImaginaryMode]) -> list[dict[str, Any]]:
+    return [{"q": mode.q.tolist(), "frequency": mode.frequency} for mode in modes]
+
+
+def _density(dos: DensityOfStates, atoms: Atoms) -> dict[str, Any]:
+    assert dos.per_atom is not None
+    symbols = np.array(atoms.get_chemical_symbols())
+    return {
+        "frequencies": dos.frequencies.tolist(),
+        "total": dos.total.tolist(),
+        "per_element": {
+            element: dos.per_atom[torch.as_tensor(symbols == element)].sum(0).tolist()
+            for element in dict.fromkeys(symbols.tolist())
+        },
+    }
+
+
+def _compared(
+    model: Model, atoms: Atoms, lattice: Phonons, options: argparse.Namespace, console: Console
+) -> list[dict[str, Any]]:
+    """Largest difference of the frequencies for each displacement."""
+    calculator, rows = MaceCalculator(model), []
+    for distance in options.displacements or DISPLACEMENTS:
+        with console.status("finite displacements") as status:
+
+            def show(number: int, count: int, distance: float = distance) -> None:
+                status.update(f"displacements of {distance} Å: {number + 1} of {count}")
+
+            there = finite_displacements(
+                calculator, atoms, _supercell(options, atoms), distance, report=show
+            )
+        rows.append(
+            {
+                "supercell": _supercell(options, atoms),
+                "wave_vectors": len(commensurate_points(there)),
+                "displacement_A": distance,
+                "largest_difference": largest_difference(lattice, there, options.unit),
+            }
+        )
+    return rows
+
+
+def _write(
+    options: argparse.Namespace,
+    results: dict[str, Any],
+    lattice: Phonons,
+    bands: BandStructure,
+    modes: MeshModes,
+    dos: DensityOfStates,
+) -> None:
+    """All files that were asked for."""
+    if options.json is not None:
+        write_json(options.json, results)
+    if options.npz is not None:
+        assert modes.eigenvectors is not None
+        assert dos.per_atom is not None
+        arrays: dict[str, Any] = {
+            "band_q": bands.q,
+            "band_distance": bands.distance,
+            "band_frequencies": bands.frequencies,
+            "band_eigenvectors": bands.eigenvectors,
+            "mesh_q": modes.mesh.q,
+            "mesh_weights": modes.mesh.weights,
+            "mesh_frequencies": modes.frequencies(options.unit),
+            "mesh_eigenvectors": modes.eigenvectors,
+            "dos_frequencies": dos.frequencies,
+            "dos_total": dos.total,
+            "dos_per_atom": dos.per_atom,
+        }
+        with atomic_write(options.npz) as partial, partial.open("wb") as file:
+            np.savez_compressed(
+                file, **{name: array.cpu().numpy() for name, array in arrays.items()}
+            )
+    if options.phonopy is not None:
+        write_phonopy(options.phonopy, lattice, _supercell(options, lattice.atoms))
+    if options.figure is not None:
+        symbols = lattice.atoms.get_chemical_symbols()
+        write_figure(options.figure, band_figure(bands, dos, symbols))
+
+
+def _print(results: dict[str, Any]) -> None:
+    """Tables and diagnostics, on standard output."""
+    console = Console()
+    unit, mesh = results["unit"], results["mesh"]
+    size = " x ".join(map(str, mesh["size"]))
+    title = f"{results['formula']}: harmonic, per cell, {size} wave vectors"
+    print_thermo(console, results, f"{title} ({len(mesh['q'])} different)")
+    bands = results["bands"]["frequencies"]
+    lowest, highest = min(min(row) for row in bands), max(max(row) for row in bands)
+    console.print(f"frequencies on the path {lowest:.3f} to {highest:.3f} {unit}")
+    for where in "bands", "mesh":
+        _print_imaginary(console, results[where]["imaginary"], where, unit)
+    diagnostics = results["diagnostics"]
+    print_rest(console, diagnostics["largest_force_eV_per_A"], results)
+    console.print(
+        f"acoustic-sum-rule residual {diagnostics['acoustic_sum_residual_eV_per_A2']:.1e} eV/Å², "
+        f"asymmetry of the dynamical matrix {diagnostics['asymmetry_eV_per_A2_amu']:.1e} eV/Å²/amu"
+    )
+    if "finite_displacements" in results:
+        _print_compared(console, results["finite_displacements"], unit)
+    console.print(f"{results['seconds']:.1f} s")
+
+
+def _print_imaginary(console: Console, modes: list[dict[str, Any]], where: str, unit: str) -> None:
+    place = {"bands": "on the path", "mesh": "on the mesh, left out of the sums"}[where]
+    if not modes:
+        console.print(f"imaginary modes {place.split(',')[0]}: none")
+        return
+    console.print(f"imaginary modes {place}: {len(modes)}", style=BOLD)
+    for mode in modes[:SHOWN]:
+        q = ", ".join(f"{x:.4f}" for x in mode["q"])
+        console.print(f"  {mode['frequency']:.3f} {unit} at q = ({q})")
+    if len(modes) > SHOWN:
+        console.print("  ...")
+
+
+def _print_compared(console: Console, rows: list[dict[str, Any]], unit: str) -> None:
+    size = " x ".join(map(str, rows[0]["supercell"]))
+    console.print(
+        f"phonopy's displacements in {size} cells, at {rows[0]['wave_vectors']} wave vectors:"
+    )
+    table = Table()
+    table.add_column("displacement\nÅ", justify="right")
+    table.add_column(f"largest difference\n{unit}", justify="right")
+    for row in rows:
+        table.add_row(f"{row['displacement_A']:g}", f"{row['largest_difference']:.2e}")
+    console.print(table)

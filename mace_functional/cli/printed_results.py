@@ -1,0 +1,202 @@
+"""Results as verbs write and print them."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+from ase.units import GPa
+from rich.table import Table
+
+from mace_functional.cli.console import BOLD, Console
+from mace_functional.interop.ase import MaceCalculator
+from mace_functional.mace.model import Model
+from mace_functional.phonons.acoustic import AcousticBranches
+from mace_functional.phonons.modes import LARGEST_FORCE
+from mace_functional.screening.missing import LARGE
+from mace_functional.screening.table import ROOM
+from mace_functional.units import EV_PER_MOLECULE
+from mace_functional.vibrations.harmonic_modes import SOFT
+from mace_functional.vibrations.thermodynamics import HarmonicThermo
+
+
+@contextmanager
+def no_warnings_of_what_is_reported() -> Iterator[None]:
+    """Imaginary modes, forces and errors of meshes are in the report."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*imaginary modes")
+        warnings.filterwarnings("ignore", message="the largest force is")
+        warnings.filterwarnings("ignore", message="the heat capacity has an error")
+        yield
+
+
+def structure_results(
+    options: argparse.Namespace, atoms: Atoms, model: Model, relaxation: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What was asked for, the structure that the results are for, and how far it is from rest."""
+    here = atoms.copy()
+    here.calc = MaceCalculator(model)
+    stress = None
+    if here.pbc.all():
+        stress = float(abs(here.get_stress()).max() / GPa)
+    return {
+        "file": options.file,
+        "model": str(options.model),
+        "dtype": options.dtype,
+        "dispersion": options.dispersion,
+        "relaxation": relaxation,
+        "formula": here.get_chemical_formula(),
+        "atoms": len(here),
+        "mass_amu": float(here.get_masses().sum()),
+        "energy_eV": here.get_potential_energy(),
+        "largest_stress_GPa": stress,
+        "numbers": here.numbers.tolist(),
+        "positions_A": here.positions.tolist(),
+        "cell_A": here.cell.array.tolist(),
+        "pbc": here.pbc.tolist(),
+    }
+
+
+def thermo_results(thermo: HarmonicThermo, atoms: Atoms) -> dict[str, Any]:
+    """Thermodynamic functions at the temperatures."""
+    return {
+        "temperatures_K": thermo.temperatures.tolist(),
+        "heat_capacity_J_per_gK": thermo.specific_heat_capacity(
+            atoms.get_masses().tolist()
+        ).tolist(),
+        "heat_capacity_J_per_molK": thermo.molar_heat_capacity.tolist(),
+        "heat_capacity_kB_per_atom": thermo.heat_capacity_per_atom(len(atoms)).tolist(),
+        "entropy_J_per_molK": (EV_PER_MOLECULE * thermo.entropy).tolist(),
+        "free_energy_eV": thermo.free_energy.tolist(),
+        "internal_energy_eV": thermo.internal_energy.tolist(),
+        "zero_point_energy_eV": float(thermo.zero_point_energy),
+    }
+
+
+def missing_results(
+    branches: AcousticBranches, thermo: HarmonicThermo, atoms: Atoms
+) -> dict[str, Any] | None:
+    """What Gamma alone leaves out of the heat capacity; None if that is nothing."""
+    if not branches.count:
+        return None
+    per_gram = EV_PER_MOLECULE / float(atoms.get_masses().sum())
+    heat = branches.heat_capacity(thermo.temperatures)
+    added = branches.thermo(thermo.temperatures)
+    share = None
+    if heat is not None:
+        heat = heat.to(thermo.heat_capacity)
+        share = (heat / (thermo.heat_capacity + heat).clamp(min=1e-30)).tolist()
+    return {
+        "acoustic_modes": branches.count,
+        "at_most_J_per_gK": per_gram * branches.bound,
+        "at_most_J_per_molK": EV_PER_MOLECULE * branches.bound,
+        "about_J_per_gK": None if heat is None else (per_gram * heat).tolist(),
+        "about_J_per_molK": None if heat is None else (EV_PER_MOLECULE * heat).tolist(),
+        "share": share,
+        "entropy_about_J_per_molK": None
+        if added is None
+        else (EV_PER_MOLECULE * added.entropy).tolist(),
+        "acoustic_edges_cm-1": branches.edges,
+        "no_estimate_because": branches.reason,
+    }
+
+
+def print_missing(console: Console, results: dict[str, Any]) -> None:
+    """What Gamma alone leaves out, at the temperature nearest to 300 K."""
+    missing = results["missing_at_gamma"]
+    if missing is None:
+        return
+    most, temperatures = missing["at_most_J_per_gK"], results["temperatures_K"]
+    nearest = min(range(len(temperatures)), key=lambda i: abs(temperatures[i] - ROOM))
+    words = f"Gamma alone leaves out {missing['acoustic_modes']} acoustic modes a cell: "
+    if missing["share"] is None:
+        share = most / (most + results["heat_capacity_J_per_gK"][nearest])
+        words += f"at most {most:.4f} J/(g K) (no estimate: {missing['no_estimate_because']})"
+    else:
+        share = missing["share"][nearest]
+        words += (
+            f"about {missing['about_J_per_gK'][nearest]:.4f} J/(g K) at "
+            f"{temperatures[nearest]:g} K, {100 * share:.1f} % of the whole, at most {most:.4f}"
+        )
+    if share > LARGE:
+        console.print(f"{words}; average over a mesh with --mesh auto", style=BOLD)
+    else:
+        console.print(words)
+
+
+def print_thermo(console: Console, results: dict[str, Any], title: str) -> None:
+    """The table of thermodynamic functions."""
+    columns = {
+        "T\nK": ("temperatures_K", "{:.2f}"),
+        "Cv\nJ/(g K)": ("heat_capacity_J_per_gK", "{:.4f}"),
+        "Cv\nJ/(mol K)": ("heat_capacity_J_per_molK", "{:.2f}"),
+        "Cv\nk_B/atom": ("heat_capacity_kB_per_atom", "{:.4f}"),
+        "S\nJ/(mol K)": ("entropy_J_per_molK", "{:.2f}"),
+        "F\neV": ("free_energy_eV", "{:.4f}"),
+        "U\neV": ("internal_energy_eV", "{:.4f}"),
+    }
+    missing = results.get("missing_at_gamma")
+    if missing is not None and missing["about_J_per_gK"] is not None:
+        columns["missing\nJ/(g K)"] = ("missing", "{:.4f}")
+        results = {**results, "missing": missing["about_J_per_gK"]}
+    table = Table(title=title)
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for row in zip(*(results[key] for key, _ in columns.values()), strict=True):
+        table.add_row(*(form.format(x) for x, (_, form) in zip(row, columns.values(), strict=True)))
+    console.print(table)
+
+
+def print_rest(console: Console, largest_force: float, results: dict[str, Any]) -> None:
+    """Print how far the structure is from rest, and what to do where that is far.
+
+    Args:
+        console: Where to.
+        largest_force: On any atom, eV/Å.
+        results: Of the subcommand, with the largest stress and what happened in the relaxation.
+    """
+    largest_stress = results["largest_stress_GPa"]
+    console.print(f"largest force {largest_force:.2e} eV/Å", end="")
+    if largest_stress is not None:
+        console.print(f", largest stress {largest_stress:.2e} GPa", end="")
+    console.print()
+    if largest_force > LARGEST_FORCE:
+        advice = _how_to_rest(results["relaxation"])
+        console.print(f"not at rest, so that frequencies mean little: {advice}", style=BOLD)
+
+
+def _how_to_rest(relaxation: dict[str, Any] | None) -> str:
+    """Advice for a structure with forces, by the relaxation that it has had."""
+    if relaxation is None:
+        return "add --relax"
+    if relaxation["converged"]:
+        return "lower --fmax"
+    return "allow more steps (--max-steps), or start from a better geometry"
+
+
+def print_soft(console: Console, frequencies: Sequence[float]) -> None:
+    """Print which vibrations may be none.
+
+    Args:
+        console: Where to.
+        frequencies: Of a molecule, or of a crystal at Gamma, cm-1.
+    """
+    soft = [f for f in frequencies if 0 < f < SOFT]
+    if soft:
+        console.print(
+            f"{len(soft)} vibrations below {SOFT:g} cm-1, the lowest at {min(soft):.2f} cm-1, "
+            "count with nearly k_B each: look whether a part of the structure is free to move",
+            style=BOLD,
+        )
+
+
+def print_written(console: Console, *paths: Path | None) -> None:
+    """The files that were asked for and are there now."""
+    written = [str(path) for path in paths if path is not None]
+    if written:
+        console.print(f"wrote {' and '.join(written)}")

@@ -1,0 +1,288 @@
+"""`mace-functional thermo`: heat capacity, entropy and free energy of a structure."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+from ase.constraints import FixAtoms
+
+from mace_functional.cli.arguments import Parser, is_any_of
+from mace_functional.cli.console import BOLD, Console
+from mace_functional.cli.found_structures import find_structure
+from mace_functional.cli.mesh_options import (
+    AUTO,
+    add_mesh,
+    convergence_results,
+    mesh_choice,
+    mesh_tolerance,
+    print_convergence,
+)
+from mace_functional.cli.options import (
+    add_options,
+    add_temperatures,
+    check_options,
+    load_and_relax,
+    symprec_of,
+)
+from mace_functional.cli.output_files import FIGURES, write_figure, write_json
+from mace_functional.cli.printed_results import (
+    missing_results,
+    no_warnings_of_what_is_reported,
+    print_missing,
+    print_rest,
+    print_soft,
+    print_thermo,
+    print_written,
+    structure_results,
+    thermo_results,
+)
+from mace_functional.cli.ranges import RANGE, numbers_in
+from mace_functional.figures.plots import thermo_figure
+from mace_functional.phonons import (
+    Mesh,
+    MeshModes,
+    acoustic_branches,
+    converged_mesh_thermo,
+    frequencies_on,
+    mesh_size,
+    mesh_thermo,
+    phonons_of,
+)
+from mace_functional.phonons.acoustic import NOTHING
+from mace_functional.phonons.modes import check_crystal
+from mace_functional.screening.screen_settings import MeshChoice
+from mace_functional.structure.selection import check_vibrates, free_atoms, refuse_constraints
+from mace_functional.vibrations.gamma import gamma_modes
+from mace_functional.vibrations.harmonic_modes import NormalModes
+from mace_functional.vibrations.thermodynamics import harmonic_thermo
+
+TEMPERATURES = (250.0, 275.0, 300.0, 325.0, 350.0, 375.0, 400.0)
+
+VIBRATIONS_ONLY = "vibrations only, without translation and rotation"
+"""What S, F and U of a molecule are of; those of a gas have more in them."""
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb to the command line."""
+    parser: Parser = verbs.add_parser(
+        "thermo",
+        help="heat capacity, entropy and free energy from the exact Hessian",
+        description="Harmonic thermodynamics of a molecule, or of a crystal at the Gamma point or "
+        "on a mesh of\nwave vectors, from the exact Hessian of a MACE potential. Rigid motions are "
+        "removed by\nprojection; imaginary modes are reported and left out of the sums. With "
+        "--free\nthey are those of some atoms, such as an adsorbate, in the frozen rest.",
+    )
+    add_options(parser)
+    add_mesh(parser, "a crystal")
+    parser.add_several(
+        "--free",
+        can_be=is_any_of(RANGE.pattern),
+        metavar="ATOM,ATOM,...",
+        help="let only these atoms move, here and in --relax, and keep the others and the cell: "
+        "numbers from 0 and ranges, as in 0 1 2 or 0-5,9; negative ones count from the end "
+        "(-3--1 for the last three). Without it, all that the file does not fix",
+    )
+    add_temperatures(parser, TEMPERATURES)
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all results here")
+    parser.add_argument(
+        "--figure",
+        type=Path,
+        metavar="OUT",
+        help=f"draw spectrum and heat capacity here ({', '.join(FIGURES)})",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compute and report."""
+    console = Console(stderr=True)
+    started = time.perf_counter()
+    check_options(options, {"--json": options.json})
+    reading = find_structure(options.file, console)
+    atoms = reading.atoms
+    choice = mesh_choice(options)
+    if choice is not None:  # refused, if it is bad, before anything long starts
+        check_crystal(atoms, "a mesh")
+        if choice != AUTO:
+            _mesh_of(atoms, choice, symmetry=False)
+    free = _hold_others(options, atoms, choice)
+    if choice is None:
+        check_vibrates(atoms, free, options.file)
+    model, relaxation = load_and_relax(options, atoms, console)
+    mesh_modes = converged = lattice = None
+    branches = NOTHING
+    with no_warnings_of_what_is_reported():
+        if choice is None:
+            modes = gamma_modes(model, atoms, progress=console.is_terminal)
+        else:
+            with console.status("phonons"):
+                lattice = phonons_of(model, atoms, symprec=symprec_of(options))
+            modes = replace(lattice.gamma_modes(), largest_force=lattice.diagnostics.largest_force)
+        if choice in (None, AUTO):
+            branches = acoustic_branches(model, atoms, modes)
+        if lattice is not None and choice is not None and choice != AUTO:
+            mesh = _mesh_of(atoms, choice, symprec=symprec_of(options))
+            mesh_modes = frequencies_on(
+                lattice, mesh, eigenvectors=False, progress=console.is_terminal
+            )
+        elif lattice is not None and branches.count:
+            converged = converged_mesh_thermo(
+                lattice,
+                options.temperatures,
+                mesh_tolerance(options),
+                symprec=symprec_of(options),
+                progress=console.is_terminal,
+            )
+            mesh_modes = converged.result.modes
+        if mesh_modes is None:
+            thermo = harmonic_thermo(modes.frequencies, options.temperatures)
+        else:
+            thermo, branches = mesh_thermo(mesh_modes, options.temperatures).thermo, NOTHING
+    results: dict[str, Any] = {
+        **structure_results(options, atoms, model, relaxation),
+        "structure": reading.record.as_dict(),
+        "free_atoms": free,
+        **_modes(modes),
+        "mesh": None if mesh_modes is None else _mesh(mesh_modes),
+        "mesh_convergence": None if converged is None else convergence_results(converged),
+        **thermo_results(thermo, atoms[free]),
+        "missing_at_gamma": missing_results(branches, thermo, atoms),
+        "part_of_thermodynamics": None if _is_extended(atoms, modes) else VIBRATIONS_ONLY,
+        "seconds": time.perf_counter() - started,
+    }
+    if options.json is not None:
+        write_json(options.json, results)
+    if options.figure is not None:
+        spectrum, weights = modes.frequencies, None
+        if mesh_modes is not None:
+            spectrum, weights = mesh_modes.frequencies("cm-1"), mesh_modes.mesh.weights
+        mass = float(atoms[free].get_masses().sum())
+        write_figure(options.figure, thermo_figure(spectrum, options.temperatures, mass, weights))
+    _print(results)
+    print_written(console, options.json, options.figure)
+
+
+def _mesh_of(atoms: Atoms, choice: tuple[int, int, int] | float, **options: Any) -> Mesh:
+    """The mesh of a size or a spacing."""
+    size = mesh_size(atoms, choice) if isinstance(choice, float) else choice
+    return Mesh.of(atoms, size, **options)
+
+
+def _hold_others(options: argparse.Namespace, atoms: Atoms, choice: MeshChoice) -> list[int]:
+    """The atoms that move. Where others are held, so is the cell, from the relaxation on.
+
+    Raises:
+        ValueError: If the choice is bad, or some atoms are held and a mesh is asked for.
+    """
+    chosen = None if options.free is None else numbers_in([options.free], len(atoms))
+    free = free_atoms(atoms, chosen)
+    held = sorted(set(range(len(atoms))) - set(free))
+    if chosen is None and choice is not None:
+        refuse_constraints(atoms, "--mesh", f"free all with --free 0-{len(atoms) - 1}")
+    if held and choice is not None:
+        raise ValueError(
+            f"--mesh needs all atoms free, and {len(held)} of {len(atoms)} are held: leave out "
+            f"--mesh, or free all with --free 0-{len(atoms) - 1}"
+        )
+    if chosen is not None:
+        atoms.set_constraint(FixAtoms(held) if held else None)
+    options.fixed_cell = options.fixed_cell or bool(held)
+    return free
+
+
+def _modes(modes: NormalModes) -> dict[str, Any]:
+    """The modes at Gamma and their diagnostics."""
+    return {
+        "rigid_motions_removed": modes.n_rigid,
+        "rotations_removed": modes.n_rotations,
+        "connected_parts": modes.n_parts,
+        "rigid_residual_cm-1": modes.rigid_residual,
+        "imaginary_modes": modes.n_imaginary,
+        "frequencies_cm-1": modes.frequencies.tolist(),
+        "largest_force_eV_per_A": modes.largest_force,
+        "acoustic_sum_residual_eV_per_A2": modes.acoustic_sum_residual,
+        "hessian_asymmetry_eV_per_A2": modes.asymmetry,
+    }
+
+
+def _is_extended(atoms: Atoms, modes: NormalModes) -> bool:
+    """Whether what is removed are at most the translations of a crystal."""
+    held = modes.acoustic_sum_residual is None
+    return bool(atoms.pbc.any() or held) and not modes.n_rotations
+
+
+def _rigid(results: dict[str, Any]) -> str:
+    """How many rigid motions were removed, and of what."""
+    count, rotations = results["rigid_motions_removed"], results["rotations_removed"]
+    text = f"rigid motions removed {count}"
+    if rotations:
+        text += f" ({count - rotations} translations, {rotations} rotations)"
+    if results["connected_parts"] > 1:
+        text += f", of {results['connected_parts']} parts that do not feel each other"
+    return text
+
+
+def _mesh(modes: MeshModes) -> dict[str, Any]:
+    """The modes on the mesh."""
+    return {
+        "size": list(modes.mesh.size),
+        "q": modes.mesh.q.tolist(),
+        "weights": modes.mesh.weights.tolist(),
+        "frequencies_cm-1": modes.frequencies("cm-1").tolist(),
+        "imaginary_modes": len(modes.imaginary()),
+    }
+
+
+def _print(results: dict[str, Any]) -> None:
+    """The table and the diagnostics, on standard output."""
+    console = Console()
+    free, atoms = len(results["free_atoms"]), results["atoms"]
+    per = "cell or molecule" if free == atoms else f"{free} free of {atoms} atoms"
+    title = f"{results['formula']}: harmonic, per {per}"
+    if results["part_of_thermodynamics"] is not None:
+        title += f", {results['part_of_thermodynamics']}"
+    mesh = results["mesh"]
+    if mesh is not None:
+        size = " x ".join(map(str, mesh["size"]))
+        title += f", {size} wave vectors ({len(mesh['q'])} different)"
+    elif results["missing_at_gamma"] is not None:
+        title += ", at Gamma alone"
+    print_thermo(console, results, title)
+    print_missing(console, results)
+    if results["mesh_convergence"] is not None:
+        print_convergence(console, results["mesh_convergence"])
+    frequencies = results["frequencies_cm-1"]
+    where = "" if mesh is None else " at Gamma"
+    if frequencies:
+        console.print(f"frequencies{where} {frequencies[0]:.2f} to {frequencies[-1]:.2f} cm-1")
+    console.print(f"{_rigid(results)}, imaginary modes{where} {results['imaginary_modes']}")
+    if results["rotations_removed"] and any(results["pbc"]):
+        console.print(
+            f"{results['rotations_removed']} rotations in the box are free and not in the table: "
+            "images do not feel each other",
+            style=BOLD,
+        )
+    if results["imaginary_modes"]:
+        imaginary = ", ".join(f"{f:.2f}" for f in frequencies[: results["imaginary_modes"]])
+        console.print(f"imaginary modes, left out of the sums: {imaginary} cm-1", style=BOLD)
+    if mesh is not None and mesh["imaginary_modes"]:
+        lowest = min(min(row) for row in mesh["frequencies_cm-1"])
+        console.print(
+            f"imaginary modes on the mesh, left out of the sums: {mesh['imaginary_modes']}, "
+            f"down to {lowest:.2f} cm-1",
+            style=BOLD,
+        )
+    print_soft(console, frequencies)
+    print_rest(console, results["largest_force_eV_per_A"], results)
+    if results["acoustic_sum_residual_eV_per_A2"] is not None:
+        console.print(
+            f"acoustic-sum-rule residual {results['acoustic_sum_residual_eV_per_A2']:.1e} eV/Å², ",
+            end="",
+        )
+    console.print(f"asymmetry of the Hessian {results['hessian_asymmetry_eV_per_A2']:.1e} eV/Å²")
+    console.print(f"{results['seconds']:.1f} s")

@@ -1,0 +1,12 @@
+"""Derivatives of an energy `E(positions, cell, params)`, as function transforms.
+
+first              forces, stress, the energy as a function of strain
+second             Hessian-vector products and Hessians
+hessian_operator   products with a Hessian that is linearised once
+"""
+
+from mace_functional.derivatives.first import forces, strained, stress
+from mace_functional.derivatives.hessian_operator import HessianOperator
+from mace_functional.derivatives.second import hessian, hvp
+
+__all__ = ["HessianOperator", "forces", "hessian", "hvp", "strained", "stress"]

@@ -1,0 +1,128 @@
+"""The Hessian as a linear operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.func import grad, vjp
+
+from mace_functional.autodiff.columns import ChunkSize, map_columns
+from mace_functional.autodiff.concrete import is_concrete
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
+
+
+class HessianOperator:
+    """The Hessian at one geometry, without its matrix.
+
+    The gradient is linearised once, with the first product; each further one then costs less than a
+    gradient. With masses it is the mass-weighted Hessian `D = M^(-1/2) H M^(-1/2)`.
+
+    Args:
+        energy: `E(positions, cell, params)` in eV.
+        positions: Å, (N, 3).
+        cell: Å, (3, 3).
+        params: Parameters of the energy.
+        masses: amu, (N,); None for the plain Hessian.
+        chunk_size: Vectors at once where there are many; see `hessian`.
+        memory_budget: Bytes that "auto" may fill; see `hessian`.
+
+    Attributes:
+        positions, cell, params, masses: As given.
+        shape: (3N, 3N).
+        dtype, device: Those of the positions.
+
+    Raises:
+        ValueError: If masses are not one positive number for each atom.
+
+    Example:
+        >>> def energy(x, cell, k):
+        ...     return 0.5 * k * (x**2).sum()
+        >>> op = HessianOperator(energy, torch.ones(2, 3), torch.eye(3), 3.0)
+        >>> op.shape, op @ torch.ones(6)
+        (torch.Size([6, 6]), tensor([3., 3., 3., 3., 3., 3.]))
+    """
+
+    def __init__(
+        self,
+        energy: Callable[..., Tensor],
+        positions: Tensor,
+        cell: Tensor,
+        params: Any,
+        masses: Tensor | None = None,
+        *,
+        chunk_size: ChunkSize = "auto",
+        memory_budget: int | None = None,
+    ) -> None:
+        if masses is not None and masses.shape != positions.shape[:1]:
+            raise ValueError(f"masses must be ({positions.shape[0]},), not {tuple(masses.shape)}")
+        if masses is not None and is_concrete(masses) and not _positive(masses):
+            raise ValueError(f"masses must be positive numbers, in amu, not {masses.tolist()}")
+        self._pull_back = vjp(lambda x: grad(energy)(x, cell, params), positions)[1]
+        self._weights = None if masses is None else masses.rsqrt()[:, None]
+        self._atoms_shape = positions.shape
+        self._options: dict[str, Any] = {"chunk_size": chunk_size, "memory_budget": memory_budget}
+        self.positions, self.cell, self.params, self.masses = positions, cell, params, masses
+        self.shape = torch.Size([positions.numel(), positions.numel()])
+        self.dtype, self.device = positions.dtype, positions.device
+
+    def __repr__(self) -> str:
+        weighted = "" if self.masses is None else ", mass-weighted"
+        return f"HessianOperator({tuple(self.shape)}{weighted}, {self.dtype}, {self.device})"
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        """`H v` for a vector (3N,) or (N, 3), or `H V` for the columns of a matrix (3N, k)."""
+        if vectors.shape == self._atoms_shape:
+            return self._apply(vectors)
+        if vectors.ndim not in (1, 2) or vectors.shape[0] != self.shape[1]:
+            raise ValueError(
+                f"expected shape ({self.shape[1]},), {tuple(self._atoms_shape)} or "
+                f"({self.shape[1]}, k), not {tuple(vectors.shape)}"
+            )
+        if vectors.ndim == 1:
+            return self._apply(vectors.view(self._atoms_shape)).reshape(-1)
+        return self._map(vectors.T, progress=False).T
+
+    def dense(self, progress: bool = False) -> Tensor:
+        """The matrix, (3N, 3N) in eV/Å², or eV/Å²/amu with masses."""
+        identity = torch.eye(self.shape[0], dtype=self.dtype, device=self.device)
+        return self._map(identity, progress)
+
+    def to_scipy(self) -> LinearOperator:
+        """The operator for `scipy.sparse.linalg` (eigsh, lobpcg, cg, minres, ...)."""
+        from scipy.sparse.linalg import LinearOperator
+
+        def product(vectors: Any) -> Any:
+            tensor = torch.as_tensor(vectors, dtype=self.dtype, device=self.device)
+            if tensor.ndim == 2 and tensor.shape[1] == 1:
+                return (self @ tensor[:, 0])[:, None].cpu().numpy()
+            return (self @ tensor).cpu().numpy()
+
+        dtype = torch.empty((), dtype=self.dtype).numpy().dtype
+        return LinearOperator(
+            shape=tuple(self.shape),
+            matvec=product,
+            rmatvec=product,
+            matmat=product,
+            rmatmat=product,
+            dtype=dtype,
+        )
+
+    def _map(self, rows: Tensor, progress: bool) -> Tensor:
+        vectors = rows.reshape(-1, *self._atoms_shape)
+        mapped = map_columns(self._apply, vectors, progress=progress, **self._options)
+        return mapped.reshape(rows.shape)
+
+    def _apply(self, vector: Tensor) -> Tensor:
+        """`H v` by the pull-back of the gradient: H is symmetric."""
+        if self._weights is None:
+            return self._pull_back(vector)[0]
+        return self._weights * self._pull_back(self._weights * vector)[0]
+
+
+def _positive(masses: Tensor) -> bool:
+    return bool(((masses > 0) & masses.isfinite()).all())

@@ -1,0 +1,131 @@
+"""Second derivatives of an energy by the positions: Hessian-vector products and Hessians.
+
+Everything here is a transform: it takes a function `E(positions, cell, params) -> scalar` and
+returns a function of the same arguments. Any energy function of positions (N, 3), followed by any
+other arguments, will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.func import grad, jvp, vjp
+
+from mace_functional.autodiff.columns import ChunkSize, map_columns
+
+Mode = Literal["auto", "fwd-rev", "rev-rev"]
+
+
+def hvp(energy: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Hessian-vector product `H v`, forward over reverse: about the cost of two gradients.
+
+    To multiply many vectors at one geometry, use `HessianOperator`, which linearises only once: its
+    products cost less than a gradient.
+
+    Args:
+        energy: `E(positions, cell, params)` in eV.
+
+    Returns:
+        `(positions, cell, params, v)` to `H v` in eV/Å² times the unit of `v`, (N, 3).
+
+    Example:
+        >>> Hv = hvp(lambda x, k: 0.5 * k * (x**2).sum())
+        >>> Hv(torch.ones(2, 3), 3.0, torch.ones(2, 3))[0]
+        tensor([3., 3., 3.])
+    """
+    gradient = grad(energy)
+
+    def product(positions: Tensor, *args: object) -> Tensor:
+        *rest, vector = args
+        if not isinstance(vector, Tensor) or vector.shape != positions.shape:
+            raise ValueError(f"the vector must have the positions' shape {tuple(positions.shape)}")
+        return jvp(lambda x: gradient(x, *rest), (positions,), (vector,))[1]
+
+    return product
+
+
+def hessian(
+    energy: Callable[..., Tensor],
+    *,
+    chunk_size: ChunkSize = "auto",
+    mode: Mode = "auto",
+    indices: Sequence[int] | Tensor | None = None,
+    memory_budget: int | None = None,
+    progress: bool = False,
+) -> Callable[..., Tensor]:
+    """Hessian `H[i, a, j, b] = d2E / dx_ia dx_jb`, column by column in chunks.
+
+    Args:
+        energy: `E(positions, cell, params)` in eV.
+        chunk_size: Columns at once: a number, None for all, or "auto" to fit `memory_budget` by
+            the measured size of the first column.
+        mode: "fwd-rev" is `jacfwd(jacrev(E))`, the definition: every chunk computes the gradient
+            anew and pushes its vectors forward through it. "rev-rev" linearises the gradient once
+            and pulls every chunk back: faster where memory holds one linearised gradient, and what
+            "auto" chooses.
+        indices: Atoms of a partial Hessian; all if None.
+        memory_budget: Bytes that "auto" may fill; half of the free memory if None.
+        progress: Show a progress bar.
+
+    Returns:
+        `(positions, cell, params)` to the Hessian in eV/Å², (N, 3, N, 3); with `indices` the block
+        (k, 3, k, 3) of these atoms. It is not symmetrised: its asymmetry measures the rounding.
+
+    Raises:
+        ValueError: If an option is unknown or an index out of range.
+
+    Source: Goennheimer, Reuter, Margraf, J. Chem. Theory Comput. 21, 4742 (2025).
+    """
+    if mode not in ("auto", "fwd-rev", "rev-rev"):
+        raise ValueError(f"mode must be 'auto', 'fwd-rev' or 'rev-rev', not {mode!r}")
+    gradient = grad(energy)
+
+    def full_or_partial(positions: Tensor, *args: object) -> Tensor:
+        apply = _linearised(lambda x: gradient(x, *args), positions, mode)
+        atoms = _atoms(indices, positions)
+        columns = map_columns(
+            apply,
+            _unit_displacements(atoms, positions),
+            chunk_size=chunk_size,
+            memory_budget=memory_budget,
+            progress=progress,
+        )
+        rows = columns.index_select(1, atoms)
+        return rows.reshape(len(atoms), 3, len(atoms), 3)
+
+    return full_or_partial
+
+
+def _linearised(
+    gradient: Callable[[Tensor], Tensor], positions: Tensor, mode: Mode
+) -> Callable[[Tensor], Tensor]:
+    """`v -> H v`; by symmetry also the pull-back `v -> v H`."""
+    if mode == "fwd-rev":
+        return lambda v: jvp(gradient, (positions,), (v,))[1]
+    pull_back = vjp(gradient, positions)[1]
+    return lambda v: pull_back(v)[0]
+
+
+def _atoms(indices: Sequence[int] | Tensor | None, positions: Tensor) -> Tensor:
+    """Indices as a tensor of numbers from 0 to N - 1."""
+    count = positions.shape[0]
+    if indices is None:
+        return torch.arange(count, device=positions.device)
+    atoms = torch.as_tensor(indices, device=positions.device)
+    if atoms.shape == (0,):
+        return atoms.to(torch.int64)
+    if atoms.ndim != 1 or atoms.is_floating_point() or atoms.dtype == torch.bool:
+        raise ValueError("indices must be a sequence of atom numbers")
+    if not (int(atoms.min()) >= -count and int(atoms.max()) < count):
+        raise ValueError(f"indices must lie between 0 and {count - 1}")
+    return atoms % count
+
+
+def _unit_displacements(atoms: Tensor, positions: Tensor) -> Tensor:
+    """Unit displacements of the given atoms along x, y and z, (3k, N, 3)."""
+    every = torch.eye(positions.numel(), dtype=positions.dtype, device=positions.device)
+    every = every.view(*positions.shape, *positions.shape)
+    return every.index_select(0, atoms).reshape(-1, *positions.shape)

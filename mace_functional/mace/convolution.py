@@ -1,0 +1,76 @@
+"""Tensor product of sender features with spherical harmonics, summed over neighbours."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import torch
+from e3nn import o3
+from torch import Tensor, nn
+
+from mace_functional.autodiff.concatenation import split
+from mace_functional.mace.edges import Edges
+from mace_functional.mace.linear import Features
+from mace_functional.mace.message_passing import MessagePassing
+from mace_functional.mace.messages import Path
+from mace_functional.mace.radial import RadialFunction
+
+
+class Convolution(nn.Module):
+    """The messages of one layer: which couplings there are; `messages` has the formula."""
+
+    def __init__(self, edge_irreps: str, harmonics_irreps: str, target_irreps: str) -> None:
+        super().__init__()
+        edge, target = o3.Irreps(edge_irreps), o3.Irreps(target_irreps)
+        found = [
+            (ir_out, Path(source, ir.l, ir_sh.l, ir_out.l, mul))
+            for source, (mul, ir) in enumerate(edge)
+            for _, ir_sh in o3.Irreps(harmonics_irreps)
+            for ir_out in ir * ir_sh
+            if ir_out in target
+        ]
+        found.sort(key=lambda coupling: coupling[0])
+        self.sources = sorted({path.source for _, path in found})
+        self.paths = [path._replace(source=self.sources.index(path.source)) for _, path in found]
+        self.shapes = [(2 * path.l1 + 1, 2 * path.l3 + 1) for path in self.paths]
+        self.irreps_out = str(o3.Irreps([(path.channels, ir) for ir, path in found]))
+
+    def forward(self, features: Features, edges: Edges, radial: RadialFunction) -> Features:
+        """Messages, one (nodes, 2 l3+1, channels) for each path.
+
+        Args:
+            features: Node features that travel along the edges.
+            edges: Geometry of the edges.
+            radial: Radial weights, (nodes, K, sum of the paths' channels).
+        """
+        every = edges.harmonics @ self._matrix(edges.harmonics)
+        flat = split(every, [m1 * m3 for m1, m3 in self.shapes], -1)
+        couplings = [t.unflatten(-1, shape) for t, shape in zip(flat, self.shapes, strict=True)]
+        passing = MessagePassing(self.paths, radial)
+        sent = [edges.sent(features[source]) for source in self.sources]
+        return passing(edges.senders, edges.lengths, couplings, sent)
+
+    def _matrix(self, like: Tensor) -> Tensor:
+        """From harmonics to the couplings of all paths, ((l_max+1)^2, sum of (2 l1+1) (2 l3+1))."""
+        columns = []
+        for path in self.paths:
+            block = self._symbols(path, like).transpose(0, 1).flatten(1)
+            above, below = path.l2**2, like.shape[-1] - (path.l2 + 1) ** 2
+            columns.append(torch.nn.functional.pad(block, (0, 0, above, below)))
+        return torch.cat(columns, 1)
+
+    def _symbols(self, path: Path, like: Tensor) -> Tensor:
+        """Wigner 3j symbols (2 l1+1, 2 l2+1, 2 l3+1) normalised so that components have norm one.
+
+        The symbols with a scalar among the three are `delta / sqrt(2l+1)`; the others are tensors
+        of the checkpoint.
+        """
+        _, l1, l2, l3, _ = path
+        shape = (2 * l1 + 1, 2 * l2 + 1, 2 * l3 + 1)
+        if 0 in (l1, l2, l3):
+            size = max(shape)
+            symbols = torch.eye(size, dtype=like.dtype, device=like.device) / sqrt(size)
+            symbols = symbols.view(shape)
+        else:
+            symbols = getattr(self._compiled_main_left_right, f"_w3j_{l1}_{l2}_{l3}")
+        return symbols * sqrt(2 * l3 + 1)

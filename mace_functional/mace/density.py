@@ -1,0 +1,53 @@
+"""Learnt density of neighbours, `rho_i = sum_j tanh(d(r_ij)^2) f_cut(r_ij)`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from typing_extensions import override
+
+from mace_functional.autodiff.jets import Jet, compose, multiply
+from mace_functional.autodiff.local import LocalFunction
+from mace_functional.mace.activation import activation_derivatives
+from mace_functional.mace.edges import Edges
+from mace_functional.mace.radial import RadialFunction
+from mace_functional.mace.settings import Activation
+
+
+class _NeighbourDensity(LocalFunction):
+    """What an edge adds to the density, as a function of its length."""
+
+    def __init__(self, radial: RadialFunction) -> None:
+        self.radial = radial
+
+    @override
+    def value(self, x: Tensor, *rest: Tensor) -> Tensor:
+        return self._jet(x, rest, 0)[0]
+
+    @override
+    def jacobian(self, x: Tensor, *rest: Tensor) -> Tensor:
+        return self._jet(x, rest, 1)[1][..., None]
+
+    @override
+    def curvature(self, cotangent: Tensor, x: Tensor, *rest: Tensor) -> Tensor:
+        return (self._jet(x, rest, 2)[2] * cotangent)[..., None]
+
+    @override
+    def linearised(self, x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+        value, slope = self._jet(x, rest, 1)
+        return value, slope[..., None]
+
+    def _jet(self, lengths: Tensor, rest: Sequence[Tensor], order: int) -> Jet:
+        senders, *tensors = rest
+        scalars = self.radial.scalars(lengths, senders, tensors, order)
+        output = self.radial.output(tensors, scalars)
+        square = multiply(output, output)
+        tanh = activation_derivatives(square[0], Activation("tanh"), order)
+        return scalars.enveloped(compose(tanh, square))
+
+
+def density(radial: RadialFunction, edges: Edges) -> Tensor:
+    """Density around each node, (nodes, 1, 1); `d` is the output of the radial network."""
+    contributions = _NeighbourDensity(radial)(edges.lengths, edges.senders, *radial.tensors)
+    return (contributions * edges.mask).sum(1, keepdim=True)

@@ -1,0 +1,105 @@
+"""The one place that evaluates a model with parameters that a caller gives.
+
+`torch.func.functional_call` takes the module's own tensor for a name that is missing, and ignores a
+name that it does not know: a misspelt parameter would change nothing and have a zero gradient.
+Names and shapes are therefore compared with those of the model first. Only names, shapes, dtypes
+and devices are looked at, so the check works under every transform; under `vmap` over parameters
+their shapes are those without the batch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+if TYPE_CHECKING:
+    from mace_functional.mace.model import Model
+
+NAMED = 3
+"""Parameters that an error names; of more it says how many there are."""
+
+AtomEnergies = Callable[[Mapping[str, Tensor], Any, Tensor, Tensor], Tensor]
+"""A function of parameters, topology, positions and cell."""
+
+
+def atom_energies(model: Model) -> AtomEnergies:
+    """Energies of the atoms by a model, as a function of its parameters.
+
+    Args:
+        model: From `load_model`.
+
+    Returns:
+        `(params, topology, positions, cell)` to energies in eV, (atoms,), for any topology that the
+        model can compute on: a graph, replicas of a cell, or an unrolled crystal. It raises what
+        `check_params` raises.
+    """
+    shapes = parameter_shapes(model)
+
+    def energies(
+        params: Mapping[str, Tensor], topology: Any, positions: Tensor, cell: Tensor
+    ) -> Tensor:
+        check_params(params, shapes, like=positions)
+        return functional_call(
+            model.module, dict(params), (topology, positions, cell), tie_weights=False
+        )
+
+    return energies
+
+
+def parameter_shapes(model: Model) -> dict[str, torch.Size]:
+    """Names and shapes of the parameters that a model computes with."""
+    buffers = model.module.named_buffers(remove_duplicate=False)
+    return {name: tensor.shape for name, tensor in buffers}
+
+
+def check_params(
+    params: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], *, like: Tensor
+) -> None:
+    """Parameters are those of the model: no name too few or too many, all of one kind.
+
+    Args:
+        params: What a caller gives.
+        shapes: Of the model's own parameters, from `parameter_shapes`.
+        like: A tensor of the dtype and on the device that all parameters must have.
+
+    Raises:
+        KeyError: If names are missing or unknown.
+        ValueError: If a parameter has another shape, dtype or device.
+    """
+    if len(params) != len(shapes) or not all(name in params for name in shapes):
+        raise KeyError(_names_that_differ(params, shapes))
+    for name, shape in shapes.items():
+        given = params[name]
+        if given.shape != shape:
+            raise ValueError(
+                f"the parameter {name!r} must have the shape {tuple(shape)}, not "
+                f"{tuple(given.shape)}; use vmap for more than one"
+            )
+        if given.dtype != like.dtype or given.device != like.device:
+            raise ValueError(
+                f"the parameter {name!r} has dtype {given.dtype} on {given.device}, and the "
+                f"positions {like.dtype} on {like.device}: all must have one dtype and device"
+            )
+
+
+def _names_that_differ(params: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> str:
+    missing = [name for name in shapes if name not in params]
+    unknown = [name for name in params if name not in shapes]
+    parts = []
+    if missing:
+        parts.append(f"params lack {_listed(missing)}")
+    if unknown:
+        near = difflib.get_close_matches(str(unknown[0]), missing or shapes, n=1)
+        hint = f" (perhaps {near[0]!r} is meant)" if near else ""
+        parts.append(f"the model has no parameters named {_listed(unknown)}{hint}")
+    return " and ".join(parts) + ". Begin from model.params and replace entries of it"
+
+
+def _listed(names: list[str]) -> str:
+    listed = ", ".join(repr(name) for name in names[:NAMED])
+    return listed if len(names) <= NAMED else f"{listed} and {len(names) - NAMED} more"

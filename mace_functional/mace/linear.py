@@ -1,0 +1,122 @@
+"""Equivariant linear maps: between irreps, and with weights of their own for each element.
+
+Weights are stored flat, one block after another for each pair of equal irreps, and normalised by
+the number of inputs that an output sees, as e3nn does ("element" normalisation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from e3nn import o3
+from torch import Tensor, nn
+
+from mace_functional.autodiff.concatenation import join, split
+from mace_functional.structure.graph import Species
+
+Features = list[Tensor]
+"""Node features: one tensor (nodes, 2l+1, channels) for each irrep."""
+
+
+class _EquivariantMap(nn.Module):
+    """What linear maps between equal irreps share: which inputs feed which outputs."""
+
+    def __init__(self, irreps_in: str, irreps_out: str) -> None:
+        super().__init__()
+        inputs, outputs = o3.Irreps(irreps_in), o3.Irreps(irreps_out)
+        self.paths = [
+            (i, o)
+            for i, (_, ir_in) in enumerate(inputs)
+            for o, (_, ir_out) in enumerate(outputs)
+            if ir_in == ir_out
+        ]
+        self.widths = [(inputs[i].mul, outputs[o].mul) for i, o in self.paths]
+        fan_in = [
+            sum(m for (_, out), (m, _) in zip(self.paths, self.widths, strict=True) if out == o)
+            for o in range(len(outputs))
+        ]
+        self.scales = [fan_in[o] ** -0.5 for _, o in self.paths]
+        self.out_shapes = [(ir.dim, mul) for mul, ir in outputs]
+
+    def _sum(self, terms: Iterable[Tensor], like: Tensor) -> Features:
+        """Sum the terms of the paths into their outputs; an output that no path feeds is zero."""
+        out: list[Tensor | None] = [None] * len(self.out_shapes)
+        for (_, o), term in zip(self.paths, terms, strict=True):
+            present = out[o]
+            out[o] = term if present is None else present + term
+        return [
+            like.new_zeros(like.shape[0], *shape) if y is None else y
+            for y, shape in zip(out, self.out_shapes, strict=True)
+        ]
+
+
+class Linear(_EquivariantMap):
+    """`y[out] = sum_in x[in] W[in, out] / sqrt(fan_in) + b[out]`; biases go to invariants only."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, irreps_in: str, irreps_out: str, biases: bool = False) -> None:
+        super().__init__(irreps_in, irreps_out)
+        self.biased = [
+            (o, mul)
+            for o, (mul, ir) in enumerate(o3.Irreps(irreps_out))
+            if biases and ir.is_scalar()
+        ]
+
+    def forward(self, features: Features, scale: float = 1.0) -> Features:
+        """Map (nodes, 2l+1, mul) features of `irreps_in` to `scale` times those of `irreps_out`."""
+        blocks = zip(self.paths, self.widths, self._blocks(scale), strict=True)
+        terms = (features[i] @ block.view(shape) for (i, _), shape, block in blocks)
+        out = self._sum(terms, like=features[0])
+        biases = self.bias.split([mul for _, mul in self.biased]) if self.biased else ()
+        for (o, _), bias in zip(self.biased, biases, strict=True):
+            out[o] = out[o] + bias
+        return out
+
+    def _blocks(self, scale: float) -> Iterable[Tensor]:
+        """Normalised weights of the paths."""
+        sizes = [m * n for m, n in self.widths]
+        if len(set(self.scales)) == 1:
+            return (self.weight * (scale * self.scales[0])).split(sizes)
+        blocks = zip(self.weight.split(sizes), self.scales, strict=True)
+        return [block * (scale * path_scale) for block, path_scale in blocks]
+
+
+class ElementLinear(_EquivariantMap):
+    """`y_i[out] = sum_in x_i[in] W[in, z_i, out] / sqrt(fan_in n_z)`: weights for each element."""
+
+    weight: Tensor
+
+    def __init__(self, irreps_in: str, irreps_out: str, num_elements: int) -> None:
+        super().__init__(irreps_in, irreps_out)
+        self.num_elements = num_elements
+
+    def forward(self, features: Features, species: Species) -> Features:
+        """Map (nodes, 2l+1, mul) features, each node with the weights of its element."""
+        blocks = self.weight.split([m * self.num_elements * n for m, n in self.widths])
+        terms = []
+        rows = list(species.elements)
+        for (i, _), (m, n), block, scale in zip(
+            self.paths, self.widths, blocks, self.scales, strict=True
+        ):
+            present = block.view(m, self.num_elements, n).transpose(0, 1)[rows]
+            weights = (present * (scale * self.num_elements**-0.5)).unbind()
+            nodes = zip(split(features[i], species.counts, 0), weights, strict=True)
+            terms.append(join([x @ w for x, w in nodes], 0))
+        return self._sum(terms, like=features[0])
+
+
+class ElementEmbedding(nn.Module):
+    """A vector for each element, `W[z] / sqrt(n_z)`: the linear map of a one-hot element."""
+
+    weight: Tensor
+
+    def __init__(self, num_elements: int, channels: int) -> None:
+        super().__init__()
+        self.num_elements, self.channels = num_elements, channels
+
+    def forward(self, species: Species) -> Tensor:
+        """Vectors of the nodes (nodes, channels)."""
+        table = self.weight.view(self.num_elements, self.channels)[list(species.elements)]
+        return species.expand(table * self.num_elements**-0.5)

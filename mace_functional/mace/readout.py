@@ -1,0 +1,50 @@
+"""Readouts: energies of the nodes from their invariant features, one for each head."""
+
+from __future__ import annotations
+
+import torch
+from e3nn import o3
+from torch import Tensor, nn
+
+from mace_functional.mace.activation import activate
+from mace_functional.mace.linear import Features, Linear
+from mace_functional.mace.settings import ReadoutSettings
+
+
+class Readout(nn.Module):
+    """Node energies of one head.
+
+    "Linear" is one linear map; "NonLinear" has a hidden layer of which each head owns a slice, and
+    "NonLinearBias" two of them with biases.
+    """
+
+    def __init__(self, settings: ReadoutSettings, num_heads: int) -> None:
+        super().__init__()
+        self.activation = settings.activation
+        self.num_heads = num_heads
+        out, hidden = f"{num_heads}x0e", settings.hidden_irreps
+        biased = settings.kind == "NonLinearBias"
+        if settings.kind == "Linear":
+            self.linear = Linear(settings.irreps_in, out)
+            return
+        self.linear_1 = Linear(settings.irreps_in, hidden)
+        self.linear_2 = Linear(hidden, out, biases=biased)
+        self.linear_mid = Linear(hidden, hidden, biases=True) if biased else None
+        self.head_width = o3.Irreps(hidden).dim // num_heads
+
+    def forward(self, features: Features, head: int) -> Tensor:
+        """Energies (nodes,)."""
+        if hasattr(self, "linear"):
+            return self.linear(features)[0][:, 0, head]
+        hidden = self._activate(self.linear_1(features)[0], head)
+        if self.linear_mid is not None:
+            hidden = self._activate(self.linear_mid([hidden])[0], head)
+        return self.linear_2([hidden])[0][:, 0, head]
+
+    def _activate(self, hidden: Tensor, head: int) -> Tensor:
+        """Activate, and silence the slices of the other heads."""
+        hidden = activate(hidden, self.activation)
+        if self.num_heads == 1:
+            return hidden
+        owner = torch.arange(hidden.shape[-1], device=hidden.device) // self.head_width
+        return hidden * (owner == head)

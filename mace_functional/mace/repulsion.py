@@ -1,0 +1,50 @@
+"""Screened nuclear repulsion at short range."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mace_functional.mace.edges import Edges
+from mace_functional.mace.radial import polynomial_cutoff
+from mace_functional.structure.graph import gather
+
+EV_ANGSTROM = 14.3996
+"""e^2 / (4 pi eps_0) in eV Å, to the digits that MACE models were trained with."""
+BOHR = 0.529
+SCREENING = (3.2, 0.9423, 0.4028, 0.2016)
+
+
+class ZieglerBiersackLittmark(nn.Module):
+    """Ziegler-Biersack-Littmark pair potential, cut off at the sum of covalent radii.
+
+    `E_i = 1/2 sum_j e^2 Z_i Z_j / (4 pi eps_0 r) sum_n c_n exp(-b_n r / a) f_cut(r)` with
+    `a = a_prefactor 0.529 Å / (Z_i^a_exp + Z_j^a_exp)`.
+    Source: Ziegler, Biersack, Littmark, The Stopping and Range of Ions in Matter (1985).
+    """
+
+    c: Tensor
+    covalent_radii: Tensor
+    a_exp: Tensor
+    a_prefactor: Tensor
+
+    def __init__(self, power: int) -> None:
+        super().__init__()
+        self.power = power
+
+    def forward(self, edges: Edges) -> Tensor:
+        """Energies of the nodes (nodes,) in eV."""
+        lengths, species, senders = edges.lengths, edges.species, edges.sender_species
+        z_i = species.expand(lengths.new_tensor(species.numbers)[:, None])[:, None]
+        z_j = gather(senders.expand(lengths.new_tensor(senders.numbers)[:, None]), edges.senders)
+        r_i = species.expand(self.covalent_radii[list(species.numbers), None])[:, None]
+        r_j = senders.expand(self.covalent_radii[list(senders.numbers), None])
+        r_max = r_i + gather(r_j, edges.senders)
+        screening_length = self.a_prefactor * BOHR / (z_i**self.a_exp + z_j**self.a_exp)
+        x = lengths / screening_length
+        screening = sum(
+            self.c[n] * torch.exp(-exponent * x) for n, exponent in enumerate(SCREENING)
+        )
+        pair = EV_ANGSTROM * z_i * z_j / lengths * screening
+        pair = 0.5 * pair * polynomial_cutoff(lengths, r_max, self.power, 0)[0] * edges.mask
+        return pair.sum((-2, -1))

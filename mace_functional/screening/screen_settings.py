@@ -1,0 +1,74 @@
+"""What a screening computes for every structure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+
+from mace_functional.dispersion.pairs import functional_name
+from mace_functional.phonons.mesh_sums import TOLERANCE
+from mace_functional.structure.symmetry import SYMPREC
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+MeshChoice = tuple[int, int, int] | float | Literal["auto"] | None
+"""A size, a spacing in 1/Å, a size found for each crystal, or Gamma alone."""
+
+COLDEST = 200.0
+"""Temperature at which a mesh is converged if colder ones are not asked for, K; relative errors
+fall as it gets warmer."""
+
+
+@dataclass(frozen=True)
+class ScreenSettings:
+    """What is computed, the same for all structures; results are kept under it.
+
+    Attributes:
+        model: "embedded", the name of a foundation model, or the path of a file; see `load_model`.
+        head: Head of a multi-head model.
+        dtype: "float64" or "float32".
+        dispersion: Functional of a D3 correction, such as "pbe"; none if None, False or "none".
+        relax: Relax the structure first.
+        cell: Relax the cell too, along periodic directions.
+        fmax: Largest force to relax to, eV/Å.
+        max_steps: Most gradients of a relaxation.
+        mesh: For crystals, the size of a mesh of wave vectors; or the largest distance of
+            neighbours in it, 1/Å; or "auto", for a mesh that is refined until the heat capacity has
+            converged; the Gamma point alone if None.
+        mesh_tolerance: Relative error of the heat capacity that "auto" asks for.
+        mesh_temperature: At which it has that, K; it is smaller where it is warmer.
+        symprec: Tolerance of the symmetry by which the mesh is reduced, Å.
+
+    Raises:
+        ValueError: If dispersion is True, which names no functional.
+        TypeError: If dispersion is no name.
+    """
+
+    model: str
+    head: str | None = None
+    dtype: str = "float64"
+    dispersion: str | None = None
+    relax: bool = True
+    cell: bool = True
+    fmax: float = 1e-3
+    max_steps: int = 1000
+    mesh: MeshChoice = None
+    mesh_tolerance: float = TOLERANCE
+    mesh_temperature: float = COLDEST
+    symprec: float = SYMPREC
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dispersion", functional_name(self.dispersion))
+
+    def identity(self) -> dict[str, Any]:
+        """What results depend on, but for the model: settings without effect are left out."""
+        values = asdict(self)
+        del values["model"]
+        if self.mesh is None:
+            del values["symprec"]
+        if self.mesh != "auto":
+            del values["mesh_tolerance"], values["mesh_temperature"]
+        return values

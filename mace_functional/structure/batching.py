@@ -1,0 +1,111 @@
+"""Structures of different sizes padded to one shape, so that one `vmap` runs them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mace_functional.autodiff.torch_internals import pytree
+from mace_functional.structure import neighbours
+from mace_functional.structure.graph import Species, Structure, to_tensors
+
+
+def batch(structures: Sequence[Structure]) -> Structure:
+    """Pad structures to one shape and stack them.
+
+    `vmap` over (graph, positions, cell) of the result then runs the whole set at once. Atoms beyond
+    the size of a structure have number 0, mass 1, position 0 and the features of the first atom,
+    and no energy.
+
+    Args:
+        structures: Structures of one model, of any size, composition and periodicity.
+
+    Returns:
+        A structure whose tensors have a leading dimension; `graph.atom_mask` tells which atoms
+        are real.
+
+    Raises:
+        ValueError: If there are none, they were made for different models or skins, or their model
+            has a dispersion, whose pairs are not padded.
+
+    Example:
+        >>> b = mf.batch([s1, s2])                                          # doctest: +SKIP
+        >>> energy = lambda g, x, c: mf.energy_fn(model, g)(x, c, model.params)  # doctest: +SKIP
+        >>> torch.vmap(energy)(b.graph, b.positions, b.cell)                # doctest: +SKIP
+    """
+    if not structures:
+        raise ValueError("batch needs at least one structure")
+    graphs = [s.graph for s in structures]
+    first = graphs[0]
+    if any(g.dispersion is not None for g in graphs):
+        raise ValueError(
+            "structures with dispersion cannot be batched: load the model without it, and add "
+            "dispersion_fn for one structure after the other"
+        )
+    for g in graphs:
+        if (g.cutoff, g.skin, set(g.features)) != (first.cutoff, first.skin, set(first.features)):
+            raise ValueError(
+                "the structures were made for different models or with different skins"
+            )
+    species = _union([g.species for g in graphs])
+    width = max(g.senders.shape[1] for g in graphs)
+    size = max(len(s.positions) for s in structures)
+    padded = [_pad(s, species, width, size) for s in structures]
+    leaves = [pytree.tree_flatten(p)[0] for p in padded]
+    spec = pytree.tree_structure(padded[0])
+    stacked = [torch.stack(column) for column in zip(*leaves, strict=True)]
+    return pytree.tree_unflatten(stacked, spec)
+
+
+def _union(species: Sequence[Species]) -> Species:
+    """Room for every one of several compositions."""
+    counts: dict[tuple[int, int], int] = {}
+    for one in species:
+        for element, number, count in zip(*one, strict=True):
+            counts[element, number] = max(counts.get((element, number), 0), count)
+    elements = sorted(counts)
+    if any(len(set(column)) < len(elements) for column in zip(*elements, strict=True)):
+        raise ValueError("the structures were made for models with different elements")
+    return Species(
+        elements=tuple(e for e, _ in elements),
+        numbers=tuple(z for _, z in elements),
+        counts=tuple(counts[key] for key in elements),
+    )
+
+
+def _pad(structure: Structure, species: Species, width: int, size: int) -> Structure:
+    """The structure in a layout with room for more atoms, elements and neighbours."""
+    old = structure.graph
+    receiver, slot = old.edge_mask.nonzero(as_tuple=True)
+    edges = (
+        old.order[receiver].cpu().numpy(),
+        old.order[old.senders[receiver, slot]].cpu().numpy(),
+        old.unit_shifts[receiver, slot].cpu().numpy(),
+    )
+    kinds = np.searchsorted(species.elements, old.by_atom(old.species.elements))
+    arrays = neighbours.pack(edges, kinds, species.counts, width, size)
+    extra = size - len(structure.positions)
+
+    def grow(values: Tensor, fill: Any) -> Tensor:
+        padding = torch.as_tensor(fill).to(values).expand(extra, *values.shape[1:])
+        return torch.cat([values, padding])
+
+    graph = replace(
+        old,
+        **to_tensors(arrays, structure.positions),
+        features={k: grow(v, v[0]) if v.ndim else v for k, v in old.features.items()},
+        reference_positions=grow(old.reference_positions, 0),
+        species=species,
+    )
+    return Structure(
+        positions=grow(structure.positions, 0),
+        cell=structure.cell,
+        masses=grow(structure.masses, 1),
+        numbers=grow(structure.numbers, 0),
+        graph=graph,
+    )

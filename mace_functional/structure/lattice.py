@@ -1,0 +1,44 @@
+"""Volume and periodic directions of a cell, in operations that may be differentiated at will."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+PERIODIC = "pbc"
+"""Attribute of an energy function that says in which directions its structure is periodic."""
+
+
+def volume_of(cell: Tensor) -> Tensor:
+    """Volume |a . (b x c)| of a cell (3, 3), Å³.
+
+    Not `torch.linalg.det`: its second derivatives are wrong (pytorch issue 192521).
+    """
+    return (cell[0] * torch.linalg.cross(cell[1], cell[2])).sum().abs()
+
+
+def periodic_projector(cell: Tensor, pbc: Sequence[bool]) -> Tensor:
+    """Projector P (3, 3) onto the span of the periodic lattice vectors.
+
+    A strain e of the lattice alone has `e = P e P`: P is 1 for a crystal, `1 - n n^T` for a slab
+    with the normal n, `a a^T / a^2` for a rod along a, and 0 for a molecule.
+
+    Args:
+        cell: Lattice vectors in Å as rows, (3, 3).
+        pbc: Whether each of the three is periodic.
+    """
+    identity = torch.eye(3, dtype=cell.dtype, device=cell.device)
+    periodic = [k for k in range(3) if pbc[k]]
+    if len(periodic) == 3:
+        return identity
+    if not periodic:
+        return torch.zeros_like(identity)
+    if len(periodic) == 1:
+        return _onto(cell[periodic[0]])
+    return identity - _onto(torch.linalg.cross(cell[periodic[0]], cell[periodic[1]]))
+
+
+def _onto(vector: Tensor) -> Tensor:
+    return vector[:, None] * vector / (vector * vector).sum()

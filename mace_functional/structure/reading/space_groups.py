@@ -1,0 +1,174 @@
+"""The symmetry operations that a CIF means: listed, or those of a space group that it names."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import gemmi
+import numpy as np
+
+from mace_functional.structure.reading.cif_text import NOTHING, Block
+from mace_functional.structure.reading.errors import StructureError
+from mace_functional.structure.reading.sites import Operations
+
+LISTED = ("_space_group_symop_operation_xyz", "_symmetry_equiv_pos_as_xyz")
+HALL = ("_space_group_name_hall", "_symmetry_space_group_name_hall")
+NAME = (
+    "_space_group_name_h-m_alt",
+    "_symmetry_space_group_name_h-m",
+    "_space_group_name_h-m_full",
+    "_symmetry_space_group_name_h-m_full",
+)
+NUMBER = ("_space_group_it_number", "_symmetry_int_tables_number")
+CODE = ("_space_group_it_coordinate_system_code", "_symmetry_space_group_setting")
+"""Tags of a CIF, in lower case, with `_` for `.`."""
+
+EXTENSIONS = {"H": "H", "R": "R", "HR": "H", "RS": "R", "S": "1", "Z": "2", "1": "1", "2": "2"}
+"""Settings as databases append them to a name, and as International Tables number them."""
+
+FITS = 0.02
+"""Largest relative change of the metric of a cell by an operation of a group that fits it. Rounded
+lattice parameters make 1e-3, a wrong setting 0.1 and more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """A space group as a file means it.
+
+    Attributes:
+        stated: Name or number, as the file has it; None if it names none.
+        choices: Its operations: more than one where the file does not say which origin it takes.
+        named: Operations of the group that is named, if it fits the cell; else None.
+        point_order: Rotations of the group that is named; None if none is named.
+    """
+
+    stated: str | None
+    choices: tuple[Operations, ...]
+    named: Operations | None
+    point_order: int | None
+
+
+def group_of(block: Block, cell: np.ndarray) -> Group:
+    """The space group of a block of a CIF.
+
+    Listed operations count first, then Hall's symbol, the name of Hermann and Mauguin, the number.
+    The cell decides between hexagonal and rhombohedral axes; words such as "trigonal" say nothing
+    about axes and are not looked at.
+
+    Args:
+        block: Of the file.
+        cell: Lattice vectors, Å, (3, 3).
+
+    Raises:
+        StructureError: If operations cannot be read or are no group, a group is unknown, or does
+            not fit the cell.
+    """
+    listed = _listed(block)
+    hall, name, number = (block.value(*tags) for tags in (HALL, NAME, NUMBER))
+    stated = name or number or hall
+    named = groups_named(hall, name, number, block.value(*CODE), cell)
+    fitting = [group for group in named if group.misfit(cell) < FITS]
+    choices = [listed] if listed is not None else fitting
+    if not choices and stated is None:
+        choices = [Operations(np.eye(3)[None], np.zeros((1, 3)))]
+    if not choices:
+        known = "does not fit the cell" if named else "is not known"
+        raise StructureError(
+            f"the space group {stated} {known}: correct the name or the cell, or list the symmetry "
+            "operations"
+        )
+    if choices[0].misfit(cell) > FITS:
+        raise StructureError("its symmetry operations do not fit its cell: correct one of the two")
+    return Group(
+        stated,
+        tuple(choices),
+        fitting[0] if fitting else None,
+        named[0].point_order if named else None,
+    )
+
+
+def _listed(block: Block) -> Operations | None:
+    """The operations that are listed, if any.
+
+    Raises:
+        StructureError: If one cannot be read, or they are no group.
+    """
+    triplets = block.column(*LISTED) or []
+    operations = []
+    for triplet in triplets:
+        if triplet in NOTHING:
+            return None
+        try:
+            operations.append(gemmi.Op(triplet).wrap())
+        except RuntimeError as error:
+            raise StructureError(f"{triplet!r} is no symmetry operation: correct it") from error
+    if not operations:
+        return None
+    group = _as_arrays(list({op.triplet(): op for op in operations}.values()))
+    if not _is_closed(group):
+        raise StructureError(
+            f"its {len(group)} symmetry operations are no group, as two of them, one after the "
+            "other, are none of them: list all operations"
+        )
+    return group
+
+
+def _is_closed(group: Operations) -> bool:
+    """Whether the product of any two operations is an operation of the group."""
+    rotations = np.rint(group.rotations).astype(int)
+    steps = np.rint(group.translations * gemmi.Op.DEN).astype(int)
+    products = np.einsum("aij,bjk->abik", rotations, rotations).reshape(-1, 9)
+    moved = (np.einsum("aij,bj->abi", rotations, steps) + steps[:, None]).reshape(-1, 3)
+    digits, places = 3 ** np.arange(9), gemmi.Op.DEN ** np.arange(3) * 3**9
+
+    def code(turns: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+        return (turns + 1) @ digits + (shifts % gemmi.Op.DEN) @ places
+
+    known = code(rotations.reshape(-1, 9), steps)
+    return bool(np.isin(code(products, moved), known).all())
+
+
+def groups_named(
+    hall: str | None, name: str | None, number: str | None, code: str | None, cell: np.ndarray
+) -> list[Operations]:
+    """Operations of the group that is named; of each origin, if it may be any of two."""
+    if hall is not None:
+        try:
+            return [_as_arrays(list(gemmi.symops_from_hall(hall)))]
+        except RuntimeError:
+            pass
+    groups = _by_name(name, code) if name is not None else []
+    if not groups and number is not None and number.isdigit() and 1 <= int(number) <= 230:
+        standard = gemmi.find_spacegroup_by_number(int(number))
+        groups = _by_name(standard.hm, code)
+    found = [_as_arrays(list(group.operations())) for group in groups]
+    if any(group.ext in "HR" for group in groups):
+        # Axes are seen from the cell; a code that contradicts them is one of the errors met most.
+        found.sort(key=lambda group: group.misfit(cell) > FITS)
+        found = found[:1]
+    return found
+
+
+def _by_name(name: str, code: str | None) -> list[gemmi.SpaceGroup]:
+    """All groups of the table that a name may mean."""
+    bare, _, extension = re.sub(r"\((\d)\)", r"\1", name).partition(":")
+    bare, extension = bare.strip(), extension.strip().upper()
+    if not extension:
+        words = re.fullmatch(r"(\S.*\S)\s+(H|R|HR|RS|S|Z)", bare)
+        if words is not None and gemmi.find_spacegroup_by_name(bare) is None:
+            bare, extension = words[1], words[2]
+    group = gemmi.find_spacegroup_by_name(bare)
+    if group is None:
+        return []
+    same = group.hm, group.qualifier
+    alike = [g for g in gemmi.spacegroup_table() if (g.hm, g.qualifier) == same]
+    extension = EXTENSIONS.get(extension) or EXTENSIONS.get((code or "").strip().upper(), "")
+    chosen = [g for g in alike if g.ext == extension and extension in ("1", "2")]
+    return chosen or alike
+
+
+def _as_arrays(operations: list[gemmi.Op]) -> Operations:
+    rotations = np.array([op.rot for op in operations]) / gemmi.Op.DEN
+    translations = np.array([op.tran for op in operations]) / gemmi.Op.DEN
+    return Operations(rotations, translations)

@@ -1,0 +1,31 @@
+"""Vibrations of molecules and of crystals at the zone centre, and their thermodynamics.
+
+harmonic_modes  frequencies and normal modes of a Hessian
+rigid           rigid motions: translations and rotations of connected parts
+gamma           modes of a potential's structure
+thermodynamics  energies, entropies and heat capacities of harmonic modes
+thermo_pieces   the same for many temperatures, in pieces that fit the memory
+summary         the short text of a result
+"""
+
+from mace_functional.vibrations.gamma import gamma_modes
+from mace_functional.vibrations.harmonic_modes import (
+    NormalModes,
+    frequencies,
+    normal_modes,
+    vibrational_frequencies,
+)
+from mace_functional.vibrations.rigid import internal_motions, rigid_motions
+from mace_functional.vibrations.thermodynamics import HarmonicThermo, harmonic_thermo
+
+__all__ = [
+    "HarmonicThermo",
+    "NormalModes",
+    "frequencies",
+    "gamma_modes",
+    "harmonic_thermo",
+    "internal_motions",
+    "normal_modes",
+    "rigid_motions",
+    "vibrational_frequencies",
+]

@@ -1,0 +1,310 @@
+"""The dynamical matrix by replicas, against Hessians of supercells and central differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from conftest import shared_file
+from crystals import GENERAL, Case, carbide, central, chain, lone, parts, slab
+from engine_settings import MODELS, with_features
+from models import build
+from torch import Tensor
+from torch.func import grad, jacfwd, jacrev, jvp, vmap
+
+import mace_functional as mf
+from mace_functional.phonons import dynamical_matrix_fn
+from mace_functional.phonons.wave_vector import wave_vector
+
+
+@pytest.fixture(scope="module")
+def model() -> mf.Model:
+    return mf.load_model(build(scripted=False, atomic_inter_scale=80.0))
+
+
+@pytest.fixture(scope="module")
+def case(model) -> Case:
+    return Case(model, carbide())
+
+
+QUICK = (
+    "residual",
+    "density then density residual",
+    "attention",
+    "agnostic then non-linear",
+    "Agnesi, density, late cutoff",
+    "ZBL, Agnesi, sixth-power cutoff",
+    "two heads, readout with biases",
+    "three layers",
+    "three layers, density, L=2",
+    "total charge and spin",
+    "as MACE-MH-1",
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MODELS],
+)
+def test_it_is_the_folded_hessian_of_a_supercell_for_every_setting_of_the_engine(name):
+    module = build(scripted=False, **MODELS[name])
+    case = Case(mf.load_model(module, head=module.heads[-1]), with_features(carbide()))
+    folded = case.supercell((3, 2, 1))
+    for q in (1 / 3, 1 / 2, 0), (2 / 3, 0, 0), (0, 1 / 2, 0):
+        assert abs(folded(q)).max() > 1e-3
+        np.testing.assert_allclose(case(q), folded(q), rtol=0, atol=1e-10)
+
+
+def test_the_quick_settings_exist():
+    assert set(QUICK) <= set(MODELS)
+
+
+@pytest.mark.parametrize("make", [lone, carbide, chain, slab])
+def test_it_is_the_folded_hessian_of_a_supercell_for_every_periodicity(model, make):
+    case = Case(model, make())
+    repeats = np.where(case.atoms.pbc, (2, 3, 2), 1)
+    folded = case.supercell(repeats)
+    for shift in (1, 1, 1), (0, 1, 0), (1, 2, 0), (0, 0, 0):
+        q = np.array(shift) * case.atoms.pbc / repeats
+        np.testing.assert_allclose(case(q), folded(q), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("weights", "structure"),
+    [
+        ("embedded", "quartz"),
+        ("MACE-MP-0_small", "salt"),
+        pytest.param("MACE-DAC-1", "salt", marks=pytest.mark.slow),
+    ],
+)
+def test_it_is_the_folded_hessian_of_a_supercell_for_trained_models(weights, structure):
+    if weights != "embedded":
+        weights = str(shared_file("weights", f"{weights}.model"))
+    salt = bulk("NaCl", "rocksalt", a=5.64)
+    atoms = salt if structure == "salt" else mf.example_structure(structure)
+    atoms.rattle(0.03, seed=4)
+    case = Case(mf.load_model(weights), atoms)
+    for repeats in ((1, 2, 1), (3, 1, 1)) if structure == "quartz" else ((2, 3, 1),):
+        q = [1 / k if k > 1 else 0 for k in repeats]
+        np.testing.assert_allclose(case(q), case.supercell(repeats)(q), rtol=0, atol=1e-10)
+
+
+def test_it_is_hermitian_periodic_in_q_and_conjugate_at_minus_q(case):
+    matrix = case(GENERAL)
+    assert matrix.dtype == torch.complex128
+    assert matrix.imag.abs().max() > 1e-2
+    for other in matrix.mH, case(-GENERAL).conj(), case(GENERAL + torch.tensor([1, -2, 0])):
+        torch.testing.assert_close(matrix, other, rtol=0, atol=1e-12)
+
+
+def test_two_and_one_replicas_give_what_three_give(case):
+    """Under `vmap` wave vectors cannot be looked at, so there are three."""
+    special = torch.tensor([[0, 0, 0], [0.5, 0, 0], [0.5, -0.5, 1.5], [1, 0, 2]]).double()
+    for matrix, q in zip(vmap(case)(special), special, strict=True):
+        torch.testing.assert_close(case(q), matrix, rtol=0, atol=1e-12)
+    assert [len(case(q).imag.nonzero()) for q in special] == [0, 0, 0, 0]
+
+
+def test_at_gamma_it_is_the_mass_weighted_hessian_and_translations_cost_nothing(case):
+    s, size = case.s, len(case.atoms)
+    energy = mf.energy_fn(case.model, s.graph)
+    operator = mf.HessianOperator(energy, s.positions, s.cell, case.model.params, masses=s.masses)
+    torch.testing.assert_close(case([0.0, 0, 0]).real, operator.dense(), rtol=0, atol=1e-12)
+    translation = s.masses.sqrt().repeat_interleave(3)[:, None] * torch.eye(3).repeat(size, 1)
+    for replicas in case([0.0, 0, 0]), vmap(case)(torch.zeros(1, 3).double())[0]:
+        left = (replicas.real @ translation).abs().max()
+        assert left < 1e-12 * torch.linalg.eigvalsh(replicas).abs().max() * translation.max()
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, None])
+def test_chunks_do_not_matter(case, chunk_size):
+    chunked = Case(case.model, case.atoms, chunk_size=chunk_size)
+    torch.testing.assert_close(chunked(GENERAL), case(GENERAL), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("q", [GENERAL, torch.tensor([0.5, 0, 0]).double()])
+def test_derivatives_by_q(case, q):
+    along = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
+
+    def f(q: Tensor) -> Tensor:
+        return parts(case(q))
+
+    found = jvp(f, (q,), (along,))[1]
+    expected = central(lambda t: f(q + t * along), 1e-3)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)
+    torch.testing.assert_close(jacfwd(f)(q) @ along, found, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        jacrev(lambda q: f(q).square().sum())(q),
+        2 * (f(q)[..., None] * jacfwd(f)(q)).sum((0, 1, 2)),
+    )
+    second = jvp(lambda q: jvp(f, (q,), (along,))[1], (q,), (along,))[1]
+    expected = central(lambda t: jvp(f, (q + t * along,), (along,))[1], 1e-3)
+    torch.testing.assert_close(second, expected, rtol=0, atol=1e-7)
+
+
+def test_derivatives_by_cell_positions_masses_and_parameters(case):
+    s, params = case.s, case.model.params
+    generator = torch.Generator().manual_seed(0)
+
+    def random(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator, dtype=like.dtype)
+
+    def f(x: Tensor, cell: Tensor, params: dict[str, Tensor], masses: Tensor) -> Tensor:
+        return parts(case.function(GENERAL, x, cell, params, masses))
+
+    learnt = {k: p for k, p in params.items() if "weight" in k and p.numel() and "max" not in k}
+    values = [s.positions, s.cell, learnt, s.masses]
+    steps = [1e-3, 1e-3, 1e-3, 1e-2]
+    for k, (value, step) in enumerate(zip(values, steps, strict=True)):
+
+        def one(new: Any, k: int = k) -> Tensor:
+            arguments = [new if j == k else v for j, v in enumerate(values)]
+            return f(arguments[0], arguments[1], params | arguments[2], arguments[3])
+
+        along = {n: random(p) for n, p in value.items()} if k == 2 else random(value)
+        moved = (
+            (lambda t, a=along: {n: p + t * a[n] for n, p in learnt.items()})
+            if k == 2
+            else (lambda t, v=value, a=along: v + t * a)
+        )
+        found = jvp(one, (value,), (along,))[1]
+        expected = central(lambda t: one(moved(t)), step)  # noqa: B023
+        assert expected.abs().max() > 1e-3
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+        slopes = grad(lambda new: (one(new) * found).sum())(value)  # noqa: B023
+        pairs = [(slopes[n], along[n]) for n in learnt] if k == 2 else [(slopes, along)]
+        total = sum((a * b).sum() for a, b in pairs)
+        torch.testing.assert_close(total, (found * found).sum(), rtol=1e-9, atol=0)
+
+
+def test_nested_transforms_are_the_same_when_repeated(case):
+    along = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
+
+    def slope() -> Tensor:
+        return jvp(lambda q: parts(case(q)), (GENERAL,), (along,))[1]
+
+    first = [slope(), parts(case(GENERAL))]
+    for _ in range(3):
+        torch.testing.assert_close(slope(), first[0], rtol=0, atol=1e-13)
+        torch.testing.assert_close(parts(case(GENERAL)), first[1], rtol=0, atol=1e-13)
+
+
+def test_single_precision(model):
+    single = Case(
+        mf.load_model(build(scripted=False, atomic_inter_scale=80.0), dtype=torch.float32),
+        carbide(),
+    )
+    double = Case(model, carbide())(GENERAL)
+    assert single(GENERAL).dtype == torch.complex64
+    torch.testing.assert_close(single(GENERAL), double.to(torch.complex64), rtol=0, atol=1e-5)
+
+
+def test_atoms_out_of_reach_of_each_other(model):
+    atoms = Atoms("CO", [[0, 0, 0], [6, 6, 6]], cell=[12, 12, 12], pbc=True)
+    torch.testing.assert_close(Case(model, atoms)(GENERAL).abs(), torch.zeros(6, 6).double())
+
+
+def test_bad_input_is_explained(case, model):
+    s = case.s
+    arguments = (s.positions, s.cell, model.params)
+    with pytest.raises(ValueError, match=r"q must have the shape \(3,\), not \(2, 3\); use vmap"):
+        case(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="masses"):
+        case.function(GENERAL, *arguments, s.masses[:1])
+    with pytest.raises(ValueError, match="not periodic"):
+        Case(model, slab())([0.1, 0.2, 0.3])
+    with pytest.raises(ValueError, match="one structure"):
+        dynamical_matrix_fn(model, mf.batch([s, s]).graph)
+
+
+# What may be given as q.
+
+
+def as_force_constants(case: Case) -> Callable[[Any], Tensor]:
+    return mf.force_constants(case.model, case.atoms, symmetry=False).dynamical_matrix
+
+
+def as_phonons(case: Case) -> Callable[[Any], Tensor]:
+    return mf.phonons_of(case.model, case.atoms, method="replicas").dynamical_matrix
+
+
+def as_function(case: Case) -> Callable[[Any], Tensor]:
+    s = case.s
+    return lambda q: case.function(q, s.positions, s.cell, case.model.params, s.masses)
+
+
+every_matrix = pytest.mark.parametrize("matrix_of", [as_function, as_phonons, as_force_constants])
+
+
+@every_matrix
+@pytest.mark.parametrize(
+    "kind", [list, tuple, np.array, lambda q: torch.tensor(q), lambda q: list(torch.tensor(q))]
+)
+def test_wave_vectors_of_every_kind_are_taken(matrix_of, kind, case):
+    matrix = matrix_of(case)
+    q = [0.25, -0.125, 0.375]
+    expected = matrix(torch.tensor(q, dtype=torch.float64))
+    found = matrix(kind(q))
+    assert found.dtype == torch.complex128
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_a_third_given_as_a_number_of_python_is_not_rounded_to_single_precision():
+    pbc, like = torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.float64)
+    third = torch.tensor(1 / 3, dtype=torch.float64)
+    for q in [1 / 3, 0, 0], (1 / 3, 0.0, 0.0), np.array([1 / 3, 0, 0]), [third, 1 / 3, 0]:
+        assert float(wave_vector(q, pbc, like)[0]) == 1 / 3
+    assert float(wave_vector([third, 1 / 3, 0], pbc, like)[1]) == 1 / 3
+
+
+@every_matrix
+def test_whole_numbers_are_wave_vectors(matrix_of, case):
+    matrix = matrix_of(case)
+    gamma = matrix(torch.zeros(3).double())
+    for q in [0, 0, 0], torch.zeros(3, dtype=torch.int64), np.zeros(3, dtype=int):
+        np.testing.assert_allclose(matrix(q), gamma, rtol=0, atol=1e-12)
+
+
+@every_matrix
+@pytest.mark.parametrize(
+    ("q", "message"),
+    [
+        ([0.1, float("nan"), 0.2], "not finite"),
+        ([0.1, float("inf"), 0.2], "not finite"),
+        ("Gamma", "q must be three numbers"),
+        (None, "q must be three numbers"),
+        ([0.1, 0.2], r"q must have the shape \(3,\), not \(2,\)"),
+        (torch.zeros(3, dtype=torch.complex128), "three real numbers"),
+        (torch.zeros(3, dtype=torch.bool), "three real numbers"),
+    ],
+)
+def test_what_is_no_wave_vector_is_refused(matrix_of, q, message, case):
+    with pytest.raises(ValueError, match=message):
+        matrix_of(case)(q)
+
+
+def test_derivatives_by_numbers_in_a_list_pass_through(case):
+    matrix = as_function(case)
+    x, one = torch.tensor(0.13, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
+    by_list = jvp(lambda t: matrix([t, 0.2, 0.3]), (x,), (one,))[1]
+    q = torch.tensor([0.13, 0.2, 0.3], dtype=torch.float64)
+    along = torch.tensor([1.0, 0, 0], dtype=torch.float64)
+    np.testing.assert_allclose(by_list, jvp(matrix, (q,), (along,))[1], rtol=0, atol=1e-12)
+
+
+def test_positions_and_wave_vector_in_the_wrong_order_are_refused(case):
+    s = case.s
+    with pytest.raises(ValueError, match=r"q must have the shape \(3,\)"):
+        case.function(s.positions, torch.zeros(3).double(), s.cell, case.model.params, s.masses)
+
+
+def test_masses_of_another_precision_are_refused(case):
+    s = case.s
+    with pytest.raises(ValueError, match="positions, cell and masses must have one dtype"):
+        case.function([0, 0, 0], s.positions, s.cell, case.model.params, s.masses.float())
