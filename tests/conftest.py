@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import mace_functional  # noqa: F401  (before anything imports e3nn)
+import mace_functional as mf  # before anything imports e3nn
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,3 +31,9 @@ def pytest_configure() -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
         os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session")
+def model() -> mf.Model:
+    """The embedded model; files about other models have a fixture of the same name."""
+    return mf.load_model("embedded")

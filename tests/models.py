@@ -28,15 +28,15 @@ def float64_default() -> Any:
 
 
 def build(
-    seed: int = 0, scale_shift: bool = True, scripted: bool = True, **changes: Any
+    seed: int = 0, scale_shift: bool = True, scripted: bool = False, **changes: Any
 ) -> torch.nn.Module:
     """A mace-torch model with random weights, in float64.
 
     Args:
         seed: Of the weights.
         scale_shift: ScaleShiftMACE or plain MACE.
-        scripted: With e3nn's TorchScript, as in checkpoints; without it, models are made and run
-            in half the time and give the same numbers.
+        scripted: With e3nn's TorchScript, as in most checkpoints; without it, models are made and
+            run in half the time and give the same numbers.
         changes: Settings that differ from a small two-layer model; interaction classes by the name
             of their kind, such as "RealAgnosticDensity".
     """

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import assert_close, random
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
 
@@ -37,23 +38,10 @@ SENDERS = torch.tensor([[1, 2, 4], [0, 3, 3], [0, 1, 4], [2, 2, 1], [3, 0, 1]])
 Function = Callable[[Tensor], Tensor]
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, dtype=torch.float64, generator=generator)
-
-
 def lengths(below: float = 0.95 * R_MAX) -> Tensor:
     """Edge lengths (nodes, K, 1)."""
     generator = torch.Generator().manual_seed(5)
     return 0.7 + (below - 0.7) * torch.rand(5, 3, 1, dtype=torch.float64, generator=generator)
-
-
-def assert_equal(found: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
-    """Compare to the largest entry."""
-    assert found.shape == expected.shape
-    assert torch.isfinite(expected).all()
-    error = (found - expected).abs().max().item() / (expected.abs().max().item() or 1.0)
-    assert error <= tolerance, f"relative error {error:.1e}"
 
 
 def nested_jvp(function: Function, x: Tensor, order: int) -> list[Tensor]:
@@ -72,7 +60,7 @@ def slope(function: Function) -> Function:
 def assert_jet(jet: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float = 1e-12) -> None:
     assert len(jet) == len(expected)
     for found, wanted in zip(jet, expected, strict=True):
-        assert_equal(found, wanted.expand_as(found), tolerance)
+        assert_close(found, wanted.expand_as(found), tolerance)
 
 
 # Products and compositions.
@@ -151,8 +139,8 @@ def test_jets_may_be_differentiated_in_what_they_come_from():
     def plain(x: Tensor) -> Tensor:
         return nested_jvp(lambda x: torch.exp(2 * torch.sin(x)), x, 2)[2].sum()
 
-    assert_equal(grad(through_jets)(x), grad(plain)(x))
-    assert_equal(
+    assert_close(grad(through_jets)(x), grad(plain)(x))
+    assert_close(
         grad(lambda x: grad(through_jets)(x).sum())(x), grad(lambda x: grad(plain)(x).sum())(x)
     )
 
@@ -187,14 +175,14 @@ def test_activation_derivatives_may_be_differentiated(name):
         def last(x: Tensor, order: int = order) -> Tensor:
             return activation_derivatives(x, Activation(name, 1.3), order)[-1]
 
-        assert_equal(slope(last)(x), derivatives[-1])
-        assert_equal(grad(lambda x, last=last: last(x).sum())(x), derivatives[-1])
+        assert_close(slope(last)(x), derivatives[-1])
+        assert_close(grad(lambda x, last=last: last(x).sum())(x), derivatives[-1])
 
 
 @every_activation
 def test_activation_is_the_first_of_its_derivatives(name):
     x = random(40)
-    assert_equal(activate(x, Activation(name, 1.3)), 1.3 * ACTIVATIONS[name](x))
+    assert_close(activate(x, Activation(name, 1.3)), 1.3 * ACTIVATIONS[name](x))
     torch.testing.assert_close(silu(x), nn.functional.silu(x))
 
 
@@ -283,7 +271,7 @@ def test_derivatives_of_bases_in_their_tensors_are_those_of_the_formula(name, or
 
     found, expected = grad(through_jets)(state), grad(plain)(state)
     for key in state:
-        assert_equal(found[key], expected[key], 1e-11)
+        assert_close(found[key], expected[key], 1e-11)
 
 
 def envelope(r: Tensor, r_max: Tensor | float, p: int) -> Tensor:
@@ -305,7 +293,7 @@ def test_cutoff_is_the_jet_of_its_formula(p, order):
     other = grad(
         lambda r_max: (nested_jvp(lambda r: envelope(r, r_max, p), r, order)[-1] * weights).sum()
     )(r_max)
-    assert_equal(one, other, 1e-11)
+    assert_close(one, other, 1e-11)
 
 
 @pytest.mark.parametrize("p", [2, 5, 6])
@@ -424,7 +412,7 @@ def test_derivatives_of_the_embedding_in_its_tensors(basis, transform, apply_cut
 
     found, expected = grad(through_jets)(state), grad(plain)(state)
     for key in state:
-        assert_equal(found[key], expected[key], 1e-10)
+        assert_close(found[key], expected[key], 1e-10)
     assert "cutoff_fn.r_max" in state
 
 
@@ -558,7 +546,7 @@ def test_derivatives_of_networks_in_every_tensor(network, late, order):
     found, expected = grad(through_jets)(case.tensors), grad(plain)(case.tensors)
     assert len(found) == len(case.tensors)
     for one, other in zip(found, expected, strict=True):
-        assert_equal(one, other, 1e-9)
+        assert_close(one, other, 1e-9)
 
 
 @every_network
@@ -571,7 +559,7 @@ def test_derivatives_of_networks_equal_finite_differences(network):
             case.jet(r + k * step, case.tensors, n)[n] - case.jet(r - k * step, case.tensors, n)[n]
             for k in (1, 2)
         )
-        assert_equal(jet[n + 1], (8 * near - far) / (12 * step), 1e-7)
+        assert_close(jet[n + 1], (8 * near - far) / (12 * step), 1e-7)
     directions = [random(*t.shape, seed=k) for k, t in enumerate(case.tensors)]
 
     def slopes(step: float) -> Tensor:
@@ -581,7 +569,7 @@ def test_derivatives_of_networks_equal_finite_differences(network):
     found = jvp(lambda *tensors: case.jet(r, tensors, 2)[2], case.tensors, tuple(directions))[1]
     step = 1e-4
     near, far = (slopes(k * step) - slopes(-k * step) for k in (1, 2))
-    assert_equal(found, (8 * near - far) / (12 * step), 1e-7)
+    assert_close(found, (8 * near - far) / (12 * step), 1e-7)
 
 
 @every_network
@@ -613,9 +601,9 @@ def test_layer_norm_is_that_of_torch():
     x, weight, bias = random(6, 5), random(5, seed=1), random(5, seed=2)
     (value,) = layer_norm([x], weight, bias)
     expected = nn.functional.layer_norm(x, (5,), weight, bias)
-    assert_equal(value, expected)
+    assert_close(value, expected)
     value, first = layer_norm([x, torch.ones_like(x)], weight, bias)
-    assert_equal(value, expected)
+    assert_close(value, expected)
     assert first.abs().max() < 1e-12  # a constant that is added to all
 
 
@@ -625,6 +613,6 @@ def test_node_vectors_are_constants_of_the_jet():
     source, target = random(5, 3, seed=7), random(5, 2, seed=8)
     value, first, second = EdgeScalars(SENDERS, basis, None, source, target).linear(weight)
     x = torch.cat([basis[0], source[SENDERS], target[:, None].expand(-1, 3, -1)], -1)
-    assert_equal(value, x @ weight)
-    assert_equal(first, basis[1] @ weight[:SIZE])
-    assert_equal(second, basis[2] @ weight[:SIZE])
+    assert_close(value, x @ weight)
+    assert_close(first, basis[1] @ weight[:SIZE])
+    assert_close(second, basis[2] @ weight[:SIZE])

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from helpers import assert_close, random
 from nestings import Function, forward, reverse
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -30,19 +31,6 @@ from mace_functional.structure.graph import Species
 from e3nn import o3  # isort: skip  (after mace_functional)
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, dtype=torch.float64, generator=generator)
-
-
-def assert_equal(found: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
-    """Compare to the largest entry."""
-    assert found.shape == expected.shape
-    assert torch.isfinite(expected).all()
-    error = (found - expected).abs().max().item() / (expected.abs().max().item() or 1.0)
-    assert error <= tolerance, f"relative error {error:.1e}"
-
-
 def assert_rules(
     function: LocalFunction, value: Function, x: Tensor, rest: Sequence[Tensor], points: int
 ) -> None:
@@ -51,30 +39,30 @@ def assert_rules(
     The plain one takes all points together, and its Jacobian has to be zero between them.
     """
     expected = value(x)
-    assert_equal(function.value(x, *rest), expected)
-    assert_equal(function(x, *rest), expected)
+    assert_close(function.value(x, *rest), expected)
+    assert_close(function(x, *rest), expected)
 
     full = jacfwd(value)(x).flatten(0, points - 1).flatten(1 + 1, 1 + points)
     own = torch.arange(len(full))
     matrices = full.movedim(2, 1)[own, own].unflatten(0, x.shape[:points])
-    assert_equal(function.jacobian(x, *rest), matrices)
+    assert_close(function.jacobian(x, *rest), matrices)
     for found, wanted in zip(function.linearised(x, *rest), (expected, matrices), strict=True):
-        assert_equal(found, wanted)
+        assert_close(found, wanted)
 
     g = random(*expected.shape, seed=77)
     curved = hessian(lambda x: (value(x) * g).sum())(x)
     curved = curved.flatten(0, points - 1).flatten(2, 1 + points).movedim(2, 1)
     curved = curved[own, own].unflatten(0, x.shape[:points])
-    assert_equal(function.curvature(g, x, *rest), curved)
+    assert_close(function.curvature(g, x, *rest), curved)
 
     direction = random(*x.shape, seed=78)
     along = function.linearised_along(direction, x, *rest)
     if along is not None:
         change = jvp(lambda x: function.jacobian(x, *rest), (x,), (direction,))[1]
         for found, wanted in zip(along, (expected, matrices, change), strict=True):
-            assert_equal(found, wanted)
+            assert_close(found, wanted)
         bent = (g[..., None, :] @ along[2])[..., 0, :]
-        assert_equal(bent, (curved @ direction[..., None])[..., 0])
+        assert_close(bent, (curved @ direction[..., None])[..., 0])
 
 
 # All nestings of transforms, of functions of one or several tensors.
@@ -136,7 +124,7 @@ def plain_geometry(l_max: int) -> Function:
 def test_geometry_is_that_of_e3nn(l_max):
     axes = torch.cat([torch.eye(3), -torch.eye(3)]).double()
     x = torch.cat([vectors(20), 1.3 * axes])
-    assert_equal(EdgeGeometry(l_max)(x), plain_geometry(l_max)(x))
+    assert_close(EdgeGeometry(l_max)(x), plain_geometry(l_max)(x))
 
 
 @pytest.mark.parametrize("l_max", range(7))
@@ -145,8 +133,8 @@ def test_first_derivatives_of_the_geometry_are_those_of_e3nn(l_max):
     g = random(6, 1 + (l_max + 1) ** 2)
     (expected,) = torch.autograd.grad((plain_geometry(l_max)(x) * g).sum(), x)
     x = x.detach()
-    assert_equal(grad(lambda x: (EdgeGeometry(l_max)(x) * g).sum())(x), expected)
-    assert_equal((g[:, None] @ EdgeGeometry(l_max).jacobian(x))[:, 0], expected)
+    assert_close(grad(lambda x: (EdgeGeometry(l_max)(x) * g).sum())(x), expected)
+    assert_close((g[:, None] @ EdgeGeometry(l_max).jacobian(x))[:, 0], expected)
 
 
 @pytest.mark.parametrize("l_max", range(7))
@@ -166,8 +154,8 @@ def test_curvature_of_the_geometry_is_symmetric_and_linear(l_max):
     x, function = vectors(4), EdgeGeometry(l_max)
     g, h = (random(4, 1 + (l_max + 1) ** 2, seed=k) for k in (1, 2))
     one, two = function.curvature(g, x), function.curvature(h, x)
-    assert_equal(one, one.mT)
-    assert_equal(function.curvature(2 * g - h, x), 2 * one - two)
+    assert_close(one, one.mT)
+    assert_close(function.curvature(2 * g - h, x), 2 * one - two)
 
 
 def of_geometry(call: Callable[..., Tensor]) -> Function:
@@ -194,7 +182,7 @@ def test_fourth_derivative_of_the_geometry_equals_the_plain_one():
     ours, theirs = of_geometry(with_rules), of_geometry(plainly)
     for transform in transforms:
         ours, theirs = transform(ours), transform(theirs)
-    assert_equal(ours(x), theirs(x), 1e-10)
+    assert_close(ours(x), theirs(x), 1e-10)
 
 
 def test_constants_of_the_geometry_may_be_asked_for_first_within_transforms():
@@ -205,7 +193,7 @@ def test_constants_of_the_geometry_may_be_asked_for_first_within_transforms():
     x, v = vectors(2, 4), vectors(2, 4, seed=4)
     expected = torch.stack([change(*pair) for pair in zip(x, v, strict=True)])
     _gradient_matrices.cache_clear()
-    assert_equal(vmap(change)(x, v), expected)
+    assert_close(vmap(change)(x, v), expected)
     assert _gradient_matrices.cache_info().misses == 1
 
 
@@ -346,7 +334,7 @@ def test_components_that_no_polynomial_reads_have_derivative_zero():
     jacobian = case.function.jacobian(case.x, *case.rest)
     assert not jacobian[..., 1].any()
     assert jacobian[..., [0, 2]].all()
-    assert_equal(case.function(case.x, *case.rest), case.dense(case.x, *case.rest))
+    assert_close(case.function(case.x, *case.rest), case.dense(case.x, *case.rest))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -362,7 +350,7 @@ def test_derivatives_of_polynomials_in_the_weights_equal_dense_ones(kind, order)
     )
     for one, other in zip(found, expected, strict=True):
         assert other[1].abs().max() == 0  # an element that is absent
-        assert_equal(one, other)
+        assert_close(one, other)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -381,7 +369,7 @@ def test_derivatives_of_polynomials_in_the_symbols_equal_dense_ones_where_they_a
         orders = itertools.permutations(range(1, u.ndim - 1))
         total = sum(u.permute(0, *p, u.ndim - 1) for p in orders)
         present = (total != 0).any(-1, keepdim=True)
-        assert_equal(one, other * present)
+        assert_close(one, other * present)
 
 
 def of_order(function: Function, order: str, case: Case) -> Function:
@@ -429,7 +417,7 @@ def test_blocks_of_nodes_give_the_same_polynomials(monkeypatch, cached):
     before = results()
     monkeypatch.setattr(polynomial, "CACHED_NUMBERS", cached)
     for found, expected in zip(results(), before, strict=True):
-        assert_equal(found, expected, 1e-14)
+        assert_close(found, expected, 1e-14)
 
 
 def of_polynomials(call: Callable[..., Tensor], case: Case) -> Function:
@@ -482,9 +470,9 @@ def test_columns_of_polynomials_equal_dense_ones(chunk_size):
     pull_back = vjp(slope(case.function), case.x)[1]
     for _ in range(2):
         found = map_columns(lambda v: pull_back(v)[0], columns, chunk_size=chunk_size)
-        assert_equal(found, expected)
+        assert_close(found, expected)
     for v, column in zip(columns[:3], expected, strict=False):
-        assert_equal(jvp(slope(case.function), (case.x,), (v,))[1], column)
+        assert_close(jvp(slope(case.function), (case.x,), (v,))[1], column)
 
 
 # The density of neighbours.
@@ -563,13 +551,13 @@ def test_density_is_that_of_its_formula_with_all_derivatives(late):
         return lambda r, *tensors: torch.sin(f(r, *tensors)).sum()
 
     arguments = r, *case.tensors
-    assert_equal(case(*arguments), case.plain(*arguments))
+    assert_close(case(*arguments), case.plain(*arguments))
     assert case(*arguments).shape == (4, 1, 1)
     places = tuple(range(len(arguments)))
     found, expected = (grad(number(f), argnums=places)(*arguments) for f in (case, case.plain))
     for one, other in zip(found, expected, strict=True):
-        assert_equal(one, other)
-    assert_equal(hessian(number(case))(*arguments), hessian(number(case.plain))(*arguments))
+        assert_close(one, other)
+    assert_close(hessian(number(case))(*arguments), hessian(number(case.plain))(*arguments))
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -616,4 +604,4 @@ def test_density_in_the_parameters_of_its_modules_equals_that_in_its_tensors():
     found = grad(number)(weights)
     expected = grad(lambda *t: case.plain(r, *t).sum(), argnums=(-2, -1))(*case.tensors)
     for one, other in zip(found.values(), expected, strict=True):
-        assert_equal(one, other)
+        assert_close(one, other)

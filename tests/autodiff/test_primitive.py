@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
+from helpers import assert_close, random
 from torch import Tensor
 from torch.func import grad, grad_and_value, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
 
@@ -26,19 +27,6 @@ from mace_functional.autodiff.primitive import Memo, Primitive, add_outputs
 from mace_functional.mace.edge_geometry import EdgeGeometry
 
 Function = Callable[..., Tensor]
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, dtype=torch.float64, generator=generator)
-
-
-def assert_equal(found: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
-    """Compare to the largest entry."""
-    assert found.shape == expected.shape
-    assert torch.isfinite(expected).all()
-    error = (found - expected).abs().max().item() / (1 + expected.abs().max().item())
-    assert error <= tolerance, f"relative error {error:.1e}"
 
 
 # Primitives, and functions of them: a state x (2, 3) and coefficients A (2, 3, 3, 3).
@@ -297,7 +285,7 @@ def test_another_point_in_between_changes_nothing(name):
     found, plain = nested(ours(name), transforms), nested(theirs(name), transforms)
     points = [POINT, 1.3 * POINT, POINT, POINT.flip(0), POINT]
     for x in points:
-        assert_equal(found(x, COEFFICIENTS), plain(x, COEFFICIENTS), 1e-13)
+        assert_close(found(x, COEFFICIENTS), plain(x, COEFFICIENTS), 1e-13)
 
 
 @every_function
@@ -307,7 +295,7 @@ def test_a_point_changed_in_place_is_not_taken_for_the_old_one(name):
     before = found(x, COEFFICIENTS)
     x.mul_(1.5)
     after = found(x, COEFFICIENTS)
-    assert_equal(after, plain(1.5 * POINT, COEFFICIENTS))
+    assert_close(after, plain(1.5 * POINT, COEFFICIENTS))
     assert abs(after - before) > 1e-6
 
 
@@ -325,7 +313,7 @@ def test_a_point_changed_in_place_is_not_taken_for_the_old_one(name):
 )
 def test_whole_hessians_equal_those_of_the_plain_function(name, jacobian):
     arguments = POINT, COEFFICIENTS
-    assert_equal(jacobian(ours(name))(*arguments), jacobian(theirs(name))(*arguments))
+    assert_close(jacobian(ours(name))(*arguments), jacobian(theirs(name))(*arguments))
 
 
 @every_function
@@ -337,9 +325,9 @@ def test_vmap_equals_a_loop_for_every_place_of_the_batch(name):
     expected = torch.stack([grad(theirs(name))(x, a) for x, a in pairs])
     for place, other in [(0, 0), (1, 2), (2, 1), (-1, -1)]:
         arguments = points.movedim(0, place), coefficients.movedim(0, other)
-        assert_equal(vmap(f, (place, other))(*arguments), expected)
+        assert_close(vmap(f, (place, other))(*arguments), expected)
     twice = vmap(vmap(f, (None, 0)), (0, None))(points, coefficients)
-    assert_equal(twice.diagonal(dim1=0, dim2=1).movedim(-1, 0), expected)
+    assert_close(twice.diagonal(dim1=0, dim2=1).movedim(-1, 0), expected)
 
 
 @pytest.mark.parametrize("dims", [(0, None), (None, 0), (0, 0)])
@@ -354,7 +342,7 @@ def test_integer_arguments_may_be_mapped(dims):
     def slope(f: Callable[..., Tensor]) -> Tensor:
         return vmap(grad(lambda x, i: torch.sin(f(x, i)).sum()), dims)(x, index)
 
-    assert_equal(slope(picked(with_rules)), slope(picked(plainly)))
+    assert_close(slope(picked(with_rules)), slope(picked(plainly)))
 
 
 # Contexts, `backward()`, dual numbers.
@@ -380,10 +368,10 @@ def test_contexts_around_transforms_change_nothing(name, context, transforms):
     expected = nested(theirs(name), transforms)(POINT, COEFFICIENTS)
     f = nested(ours(name), transforms)
     with context():
-        assert_equal(f(POINT, COEFFICIENTS), expected)
+        assert_close(f(POINT, COEFFICIENTS), expected)
         arguments = POINT.clone(), COEFFICIENTS.clone()
-        assert_equal(f(*arguments), expected)
-    assert_equal(f(*arguments), expected)
+        assert_close(f(*arguments), expected)
+    assert_close(f(*arguments), expected)
 
 
 @every_function
@@ -399,7 +387,7 @@ def test_no_grad_within_a_function_cuts_what_it_cuts_in_plain_torch(name, inner)
 
     for transforms in ([reverse], [reverse, reverse], [forward, reverse]):
         found = nested(cut(ours(name)), transforms)(POINT, COEFFICIENTS)
-        assert_equal(found, nested(cut(theirs(name)), transforms)(POINT, COEFFICIENTS))
+        assert_close(found, nested(cut(theirs(name)), transforms)(POINT, COEFFICIENTS))
 
 
 @every_function
@@ -407,13 +395,13 @@ def test_backward_and_double_backward_equal_transforms(name):
     x, a = POINT.clone().requires_grad_(), COEFFICIENTS.clone().requires_grad_()
     ours(name)(x, a).backward()
     of_x, of_a = grad(theirs(name), argnums=(0, 1))(POINT, COEFFICIENTS)
-    assert_equal(x.grad, of_x)
-    assert_equal(a.grad, of_a)
+    assert_close(x.grad, of_x)
+    assert_close(a.grad, of_a)
     (slope,) = torch.autograd.grad(ours(name)(x, a), x, create_graph=True)
     twice = torch.autograd.grad((slope * DIRECTION).sum(), (x, a))
     expected = grad(reverse(theirs(name)), argnums=(0, 1))(POINT, COEFFICIENTS)
     for found, wanted in zip(twice, expected, strict=True):
-        assert_equal(found, wanted)
+        assert_close(found, wanted)
 
 
 @every_function
@@ -425,7 +413,7 @@ def test_backward_through_transforms_equals_one_more_transform(name, transforms)
     found = torch.autograd.grad(nested(ours(name), transforms)(x, a), (x, a))
     expected = grad(nested(theirs(name), transforms), argnums=(0, 1))(POINT, COEFFICIENTS)
     for one, other in zip(found, expected, strict=True):
-        assert_equal(one, other)
+        assert_close(one, other)
 
 
 @every_function
@@ -438,7 +426,7 @@ def test_dual_numbers_equal_one_more_transform(name, transforms):
         x = forward_ad.make_dual(POINT, DIRECTION)
         a = forward_ad.make_dual(COEFFICIENTS, COEFFICIENT_DIRECTION)
         found = forward_ad.unpack_dual(nested(ours(name), transforms)(x, a)).tangent
-    assert_equal(found, expected)
+    assert_close(found, expected)
 
 
 @every_function
@@ -448,7 +436,7 @@ def test_backward_through_dual_numbers_equals_a_mixed_derivative(name):
         dual = forward_ad.make_dual(x, DIRECTION)
         slope = forward_ad.unpack_dual(ours(name)(dual, COEFFICIENTS)).tangent
         (found,) = torch.autograd.grad(slope, x)
-    assert_equal(found, grad(forward(theirs(name)))(POINT, COEFFICIENTS))
+    assert_close(found, grad(forward(theirs(name)))(POINT, COEFFICIENTS))
 
 
 @every_function
@@ -457,7 +445,7 @@ def test_linearize_equals_jvp(name):
     _, push = linearize(lambda x: grad(ours(name))(x, COEFFICIENTS), POINT)
     for direction in (DIRECTION, POINT):
         expected = jvp(lambda x: grad(theirs(name))(x, COEFFICIENTS), (POINT,), (direction,))[1]
-        assert_equal(push(direction), expected)
+        assert_close(push(direction), expected)
 
 
 # Which of the methods are used.
@@ -495,15 +483,15 @@ def test_compute_gives_the_result_where_nothing_differentiates():
     p = Recorder()
     (y,) = p(POINT)
     assert p.calls == ["compute"]
-    assert_equal(y, POINT**2 + 1000, 0)
+    assert_close(y, POINT**2 + 1000, 0)
 
 
 def test_value_gives_the_result_where_backward_may_come():
     p, x = Recorder(), POINT.clone().requires_grad_()
     (y,) = p(x)
     assert p.calls == ["value"]
-    assert_equal(y.detach(), POINT**2, 0)
-    assert_equal(torch.autograd.grad(y.sum(), x)[0], 2 * POINT, 0)
+    assert_close(y.detach(), POINT**2, 0)
+    assert_close(torch.autograd.grad(y.sum(), x)[0], 2 * POINT, 0)
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
@@ -520,18 +508,18 @@ def test_value_gives_the_result_of_dual_numbers_and_compute_that_of_others_at_th
     with forward_ad.dual_level():
         (y,) = p(forward_ad.make_dual(POINT, DIRECTION))
         assert p.calls == ["value"]
-        assert_equal(forward_ad.unpack_dual(y).tangent, 2 * POINT * DIRECTION, 0)
+        assert_close(forward_ad.unpack_dual(y).tangent, 2 * POINT * DIRECTION, 0)
         (y,) = p(POINT)
         assert p.calls == ["value", "compute"]
-    assert_equal(y, POINT**2 + 1000, 0)
+    assert_close(y, POINT**2 + 1000, 0)
 
 
 def test_a_batch_is_computed_once_or_mapped_if_that_is_refused():
     p = Recorder()
-    assert_equal(vmap(lambda x: p(x)[0], 1, 1)(POINT), POINT**2 + 2000, 0)
+    assert_close(vmap(lambda x: p(x)[0], 1, 1)(POINT), POINT**2 + 2000, 0)
     assert p.calls == ["compute_batch"]
     p = Recorder(batches=False)
-    assert_equal(vmap(lambda x: p(x)[0], 1, 1)(POINT), POINT**2, 0)
+    assert_close(vmap(lambda x: p(x)[0], 1, 1)(POINT), POINT**2, 0)
     assert p.calls == ["compute_batch", "value"]
 
 
@@ -539,7 +527,7 @@ def test_a_tensor_that_is_not_mapped_is_computed_once_under_vmap():
     p = Recorder()
     found = vmap(lambda s: s * p(POINT)[0])(torch.arange(3.0, dtype=torch.float64))
     assert p.calls == ["compute"]
-    assert_equal(found[2], 2 * (POINT**2 + 1000), 0)
+    assert_close(found[2], 2 * (POINT**2 + 1000), 0)
 
 
 def test_the_lowest_level_computes_and_derivatives_come_from_the_value():
@@ -549,11 +537,11 @@ def test_the_lowest_level_computes_and_derivatives_come_from_the_value():
         assert p.calls[0] == "compute"
     p = Recorder()
     slope, value = grad_and_value(lambda x: p(x)[0].sum())(POINT)
-    assert_equal(value, (POINT**2 + 1000).sum(), 1e-15)
-    assert_equal(slope, 2 * POINT, 1e-15)
+    assert_close(value, (POINT**2 + 1000).sum(), 1e-15)
+    assert_close(slope, 2 * POINT, 1e-15)
     value, slope = jvp(lambda x: p(x)[0].sum(), (POINT,), (DIRECTION,))
-    assert_equal(value, (POINT**2 + 1000).sum(), 1e-15)
-    assert_equal(slope, (2 * POINT * DIRECTION).sum(), 1e-15)
+    assert_close(value, (POINT**2 + 1000).sum(), 1e-15)
+    assert_close(slope, (2 * POINT * DIRECTION).sum(), 1e-15)
 
 
 @pytest.mark.parametrize("order", [2, 3])
@@ -565,7 +553,7 @@ def test_compute_never_sees_a_tensor_that_something_differentiates(order):
         assert p.calls
         if set(transforms) != {mapped}:
             plain = nested(lambda x, a: (torch.sin(x) ** 2).sum(), transforms)
-            assert_equal(found, plain(POINT, COEFFICIENTS))
+            assert_close(found, plain(POINT, COEFFICIENTS))
 
 
 class Pair(Recorder):
@@ -580,12 +568,12 @@ def test_value_and_tangent_come_from_compute_jvp_only_at_the_lowest_level():
     p = Pair()
     value, slope = jvp(lambda x: p(x)[0], (POINT,), (DIRECTION,))
     assert p.calls == ["compute_jvp"]
-    assert_equal(value, POINT**2 + 3000, 0)
-    assert_equal(slope, 2 * POINT * DIRECTION + 1, 0)
+    assert_close(value, POINT**2 + 3000, 0)
+    assert_close(slope, 2 * POINT * DIRECTION + 1, 0)
     p = Pair()
     slopes = vmap(lambda d: jvp(lambda x: p(x)[0], (POINT,), (d,))[1])(torch.stack([DIRECTION] * 2))
     assert "compute_jvp" not in p.calls
-    assert_equal(slopes[1], 2 * POINT * DIRECTION, 0)
+    assert_close(slopes[1], 2 * POINT * DIRECTION, 0)
 
 
 def test_an_argument_without_a_tangent_needs_no_rule():
@@ -598,8 +586,8 @@ def test_an_argument_without_a_tangent_needs_no_rule():
 
     p = NoRule()
     _, slope = jvp(lambda s: s * p(POINT)[0].sum(), (torch.tensor(2.0),), (torch.tensor(1.0),))
-    assert_equal(slope, (POINT**2 + 1000).sum())
-    assert_equal(grad(lambda x: x.sum() + p(POINT)[0].sum())(POINT), torch.ones_like(POINT), 0)
+    assert_close(slope, (POINT**2 + 1000).sum())
+    assert_close(grad(lambda x: x.sum() + p(POINT)[0].sum())(POINT), torch.ones_like(POINT), 0)
 
 
 def test_rules_are_asked_only_for_the_arguments_that_move():
@@ -630,7 +618,7 @@ def test_an_output_that_is_not_used_has_the_cotangent_zero():
     def second(x: Tensor) -> Tensor:
         return Quadratic()(x, COEFFICIENTS[0, 0])[1].sum()
 
-    assert_equal(grad(second)(POINT), 2 * POINT, 0)
+    assert_close(grad(second)(POINT), 2 * POINT, 0)
 
 
 def test_only_the_value_has_to_be_given():
@@ -638,8 +626,8 @@ def test_only_the_value_has_to_be_given():
         Primitive()
     assert add_outputs(None, None) is None
     total = add_outputs((POINT, DIRECTION), None, (POINT, POINT))
-    assert_equal(total[0], 2 * POINT, 0)
-    assert_equal(total[1], POINT + DIRECTION, 0)
+    assert_close(total[0], 2 * POINT, 0)
+    assert_close(total[1], POINT + DIRECTION, 0)
 
 
 # What is remembered.
@@ -756,9 +744,9 @@ def test_a_pull_back_that_is_kept_gives_the_same_columns_in_all_chunk_sizes(name
     for chunk_size in (None, 1, 2, 4, "auto", None):
         for k in range(2):
             found = map_columns(lambda v, k=k: pull_back(v)[k], vectors, chunk_size=chunk_size)
-            assert_equal(found, expected[k])
+            assert_close(found, expected[k])
     for vector, column in zip(vectors, expected[0], strict=True):
-        assert_equal(pull_back(vector)[0], column)
+        assert_close(pull_back(vector)[0], column)
 
 
 def test_one_pull_back_takes_different_cotangents_along_one_direction():
@@ -773,7 +761,7 @@ def test_one_pull_back_takes_different_cotangents_along_one_direction():
         found = jvp(twice, (POINT,), (DIRECTION,))
         expected = jvp(lambda x, f=function: twice(x, f, plainly), (POINT,), (DIRECTION,))
         for one, other in zip(found, expected, strict=True):
-            assert_equal(one, other)
+            assert_close(one, other)
 
 
 def _vector_function(function: Cubic) -> LocalFunction:
@@ -869,9 +857,9 @@ def test_join_and_split_undo_each_other(dim):
     parts = [random(2, 3, 4, seed=k) for k in range(3)]
     sizes = [part.shape[dim] for part in parts]
     joined = join(parts, dim)
-    assert_equal(joined, torch.cat(parts, dim), 0)
+    assert_close(joined, torch.cat(parts, dim), 0)
     for part, found in zip(parts, split(joined, sizes, dim), strict=True):
-        assert_equal(found, part, 0)
+        assert_close(found, part, 0)
 
 
 @pytest.mark.parametrize("dim", [0, 1, -1])
@@ -881,11 +869,11 @@ def test_join_and_split_act_on_their_own_dimension_of_a_batch(dim, place):
     moved = [part.movedim(0, place) for part in parts]
     joined = vmap(lambda *parts: join(parts, dim), (place, place))(*moved)
     expected = torch.stack([torch.cat(pair, dim) for pair in zip(*parts, strict=True)])
-    assert_equal(joined, expected, 0)
+    assert_close(joined, expected, 0)
     sizes = [part[0].shape[dim] for part in parts]
     found = vmap(lambda t: tuple(split(t, sizes, dim)), place)(joined.movedim(0, place))
     for part, piece in zip(parts, found, strict=True):
-        assert_equal(piece, part, 0)
+        assert_close(piece, part, 0)
 
 
 @pytest.mark.parametrize("dim", [0, 1, -1])
@@ -913,7 +901,7 @@ def test_derivatives_of_join_and_split_are_those_of_torch(dim, place):
         return *value, *jvp(first, x, tuple(map(torch.cos, x)))[1], *vjp(first, *x)[1](value)
 
     for found, expected in zip(slopes(True), slopes(False), strict=True):
-        assert_equal(found, expected)
+        assert_close(found, expected)
 
 
 def test_joining_with_a_part_that_does_not_move_has_its_tangent_zero():
@@ -923,4 +911,4 @@ def test_joining_with_a_part_that_does_not_move_has_its_tangent_zero():
     assert math.prod(f(POINT).shape) == 15
     tangent = jvp(f, (POINT,), (DIRECTION,))[1]
     expected = torch.cat([2 * POINT * DIRECTION, torch.zeros(1, 3), DIRECTION])
-    assert_equal(tangent, expected)
+    assert_close(tangent, expected)

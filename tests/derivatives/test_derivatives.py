@@ -17,6 +17,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.io import read
 from conftest import shared_file
+from helpers import assert_close, random
 from mace.calculators import MACECalculator
 from models import build, float64_default
 from scipy.sparse.linalg import LinearOperator, cg, eigsh
@@ -40,10 +41,6 @@ def peak_memory(function: Callable[[], Any]) -> tuple[Any, int]:
     with Meter() as meter:
         result = function()
     return result, meter.peak
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def stiffness(atoms: int) -> Tensor:
@@ -96,14 +93,6 @@ def lennard_jones_derivatives(positions: Tensor) -> tuple[Tensor, Tensor, Tensor
             for a, b, sign in ((i, i, 1), (j, j, 1), (i, j, -1), (j, i, -1)):
                 second[a, :, b] += sign * block
     return gradient, second, virial
-
-
-def assert_close(found: Any, expected: Any, tolerance: float = 1e-12) -> None:
-    """Compare to the largest entry."""
-    found, expected = torch.as_tensor(found), torch.as_tensor(expected)
-    assert found.shape == expected.shape
-    error = (found - expected).abs().max() / expected.abs().max().clamp(min=1e-300)
-    assert error <= tolerance, f"relative error {error:.1e} > {tolerance:.0e}"
 
 
 @functools.cache

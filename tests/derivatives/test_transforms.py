@@ -22,6 +22,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk, make_supercell, molecule
 from conftest import ROOT, shared_file
+from helpers import assert_close
 from mace.modules import NonLinearBiasReadoutBlock
 from models import build
 from scipy.stats import special_ortho_group
@@ -157,14 +158,6 @@ def random_params(params: dict[str, Tensor], seed: int, size: float = 0.1) -> di
 
 def moved(params: dict[str, Tensor], direction: dict[str, Tensor], step: Any) -> dict[str, Tensor]:
     return {name: t + step * direction[name] for name, t in params.items()}
-
-
-def assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
-    """Compare to the largest entry: what cancels is no better than what it is made of."""
-    assert found.shape == expected.shape
-    assert torch.isfinite(expected).all()
-    error = (found - expected).abs().max().item() / (expected.abs().max().item() or 1.0)
-    assert error <= tolerance, f"relative error {error:.1e} > {tolerance:.0e}"
 
 
 def central_difference(function: Callable[[float], Tensor], step: float = 1e-3) -> Tensor:

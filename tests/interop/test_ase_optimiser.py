@@ -34,11 +34,6 @@ from mace_functional.interop.ase_optimiser import SecondOrder
 STRAIN = np.array([[0.01, 0.005, 0.0], [0.0, -0.01, 0.0], [0.0, 0.005, 0.01]])
 
 
-@pytest.fixture(scope="module")
-def model():
-    return mf.load_model("embedded")
-
-
 def rattled(name, size=0.05):
     atoms = mf.example_structure(name)
     atoms.rattle(size, seed=1)

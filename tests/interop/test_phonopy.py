@@ -35,11 +35,6 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.fixture(scope="module")
-def model():
-    return mf.load_model("embedded")
-
-
-@pytest.fixture(scope="module")
 def salt(model):
     return phonons_of(model, SALT)
 

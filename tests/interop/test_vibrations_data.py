@@ -18,11 +18,6 @@ SALT = bulk("NaCl", "rocksalt", a=5.64)
 
 
 @pytest.fixture(scope="module")
-def model():
-    return mf.load_model("embedded")
-
-
-@pytest.fixture(scope="module")
 def water():
     atoms = molecule("H2O")
     atoms.set_masses([18.0, 2.0, 2.0])

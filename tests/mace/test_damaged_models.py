@@ -46,7 +46,7 @@ def outcome(source: Any) -> str:
 
 @pytest.fixture(scope="module")
 def module() -> nn.Module:
-    return build(scripted=False)
+    return build()
 
 
 class ModelFile:

@@ -18,11 +18,6 @@ import mace_functional as mf
 from mace_functional.structure.examples import STRUCTURES
 
 
-@pytest.fixture(scope="module")
-def model() -> mf.Model:
-    return mf.load_model("embedded")
-
-
 def rattled(name: str) -> Atoms:
     atoms = mf.example_structure(name)
     atoms.rattle(0.05, seed=1)

@@ -104,7 +104,7 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], pbc: bool) -
 
 @pytest.mark.parametrize("settings", MODELS.values(), ids=MODELS)
 def test_energy_forces_and_stress_equal_mace_torch(settings):
-    module = build(scripted=False, **settings)
+    module = build(**settings)
     for head in module.heads:
         model, calc = mf.load_model(module, head=head), calculator(module, head)
         for atoms in with_features(molecule()), with_features(crystal()):
@@ -118,7 +118,7 @@ def test_energy_forces_and_stress_equal_mace_torch(settings):
 
 @pytest.fixture(scope="module", params=["as MACE-MPA-0", "as MACE-MH-1", "attention", "non-linear"])
 def module(request):
-    return build(scripted=False, **MODELS[request.param])
+    return build(**MODELS[request.param])
 
 
 @pytest.mark.parametrize("atoms", STRUCTURES.values(), ids=STRUCTURES)
@@ -133,7 +133,7 @@ def test_energy_forces_and_stress_equal_mace_torch_in_every_periodicity(module, 
 
 
 def test_energy_of_an_atom_follows_charge_and_spin():
-    module = build(scripted=False, **MODELS["as MACE-OMOL"])
+    module = build(**MODELS["as MACE-OMOL"])
     model, calc = mf.load_model(module), calculator(module, "omol")
     energies = set()
     for charge in -10, 0, 10:
@@ -146,7 +146,7 @@ def test_energy_of_an_atom_follows_charge_and_spin():
 
 
 def test_charge_and_spin_left_out_are_zero_and_one():
-    module = build(scripted=False, **MODELS["total charge and spin"])
+    module = build(**MODELS["total charge and spin"])
     ours = found(mf.load_model(module), molecule())
     assert_same(ours, reference(calculator(module, "Default"), molecule()), pbc=False)
 
@@ -171,7 +171,6 @@ def test_chebyshev_basis_equals_mace_torch_which_cannot_differentiate_it(
 ):
     # Polynomials of the length itself: six Å to the fifth power is a large number.
     module = build(
-        scripted=False,
         radial_type="chebyshev",
         num_bessel=4,
         r_max=2.5,
@@ -195,7 +194,7 @@ def test_chebyshev_basis_equals_mace_torch_which_cannot_differentiate_it(
 
 @pytest.mark.parametrize("settings", ["as MACE-MPA-0", "as MACE-MH-1", "as MACE-OMOL"])
 def test_single_precision_agrees_with_mace_torch_in_single_precision(settings):
-    module = build(scripted=False, **MODELS[settings])
+    module = build(**MODELS[settings])
     head = module.heads[-1]
     model = mf.load_model(module, dtype=torch.float32, head=head)
     assert {p.dtype for p in model.params.values()} == {torch.float32}

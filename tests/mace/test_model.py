@@ -39,7 +39,7 @@ ENERGY, FORCES = 1e-9, 1e-9
 @pytest.fixture(scope="module")
 def module() -> nn.Module:
     """One model for tests that leave it as it is."""
-    return build()
+    return build(scripted=True)
 
 
 def evaluate(model: mf.Model, atoms: Atoms, params: Any = None) -> tuple[Tensor, Tensor]:
@@ -195,19 +195,19 @@ def test_dtypes_other_than_single_and_double_precision_are_refused(module, dtype
 
 
 def test_only_head_is_chosen_whatever_its_name():
-    assert mf.load_model(build(heads=["DFT"], scripted=False)).head == "DFT"
+    assert mf.load_model(build(heads=["DFT"])).head == "DFT"
 
 
 @pytest.mark.parametrize("default", ["default", "Default"])
 def test_head_named_default_is_chosen_among_several(default):
-    module = build(heads=["pt_head", default], scripted=False)
+    module = build(heads=["pt_head", default])
     model = mf.load_model(module)
     assert model.head == default
     assert_equal_to_mace_torch(model, module)
 
 
 def test_several_heads_without_a_default_have_to_be_chosen_from():
-    module = build(heads=["PBE", "r2SCAN"], scripted=False)
+    module = build(heads=["PBE", "r2SCAN"])
     with pytest.raises(ValueError, match=r"choose a head with head=.* heads are PBE, r2SCAN"):
         mf.load_model(module)
     with pytest.raises(ValueError, match="no head 'pbe'; its heads are PBE, r2SCAN"):
@@ -283,14 +283,14 @@ def test_unknown_blocks_are_refused_by_name():
     class NewInteractionBlock(modules.RealAgnosticResidualInteractionBlock):
         pass
 
-    module = build(scripted=False)
+    module = build()
     module.interactions[1].__class__ = NewInteractionBlock
     with pytest.raises(TypeError, match="blocks of class NewInteractionBlock are not supported"):
         mf.load_model(module)
 
 
 def test_unknown_activations_are_refused_by_name():
-    module = build(scripted=False, gate=torch.nn.functional.softplus)
+    module = build(gate=torch.nn.functional.softplus)
     with pytest.raises(TypeError, match=r"the activation function .*softplus.* is not supported"):
         mf.load_model(module)
 
@@ -337,7 +337,7 @@ def test_anicc_is_loaded_from_where_mace_torch_keeps_it(module, cache):
 
 
 def test_omol_is_loaded_with_its_omol_head_unless_another_is_given(cache):
-    module = build(scripted=False, heads=["omat", "omol"])
+    module = build(heads=["omat", "omol"])
     torch.save(module, cache / "MACE-omol-0-extra-large-1024.model")
     assert mf.load_model("omol-extra_large").head == "omol"
     assert mf.load_model("omol-extra_large", head="omat").head == "omat"
@@ -504,7 +504,7 @@ ROUND_TRIPS = {
 
 @pytest.mark.parametrize("settings", ROUND_TRIPS.values(), ids=ROUND_TRIPS)
 def test_params_changed_here_load_back_into_mace_torch_and_give_the_same_energy(settings):
-    module = build(scripted=False, **settings)
+    module = build(**settings)
     model = mf.load_model(module)
     torch.manual_seed(5)
     changed = {
@@ -526,7 +526,7 @@ def test_params_changed_here_load_back_into_mace_torch_and_give_the_same_energy(
 
 @pytest.mark.parametrize("kind", ["RealAgnosticResidual", "RealAgnosticResidualNonLinear"])
 def test_low_rank_adaptations_are_merged(kind):
-    module = build(scripted=False, interaction_cls=kind, interaction_cls_first=kind)
+    module = build(interaction_cls=kind, interaction_cls_first=kind)
     plain = mf.load_model(module)
     with float64_default():
         inject_LoRAs(module, rank=2, alpha=3)
@@ -570,7 +570,6 @@ def test_checkpoint_from_before_newer_settings_loads(tmp_path):
 def test_gate_of_e3nn_in_older_checkpoints_is_read():
     kind = "RealAgnosticResidualNonLinear"
     module = build(
-        scripted=False,
         interaction_cls=kind,
         interaction_cls_first=kind,
         hidden_irreps="6x0e + 6x1o",
@@ -599,7 +598,7 @@ ACCELERATORS = ["cuequivariance_torch", "openequivariance"]
 def test_accelerated_checkpoint_without_the_package_says_what_to_install(
     package, tmp_path, monkeypatch
 ):
-    accelerated = build(scripted=False)
+    accelerated = build()
     fake = types.ModuleType(package)
     fake.Linear = type("Linear", (nn.Module,), {"__module__": package})
     monkeypatch.setitem(sys.modules, package, fake)

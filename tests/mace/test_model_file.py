@@ -25,7 +25,7 @@ import mace_functional as mf
 @pytest.fixture(scope="module")
 def model() -> mf.Model:
     """One model for tests that leave it as it is."""
-    return mf.load_model(build(scripted=False))
+    return mf.load_model(build())
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def rewritten(path: Path, header: dict[str, str | None], params: Any = None) -> 
 
 @pytest.mark.parametrize("settings", MODELS.values(), ids=MODELS)
 def test_round_trip_gives_the_same_numbers_to_the_last_bit(settings, tmp_path):
-    module = build(scripted=False, **settings)
+    module = build(**settings)
     before = mf.load_model(module, head=module.heads[-1])
     mf.save_model(before, tmp_path / "m.safetensors")
     after = mf.load_model(tmp_path / "m.safetensors")
@@ -100,7 +100,7 @@ def test_parameters_that_share_memory_or_require_gradients_are_saved(model, tmp_
 
 
 def test_head_of_the_model_is_kept_unless_another_is_asked_for(tmp_path):
-    module = build(scripted=False, heads=["PBE", "r2SCAN"])
+    module = build(heads=["PBE", "r2SCAN"])
     mf.save_model(mf.load_model(module, head="r2SCAN"), tmp_path / "m.safetensors")
     assert mf.load_model(tmp_path / "m.safetensors").head == "r2SCAN"
     other = mf.load_model(tmp_path / "m.safetensors", head="PBE")
@@ -126,7 +126,7 @@ def test_weights_are_stored_in_single_precision_on_request(model, tmp_path):
 
 
 def test_energy_from_single_precision_weights_is_invariant_to_double_precision(tmp_path):
-    model = mf.load_model(build(scripted=False, correlation=3, max_ell=3))
+    model = mf.load_model(build(correlation=3, max_ell=3))
     mf.save_model(model, tmp_path / "m.safetensors", dtype=torch.float32)
     rounded = mf.load_model(tmp_path / "m.safetensors")
     everything = {name: p.float().double() for name, p in model.params.items()}
@@ -144,7 +144,7 @@ def test_energy_from_single_precision_weights_is_invariant_to_double_precision(t
 
 def test_file_is_read_by_safetensors_and_loads_into_mace_torch(saved, model):
     tensors = safetensors.torch.load_file(saved)
-    module = build(scripted=False, seed=1)
+    module = build(seed=1)
     _, unknown = module.load_state_dict(tensors, strict=False)
     assert unknown == []
     again = mf.load_model(module)

@@ -21,7 +21,7 @@ READOUT = "readouts.0.linear.weight"
 
 @pytest.fixture(scope="module")
 def model() -> mf.Model:
-    return mf.load_model(build(scripted=False))
+    return mf.load_model(build())
 
 
 def energy(model: mf.Model) -> Callable[[dict[str, Tensor]], Tensor]:

@@ -20,7 +20,7 @@ NAMES = "interactions.0.linear_up.weight", "products.1.linear.weight", "readouts
 
 def planted(value: float) -> nn.Module:
     """A mace-torch model in which every third weight of some layers has a value."""
-    module = build(scripted=False)
+    module = build()
     for name, weight in module.named_parameters():
         if name in NAMES:
             with torch.no_grad():
@@ -29,7 +29,7 @@ def planted(value: float) -> nn.Module:
 
 
 def n_planted() -> int:
-    named = dict(build(scripted=False).named_parameters())
+    named = dict(build().named_parameters())
     return sum(len(named[name].view(-1)[::3]) for name in NAMES)
 
 

@@ -18,11 +18,6 @@ from mace_functional.optimize.trust_region import model_step, quadratic_step
 
 
 @pytest.fixture(scope="module")
-def model():
-    return mf.load_model("embedded")
-
-
-@pytest.fixture(scope="module")
 def crystal():
     atoms = mf.example_structure("quartz")
     atoms.rattle(0.05, seed=0)

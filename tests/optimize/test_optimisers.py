@@ -22,11 +22,6 @@ BEGINNING, *SECTIONS = (ROOT / "docs" / "optimisers.md").read_text().split("\n##
 
 
 @pytest.fixture(scope="module")
-def model():
-    return mf.load_model("embedded")
-
-
-@pytest.fixture(scope="module")
 def ethanol():
     atoms = mf.example_structure("ethanol")
     atoms.rattle(0.05, seed=1)
@@ -189,7 +184,7 @@ def test_pysisyphus_passes_on_the_charge():
             "emb_dim": 4,
         }
     }
-    model = mf.load_model(build(seed=1, scripted=False, embedding_specs=specs))
+    model = mf.load_model(build(seed=1, embedding_specs=specs))
     atoms = molecule()
     coords = atoms.positions.ravel() / units.Bohr
     atoms.info["charge"] = 1

@@ -22,11 +22,6 @@ from conftest import shared_file
 import mace_functional as mf
 
 
-@pytest.fixture(scope="module")
-def model():
-    return mf.load_model("embedded")
-
-
 def by_bfgs(atoms, model, fmax, **cell_filter):
     """The same by ASE."""
     atoms = atoms.copy()

@@ -26,11 +26,6 @@ MUELLER_BROWN_MINIMUM = np.array((0.623, 0.028))
 MUELLER_BROWN_SADDLES = ((-0.822, 0.624), (0.212, 0.293))
 
 
-@pytest.fixture(scope="module")
-def model() -> mf.Model:
-    return mf.load_model("embedded")
-
-
 def at_rest(model: mf.Model, atoms: Atoms) -> Atoms:
     found = relax(model, atoms, cell=False)
     assert found.converged, found.reason

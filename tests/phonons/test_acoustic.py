@@ -28,11 +28,6 @@ from mace_functional.units import K_B
 
 
 @pytest.fixture(scope="module")
-def model():
-    return mf.load_model("embedded")
-
-
-@pytest.fixture(scope="module")
 def quartz(model):
     """At rest, with its modes at Gamma, acoustic branches and phonons."""
     atoms = mf.relax(model, mf.example_structure("quartz"), fmax=1e-3).atoms

@@ -24,7 +24,7 @@ from mace_functional.phonons.wave_vector import wave_vector
 
 @pytest.fixture(scope="module")
 def model() -> mf.Model:
-    return mf.load_model(build(scripted=False, atomic_inter_scale=80.0))
+    return mf.load_model(build(atomic_inter_scale=80.0))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ QUICK = (
     [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MODELS],
 )
 def test_it_is_the_folded_hessian_of_a_supercell_for_every_setting_of_the_engine(name):
-    module = build(scripted=False, **MODELS[name])
+    module = build(**MODELS[name])
     case = Case(mf.load_model(module, head=module.heads[-1]), with_features(carbide()))
     folded = case.supercell((3, 2, 1))
     for q in (1 / 3, 1 / 2, 0), (2 / 3, 0, 0), (0, 1 / 2, 0):
@@ -197,7 +197,7 @@ def test_nested_transforms_are_the_same_when_repeated(case):
 
 def test_single_precision(model):
     single = Case(
-        mf.load_model(build(scripted=False, atomic_inter_scale=80.0), dtype=torch.float32),
+        mf.load_model(build(atomic_inter_scale=80.0), dtype=torch.float32),
         carbide(),
     )
     double = Case(model, carbide())(GENERAL)

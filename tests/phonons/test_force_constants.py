@@ -30,7 +30,7 @@ WAVES = torch.tensor(
 
 def model_of(dtype: torch.dtype = torch.float64, **settings: Any) -> mf.Model:
     """Of short range, and so stiff that what comes from afar is more than rounding."""
-    module = build(scripted=False, **{"r_max": 3.0, "atomic_inter_scale": 80.0} | settings)
+    module = build(**{"r_max": 3.0, "atomic_inter_scale": 80.0} | settings)
     return mf.load_model(module, dtype=dtype, head=module.heads[-1])
 
 

@@ -31,11 +31,6 @@ from mace_functional.units import frequency_factor
 
 
 @pytest.fixture(scope="module")
-def model():
-    return mf.load_model("embedded")
-
-
-@pytest.fixture(scope="module")
 def methanol():
     atoms = molecule("CH3OH")
     atoms.rattle(0.02, seed=1)

@@ -21,11 +21,6 @@ from mace_functional.structure import contacts, neighbours
 from mace_functional.structure.contacts import REFUSED, filled_fraction, shortest_contact
 
 
-@pytest.fixture(scope="module")
-def model() -> mf.Model:
-    return mf.load_model("embedded")
-
-
 def smallest_ratio(atoms: Atoms) -> float:
     """By ASE's minimum-image distances of a supercell: another route to the same number."""
     radii = covalent_radii[atoms.numbers]

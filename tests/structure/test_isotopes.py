@@ -92,11 +92,6 @@ def test_masses_come_back_from_files(suffix: str, tmp_path: Path) -> None:
     assert {i.symbol for i in again.record.isotopes} == {"H", "O"}
 
 
-@pytest.fixture(scope="module")
-def model() -> mf.Model:
-    return mf.load_model("embedded")
-
-
 def test_vibrations_and_relaxation_keep_masses(model: mf.Model, tmp_path: Path) -> None:
     """A stretch falls by the root of the reduced masses, within the coupling to the bend."""
     (tmp_path / "d2o.xyz").write_text(HEAVY["a.xyz"].replace("T", "D"))

@@ -23,11 +23,6 @@ HYDROXYL = [3, 2]
 
 
 @pytest.fixture(scope="module")
-def model():
-    return mf.load_model("embedded")
-
-
-@pytest.fixture(scope="module")
 def ethanol() -> Atoms:
     return mf.example_structure("ethanol")
 

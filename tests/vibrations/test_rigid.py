@@ -21,11 +21,6 @@ MOLECULE = (False, False, False)
 
 
 @pytest.fixture(scope="module")
-def model():
-    return mf.load_model("embedded")
-
-
-@pytest.fixture(scope="module")
 def water(model):
     """A relaxed molecule."""
     return mf.relax(model, molecule("H2O"), fmax=1e-6).atoms
