@@ -3,6 +3,7 @@
 concrete         whether values may be read: no transform is at work
 primitive        operations with derivative rules of their own, exact in all nestings
 local            functions of a few numbers, applied to every point
+forward_mode     `jvp` that several threads may call at once
 jets             a function of one variable carried with its derivatives
 concatenation    joining and splitting, each the derivative of the other
 blocks           blocks of nodes that fit the cache

@@ -11,7 +11,8 @@ from math import comb
 
 import torch
 from torch import Tensor
-from torch.func import jvp
+
+from mace_functional.autodiff.forward_mode import jvp
 
 Jet = list[Tensor]
 

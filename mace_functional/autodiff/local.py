@@ -69,7 +69,7 @@ class _Value(Primitive):
         self.memo = memo = Memo()
 
         def linearised(*args: Tensor) -> tuple[Tensor, Tensor]:
-            return memo.ask(args, lambda: function.linearised(*args))
+            return memo.get_or_build(args, lambda: function.linearised(*args))
 
         def jacobian(*args: Tensor) -> Tensor:
             return linearised(*args)[1]
@@ -93,8 +93,8 @@ class _Value(Primitive):
         if found is None:
             return super().compute_jvp(args, tangents)
         value, jacobian, change = found
-        self.memo.ask(args, lambda: (value, jacobian))
-        self.pull.change.ask((moved, *args), lambda: change)
+        self.memo.get_or_build(args, lambda: (value, jacobian))
+        self.pull.change.get_or_build((moved, *args), lambda: change)
         return (value,), ((jacobian @ moved[..., None])[..., 0],)
 
     def jvp(self, args: Arguments, tangents: Arguments) -> Outputs | None:
@@ -160,16 +160,16 @@ class _Pull(_Matrices):
         self.change, curvature = Memo(), Memo()
         self.curvature = _Matrices(
             function.curvature,
-            lambda *primals: curvature.ask(primals, lambda: function.curvature(*primals)),
+            lambda *primals: curvature.get_or_build(primals, lambda: function.curvature(*primals)),
         )
 
     def compute_jvp(self, args: Arguments, tangents: Arguments) -> tuple[Outputs, Outputs | None]:
         g, x, *rest = args
         along, moved, *others = tangents
-        known = moved is not None and self.change.holds((moved, x, *rest))
-        if not known or along is None or any(t is not None for t in others):
+        change = None if moved is None else self.change.get((moved, x, *rest))
+        if change is None or along is None or any(t is not None for t in others):
             return super().compute_jvp(args, tangents)
-        jacobian, change = self.remembered(x, *rest), self.change.result
+        jacobian = self.remembered(x, *rest)
         pulled = jacobian.mT @ torch.stack([g, along], -1)
         bent = (change.mT @ g[..., None])[..., 0]
         return (pulled[..., 0],), (pulled[..., 1] + bent,)

@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp, vmap
+from torch.func import vjp, vmap
 
+from mace_functional.autodiff.forward_mode import jvp
 from mace_functional.autodiff.torch_internals import (
     HigherOrderOperator,
     TransformType,
@@ -121,33 +122,54 @@ def add_outputs(*terms: Outputs | None) -> Outputs | None:
 
 
 class Memo:
-    """Remembers the last result of a function for as long as it is asked for the same tensors."""
+    """The last result of a function, kept as long as it is asked for with the same tensors.
+
+    Tensors and result are replaced together, in one step: several threads may ask at once.
+    """
 
     def __init__(self) -> None:
-        self._asked: list[tuple[Tensor | None, int]] = []
-        self.result: Any = None
+        self._last: tuple[_Versions, Any] = ([], None)
 
-    def holds(self, tensors: Sequence[Tensor | None]) -> bool:
-        """Whether there is a result for these tensors, unchanged since."""
-        return self.result is not None and self._asked_for(tensors)
+    @property
+    def result(self) -> Any:
+        """The last result; None if there is none."""
+        return self._last[1]
 
-    def seen(self, tensors: Sequence[Tensor | None]) -> bool:
+    def get(self, tensors: Sequence[Tensor | None]) -> Any:
+        """The result for these tensors, unchanged since; None if there is none."""
+        known, result = self._last
+        return result if _all_same(_versions(tensors), known) else None
+
+    def note(self, tensors: Sequence[Tensor | None]) -> bool:
         """Whether these tensors were the last that came, unchanged; from now on they are."""
-        known = self._asked_for(tensors)
-        if not known:
-            self._asked, self.result = [(t, _version(t)) for t in tensors], None
-        return known
+        asked = _versions(tensors)
+        if _all_same(asked, self._last[0]):
+            return True
+        self._last = asked, None
+        return False
 
-    def ask(self, tensors: Sequence[Tensor | None], build: Callable[[], T]) -> T:
-        """`build()`, or its result of the last time."""
-        self.seen(tensors)
-        if self.result is None:
-            self.result = build()
-        return self.result
+    def get_or_build(self, tensors: Sequence[Tensor | None], build: Callable[[], T]) -> T:
+        """The result for these tensors: `build()`, or what it returned the last time."""
+        asked = _versions(tensors)
+        known, result = self._last
+        if result is None or not _all_same(asked, known):
+            del known, result
+            self._last = asked, None  # what was kept is released before more is made
+            result = build()
+            self._last = asked, result
+        return result
 
-    def _asked_for(self, tensors: Sequence[Tensor | None]) -> bool:
-        asked = [(t, _version(t)) for t in tensors]
-        return len(asked) == len(self._asked) and all(map(_same, asked, self._asked))
+
+_Versions = list[tuple[Tensor | None, int]]
+"""Tensors, and how often each was changed in place."""
+
+
+def _versions(tensors: Sequence[Tensor | None]) -> _Versions:
+    return [(t, _version(t)) for t in tensors]
+
+
+def _all_same(asked: _Versions, known: _Versions) -> bool:
+    return len(asked) == len(known) and all(map(_same, asked, known))
 
 
 def _version(tensor: Tensor | None) -> int:

@@ -12,9 +12,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vjp
+from torch.func import grad, vjp
 
 from mace_functional.autodiff.columns import ChunkSize, map_columns
+from mace_functional.autodiff.forward_mode import jvp
 
 Mode = Literal["auto", "fwd-rev", "rev-rev"]
 

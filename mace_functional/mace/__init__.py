@@ -9,6 +9,7 @@ A model as a whole:
 
     model            a model: parameters, settings, energies of structures; `load_model`
     evaluation       the one place that calls the model with parameters that are given
+    skeleton         copies of the module without copies of its tensors: one for each call
     settings         every choice that is not a tensor
     tensors          names and shapes of the tensors that settings ask for
     energies         the energies of the atoms

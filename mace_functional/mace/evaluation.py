@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from mace_functional.mace.skeleton import skeleton
+
 if TYPE_CHECKING:
     from mace_functional.mace.model import Model
 
@@ -45,7 +47,7 @@ def atom_energies(model: Model) -> AtomEnergies:
     ) -> Tensor:
         check_params(params, shapes, like=positions)
         return functional_call(
-            model.module, dict(params), (topology, positions, cell), tie_weights=False
+            skeleton(model.module), dict(params), (topology, positions, cell), tie_weights=False
         )
 
     return energies

@@ -146,9 +146,9 @@ class _Point:
             return edges, curvature
 
         if order < 2:
-            return passing.edges.ask(key, build)
-        found = passing.curvature.ask([*key, *x.couplings, *x.cotangents], build)
-        passing.edges.ask(key, lambda: found)
+            return passing.edges.get_or_build(key, build)
+        found = passing.curvature.get_or_build([*key, *x.couplings, *x.cotangents], build)
+        passing.edges.get_or_build(key, lambda: found)
         return found
 
 
@@ -233,7 +233,7 @@ class _Gradient(Primitive):
 
     def compute(self, *args: Any) -> Outputs:
         point = _Point.of(self.passing, args, cotangents=True)
-        kept = self.passing.edges.holds(point.key(self.features))
+        kept = self.passing.edges.get(point.key(self.features)) is not None
         return self._evaluate(args, [None] * len(args), "kept" if kept else "once")
 
     def compute_batch(self, args: Arguments, dims: Dimensions) -> Outputs | None:
@@ -328,7 +328,7 @@ class _Second(Primitive):
         return self._evaluate(args, [None] * len(args), "plain")
 
     def compute(self, *args: Any) -> Outputs:
-        again = self.passing.asked.seen(args[self.width :])
+        again = self.passing.asked.note(args[self.width :])
         return self._evaluate(args, [None] * len(args), "kept" if again else "once")
 
     def compute_batch(self, args: Arguments, dims: Dimensions) -> Outputs | None:

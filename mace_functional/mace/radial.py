@@ -15,6 +15,7 @@ from torch.func import functional_call
 from mace_functional.autodiff.jets import Jet, compose, jet_of, multiply
 from mace_functional.mace.activation import activation_derivatives
 from mace_functional.mace.settings import Activation, RadialSettings
+from mace_functional.mace.skeleton import skeleton
 from mace_functional.structure.graph import Species, gather
 
 
@@ -335,7 +336,9 @@ class RadialFunction:
         embedded, nodes = self.widths
         state = dict(zip(self.names, tensors[:embedded], strict=True))
         inputs = (lengths, senders, *self.species, order)
-        basis, envelope = functional_call(self.embedding, state, inputs, tie_weights=False)
+        basis, envelope = functional_call(
+            skeleton(self.embedding), state, inputs, tie_weights=False
+        )
         return EdgeScalars(senders, basis, envelope, *tensors[embedded:][:nodes])
 
     def jet(self, tensors: Sequence[Tensor], scalars: EdgeScalars) -> Jet:

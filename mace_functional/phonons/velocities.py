@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
 from mace_functional.autodiff.concrete import refuse_transforms
+from mace_functional.autodiff.forward_mode import jvp
 from mace_functional.phonons.modes import (
     WITH_DERIVATIVES,
     check_crystal,

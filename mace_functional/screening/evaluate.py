@@ -7,11 +7,11 @@ so that a task may be done by any thread or process, on any machine that sees th
 from __future__ import annotations
 
 import math
-import threading
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -46,6 +46,9 @@ RELAXATION, MESH = "relax.npz", "mesh.npz"
 
 MESHES = "mesh*.npz"
 """All checkpoints of meshes: one that is refined has one for each size, `mesh-2x2x2.npz`."""
+
+MODELS = 8
+"""How many models a process keeps: one for each device that its threads compute on."""
 
 T = TypeVar("T")
 
@@ -122,23 +125,14 @@ def evaluate(task: Task) -> Record:
     return record
 
 
-_loaded = threading.local()
-
-
 def cached_model(settings: ScreenSettings, device: str) -> Model:
-    """The model of a screening, loaded once in every thread: threads must not share it."""
-    wanted = (settings.model, settings.head, settings.dtype, settings.dispersion, device)
-    if getattr(_loaded, "wanted", None) != wanted:
-        _loaded.model = load_model(
-            settings.model,
-            dtype=DTYPES[settings.dtype],
-            device=device,
-            head=settings.head,
-            dispersion=settings.dispersion,
-        )
-        _loaded.wanted = wanted
-    model: Model = _loaded.model
-    return model
+    """The model of a screening, loaded once in a process; its threads share it."""
+    return _load(settings.model, settings.head, settings.dtype, settings.dispersion, device)
+
+
+@lru_cache(maxsize=MODELS)
+def _load(model: str, head: str | None, dtype: str, dispersion: str | None, device: str) -> Model:
+    return load_model(model, dtype=DTYPES[dtype], device=device, head=head, dispersion=dispersion)
 
 
 def _computed(task: Task, model: Model) -> Record:

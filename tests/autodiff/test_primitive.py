@@ -77,7 +77,7 @@ class Quadratic(Primitive):
 
     def compute(self, *args: Any) -> tuple[Tensor, ...]:
         x, a = args
-        product = self.memo.ask(args, lambda: x @ (a + a.mT))
+        product = self.memo.get_or_build(args, lambda: x @ (a + a.mT))
         return (0.5 * product).mul_(x).sum(1), x.clone().mul_(x)
 
     def compute_batch(
@@ -641,69 +641,69 @@ def test_memo_builds_once_for_the_same_tensors():
         built.append(len(built))
         return built[-1]
 
-    assert not memo.holds([x, None, y])
-    assert memo.ask([x, None, y], build) == 0
-    assert memo.holds([x, None, y])
-    assert memo.ask([x, None, y], build) == 0
+    assert memo.get([x, None, y]) is None
+    assert memo.get_or_build([x, None, y], build) == 0
+    assert memo.get([x, None, y]) is not None
+    assert memo.get_or_build([x, None, y], build) == 0
     for other in ([y, None, x], [x, None], [x, y, y], [x, None, y.clone()], []):
-        assert not memo.holds(other)
-    assert memo.ask([x, None, y.clone()], build) == 1
-    assert not memo.holds([x, None, y])
-    assert memo.ask([x, None, y], build) == 2
+        assert memo.get(other) is None
+    assert memo.get_or_build([x, None, y.clone()], build) == 1
+    assert memo.get([x, None, y]) is None
+    assert memo.get_or_build([x, None, y], build) == 2
 
 
 def test_memo_tells_whether_tensors_came_last():
     memo, x, y = Memo(), POINT.clone(), DIRECTION.clone()
-    assert not memo.seen([x])
-    assert memo.seen([x])
-    assert not memo.holds([x])
-    assert memo.ask([x], lambda: "x") == "x"
-    assert memo.seen([x])
-    assert memo.holds([x])
-    assert not memo.seen([y])
-    assert not memo.seen([x])
-    assert not memo.holds([x])
+    assert not memo.note([x])
+    assert memo.note([x])
+    assert memo.get([x]) is None
+    assert memo.get_or_build([x], lambda: "x") == "x"
+    assert memo.note([x])
+    assert memo.get([x]) is not None
+    assert not memo.note([y])
+    assert not memo.note([x])
+    assert memo.get([x]) is None
 
 
 def test_memo_recognises_a_change_in_place():
     memo, x = Memo(), POINT.clone()
-    memo.ask([x], lambda: "before")
+    memo.get_or_build([x], lambda: "before")
     x.add_(1)
-    assert not memo.holds([x])
-    assert memo.ask([x], lambda: "after") == "after"
+    assert memo.get([x]) is None
+    assert memo.get_or_build([x], lambda: "after") == "after"
     x[0].mul_(2)  # by a view
-    assert not memo.holds([x])
+    assert memo.get([x]) is None
     view = x.view_as(x)
-    assert memo.ask([view], lambda: "view") == "view"
+    assert memo.get_or_build([view], lambda: "view") == "view"
     x.zero_()
-    assert not memo.holds([view])
+    assert memo.get([view]) is None
 
 
 def test_memo_recognises_views_of_the_same_numbers_and_no_others():
     memo, x = Memo(), random(4, 4)
-    memo.ask([x], lambda: "x")
-    assert memo.holds([x.view_as(x)])
-    assert memo.holds([x.detach()])
-    assert memo.holds([x[:]])
+    memo.get_or_build([x], lambda: "x")
+    assert memo.get([x.view_as(x)]) is not None
+    assert memo.get([x.detach()]) is not None
+    assert memo.get([x[:]]) is not None
     for other in (x.T, x[:2], x[1:], x.view(2, 8), x.flatten(), x.unsqueeze(0), x.clone()):
-        assert not memo.holds([other])
-    assert not memo.holds([x.view(torch.int64)])
-    assert not memo.holds([None])
+        assert memo.get([other]) is None
+    assert memo.get([x.view(torch.int64)]) is None
+    assert memo.get([None]) is None
 
 
 def test_memo_does_not_take_a_new_tensor_at_an_old_address_for_the_old_one():
     memo = Memo()
     for k in range(20):
         x = torch.full((1000,), float(k))
-        assert memo.ask([x], lambda k=k: k) == k
+        assert memo.get_or_build([x], lambda k=k: k) == k
         del x
 
 
 def test_memo_forgets_the_last_result_when_others_come():
     memo, x = Memo(), POINT.clone()
-    known = weakref.ref(memo.ask([x], lambda: torch.zeros(3)))
+    known = weakref.ref(memo.get_or_build([x], lambda: torch.zeros(3)))
     assert known() is not None
-    memo.seen([DIRECTION])
+    memo.note([DIRECTION])
     assert known() is None
 
 
@@ -711,9 +711,9 @@ def test_memo_asks_again_for_tensors_of_inference_mode_only_if_they_are_others()
     memo = Memo()
     with torch.inference_mode():
         x = POINT.clone()
-        assert memo.ask([x], lambda: 1) == 1
-        assert memo.ask([x], lambda: 2) == 1
-        assert memo.ask([x.clone()], lambda: 3) == 3
+        assert memo.get_or_build([x], lambda: 1) == 1
+        assert memo.get_or_build([x], lambda: 2) == 1
+        assert memo.get_or_build([x.clone()], lambda: 3) == 3
 
 
 def test_what_is_remembered_is_computed_once_for_all_columns():
@@ -788,7 +788,7 @@ class Holder(Primitive):
         return (args[0] * args[0],)
 
     def compute(self, *args: Any) -> tuple[Tensor, ...]:
-        return (self.memo.ask(args, lambda: args[0] * args[0]),)
+        return (self.memo.get_or_build(args, lambda: args[0] * args[0]),)
 
 
 def _watched_pull_back(name: str) -> tuple[Callable[..., Any], list[weakref.ref[Tensor]]]:
