@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from slow_groups import GROUPS, group_of, today
 
 import mace_functional as mf  # before anything imports e3nn
 
@@ -26,8 +27,18 @@ def shared_file(*parts: str) -> Path:
     return path
 
 
-def pytest_configure() -> None:
-    """Several test processes share the cores: one thread for each, and for what they start."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--slow",
+        choices=[*GROUPS, "today"],
+        help="run the slow tests of this group, or of the group of the day, and no others",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the slow tests; one thread for each of several test processes that share the cores."""
+    if config.option.slow is not None:
+        config.option.markexpr = "slow"
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
         os.environ["OMP_NUM_THREADS"] = "1"
@@ -37,3 +48,25 @@ def pytest_configure() -> None:
 def model() -> mf.Model:
     """The embedded model; files about other models have a fixture of the same name."""
     return mf.load_model("embedded")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the other groups of slow tests; a slow test without a group is an error."""
+    groups = {}
+    for item in items:
+        if item.get_closest_marker("slow") is not None:
+            path = item.path.relative_to(ROOT / "tests").as_posix()
+            groups[item] = group_of(path)
+            if groups[item] is None:
+                raise pytest.UsageError(f"{path} has slow tests: name it in tests/slow_groups.py")
+    chosen = config.option.slow
+    if chosen is not None:
+        chosen = today() if chosen == "today" else chosen
+        left_out = [item for item in items if groups.get(item) != chosen]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if groups.get(item) == chosen]
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    chosen = config.option.slow
+    return None if chosen is None else f"slow tests: {today() if chosen == 'today' else chosen}"

@@ -40,7 +40,7 @@ PROGRAM = """
 
 
 @pytest.mark.parametrize(
-    "method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)]
+    "method", ["fork", *(pytest.param(m, marks=pytest.mark.slow) for m in ("spawn", "forkserver"))]
 )
 def test_a_process_started_after_a_computation_gives_the_same_hessian(method, tmp_path):
     if sys.platform == "win32" and method != "spawn":

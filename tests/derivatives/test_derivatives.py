@@ -109,12 +109,20 @@ def silica() -> Atoms:
     return atoms
 
 
+def methanol() -> Atoms:
+    atoms = molecule("CH3OH")
+    atoms.rattle(0.05, seed=1)
+    return atoms
+
+
 ENERGIES = {
     "harmonic": lambda: (harmonic, random(4, 3), CELL, stiffness(4)),
     "Lennard-Jones": lambda: (lennard_jones, cluster(), CELL, LENNARD_JONES),
     "MACE": random_mace,
 }
+slow_mace = pytest.param("MACE", marks=pytest.mark.slow)
 every_energy = pytest.mark.parametrize("name", ENERGIES)
+quick_energies = pytest.mark.parametrize("name", ["harmonic", "Lennard-Jones", slow_mace])
 
 
 # ---- Analytic energies
@@ -218,7 +226,7 @@ def test_hessian_does_not_depend_on_mode_and_chunk_size(name, mode):
         assert_close(found, expected, 1e-12)
 
 
-@every_energy
+@quick_energies
 @pytest.mark.parametrize("mode", ["fwd-rev", "rev-rev"])
 def test_partial_hessian_is_a_block_of_the_full_one(name, mode):
     energy, *arguments = ENERGIES[name]()
@@ -318,7 +326,7 @@ def test_hessian_of_one_atom():
 # ---- The Hessian under further transforms
 
 
-@every_energy
+@quick_energies
 @pytest.mark.parametrize("mode", ["fwd-rev", "rev-rev"])
 def test_automatic_chunks_work_under_vmap(name, mode):
     energy, x, cell, params = ENERGIES[name]()
@@ -329,7 +337,7 @@ def test_automatic_chunks_work_under_vmap(name, mode):
     assert_close(found, expected, 1e-12)
 
 
-@pytest.mark.parametrize("name", ["Lennard-Jones", "MACE"])
+@pytest.mark.parametrize("name", ["Lennard-Jones", slow_mace])
 @pytest.mark.parametrize("mode", ["fwd-rev", "rev-rev"])
 def test_automatic_chunks_work_under_forward_and_reverse_mode(name, mode):
     energy, x, cell, params = ENERGIES[name]()
@@ -563,27 +571,25 @@ MODULES = {
 
 
 @pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("structure", [silica, pytest.param(methanol, marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("float64_default_dtype")
-def test_hessian_of_random_models_equals_mace_torch(name):
+def test_hessian_of_random_models_equals_mace_torch(name, structure):
     module = build(seed=5, **MODULES[name])
-    model = mf.load_model(module)
-    molecule_ = molecule("CH3OH")
-    molecule_.rattle(0.05, seed=1)
-    for atoms in (silica(), molecule_):
-        calculator = MACECalculator(models=[module], device="cpu", default_dtype="float64")
-        s = mf.from_ase(atoms, model)
-        energy = mf.energy_fn(model, s.graph)
-        found = mf.hessian(energy)(s.positions, s.cell, model.params)
-        expected = calculator.get_hessian(atoms).reshape(found.shape)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
-        operator = mf.HessianOperator(energy, s.positions, s.cell, model.params)
-        np.testing.assert_allclose(operator.dense().view(found.shape), expected, atol=1e-11)
-        atoms.calc = calculator
-        forces = mf.forces(energy)(s.positions, s.cell, model.params)
-        np.testing.assert_allclose(forces, atoms.get_forces(), rtol=0, atol=1e-11)
-        if atoms.pbc.all():
-            stress = mf.stress(energy)(s.positions, s.cell, model.params)
-            np.testing.assert_allclose(stress, atoms.get_stress(voigt=False), rtol=0, atol=1e-11)
+    model, atoms = mf.load_model(module), structure()
+    calculator = MACECalculator(models=[module], device="cpu", default_dtype="float64")
+    s = mf.from_ase(atoms, model)
+    energy = mf.energy_fn(model, s.graph)
+    found = mf.hessian(energy)(s.positions, s.cell, model.params)
+    expected = calculator.get_hessian(atoms).reshape(found.shape)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
+    operator = mf.HessianOperator(energy, s.positions, s.cell, model.params)
+    np.testing.assert_allclose(operator.dense().view(found.shape), expected, atol=1e-11)
+    atoms.calc = calculator
+    forces = mf.forces(energy)(s.positions, s.cell, model.params)
+    np.testing.assert_allclose(forces, atoms.get_forces(), rtol=0, atol=1e-11)
+    if atoms.pbc.all():
+        stress = mf.stress(energy)(s.positions, s.cell, model.params)
+        np.testing.assert_allclose(stress, atoms.get_stress(voigt=False), rtol=0, atol=1e-11)
 
 
 REAL = [

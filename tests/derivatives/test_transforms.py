@@ -71,8 +71,20 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 """Together they run every operation of the engine."""
 
+
+def models(*quick: str, without: str = "") -> list[Any]:
+    """The names of all models but one; those that are not named here are slow."""
+    names = [name for name in MODELS if name != without]
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+SOME = "density-agnesi-zbl", "attention-tanh", "nonlinear-two-heads"
+"""Convolutions with a density, with weights from node features, and with narrow edges."""
 every_model = pytest.mark.parametrize("name", MODELS)
-every_structure = pytest.mark.parametrize("structure", ["crystal", "molecule"])
+some_models = pytest.mark.parametrize("name", models(*SOME))
+every_structure = pytest.mark.parametrize(
+    "structure", ["crystal", pytest.param("molecule", marks=pytest.mark.slow)]
+)
 NO_INFLUENCE = r".*\.output_mask|r_max|radial_embedding\.bessel_fn\.(r_max|n)"
 """Tensors of a state dict that the energy of mace-torch does not depend on either."""
 
@@ -220,7 +232,7 @@ ZERO = torch.zeros((), dtype=torch.float64)
 # ---- Forward and reverse mode in any order
 
 
-@every_model
+@pytest.mark.parametrize("name", models("default", "attention-tanh"))
 def test_mixed_third_derivatives_agree_in_all_eight_nestings_and_with_central_differences(name):
     energy = in_a_plane(case(name))
     zeros, ks = (ZERO, ZERO, ZERO), (0, 1, 2)
@@ -234,7 +246,7 @@ def test_mixed_third_derivatives_agree_in_all_eight_nestings_and_with_central_di
         assert_close(found[0], expected, 1e-6)
 
 
-@pytest.mark.parametrize("name", ["density-agnesi-zbl", "embeddings"])
+@pytest.mark.parametrize("name", models("density-agnesi-zbl"))
 def test_third_derivatives_along_one_direction_agree_in_a_molecule(name):
     energy, x, cell, params = case(name, "molecule")
     direction = random_like(x, 7)
@@ -250,7 +262,7 @@ def test_third_derivatives_along_one_direction_agree_in_a_molecule(name):
         assert_close(found[0], expected, 1e-6)
 
 
-@pytest.mark.parametrize("name", ["default", "nonlinear-two-heads"])
+@pytest.mark.parametrize("name", models("nonlinear-two-heads"))
 def test_fourth_derivatives_agree_in_several_nestings_and_with_central_differences(name):
     energy, x, cell, params = case(name)
     direction = random_like(x, 8)
@@ -303,7 +315,7 @@ def test_hessian_over_several_arguments_at_once_has_the_blocks_of_single_ones():
     assert_close(cc, jacfwd(jacfwd(energy, argnums=1), argnums=1)(x, cell, params), 1e-12)
 
 
-@every_model
+@some_models
 @every_structure
 def test_all_modes_of_the_package_give_the_hessian_of_torch(name, structure):
     energy, *arguments = case(name, structure)
@@ -319,7 +331,7 @@ def test_all_modes_of_the_package_give_the_hessian_of_torch(name, structure):
         assert_close(found, expected, 1e-12)
 
 
-@every_model
+@some_models
 def test_second_derivatives_by_strain_agree_with_central_differences(name):
     energy, x, cell, params = case(name)
     of_strain = mf.strained(energy)
@@ -346,8 +358,13 @@ def test_second_derivatives_by_strain_agree_with_central_differences(name):
 
 @pytest.mark.parametrize(
     ("name", "structure"),
-    [(name, "crystal") for name in MODELS]
-    + [(name, "molecule") for name in ("default", "density-agnesi-zbl", "embeddings")],
+    [
+        *((name, "crystal") for name in MODELS),
+        *(
+            pytest.param(name, "molecule", marks=pytest.mark.slow)
+            for name in ("default", "density-agnesi-zbl", "embeddings")
+        ),
+    ],
 )
 def test_gradient_by_every_tensor_agrees_with_central_differences(name, structure):
     energy, x, cell, params = case(name, structure)
@@ -403,11 +420,14 @@ def largest_eigenvalue(hessian_: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("name", "mode", "observable"),
     [
-        *((name, "rev-rev", sum_of_squares) for name in MODELS),
+        ("attention-tanh", "rev-rev", sum_of_squares),
+        ("nonlinear-two-heads", "rev-rev", sum_of_squares),
         ("density-agnesi-zbl", "fwd-rev", sum_of_squares),
-        ("nonlinear-two-heads", "fwd-rev", sum_of_squares),
         ("default", "fwd-rev", largest_eigenvalue),
-        ("default", "rev-rev", largest_eigenvalue),
+        *(
+            pytest.param(name, mode, sum_of_squares, marks=pytest.mark.slow)
+            for name, mode in itertools.product(MODELS, ("fwd-rev", "rev-rev"))
+        ),
     ],
 )
 def test_gradient_by_parameters_of_a_function_of_the_hessian(name, mode, observable):
@@ -463,7 +483,7 @@ def assert_trees_close(found: Any, expected: Any, tolerance: float) -> None:
             assert_close(leaf, reference, tolerance)
 
 
-@pytest.mark.parametrize("name", ["default", "attention-tanh", "nonlinear-two-heads"])
+@pytest.mark.parametrize("name", models("attention-tanh"))
 @pytest.mark.parametrize("batched", ["positions", "cell", "params"])
 def test_vmap_over_one_argument_equals_the_loop(name, batched):
     energy, x, cell, params = case(name)
@@ -529,7 +549,7 @@ def batch_of_structures() -> list[Atoms]:
     return several
 
 
-@every_model
+@some_models
 def test_vmap_over_a_batch_of_structures_equals_the_loop(name):
     model = load(name)
     several = [mf.from_ase(atoms, model) for atoms in batch_of_structures()]
@@ -707,15 +727,11 @@ def test_nothing_changes_when_called_again_in_a_fresh_process(order, tmp_path):
 
 
 EVERY_ORDER = pytest.mark.parametrize(
-    "order",
-    [
-        "one after another",
-        pytest.param("backwards and in turns", marks=pytest.mark.slow),
-        pytest.param("hessians first", marks=pytest.mark.slow),
-    ],
+    "order", ["one after another", "backwards and in turns", "hessians first"]
 )
 
 
+@pytest.mark.slow
 @EVERY_ORDER
 def test_nothing_changes_when_called_again_on_a_metal_organic_framework(order, tmp_path):
     check_repeated("embedded", "MOF-5", order, str(tmp_path / "results.pt"))
@@ -732,7 +748,7 @@ def test_nothing_changes_when_called_again_with_a_foundation_model(order, tmp_pa
     )
 
 
-@every_model
+@some_models
 def test_arguments_graph_and_model_are_left_as_they_were(name):
     model = load(name)
     s = mf.from_ase(crystal(), model)
@@ -775,7 +791,7 @@ def test_plain_autograd_gives_the_same_derivatives():
     assert_close(by_weight, slope["interactions.0.linear.weight"], 1e-12)
 
 
-@every_model
+@some_models
 def test_parameters_do_not_leak_from_one_call_to_the_next(name):
     crystal_, molecule_ = case(name), case(name, "molecule")
     other = moved(crystal_.params, random_params(crystal_.params, 80, 0.02), 1.0)
@@ -810,9 +826,7 @@ compiles = pytest.mark.usefixtures("fresh_compiler")
 
 
 @compiles
-@pytest.mark.parametrize(
-    "name", ["density-agnesi-zbl", "attention-tanh", "nonlinear-two-heads", "embeddings"]
-)
+@pytest.mark.parametrize("name", models("density-agnesi-zbl", "nonlinear-two-heads"))
 def test_compiled_energy(name):
     energy, *arguments = case(name)
     compiled = torch.compile(energy, backend="eager", fullgraph=True)
@@ -827,7 +841,7 @@ def test_compiled_energy_lowered_to_aten():
 
 
 @compiles
-@pytest.mark.parametrize("transform", [grad, mf.stress])
+@pytest.mark.parametrize("transform", [grad, pytest.param(mf.stress, marks=pytest.mark.slow)])
 def test_compiled_first_derivatives(transform):
     energy, *arguments = case()
     compiled = torch.compile(transform(energy), backend="eager")
@@ -867,7 +881,7 @@ def test_compiled_gradient_lowered_to_aten(name):
 # ---- Precision and symmetries
 
 
-@every_model
+@some_models
 def test_single_precision_second_derivatives(name):
     energy, *arguments = make_case(name, crystal(), torch.float32)
     for mode in ("fwd-rev", "rev-rev"):
@@ -877,7 +891,7 @@ def test_single_precision_second_derivatives(name):
         assert_close(found.double(), mf.hessian(reference)(*double), 1e-4)
 
 
-@every_model
+@some_models
 @pytest.mark.parametrize(("structure", "handedness"), [("crystal", 1), ("molecule", -1)])
 def test_rotations_and_reflections_turn_forces_and_hessian(name, structure, handedness):
     energy, x, cell, params = case(name, structure)
@@ -890,7 +904,7 @@ def test_rotations_and_reflections_turn_forces_and_hessian(name, structure, hand
     assert_close(mf.hessian(energy)(y, turned_cell, params), expected, 1e-11)
 
 
-@every_model
+@some_models
 @every_structure
 def test_translations_change_nothing(name, structure):
     energy, x, cell, params = case(name, structure)
@@ -904,7 +918,7 @@ def test_translations_change_nothing(name, structure):
     assert second.sum(2).abs().max() < 1e-13 * second.abs().max() * second.numel()
 
 
-@every_model
+@some_models
 def test_lattice_vectors_added_to_atoms_change_nothing(name):
     expected = case(name)
     atoms = crystal()
@@ -915,7 +929,7 @@ def test_lattice_vectors_added_to_atoms_change_nothing(name):
         assert_close(found, transform(expected.energy)(*expected.arguments), 1e-11)
 
 
-@every_model
+@some_models
 def test_order_of_atoms_does_not_matter(name):
     atoms = compressed_methanol()
     order = np.random.default_rng(0).permutation(len(atoms))
@@ -927,7 +941,7 @@ def test_order_of_atoms_does_not_matter(name):
     assert_close(mf.hessian(permuted.energy)(*permuted.arguments), second, 1e-11)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "embeddings"])
+@pytest.mark.parametrize("name", models(*SOME, without="embeddings"))
 def test_supercell_has_the_same_energy_forces_and_folded_hessian_per_cell(name):
     energy, x, cell, params = case(name)
     atoms = make_supercell(crystal(), [[1, 1, 0], [0, 1, 0], [0, 0, 2]])
@@ -953,7 +967,7 @@ def second_order(case: Case) -> list[Tensor]:
     ]
 
 
-@every_model
+@some_models
 @every_structure
 def test_skin_changes_nothing(name, structure):
     wide = make_case(name, STRUCTURES[structure](), skin=1.3)
@@ -963,7 +977,7 @@ def test_skin_changes_nothing(name, structure):
         assert_close(found, expected, 1e-12)
 
 
-@every_model
+@some_models
 def test_graph_with_skin_stays_exact_while_atoms_and_cell_move(name):
     model, atoms = load(name), crystal()
     s = mf.from_ase(atoms, model, skin=1.3)
@@ -981,7 +995,7 @@ def test_graph_with_skin_stays_exact_while_atoms_and_cell_move(name):
         assert_close(found, expected, 1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "attention-tanh"])
+@pytest.mark.parametrize("name", models(*SOME, without="attention-tanh"))
 def test_second_derivatives_are_continuous_where_a_neighbour_crosses_the_cutoff(name):
     """A pair that comes in brings no energy, no force and no stiffness.
 

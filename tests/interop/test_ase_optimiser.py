@@ -162,7 +162,15 @@ def check_against_bfgs(build, view, calculator, fmax):
     return before, after
 
 
-@pytest.mark.parametrize("name", WITH_MACE)
+def mostly_slow(cases, quick):
+    """All cases; those that the tests of `Chart` stand for are slow."""
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in cases]
+
+
+@pytest.mark.parametrize(
+    "name",
+    mostly_slow(WITH_MACE, {"FixBondLengths", "FixInternals", "Filter", "pressure", "FixSymmetry"}),
+)
 def test_minima_are_those_of_bfgs_in_fewer_steps(model, name):
     build, view = WITH_MACE[name]
     before, after = check_against_bfgs(build, view, mf.MaceCalculator(model), 5e-4)
@@ -173,7 +181,9 @@ def test_minima_are_those_of_bfgs_in_fewer_steps(model, name):
             assert after.get_distance(*bond) == pytest.approx(before.get_distance(*bond))
 
 
-@pytest.mark.parametrize("name", WITHOUT)
+@pytest.mark.parametrize(
+    "name", mostly_slow(WITHOUT, {"FixCom", "Hookean", "slab", "Lennard-Jones"})
+)
 def test_other_calculators_begin_with_a_model_hessian(name):
     build, view, calculator = WITHOUT[name]
     before, after = check_against_bfgs(build, view, calculator(), 5e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -97,9 +98,13 @@ def rattled_ethanol() -> Atoms:
     return atoms
 
 
-@pytest.mark.parametrize("weighted", [True, False], ids=["mass-weighted", "plain"])
-@pytest.mark.parametrize("k", [1, 3, 10])
-@pytest.mark.parametrize("name", ["ethanol", "benzene", "quartz"])
+@pytest.mark.parametrize(
+    ("name", "k", "weighted"),
+    [
+        *itertools.product(["ethanol", "benzene", "quartz"], [1, 10], [True]),
+        ("ethanol", 3, False),
+    ],
+)
 def test_lowest_modes_are_those_of_the_matrix(embedded, name, k, weighted):
     atoms = mf.example_structure(name)
     atoms.rattle(0.02, seed=1)  # lifts near-degeneracies of the last mode with the next

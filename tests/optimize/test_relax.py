@@ -364,6 +364,7 @@ def _relax_slowly(path):
     )
 
 
+@pytest.mark.slow
 def test_killed_at_any_point_it_loses_nothing(model, tmp_path):
     path = tmp_path / "state.npz"
     process = multiprocessing.get_context("spawn").Process(target=_relax_slowly, args=(path,))

@@ -33,18 +33,12 @@ def case(model) -> Case:
 
 
 QUICK = (
-    "residual",
-    "density then density residual",
     "attention",
-    "agnostic then non-linear",
-    "Agnesi, density, late cutoff",
     "ZBL, Agnesi, sixth-power cutoff",
-    "two heads, readout with biases",
-    "three layers",
     "three layers, density, L=2",
     "total charge and spin",
-    "as MACE-MH-1",
 )
+"""Weights from the features of senders, pairs of elements, replicas of replicas, features."""
 
 
 @pytest.mark.parametrize(
@@ -58,10 +52,6 @@ def test_it_is_the_folded_hessian_of_a_supercell_for_every_setting_of_the_engine
     for q in (1 / 3, 1 / 2, 0), (2 / 3, 0, 0), (0, 1 / 2, 0):
         assert abs(folded(q)).max() > 1e-3
         np.testing.assert_allclose(case(q), folded(q), rtol=0, atol=1e-10)
-
-
-def test_the_quick_settings_exist():
-    assert set(QUICK) <= set(MODELS)
 
 
 @pytest.mark.parametrize("make", [lone, carbide, chain, slab])

@@ -12,28 +12,15 @@ nbformat = pytest.importorskip("nbformat", reason="running notebooks needs nbfor
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
-QUICK = "composing_transforms"
-"""The notebook that the default tests run too; the others take minutes."""
-
 over_notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-over_runs = pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=path.stem, marks=() if path.stem == QUICK else pytest.mark.slow)
-        for path in NOTEBOOKS
-    ],
-)
 
 
 def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_there_are_notebooks():
-    assert NOTEBOOKS
-
-
-@over_runs
+@pytest.mark.slow
+@over_notebooks
 def test_notebook_runs_from_top_to_bottom(path, monkeypatch):
     monkeypatch.delenv("MACE_FUNCTIONAL_MODEL", raising=False)
     notebook = nbformat.read(path, as_version=4)

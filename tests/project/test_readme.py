@@ -52,7 +52,3 @@ def test_the_first_line_runs_and_writes_what_it_names(
     assert results["relaxation"]["converged"]
     assert results["imaginary_modes"] == 0
     assert (tmp_path / "mof-5.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_test_command_is_there_for_ci():
-    assert re.search(r"&& (pytest.*)$", README, flags=re.MULTILINE)

@@ -27,7 +27,7 @@ from student import answers
 
 pytestmark = pytest.mark.slow  # of the scripts for training, not of the package
 
-EMBEDDED = ROOT / "mace_functional" / "embedded" / "mace-embedded.safetensors"
+EMBEDDED = ROOT / "mace_functional" / "mace" / "embedded" / "mace-embedded.safetensors"
 
 
 def small(folder: Path | None = None) -> list[tuple[str, Atoms]]:

@@ -305,14 +305,8 @@ def wait_until(condition, process):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(
-    "killed",
-    [
-        "the main process",
-        pytest.param("all its processes", marks=pytest.mark.slow),
-        pytest.param("interrupted", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", ["the main process", "all its processes", "interrupted"])
 def test_goes_on_after_a_kill(killed, files, screening, thread, tmp_path):
     process = screen_by_command(files, tmp_path, "--no-report")
     try:
@@ -400,6 +394,7 @@ def test_executor_that_breaks_is_an_error_that_says_so(tmp_path):
         list(completed(tasks, borrowed(executor, ["cpu"], None), dies_of_poison))
 
 
+@pytest.mark.slow
 def test_dask_gives_what_threads_give(files, screening, tmp_path):
     pytest.importorskip("distributed")
     with dask_executor("local", 1) as executor:

@@ -1,0 +1,35 @@
+"""The groups of slow tests: which files each has, and which one runs on a day.
+
+`pytest -n 2 --slow GROUP` runs a group, `pytest -n 2 --slow today` the one of the day. A group is
+the slow tests of some folders and files; a file belongs to the group that names it, or else its
+folder. Each takes at most eight minutes on two cores.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "notebooks": ("project/test_notebooks.py",),
+    "project": ("project",),
+    "screening": ("screening",),
+    "cli": ("cli",),
+    "structure": ("structure",),
+    "phonons": ("phonons", "vibrations", "dispersion", "interop"),
+    "optimize": ("optimize",),
+    "derivatives": ("derivatives",),
+    "mace": ("mace", "autodiff", "certificate"),
+}
+"""Folders and files, within `tests`, of the slow tests of a group."""
+
+
+def group_of(path: str) -> str | None:
+    """The group of a file, named by its path within `tests`; None where no group has it."""
+    found = {place: name for name, places in GROUPS.items() for place in places}
+    return found.get(path, found.get(path.partition("/")[0]))
+
+
+def today() -> str:
+    """The group whose turn it is, by the day of the year."""
+    names = list(GROUPS)
+    return names[date.today().timetuple().tm_yday % len(names)]
