@@ -27,7 +27,6 @@ from ase.units import Bohr
 
 import mace_functional as mf
 from mace_functional.dispersion.bloch_sums import d3_force_constants_at
-from mace_functional.dispersion.pairs import D3Graph
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("MACE_FUNCTIONAL_SHARED", ROOT.parent / "shared"))
@@ -56,16 +55,16 @@ def row(atoms: Atoms, source: str, cutoffs: tuple[int, int] | None, repeats: int
     settings = None if cutoffs is None else mf.D3Settings("pbe", *(c * Bohr for c in cutoffs))
     model = mf.load_model(source, dispersion=settings)
     build_s, s = timed(lambda: mf.from_ase(atoms, model), repeats)
-    E, args = mf.energy_fn(model, s.graph), (s.positions, s.cell, model.params)
+    E, args = mf.energy_fn(model, s.topology), (s.positions, s.cell, model.params)
     mf.forces(E)(*args)  # the first call of all is slower
     gradient_s, _ = timed(lambda: mf.forces(E)(*args), repeats)
     hessian_s, H = timed(lambda: mf.hessian(E)(*args), repeats)
-    D = mf.dynamical_matrix_fn(model, s.graph)
-    q = torch.tensor(Q, dtype=model.dtype) * s.graph.pbc
+    D = mf.dynamical_matrix_fn(model, s.topology)
+    q = torch.tensor(Q, dtype=model.dtype) * s.topology.pbc
     matrix_s, _ = timed(lambda: D(q, *args, s.masses), repeats)
-    modes = mf.normal_modes(H, s.masses, s.positions, pbc=s.graph.pbc.tolist(), cell=s.cell)
+    modes = mf.normal_modes(H, s.masses, s.positions, pbc=s.topology.pbc.tolist(), cell=s.cell)
     heat = mf.harmonic_thermo(modes.frequencies, TEMPERATURE).specific_heat_capacity(s.masses)
-    pairs = 0 if s.graph.dispersion is None else int(s.graph.dispersion.pairs.mask.sum())
+    pairs = 0 if cutoffs is None else int(s.topology.parts[1].pairs.mask.sum())
     times = (f"{x:.3f}" for x in (build_s, gradient_s, hessian_s, matrix_s))
     label = "none" if cutoffs is None else f"{cutoffs[0]}, {cutoffs[1]}"
     return [label, f"{pairs}", *times, f"{float(E(*args)):.6f}", f"{float(heat):.6f}"]
@@ -79,9 +78,8 @@ def alone(atoms: Atoms, repeats: int) -> None:
         print("\ndftd3 is not installed: no differences to set beside")
         return
     positions, cell = torch.tensor(atoms.positions), torch.tensor(atoms.cell.array)
-    like, geometry = positions[:0], (atoms.positions, atoms.cell.array, atoms.pbc)
-    graph = D3Graph.of(mf.D3Settings(), atoms.numbers, geometry, (0.0, 0.0), like)
-    at, q = d3_force_constants_at(graph), torch.tensor(Q).to(positions) * torch.tensor(atoms.pbc)
+    pairs = mf.D3("pbe").structure(atoms).topology
+    at, q = d3_force_constants_at(pairs), torch.tensor(Q).to(positions) * torch.tensor(atoms.pbc)
     matrix_s, _ = timed(lambda: at(q, positions, cell), repeats)
     build_s, D3 = timed(lambda: mf.dispersion_fn(atoms), repeats)
     seconds, H = timed(lambda: mf.hessian(D3)(positions, cell), repeats)

@@ -43,7 +43,7 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - started, result
 
 
-def relaxed(atoms: Atoms, model: mf.Model, largest_force: float) -> Atoms:
+def relaxed(atoms: Atoms, model: mf.MaceModel, largest_force: float) -> Atoms:
     """The structure with its atoms relaxed in a fixed cell."""
     atoms = atoms.copy()
     atoms.calc = mf.MaceCalculator(model)
@@ -52,7 +52,7 @@ def relaxed(atoms: Atoms, model: mf.Model, largest_force: float) -> Atoms:
     return atoms
 
 
-def study(name: str, atoms: Atoms, model: mf.Model, sizes: list[int], tolerance: float) -> None:
+def study(name: str, atoms: Atoms, model: mf.MaceModel, sizes: list[int], tolerance: float) -> None:
     """Rows of the table for one structure."""
     s = mf.from_ase(atoms, model)
     pbc = s.graph.pbc.tolist()

@@ -50,7 +50,7 @@ def guess(name: str, minimum: Atoms, seed: int) -> Atoms:
     return atoms
 
 
-def barrier_by_neb(name: str, minimum: Atoms, model: mf.Model) -> tuple[float, int]:
+def barrier_by_neb(name: str, minimum: Atoms, model: mf.MaceModel) -> tuple[float, int]:
     """Barrier in meV, and the number of gradients."""
     if name == "ethane":
         path = [turned(minimum, angle) for angle in np.linspace(0, 120, IMAGES)]
@@ -69,7 +69,7 @@ def barrier_by_neb(name: str, minimum: Atoms, model: mf.Model) -> tuple[float, i
     return 1e3 * (max(energies) - energies[0]), (IMAGES - 2) * optimiser.nsteps
 
 
-def study(name: str, formula: str, model: mf.Model, seeds: int, neb: bool) -> None:
+def study(name: str, formula: str, model: mf.MaceModel, seeds: int, neb: bool) -> None:
     """One row of the table."""
     rest = relax(model, molecule(formula), cell=False)
     started = time.perf_counter()

@@ -50,7 +50,7 @@ def main() -> None:
     figure.savefig(Path(__file__).with_suffix(".png"), dpi=200)
 
 
-def draw_relaxations(axes: Axes, model: mf.Model) -> None:
+def draw_relaxations(axes: Axes, model: mf.MaceModel) -> None:
     """Largest force against gradients."""
     start = mf.example_structure("mof-5")
     start.rattle(0.05, seed=1)
@@ -76,7 +76,7 @@ def draw_relaxations(axes: Axes, model: mf.Model) -> None:
     axes.legend(frameon=False, fontsize=7.5, title="MOF-5, atoms and cell", title_fontsize=8)
 
 
-def draw_barrier(axes: Axes, model: mf.Model, name: str, label: str, color: str) -> None:
+def draw_barrier(axes: Axes, model: mf.MaceModel, name: str, label: str, color: str) -> None:
     """The saddle point, on the elastic band between the minima that it is connected to."""
     found = mf.find_saddle(model, mf.relax(model, molecule(name), fmax=1e-5).atoms, mode=0)
     if found.minima is None or found.barriers is None:
@@ -98,7 +98,7 @@ def draw_barrier(axes: Axes, model: mf.Model, name: str, label: str, color: str)
     )
 
 
-def band(model: mf.Model, first: Atoms, last: Atoms) -> tuple[np.ndarray, np.ndarray]:
+def band(model: mf.MaceModel, first: Atoms, last: Atoms) -> tuple[np.ndarray, np.ndarray]:
     """Length along a relaxed elastic band, from 0 to 1, and energies in eV."""
     images = [first.copy() for _ in range(IMAGES - 1)] + [last.copy()]
     for image in images:

@@ -18,9 +18,11 @@ from mace_functional.certificate.table import Certificate
 from mace_functional.derivatives import forces, hessian, hvp, strained, stress
 from mace_functional.derivatives.hessian_operator import HessianOperator
 from mace_functional.dispersion.d3 import dispersion_fn
+from mace_functional.dispersion.d3_potential import D3
 from mace_functional.dispersion.pairs import D3Settings
-from mace_functional.interop.ase import MaceCalculator
-from mace_functional.mace.model import Model, load_model
+from mace_functional.interop.ase import MaceCalculator, PotentialCalculator
+from mace_functional.mace.loading import load_model
+from mace_functional.mace.model import MaceModel
 from mace_functional.mace.model_file import save_model
 from mace_functional.optimize.follow_mode import follow_mode
 from mace_functional.optimize.lowest_modes import check_stability, lowest_modes
@@ -38,13 +40,19 @@ from mace_functional.phonons import (
     mesh_thermo,
     phonons_of,
 )
-from mace_functional.potential.energy import energy_fn
-from mace_functional.potential.protocol import Potential
+from mace_functional.potential import (
+    FunctionPotential,
+    Neighbourhood,
+    Potential,
+    SumPotential,
+    energy_fn,
+    from_ase,
+)
 from mace_functional.screening.run import Screening, screen
 from mace_functional.screening.screen_settings import ScreenSettings
 from mace_functional.structure.batching import batch
 from mace_functional.structure.examples import example_structure
-from mace_functional.structure.graph import Graph, Structure, from_ase
+from mace_functional.structure.graph import Graph
 from mace_functional.structure.reading import (
     StructureError,
     StructureRecord,
@@ -52,6 +60,7 @@ from mace_functional.structure.reading import (
     read_structure,
     structure_record,
 )
+from mace_functional.structure.structure import Structure
 from mace_functional.vibrations.gamma import gamma_modes
 from mace_functional.vibrations.harmonic_modes import (
     NormalModes,
@@ -66,17 +75,21 @@ compute_with_one_thread_when_forked()
 __version__ = "0.1.0"
 
 __all__ = [
+    "D3",
     "Certificate",
     "D3Settings",
+    "FunctionPotential",
     "Graph",
     "HarmonicThermo",
     "HessianOperator",
     "MaceCalculator",
+    "MaceModel",
     "Mesh",
-    "Model",
+    "Neighbourhood",
     "NormalModes",
     "Phonons",
     "Potential",
+    "PotentialCalculator",
     "RelaxResult",
     "SaddleResult",
     "ScreenSettings",
@@ -85,6 +98,7 @@ __all__ = [
     "StructureError",
     "StructureRecord",
     "StructureWarning",
+    "SumPotential",
     "band_structure",
     "batch",
     "check_potential",

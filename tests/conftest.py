@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def model() -> mf.Model:
+def model() -> mf.MaceModel:
     """The embedded model; files about other models have a fixture of the same name."""
     return mf.load_model("embedded")
 

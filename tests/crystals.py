@@ -41,7 +41,7 @@ def lone() -> Atoms:
 class Case:
     """A structure with its dynamical matrix."""
 
-    def __init__(self, model: mf.Model, atoms: Atoms, **options: Any) -> None:
+    def __init__(self, model: mf.MaceModel, atoms: Atoms, **options: Any) -> None:
         self.model, self.atoms = model, atoms
         self.s = mf.from_ase(atoms, model)
         self.function = dynamical_matrix_fn(model, self.s.graph, **options)

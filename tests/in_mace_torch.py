@@ -11,7 +11,7 @@ from models import float64_default
 import mace_functional as mf
 
 
-def in_mace_torch(model: mf.Model) -> torch.nn.Module:
+def in_mace_torch(model: mf.MaceModel) -> torch.nn.Module:
     """mace-torch's own module of the same settings, with the tensors loaded by name."""
     s = model.settings
     kinds = [modules.interaction_classes[f"{i.kind}InteractionBlock"] for i in s.interactions]

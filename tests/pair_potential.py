@@ -1,7 +1,7 @@
 """A potential that is not a MACE: pairs of atoms with powers of the distance.
 
 `Pairs` has what `Potential` asks for and nothing else. `PairsWithMore` has the dynamical matrix in
-closed form, and is the sum of a repulsion and a "dispersion". Both take a fault: a function that
+closed form, and is the sum of a repulsion and an attraction. Both take a fault: a function that
 turns their energy into a wrong one.
 """
 
@@ -18,6 +18,7 @@ from ase import Atoms
 from torch import Tensor
 from torch.func import hessian, vmap
 
+import mace_functional as mf
 from mace_functional.structure.neighbours import search
 
 Energies = Callable[[Tensor, Tensor, Any], Tensor]
@@ -91,14 +92,18 @@ class Pairs:
 
 @dataclass(frozen=True, eq=False)
 class PairsWithMore(Pairs):
-    """The same with phonons and with a dispersion, each with a factor that should be one."""
+    """The same with phonons and with parts, each with a factor that should be one."""
 
     phonons: float = 1.0
-    dispersion: Pairs | None = None
+    attraction: Pairs | None = None
 
-    def split_dispersion(self) -> tuple[Pairs, Pairs]:
+    @property
+    def potentials(self) -> tuple[Pairs, Pairs]:
         parts = [Pairs((term,), self.cutoff, self.dtype) for term in self.coefficients]
-        return parts[0], self.dispersion or parts[1]
+        return parts[0], self.attraction or parts[1]
+
+    def parts_of(self, params: dict[str, Tensor]) -> tuple[dict[str, Tensor], ...]:
+        return tuple({name: value} for name, value in params.items())
 
     def dynamical_matrix_fn(self, topology: Neighbours) -> Callable[..., Tensor]:
         i, j, shifts, _ = topology
@@ -115,3 +120,15 @@ class PairsWithMore(Pairs):
             return self.phonons * d.transpose(1, 2).reshape(x.numel(), x.numel())
 
         return matrix
+
+
+def smooth_pairs(**options: Any) -> mf.FunctionPotential:
+    """A pair potential as a function: the same energy for all elements, smooth at 5 Å."""
+
+    def energies(near: mf.Neighbourhood, params: dict[str, Tensor]) -> Tensor:
+        fading = (1 - (near.distances / 5.0) ** 2) ** 4
+        repulsion = params["strength"] * torch.exp(-near.distances / params["length"])
+        return near.sum(repulsion * fading)
+
+    params = {"strength": 3.0, "length": 0.9}
+    return mf.FunctionPotential(energies, cutoff=5.0, params=params, **options)

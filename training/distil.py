@@ -154,7 +154,7 @@ class _Fit:
 
 
 def _validate(
-    model: mf.Model, params: dict[str, Tensor], samples: Sequence[Sample]
+    model: mf.MaceModel, params: dict[str, Tensor], samples: Sequence[Sample]
 ) -> dict[str, float]:
     """Mean absolute errors of energies per atom, forces, stresses and curvatures."""
     found: list[list[Tensor]] = [[], [], [], []]

@@ -62,7 +62,7 @@ def _held_out(folder: Path) -> Iterator[tuple[str, Atoms]]:
         yield name, read(folder / f"{name}.cif")
 
 
-def _measure(atoms: Atoms, model: mf.Model) -> dict[str, Any]:
+def _measure(atoms: Atoms, model: mf.MaceModel) -> dict[str, Any]:
     """Relax, and take frequencies and heat capacity."""
     atoms = atoms.copy()
     atoms.calc = mf.MaceCalculator(model)

@@ -13,7 +13,9 @@ from torch import Tensor
 
 import mace_functional as mf
 from mace_functional.structure import neighbours
-from mace_functional.structure.graph import Graph, Species, to_tensors
+from mace_functional.structure.arrays import to_tensors
+from mace_functional.structure.graph import Graph
+from mace_functional.structure.species import Species
 
 ELEMENTS = (1, 6, 7, 8, 11, 13, 14, 17, 30)
 """H, C, N, O, Na, Al, Si, Cl, Zn."""
@@ -112,7 +114,7 @@ class Answers(NamedTuple):
 
 
 def batches(
-    samples: Sequence[Sample], model: mf.Model, rng: np.random.Generator
+    samples: Sequence[Sample], model: mf.MaceModel, rng: np.random.Generator
 ) -> Iterator[Batch]:
     """All samples once, in batches of random order, with a random one of their directions each.
 
@@ -131,7 +133,7 @@ def batches(
         yield _batch(groups[k], model, rng)
 
 
-def _batch(samples: Sequence[Sample], model: mf.Model, rng: np.random.Generator) -> Batch:
+def _batch(samples: Sequence[Sample], model: mf.MaceModel, rng: np.random.Generator) -> Batch:
     which = [int(rng.integers(len(s.directions))) for s in samples]
     graph = _union(samples, model)
 
@@ -144,7 +146,7 @@ def _batch(samples: Sequence[Sample], model: mf.Model, rng: np.random.Generator)
 
     sizes = [len(s.numbers) for s in samples]
     return Batch(
-        graph=graph,
+        topology=graph,
         vectors=graph.unit_shifts,
         sample=torch.as_tensor(np.repeat(np.arange(len(samples)), sizes)),
         sizes=tensor(sizes),
@@ -159,7 +161,7 @@ def _batch(samples: Sequence[Sample], model: mf.Model, rng: np.random.Generator)
     )
 
 
-def _union(samples: Sequence[Sample], model: mf.Model) -> Graph:
+def _union(samples: Sequence[Sample], model: mf.MaceModel) -> Graph:
     """One graph of all: its shifts are the edge vectors, for atoms at 0 in a cell of 1 Å."""
     sizes = [len(s.numbers) for s in samples]
     pairs = list(zip((s.edges for s in samples), np.cumsum([0, *sizes[:-1]]), strict=True))

@@ -25,7 +25,8 @@ from torch.func import functional_call
 from torch.nn.functional import huber_loss
 
 import mace_functional as mf
-from mace_functional.structure.graph import Graph, gather
+from mace_functional.structure.graph import Graph
+from mace_functional.structure.species import gather
 
 SCALES = (0.005, 0.05, 0.003, 0.5)
 """Errors of the four answers beyond which the loss grows linearly: eV per atom, eV/Å, eV/Å³,
@@ -73,7 +74,7 @@ def new_student(
     )
 
 
-def answers(model: mf.Model, params: dict[str, Tensor], batch: Batch) -> Answers:
+def answers(model: mf.MaceModel, params: dict[str, Tensor], batch: Batch) -> Answers:
     """Energies, forces, stresses and Hessian-vector products of a batch."""
     graph, origin = batch.graph, batch.graph.reference_positions
     vectors = batch.vectors.detach().requires_grad_()

@@ -96,7 +96,7 @@ def _label(name: str, atoms: Atoms, teacher: Path, path: Path, seed: int) -> str
     return f"{name}: {len(atoms)} atoms, {len(samples)} samples, largest force {force:.3f} eV/Å"
 
 
-def _relaxed(atoms: Atoms, model: mf.Model) -> Atoms:
+def _relaxed(atoms: Atoms, model: mf.MaceModel) -> Atoms:
     atoms = atoms.copy()
     atoms.calc = mf.MaceCalculator(model)
     target = FrechetCellFilter(atoms) if atoms.pbc.all() else atoms
@@ -104,7 +104,9 @@ def _relaxed(atoms: Atoms, model: mf.Model) -> Atoms:
     return atoms
 
 
-def _configurations(relaxed: Atoms, model: mf.Model, rng: np.random.Generator) -> Iterator[Atoms]:
+def _configurations(
+    relaxed: Atoms, model: mf.MaceModel, rng: np.random.Generator
+) -> Iterator[Atoms]:
     """Rattled, strained and heated copies."""
     crystal = bool(relaxed.pbc.all())
     for sigma in RATTLES * 2 if crystal else RATTLES:
@@ -131,7 +133,7 @@ def _strained(atoms: Atoms, strain: float, sigma: float, rng: np.random.Generato
 
 
 def _sample(
-    atoms: Atoms, model: mf.Model, origin: str, directions: int, rng: np.random.Generator
+    atoms: Atoms, model: mf.MaceModel, origin: str, directions: int, rng: np.random.Generator
 ) -> Sample:
     """The teacher's answers for one configuration."""
     s = mf.from_ase(atoms, model)

@@ -16,7 +16,6 @@ from ase import Atoms
 
 import mace_functional as mf
 from benchmarks.hessian import SHARED
-from mace_functional.mace.model import Model
 from mace_functional.screening.sources import find_sources
 from mace_functional.support.atomic_write import atomic_write
 from mace_functional.vibrations.harmonic_modes import NormalModes
@@ -194,7 +193,7 @@ def load(
     device: str = "cpu",
     dtype: torch.dtype = torch.float64,
     dispersion: str | None = None,
-) -> Model:
+) -> mf.Potential:
     """The model; the last two are kept in memory."""
     return mf.load_model(source, dtype=dtype, device=device, dispersion=dispersion)
 
@@ -214,10 +213,10 @@ def identity_of(atoms: Atoms, source: str) -> Result:
     """What tells structures and models apart that are called the same."""
     arrays = (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_masses())
     content = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
-    return {"structure": hashlib.sha256(content).hexdigest(), "model": _model_digest(source)}
+    return {"structure": hashlib.sha256(content).hexdigest(), "model": _potential_digest(source)}
 
 
 @lru_cache
-def _model_digest(source: str) -> str:
+def _potential_digest(source: str) -> str:
     path = Path(source)
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else source

@@ -65,7 +65,7 @@ PRECISIONS = {"hessian": torch.float64, "all": torch.float32}
 """In which a Hessian in single precision is diagonalised."""
 
 
-def _modes(atoms: Atoms, model: mf.Model, dtype: torch.dtype) -> NormalModes:
+def _modes(atoms: Atoms, model: mf.MaceModel, dtype: torch.dtype) -> NormalModes:
     s = mf.from_ase(atoms, model)
     matrix = mf.hessian(mf.energy_fn(model, s.graph))(s.positions, s.cell, model.params)
     return mf.normal_modes(

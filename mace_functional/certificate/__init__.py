@@ -11,6 +11,6 @@
 | `differences.py` | forces, stress, Hessian products and a third derivative against differences |
 | `invariances.py` | rotation, permutation, periodic images and what else changes no energy |
 | `precision.py` | single against double precision |
-| `parts.py` | dispersion alone and in the sum |
+| `parts.py` | sums of potentials |
 | `phonons.py` | D(q) against a supercell |
 """

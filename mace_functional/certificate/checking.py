@@ -50,10 +50,9 @@ def check_potential(
     with those of forces, a third derivative with those of Hessian products. Nested transforms are
     called four times. The Hessian has to be symmetric and zero for translations; energies and
     forces must not depend on orientation, place, order of atoms, neighbour list, choice of images
-    or size of the cell, nor much on the precision; a dispersion has to be right alone and in the
-    sum, and D(q) equal to that of a supercell. Every check has a bound that is made of rounding and
-    of the uncertainty of its differences, and finds a relative error of 1e-4 or says that it
-    cannot.
+    or size of the cell, nor much on the precision; a sum has to be that of its parts, and D(q)
+    equal to that of a supercell. Every check has a bound that is made of rounding and of the
+    uncertainty of its differences, and finds a relative error of 1e-4 or says that it cannot.
 
     Derivatives are taken along random directions that move all atoms, so that the number of
     evaluations does not grow with the number of atoms, except for D(q): seconds for a few atoms,
@@ -61,8 +60,9 @@ def check_potential(
     its device.
 
     Args:
-        potential: A `Model`, or anything of the shape of `Potential`. Where it has the methods of
-            `HasDynamicalMatrix`, `HasDispersion` or `HoldsPairs`, these are checked or used too.
+        potential: Anything of the shape of `Potential`, such as a model of `load_model`. Where it
+            is one of `EdgePotential`, `HasDynamicalMatrix`, `HasParts` or `HoldsPairs` too, what
+            these promise is checked or used.
         atoms: The structure, periodic in any directions; it need not be at rest. Constraints do not
             matter.
         displacement: Largest random displacement of the atoms, along x, y and z, that removes all

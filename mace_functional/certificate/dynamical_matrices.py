@@ -25,7 +25,7 @@ from mace_functional.certificate.comparison import (
 from mace_functional.certificate.invariances import supercell
 from mace_functional.certificate.subject import Subject
 from mace_functional.derivatives.hessian_operator import HessianOperator
-from mace_functional.potential.protocol import HasDynamicalMatrix
+from mace_functional.phonons.dynamical_matrix import dynamical_matrix_of, has_dynamical_matrix
 
 CELLS = 3
 """Cells of the supercell: the fewest at which a wave is neither real nor at rest."""
@@ -35,7 +35,7 @@ SIGNS = np.array([1, -1, 1])
 
 
 def _against_supercell(s: Subject) -> Iterator[Comparison]:
-    if not isinstance(s.potential, HasDynamicalMatrix):
+    if not has_dynamical_matrix(s.potential):
         raise NotApplicableError("the potential offers no dynamical matrix")
     if not s.atoms.pbc.any():
         raise NotApplicableError("the structure is not periodic")
@@ -43,7 +43,7 @@ def _against_supercell(s: Subject) -> Iterator[Comparison]:
     x, waves = here.positions, SIGNS * s.atoms.pbc
     q = torch.as_tensor(waves / CELLS).to(x)
     arguments = x, here.cell, s.potential.params, here.masses
-    matrix = s.potential.dynamical_matrix_fn(here.topology)(q, *arguments).detach()
+    matrix = dynamical_matrix_of(s.potential, here.topology)(q, *arguments).detach()
     root = here.masses.sqrt().repeat_interleave(3)
     at_q = root[:, None] * matrix * root
     for u in s.vectors[:2]:

@@ -1,4 +1,8 @@
-"""Dispersion: the correction alone against differences, and the sum against its parts."""
+"""Sums of potentials: the last part alone against differences, and the sum against its parts.
+
+The last part, such as a dispersion correction, is often a thousand times smaller than the others,
+and an error in it would not be seen in the sum.
+"""
 
 from __future__ import annotations
 
@@ -16,43 +20,41 @@ from mace_functional.certificate.comparison import (
     rounding,
 )
 from mace_functional.certificate.subject import Subject, three_orders
-from mace_functional.potential.protocol import HasDispersion, Potential
+from mace_functional.potential.protocol import HasParts, Potential
 
 PART = 1e-7
-"""Bound of the sum against its parts, as a fraction of the size of the dispersion.
+"""Bound of the sum against its parts, as a fraction of the size of the last part.
 
 The rounding of the sum, which is larger than its smaller part, comes on top.
 """
 
 
-def _split(s: Subject) -> tuple[Potential, Potential]:
-    parts = s.potential.split_dispersion() if isinstance(s.potential, HasDispersion) else None
-    if parts is None:
-        raise NotApplicableError("the potential has no dispersion")
-    return parts
+def _parts(s: Subject) -> tuple[Potential, ...]:
+    if not isinstance(s.potential, HasParts):
+        raise NotApplicableError("the potential is no sum")
+    return s.potential.potentials
 
 
 def _alone(s: Subject) -> Iterator[Comparison]:
-    alone = replace(s, potential=_split(s)[1])
+    alone = replace(s, potential=_parts(s)[-1])
     for check in differences.CHECKS:
         if check.name in ("forces", "Hessian products"):
             yield from check.run(alone)
 
 
 def _sum(s: Subject) -> Iterator[Comparison]:
-    rest, dispersion = _split(s)
-    whole, *parts = (
-        three_orders(p, s.atoms, s.vectors[0]) for p in (s.potential, rest, dispersion)
-    )
+    whole, *parts = (three_orders(p, s.atoms, s.vectors[0]) for p in (s.potential, *_parts(s)))
     dtype = s.potential.dtype
     rounded = energy_rounding(dtype), rounding(dtype), rounding(dtype)
     names = ("energy", "eV"), ("forces", "eV/Å"), ("H v", "eV/Å²")
-    for total, a, b, relative, (what, unit) in zip(whole, *parts, rounded, names, strict=True):
-        bound = PART * rms(b) + relative * rms(a)
-        yield Comparison(what, largest(total - a - b), bound, rms(b), unit)
+    orders = zip(whole, *parts, strict=True)
+    for (total, *of_parts), relative, (what, unit) in zip(orders, rounded, names, strict=True):
+        last, largest_part = rms(of_parts[-1]), max(map(rms, of_parts))
+        bound = PART * last + relative * largest_part
+        yield Comparison(what, largest(total - sum(of_parts)), bound, last, unit)
 
 
 CHECKS = (
-    Examination("dispersion alone", "its F and H v with differences of its E and F", _alone),
-    Examination("dispersion in the sum", "E, F and H v with those of the parts", _sum),
+    Examination("last part alone", "its F and H v with differences of its E and F", _alone),
+    Examination("sum of parts", "E, F and H v with those of the parts", _sum),
 )

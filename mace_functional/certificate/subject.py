@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.func import grad, jvp
 
 from mace_functional.certificate.richardson import Slope, differentiate
-from mace_functional.potential.protocol import AtomicStructure, HoldsPairs, Potential
+from mace_functional.potential.protocol import Potential, hold_pairs_of
+from mace_functional.structure.structure import Structure
 
 SKIN = 0.3
 """Å. Steps and displacements of the checks stay below half of it."""
@@ -79,7 +80,7 @@ class Subject:
         return np.random.default_rng([self.seed, number])
 
     @cached_property
-    def structure(self) -> AtomicStructure:
+    def structure(self) -> Structure:
         """The structure, with a skin."""
         return self.potential.structure(self.atoms, skin=SKIN)
 
@@ -97,9 +98,8 @@ class Subject:
     @cached_property
     def held_energy(self) -> Callable[[Tensor, Tensor], Tensor]:
         """The energy as a function of positions and cell that jumps nowhere, for differences."""
-        potential, s = self.potential, self.structure
-        if isinstance(potential, HoldsPairs):
-            s = potential.hold_pairs(s)
+        potential = self.potential
+        s = hold_pairs_of(potential, self.structure)
         energy = potential.energy_fn(s.topology)
         return lambda x, cell: energy(x, cell, potential.params)
 

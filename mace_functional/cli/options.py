@@ -25,7 +25,8 @@ from mace_functional.cli.output_files import check_figure, check_outputs, check_
 from mace_functional.cli.relaxed_structures import relax_in_place
 from mace_functional.dispersion.pairs import functional_name
 from mace_functional.dispersion.reference import damping_of
-from mace_functional.mace.model import Model, load_model
+from mace_functional.mace.loading import load_model
+from mace_functional.potential.protocol import Potential
 from mace_functional.screening.screen_settings import DTYPES
 from mace_functional.structure.examples import STRUCTURES, is_example
 from mace_functional.structure.symmetry import SYMPREC
@@ -252,7 +253,7 @@ def set_limits(options: argparse.Namespace) -> None:
     options.max_steps = MAX_STEPS if options.max_steps is None else options.max_steps
 
 
-def load(options: argparse.Namespace, console: Console) -> Model:
+def load(options: argparse.Namespace, console: Console) -> Potential:
     """Load the model."""
     with console.status(f"loading {options.model}"):
         return load_model(
@@ -271,7 +272,7 @@ def holds_axes(atoms: Atoms) -> bool:
 
 def load_and_relax(
     options: argparse.Namespace, atoms: Atoms, console: Console
-) -> tuple[Model, dict[str, Any] | None]:
+) -> tuple[Potential, dict[str, Any] | None]:
     """Load the model and, if that was asked for, relax the structure in place.
 
     Returns:

@@ -38,7 +38,6 @@ from mace_functional.figures.plots import band_figure
 from mace_functional.interop.ase import MaceCalculator
 from mace_functional.interop.finite_displacements import finite_displacements, largest_difference
 from mace_functional.interop.phonopy import commensurate_points, phonopy_of, write_phonopy
-from mace_functional.mace.model import Model
 from mace_functional.phonons import (
     BandStructure,
     DensityOfStates,
@@ -55,6 +54,7 @@ from mace_functional.phonons import (
 from mace_functional.phonons.bands import check_path
 from mace_functional.phonons.mesh import SPACING, mesh_size
 from mace_functional.phonons.phonons import Method
+from mace_functional.potential.protocol import Potential
 from mace_functional.structure.selection import refuse_constraints
 from mace_functional.support.atomic_write import atomic_write
 from mace_functional.support.validation import MOST_WAVE_VECTORS, between, count
@@ -282,7 +282,7 @@ def _density(dos: DensityOfStates, atoms: Atoms) -> dict[str, Any]:
 
 
 def _compared(
-    model: Model, atoms: Atoms, lattice: Phonons, options: argparse.Namespace, console: Console
+    model: Potential, atoms: Atoms, lattice: Phonons, options: argparse.Namespace, console: Console
 ) -> list[dict[str, Any]]:
     """Largest difference of the frequencies for each displacement."""
     calculator, rows = MaceCalculator(model), []

@@ -15,9 +15,9 @@ from rich.table import Table
 
 from mace_functional.cli.console import BOLD, Console
 from mace_functional.interop.ase import MaceCalculator
-from mace_functional.mace.model import Model
 from mace_functional.phonons.acoustic import AcousticBranches
 from mace_functional.phonons.modes import LARGEST_FORCE
+from mace_functional.potential.protocol import Potential
 from mace_functional.screening.missing import LARGE
 from mace_functional.screening.table import ROOM
 from mace_functional.units import EV_PER_MOLECULE
@@ -36,7 +36,7 @@ def no_warnings_of_what_is_reported() -> Iterator[None]:
 
 
 def structure_results(
-    options: argparse.Namespace, atoms: Atoms, model: Model, relaxation: dict[str, Any] | None
+    options: argparse.Namespace, atoms: Atoms, model: Potential, relaxation: dict[str, Any] | None
 ) -> dict[str, Any]:
     """What was asked for, the structure that the results are for, and how far it is from rest."""
     here = atoms.copy()

@@ -10,14 +10,14 @@ from ase import Atoms
 
 from mace_functional.cli.console import BOLD, Console
 from mace_functional.cli.output_files import write_structure
-from mace_functional.mace.model import Model
 from mace_functional.optimize.relax import RelaxResult, relax
+from mace_functional.potential.protocol import Potential
 from mace_functional.structure.reading import read
 
 
 def relax_in_place(
     atoms: Atoms,
-    model: Model,
+    model: Potential,
     *,
     output: Path | None,
     console: Console,

@@ -37,8 +37,8 @@ from mace_functional.dispersion.d3 import (
     reference_weights,
 )
 from mace_functional.dispersion.image_sum import ImageSum
-from mace_functional.dispersion.images import Images
-from mace_functional.dispersion.pairs import D3Graph
+from mace_functional.dispersion.images import PairImages
+from mace_functional.dispersion.pairs import D3Pairs
 
 
 class Derivatives(NamedTuple):
@@ -52,7 +52,7 @@ class Derivatives(NamedTuple):
     curvature: Tensor
 
 
-def d3_force_constants_at(graph: D3Graph) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def d3_force_constants_at(graph: D3Pairs) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Force constants of D3 at any wave vector, as a pure function.
 
     Args:
@@ -123,7 +123,7 @@ def _of_images(image_sum: ImageSum, positions: Tensor, cell: Tensor) -> Derivati
     return Derivatives(g[:, None], 2 * slope[:, None] * r, (along + across).flatten(1, 2))
 
 
-def _both_ways(images: Images, sums: Tensor, parity: int, atoms: int) -> Tensor:
+def _both_ways(images: PairImages, sums: Tensor, parity: int, atoms: int) -> Tensor:
     """From rows, (rows, k), to all ordered pairs (N, N, k): seen from the other end, r turns."""
     there, back = images.first * atoms + images.second, images.second * atoms + images.first
     nothing = sums.new_zeros(atoms * atoms, sums.shape[1])

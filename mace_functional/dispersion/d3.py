@@ -29,8 +29,8 @@ from torch import Tensor
 
 from mace_functional.autodiff.memory import keep_freed_memory
 from mace_functional.dispersion.image_sum import ImageSum
-from mace_functional.dispersion.pairs import CN_CUTOFF, CUTOFF, D3Graph, D3Settings
-from mace_functional.dispersion.reference import Reference
+from mace_functional.dispersion.pairs import CN_CUTOFF, CUTOFF, D3Pairs, D3Settings
+from mace_functional.dispersion.reference import ReferenceSystems
 from mace_functional.support import validation
 
 if TYPE_CHECKING:
@@ -92,14 +92,9 @@ def dispersion_fn(
     if len(atoms) == 0:
         raise ValueError("the structure has no atoms")
     keep_freed_memory()
-    graph = D3Graph.of(
-        D3Settings(functional, cutoff, cn_cutoff),
-        atoms.numbers,
-        (atoms.positions, atoms.cell.array, atoms.pbc),
-        (skin, skin),
-        torch.empty(0, dtype=dtype, device=device),
-    )
-    of_atoms = d3_energies(graph)
+    settings = D3Settings(functional, cutoff, cn_cutoff)
+    like = torch.empty(0, dtype=dtype, device=device)
+    of_atoms = d3_energies(D3Pairs.of(settings, atoms, (skin, skin), like))
 
     def energy(positions: Tensor, cell: Tensor) -> Tensor:
         _check(len(atoms), dtype, positions, cell)
@@ -109,7 +104,7 @@ def dispersion_fn(
     return energy
 
 
-def d3_energies(graph: D3Graph) -> Callable[[Tensor, Tensor], Tensor]:
+def d3_energies(graph: D3Pairs) -> Callable[[Tensor, Tensor], Tensor]:
     """The energies of the atoms, half a pair's for each end, as a pure function.
 
     Args:
@@ -133,7 +128,7 @@ def d3_energies(graph: D3Graph) -> Callable[[Tensor, Tensor], Tensor]:
     return energies
 
 
-def counting(graph: D3Graph) -> ImageSum:
+def counting(graph: D3Pairs) -> ImageSum:
     """How much of a neighbour atoms are to each other, summed over images."""
     images, radii = graph.counted, graph.reference.radii[graph.reference.kinds]
     both = (radii[images.first] + radii[images.second])[:, None]
@@ -144,7 +139,7 @@ def counting(graph: D3Graph) -> ImageSum:
     return ImageSum(images, count, graph.settings.cn_cutoff)
 
 
-def damping(graph: D3Graph) -> ImageSum:
+def damping(graph: D3Pairs) -> ImageSum:
     """Energies of pairs over -C6, summed over images."""
     images, roots = graph.pairs, graph.reference.sqrt_q[graph.reference.kinds]
     ratio = 3 * (roots[images.first] * roots[images.second])[:, None]
@@ -159,7 +154,7 @@ def damping(graph: D3Graph) -> ImageSum:
     return ImageSum(images, damped, graph.settings.cutoff)
 
 
-def reference_weights(reference: Reference, coordination: Tensor) -> Tensor:
+def reference_weights(reference: ReferenceSystems, coordination: Tensor) -> Tensor:
     """How near the atoms are to each reference of their elements.
 
     Args:
@@ -175,7 +170,7 @@ def reference_weights(reference: Reference, coordination: Tensor) -> Tensor:
     return exponents.masked_fill(known < 0, -torch.inf).softmax(-1)
 
 
-def pair_coefficients(reference: Reference, left: Tensor, right: Tensor) -> Tensor:
+def pair_coefficients(reference: ReferenceSystems, left: Tensor, right: Tensor) -> Tensor:
     """`C6_ij = sum_(a, b) left_ia right_jb C6_(a, b)` of all pairs of atoms.
 
     Args:

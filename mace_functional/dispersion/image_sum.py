@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mace_functional.autodiff.jets import Jet, jet_of
 from mace_functional.autodiff.local import LocalFunction
-from mace_functional.dispersion.images import Images
+from mace_functional.dispersion.images import PairImages
 
 
 class ImageSum(LocalFunction):
@@ -28,7 +28,9 @@ class ImageSum(LocalFunction):
         cutoff: Å; images at larger distances are left out.
     """
 
-    def __init__(self, images: Images, radial: Callable[[Tensor], Tensor], cutoff: float) -> None:
+    def __init__(
+        self, images: PairImages, radial: Callable[[Tensor], Tensor], cutoff: float
+    ) -> None:
         self.images, self.radial, self.cutoff = images, radial, cutoff
 
     def value(self, x: Tensor, *rest: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from mace_functional.structure.neighbours import Edges
 
 
-class Images(NamedTuple):
+class PairImages(NamedTuple):
     """Pairs of atoms, each once, in rows with all their periodic images.
 
     Attributes:
@@ -36,7 +36,7 @@ class Images(NamedTuple):
         return sums.index_add(0, self.first, values).index_add(0, self.second, values)
 
 
-def in_rows(edges: Edges, atoms: int, like: Tensor) -> Images:
+def in_rows(edges: Edges, atoms: int, like: Tensor) -> PairImages:
     """Collect the images of each pair of atoms in a row.
 
     Args:
@@ -59,7 +59,7 @@ def in_rows(edges: Edges, atoms: int, like: Tensor) -> Images:
     unit_shifts, mask = np.zeros((3, *shape)), np.zeros(shape, dtype=bool)
     unit_shifts[:, row, slot] = shifts[by_row].T
     mask[row, slot] = True
-    return Images(
+    return PairImages(
         first=torch.as_tensor(pairs // atoms, device=like.device),
         second=torch.as_tensor(pairs % atoms, device=like.device),
         unit_shifts=torch.as_tensor(unit_shifts).to(like),

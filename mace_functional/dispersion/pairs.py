@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from ase.units import Bohr
 from torch import Tensor
 
 from mace_functional.autodiff.torch_internals import pytree
-from mace_functional.dispersion.images import Images, in_rows
-from mace_functional.dispersion.reference import Damping, Reference, damping_of, reference_of
+from mace_functional.dispersion.images import PairImages, in_rows
+from mace_functional.dispersion.reference import (
+    Damping,
+    ReferenceSystems,
+    damping_of,
+    reference_of,
+)
 from mace_functional.structure import neighbours
+from mace_functional.structure.arrays import as_array
+from mace_functional.structure.remaining_skin import ROUNDING, remaining_skin
+from mace_functional.structure.topology import PairArrays
 from mace_functional.support.validation import FARTHEST, pair_cutoff
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 CUTOFF = 60 * Bohr
 """Where pairs end in s-dftd3, Å."""
@@ -83,73 +95,69 @@ class D3Settings:
 
 
 @dataclass(frozen=True, eq=False)
-class D3Graph:
-    """Pairs and data of a structure: a pytree whose leaves are tensors.
+class D3Pairs:
+    """Pairs and data of a structure, a `Topology`: a pytree whose leaves are tensors.
 
     Attributes:
         pairs: Within the cutoff and the skin.
         counted: Those that make coordination numbers.
         reference: Data of the elements.
+        pbc: Periodic directions, (3,).
+        reference_positions: Positions for which the pairs were found, Å, (N, 3).
+        reference_cell: Cell for which they were found, Å, (3, 3).
         damping: Parameters of the functional; static.
         settings: Static.
         skins: What the search added to the cutoffs, Å; static.
     """
 
-    pairs: Images
-    counted: Images
-    reference: Reference
+    pairs: PairImages
+    counted: PairImages
+    reference: ReferenceSystems
+    pbc: Tensor
+    reference_positions: Tensor
+    reference_cell: Tensor
     damping: Damping
     settings: D3Settings
     skins: tuple[float, float]
 
+    def __repr__(self) -> str:
+        return f"D3Pairs({self.n_atoms} atoms, {self.settings.functional})"
+
     @classmethod
     def of(
-        cls,
-        settings: D3Settings,
-        numbers: np.ndarray,
-        geometry: tuple[np.ndarray, np.ndarray, np.ndarray],
-        skins: tuple[float, float],
-        like: Tensor,
-    ) -> D3Graph:
+        cls, settings: D3Settings, atoms: Atoms, skins: tuple[float, float], like: Tensor
+    ) -> D3Pairs:
         """Find the pairs of a structure.
 
         Args:
             settings: The correction.
-            numbers: Atomic numbers, (N,).
-            geometry: Positions (N, 3) and cell (3, 3) in Å, and periodic directions (3,).
+            atoms: Periodic in any directions.
             skins: Added to the cutoffs, Å.
             like: Gives dtype and device.
 
         Raises:
             ValueError: If D3 does not know an element, or the geometry is bad; see `search`.
         """
-        reference = reference_of(numbers, like)
+        reference = reference_of(atoms.numbers, like)
         reaches = settings.cutoff + skins[0], settings.cn_cutoff + skins[1]
-        pairs, counted = _find(*geometry, reaches, like)
-        return cls(pairs, counted, reference, damping_of(settings.functional), settings, skins)
-
-    def rebuilt(self, geometry: tuple[np.ndarray, np.ndarray, np.ndarray]) -> D3Graph:
-        """The same for the same atoms elsewhere; positions and cell in Å, periodic directions."""
-        reaches = tuple(cutoff + skin for cutoff, skin in self.reaches)
-        pairs, counted = _find(*geometry, reaches, self.reference.c6)
-        return replace(self, pairs=pairs, counted=counted)
-
-    def held(self, positions: Tensor, cell: Tensor, pbc: Tensor) -> D3Graph:
-        """The pairs within the cutoffs here and no others, wherever they move: nothing jumps.
-
-        The cutoffs become the largest ones that there are, which no pair crosses.
-
-        Args:
-            positions: Å, (N, 3).
-            cell: Lattice vectors in Å, (3, 3).
-            pbc: Periodic directions, (3,).
-        """
-        x, a, periodic = (
-            t.detach().cpu().numpy() for t in (positions.double(), cell.double(), pbc)
+        x, cell, pbc = atoms.positions.copy(), atoms.cell.array.copy(), np.array(atoms.pbc)
+        pairs, counted = _find(x, cell, pbc, reaches, like)
+        return cls(
+            pairs,
+            counted,
+            reference,
+            pbc=torch.as_tensor(pbc, device=like.device),
+            reference_positions=torch.as_tensor(x).to(like),
+            reference_cell=torch.as_tensor(cell).to(like),
+            damping=damping_of(settings.functional),
+            settings=settings,
+            skins=skins,
         )
-        exact = replace(self, skins=(0.0, 0.0)).rebuilt((x, a, periodic))
-        wide = replace(self.settings, cutoff=FARTHEST, cn_cutoff=FARTHEST)
-        return replace(exact, settings=wide)
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms."""
+        return len(self.reference.kinds)
 
     @property
     def reaches(self) -> tuple[tuple[float, float], ...]:
@@ -157,20 +165,62 @@ class D3Graph:
         cutoffs = self.settings.cutoff, self.settings.cn_cutoff
         return tuple(zip(cutoffs, self.skins, strict=True))
 
+    def is_current(self, positions: Tensor, cell: Tensor) -> bool:
+        """Whether all pairs within the cutoffs of a moved structure are known."""
+        return remaining_skin(self, positions, cell, self.reaches) > -ROUNDING
+
+    def rebuilt(self, positions: Tensor, cell: Tensor) -> D3Pairs:
+        """The pairs of the same atoms at other positions, Å, (N, 3), and in another cell."""
+        geometry = as_array(positions), as_array(cell), self.pbc.cpu().numpy()
+        reaches = tuple(cutoff + skin for cutoff, skin in self.reaches)
+        pairs, counted = _find(*geometry, reaches, self.reference.c6)
+        return replace(
+            self,
+            pairs=pairs,
+            counted=counted,
+            reference_positions=positions.detach().clone(),
+            reference_cell=cell.detach().clone(),
+        )
+
+    def held(self, positions: Tensor, cell: Tensor) -> D3Pairs:
+        """The pairs within the cutoffs here and no others, wherever they move: nothing jumps.
+
+        The cutoffs become the largest ones that there are, which no pair crosses.
+
+        Args:
+            positions: Å, (N, 3).
+            cell: Lattice vectors in Å, (3, 3).
+        """
+        exact = replace(self, skins=(0.0, 0.0)).rebuilt(positions, cell)
+        wide = replace(self.settings, cutoff=FARTHEST, cn_cutoff=FARTHEST)
+        return replace(exact, settings=wide)
+
+    def pairs_within(self, positions: Tensor, cell: Tensor) -> PairArrays:
+        """The pairs closer than the cutoffs."""
+        x, h = as_array(positions), as_array(cell)
+        found = []
+        for images, (cutoff, _) in zip((self.pairs, self.counted), self.reaches, strict=True):
+            row, slot = np.nonzero(images.mask.cpu().numpy())
+            i, j = (end.cpu().numpy()[row] for end in (images.first, images.second))
+            s = images.unit_shifts.cpu().numpy()[:, row, slot].T
+            found.append(neighbours.closer_than(cutoff, (i, j, s), x, h))
+        i, j, s = (np.concatenate(columns) for columns in zip(*found, strict=True))
+        return i, j, s
+
 
 _STATIC = ("damping", "settings", "skins")
-_LEAVES = tuple(f.name for f in fields(D3Graph) if f.name not in _STATIC)
+_LEAVES = tuple(f.name for f in fields(D3Pairs) if f.name not in _STATIC)
 
 
-def _flatten(graph: D3Graph) -> tuple[list[Any], tuple[Any, ...]]:
+def _flatten(graph: D3Pairs) -> tuple[list[Any], tuple[Any, ...]]:
     return [getattr(graph, k) for k in _LEAVES], tuple(getattr(graph, k) for k in _STATIC)
 
 
 pytree.register_pytree_node(
-    D3Graph,
+    D3Pairs,
     _flatten,
-    lambda leaves, static: D3Graph(*leaves, *static),
-    serialized_type_name="mace_functional.D3Graph",
+    lambda leaves, static: D3Pairs(*leaves, *static),
+    serialized_type_name="mace_functional.D3Pairs",
 )
 
 
@@ -180,7 +230,7 @@ def _find(
     pbc: np.ndarray,
     reaches: Sequence[float],
     like: Tensor,
-) -> tuple[Images, ...]:
+) -> tuple[PairImages, ...]:
     """The pairs within each distance."""
     first, second, shifts = neighbours.search(positions, cell, pbc, max(reaches))
     distances = np.linalg.norm(positions[first] - positions[second] + shifts @ cell, axis=1)

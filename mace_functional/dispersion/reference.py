@@ -11,7 +11,7 @@ from ase.units import Bohr, Hartree
 from torch import Tensor
 
 
-class Reference(NamedTuple):
+class ReferenceSystems(NamedTuple):
     """What D3 knows of the elements present, in eV and Å.
 
     Attributes:
@@ -64,7 +64,7 @@ def damping_of(functional: str) -> Damping:
     return Damping(s6, s8, a1, a2 * Bohr)
 
 
-def reference_of(numbers: np.ndarray, like: Tensor) -> Reference:
+def reference_of(numbers: np.ndarray, like: Tensor) -> ReferenceSystems:
     """Reference data of the elements present.
 
     Args:
@@ -88,7 +88,7 @@ def reference_of(numbers: np.ndarray, like: Tensor) -> Reference:
     if unknown:
         raise ValueError(f"D3 has no data of {' '.join(chemical_symbols[z] for z in unknown)}")
     rows = torch.as_tensor(present)
-    return Reference(
+    return ReferenceSystems(
         kinds=torch.as_tensor(kinds, device=like.device),
         coordination=tables.cn[rows].to(like),
         c6=(tables.c6[rows][:, rows] * (Hartree * Bohr**6)).to(like),

@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.func import grad
 
 from mace_functional.derivatives import hessian, strained
-from mace_functional.mace.model import Model, load_model
-from mace_functional.potential.energy import energy_fn
-from mace_functional.structure.graph import Structure, features_of, from_ase
+from mace_functional.mace.loading import load_model
+from mace_functional.potential.protocol import Potential, features_of
 from mace_functional.structure.lattice import periodic_projector, volume_of
+from mace_functional.structure.structure import Structure
 from mace_functional.support import validation
 
 
-class MaceCalculator(Calculator):
+class PotentialCalculator(Calculator):
     """Energy, forces, stress, energies of the atoms, and the exact Hessian.
 
     The stress is `(1 / V) dE/de`, in eV/Å³, with the volume V of the cell as it is given, vacuum
@@ -35,7 +35,7 @@ class MaceCalculator(Calculator):
     zero, so that filters leave the vacuum as it is. Molecules have no stress, whatever their cell.
 
     Args:
-        model: From `load_model`, or what it takes: a name such as "small", a path or a module.
+        potential: Such as a model of `load_model`.
         skin: Added to the cutoff in the neighbour search, Å: the neighbour list is used again until
             atoms or cell have moved too far for it. Results do not depend on it.
         **kwargs: Passed on to ASE's `Calculator`.
@@ -47,7 +47,7 @@ class MaceCalculator(Calculator):
         >>> from ase.build import molecule
         >>> from ase.vibrations import VibrationsData
         >>> atoms = molecule("H2O")
-        >>> atoms.calc = MaceCalculator("embedded")
+        >>> atoms.calc = PotentialCalculator(load_model("embedded"))
         >>> data = VibrationsData.from_2d(atoms, atoms.calc.get_hessian(atoms))
         >>> len(data.get_energies())
         9
@@ -61,14 +61,9 @@ class MaceCalculator(Calculator):
         "stress",
     ]
 
-    def __init__(
-        self,
-        model: Model | str | os.PathLike[str] | torch.nn.Module,
-        skin: float = 0.1,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, potential: Potential, skin: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.model = model if isinstance(model, Model) else load_model(model)
+        self.potential = potential
         self.skin = validation.skin(skin)
         self.structure: Structure | None = None
         """Structure of the last call, with the neighbour list in use."""
@@ -91,7 +86,7 @@ class MaceCalculator(Calculator):
         if self.atoms is None:
             raise ValueError("give the atoms whose properties are wanted")
         s = self._structure(self.atoms)
-        volume, pbc = float(volume_of(s.cell)), s.graph.pbc.tolist()
+        volume, pbc = float(volume_of(s.cell)), s.topology.pbc.tolist()
         if "stress" in properties and not any(pbc):
             raise PropertyNotImplementedError(
                 "the structure is periodic in no direction and has no stress, whatever its cell"
@@ -101,15 +96,15 @@ class MaceCalculator(Calculator):
                 "a stress is per volume, and the cell has none: give it a lattice vector along the "
                 "directions that are not periodic too"
             )
-        per_atom = strained(energy_fn(self.model, s.graph, per_atom=True))
+        per_atom = strained(self.potential.energy_fn(s.topology, per_atom=True))
 
         def of_strain(strain: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-            energies = per_atom(strain, positions, s.cell, self.model.params)
+            energies = per_atom(strain, positions, s.cell, self.potential.params)
             return energies.sum(), energies
 
         derivatives = grad(of_strain, argnums=(0, 1), has_aux=True)
         (virial, gradient), energies = derivatives(torch.zeros_like(s.cell), s.positions)
-        self._features = s.graph.features
+        self._features = features_of(self.potential, self.atoms)
         self.results = {
             "energy": float(energies.sum()),
             "free_energy": float(energies.sum()),
@@ -135,8 +130,8 @@ class MaceCalculator(Calculator):
         if atoms is None:
             raise ValueError("give the atoms whose Hessian is wanted")
         s = self._structure(atoms)
-        energy = energy_fn(self.model, s.graph)
-        matrix = hessian(energy, **options)(s.positions, s.cell, self.model.params)
+        energy = self.potential.energy_fn(s.topology)
+        matrix = hessian(energy, **options)(s.positions, s.cell, self.potential.params)
         size = 3 * round((matrix.numel() / 9) ** 0.5)
         return matrix.reshape(size, size).detach().cpu().numpy()
 
@@ -144,28 +139,60 @@ class MaceCalculator(Calculator):
         """What changed since the results; also the features of `atoms.info` that matter."""
         changes: list[str] = super().check_state(atoms, tol=tol)
         if not changes and self._features is not None:
-            now, before = features_of(atoms, self.model), self._features
+            now, before = features_of(self.potential, atoms), self._features
             if any(not torch.equal(now[name], before[name]) for name in now):
                 changes.append("info")
         return changes
 
     def _structure(self, atoms: Atoms) -> Structure:
         """The structure of the atoms, with the neighbour list of the last call while it holds."""
-        last = self.structure
-        if last is not None and self._same_graph(atoms, last):
-            positions = torch.as_tensor(atoms.positions.copy()).to(last.positions)
-            cell = torch.as_tensor(atoms.cell.array.copy()).to(last.cell)
-            if last.graph.is_current(positions, cell):
-                self.structure = last.moved(positions, cell)
-                return self.structure
-        self.structure = from_ase(atoms, self.model, self.skin)
+        if self.structure is not None and self._same_but_moved(atoms):
+            positions = torch.as_tensor(atoms.positions.copy()).to(self.structure.positions)
+            cell = torch.as_tensor(atoms.cell.array.copy()).to(self.structure.cell)
+            self.structure = self.structure.at(positions, cell)
+        else:
+            self.structure = self.potential.structure(atoms, skin=self.skin)
         return self.structure
 
-    def _same_graph(self, atoms: Atoms, last: Structure) -> bool:
+    def _same_but_moved(self, atoms: Atoms) -> bool:
         """Whether only positions and cell differ from the last structure."""
-        features = features_of(atoms, self.model)
+        last, features = self.structure, features_of(self.potential, atoms)
         return (
-            np.array_equal(atoms.numbers, last.numbers.cpu().numpy())
-            and np.array_equal(atoms.pbc, last.graph.pbc.cpu().numpy())
-            and all(torch.equal(features[k], last.graph.features[k]) for k in features)
+            last is not None
+            and self._features is not None
+            and np.array_equal(atoms.numbers, last.numbers.cpu().numpy())
+            and np.array_equal(atoms.pbc, last.topology.pbc.cpu().numpy())
+            and all(torch.equal(features[k], self._features[k]) for k in features)
         )
+
+
+class MaceCalculator(PotentialCalculator):
+    """`PotentialCalculator` of a MACE model, which it loads where it is given a name.
+
+    Args:
+        model: From `load_model`, or what it takes: a name such as "small", a path or a module.
+        skin: As of `PotentialCalculator`.
+        **kwargs: Passed on to ASE's `Calculator`.
+
+    Example:
+        >>> from ase.build import molecule
+        >>> atoms = molecule("H2O")
+        >>> atoms.calc = MaceCalculator("embedded")
+        >>> atoms.get_forces().shape
+        (3, 3)
+    """
+
+    def __init__(
+        self,
+        model: Potential | str | os.PathLike[str] | torch.nn.Module,
+        skin: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(model, (str, os.PathLike, torch.nn.Module)):
+            model = load_model(model)
+        super().__init__(model, skin, **kwargs)
+
+    @property
+    def model(self) -> Potential:
+        """The model, a potential."""
+        return self.potential

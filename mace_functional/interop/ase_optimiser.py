@@ -20,7 +20,7 @@ from ase.filters import Filter, UnitCellFilter
 from ase.optimize.optimize import Optimizer
 from ase.units import GPa
 
-from mace_functional.interop.ase import MaceCalculator
+from mace_functional.interop.ase import PotentialCalculator
 from mace_functional.interop.ase_coordinates import Chart, innermost
 from mace_functional.optimize.bond_stretch import BondStretch
 from mace_functional.optimize.coordinates import Coordinates, rigid_directions
@@ -45,9 +45,9 @@ class SecondOrder(Optimizer):
     """Minimisation with a Hessian from the first step on; used as ASE's `BFGS`.
 
     The first Hessian is that of a valence force field, whatever the calculator; where steps fail,
-    `MaceCalculator` gives the exact one. A step that raises the energy is taken back and another
-    one tried at once, so that every step of the log, and the last one above all, is the best so
-    far; `force_calls` counts the tries.
+    `PotentialCalculator` gives the exact one. A step that raises the energy is taken back and
+    another one tried at once, so that every step of the log, and the last one above all, is the
+    best so far; `force_calls` counts the tries.
 
     Args:
         atoms: Atoms, with any constraints, or a filter of ASE.
@@ -56,7 +56,7 @@ class SecondOrder(Optimizer):
         trajectory: As for all optimisers of ASE.
         append_trajectory: As for all optimisers of ASE.
         hessian: "exact" for the exact Hessian from the start, by positions and cell, with
-            `MaceCalculator`; or a function of the atoms that gives their Hessian by positions,
+            `PotentialCalculator`; or a function of the atoms that gives their Hessian by positions,
             eV/Å², (3N, 3N).
         noise: Differences of the energy below it mean nothing, eV; gradients decide there. Rounding
             if None.
@@ -228,10 +228,10 @@ class SecondOrder(Optimizer):
         """By y, (3N + 6, 3N + 6)."""
         atoms = innermost(self.atoms)
         if not self._is_ours():
-            raise ValueError('hessian="exact" needs MaceCalculator: give a function instead')
+            raise ValueError('hessian="exact" needs PotentialCalculator: give a function instead')
         free = atoms.copy()
         free.set_constraint()
-        rough = atoms.calc.model.to(dtype=torch.float32)
+        rough = atoms.calc.potential.to(dtype=torch.float32)
         pressure = getattr(self.atoms, "scalar_pressure", 0.0) / GPa
         surface = Surface(rough, free, coordinates, pressure)
         return surface.joint_hessian(np.zeros(coordinates.count))
@@ -243,7 +243,7 @@ class SecondOrder(Optimizer):
 
     def _is_ours(self) -> bool:
         """Whether the calculator has the Hessian of a MACE model, by positions and cell."""
-        return isinstance(innermost(self.atoms).calc, MaceCalculator)
+        return isinstance(innermost(self.atoms).calc, PotentialCalculator)
 
     def _is_elsewhere(self) -> bool:
         """Whether the Hessian is of another place, far from here or from all structures."""
@@ -272,7 +272,8 @@ class SecondOrder(Optimizer):
         if self._noise is not None:
             return self._noise
         atoms = innermost(self.atoms)
-        dtype = atoms.calc.model.dtype if isinstance(atoms.calc, MaceCalculator) else torch.float64
+        ours = isinstance(atoms.calc, PotentialCalculator)
+        dtype = atoms.calc.potential.dtype if ours else torch.float64
         # Energies relative to a reference are sums of larger ones.
         size = max(abs(self._minimiser.energy), float(len(atoms)))
         return ROUNDING * torch.finfo(dtype).eps * size

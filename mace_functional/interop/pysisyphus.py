@@ -9,10 +9,10 @@ import numpy as np
 from ase import Atoms
 from scipy import constants as codata
 
-from mace_functional.interop.ase import MaceCalculator
+from mace_functional.interop.ase import PotentialCalculator
 
 if TYPE_CHECKING:
-    from mace_functional.mace.model import Model
+    from mace_functional.potential.protocol import Potential
 
 BOHR = codata.value("Bohr radius") * 1e10
 """Å; the CODATA values of scipy, as in pysisyphus."""
@@ -27,10 +27,10 @@ class PysisyphusCalculator:
     For `Geometry.set_calculator`. pysisyphus knows no periodic directions, and neither does this.
 
     Args:
-        model: From `load_model`.
+        potential: Such as a model of `load_model`.
         charge: Total charge, for models that embed it.
         mult: Spin multiplicity, for models that embed it.
-        skin: See `MaceCalculator`.
+        skin: See `PotentialCalculator`.
 
     Example:
         >>> geometry = geom_loader("guess.xyz", coord_type="redund")  # doctest: +SKIP
@@ -38,9 +38,11 @@ class PysisyphusCalculator:
         >>> RSPRFOptimizer(geometry, hessian_recalc=1).run()  # doctest: +SKIP
     """
 
-    def __init__(self, model: Model, charge: int = 0, mult: int = 1, skin: float = 0.1) -> None:
+    def __init__(
+        self, potential: Potential, charge: int = 0, mult: int = 1, skin: float = 0.1
+    ) -> None:
         self.charge, self.mult = charge, mult
-        self._calculator = MaceCalculator(model, skin)
+        self._calculator = PotentialCalculator(potential, skin)
 
     def get_energy(
         self, atoms: Sequence[str], coords: np.ndarray, **kwargs: Any

@@ -9,25 +9,24 @@ import torch
 from torch.func import grad_and_value
 
 from mace_functional.derivatives.hessian_operator import HessianOperator
-from mace_functional.potential.energy import energy_fn
-from mace_functional.structure.graph import Structure, from_ase
 from mace_functional.structure.selection import atom_numbers, freedom
+from mace_functional.structure.structure import Structure
 from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from mace_functional.mace.model import Model
+    from mace_functional.potential.protocol import Potential
 
 
-def minimize_arguments(model: Model, atoms: Atoms, *, skin: float = 0.5) -> dict[str, Any]:
+def minimize_arguments(potential: Potential, atoms: Atoms, *, skin: float = 0.5) -> dict[str, Any]:
     """Arguments of `scipy.optimize.minimize`: start, energy with gradient, Hessian products.
 
     The neighbour list follows the atoms. The products at one geometry share one linearisation of
     the gradient, and each costs less than a gradient.
 
     Args:
-        model: From `load_model`.
+        potential: Such as a model of `load_model`.
         atoms: Where to start, periodic in any directions; the cell stays. Atoms that ASE's
             `FixAtoms` holds stay too, and are no variables. It is not changed.
         skin: Added to the cutoff in the neighbour search, Å; results do not depend on it.
@@ -39,22 +38,22 @@ def minimize_arguments(model: Model, atoms: Atoms, *, skin: float = 0.5) -> dict
 
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
-        ValueError: If the structure does not fit the model (see `from_ase`), no atom is free, or
-            a constraint holds something else than whole atoms.
+        ValueError: If the structure does not fit the potential (see `from_ase`), no atom is free,
+            or a constraint holds something else than whole atoms.
 
     Example:
         >>> found = minimize(**minimize_arguments(model, atoms), method="trust-krylov")
         ... # doctest: +SKIP
         >>> atoms.positions = found.x.reshape(-1, 3)  # doctest: +SKIP
     """
-    in_order("minimize_arguments(model, atoms)", (model, "Model"), (atoms, "Atoms"))
+    in_order("minimize_arguments(potential, atoms)", (potential, "Potential"), (atoms, "Atoms"))
     left = freedom(atoms, "minimize_arguments")
     if not left.by_atoms:
         raise ValueError(
             "scipy's variables are coordinates of whole atoms, and constraints hold some "
             "directions only or a centre of mass: take relax, which keeps them"
         )
-    structure = from_ase(atoms, model, skin)
+    structure = potential.structure(atoms, skin=skin)
     free = torch.as_tensor(atom_numbers(left.atoms, len(atoms)), device=structure.positions.device)
     hessian: tuple[np.ndarray, HessianOperator] | None = None
 
@@ -68,17 +67,13 @@ def minimize_arguments(model: Model, atoms: Atoms, *, skin: float = 0.5) -> dict
 
     def at(x: np.ndarray) -> Structure:
         nonlocal structure
-        positions, cell = to_free(x, structure.positions), structure.cell
-        current = structure.graph.is_current(positions, cell)
-        structure = (
-            structure.moved(positions, cell) if current else structure.rebuild(positions, cell)
-        )
+        structure = structure.at(to_free(x, structure.positions), structure.cell)
         return structure
 
     def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
         s = at(x)
-        gradient, energy = grad_and_value(energy_fn(model, s.graph))(
-            s.positions, s.cell, model.params
+        gradient, energy = grad_and_value(potential.energy_fn(s.topology))(
+            s.positions, s.cell, potential.params
         )
         return float(energy), of_free(gradient)
 
@@ -86,7 +81,8 @@ def minimize_arguments(model: Model, atoms: Atoms, *, skin: float = 0.5) -> dict
         nonlocal hessian
         if hessian is None or not np.array_equal(hessian[0], x):
             s = at(x)
-            operator = HessianOperator(energy_fn(model, s.graph), s.positions, s.cell, model.params)
+            energy = potential.energy_fn(s.topology)
+            operator = HessianOperator(energy, s.positions, s.cell, potential.params)
             hessian = np.array(x), operator
         return of_free(hessian[1] @ to_free(p, torch.zeros_like(structure.positions)))
 

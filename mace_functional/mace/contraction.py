@@ -20,7 +20,7 @@ from mace_functional.autodiff.concatenation import join, split
 from mace_functional.mace.linear import Features, Linear
 from mace_functional.mace.polynomial import Monomials, Polynomials
 from mace_functional.mace.settings import ProductSettings
-from mace_functional.structure.graph import Species
+from mace_functional.structure.species import Species
 
 
 class WeightList(nn.Module):

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mace_functional.mace.radial import RadialEmbedding
-    from mace_functional.structure.graph import Species
+    from mace_functional.structure.species import Species
 
 
 class Edges(NamedTuple):

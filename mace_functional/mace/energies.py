@@ -19,7 +19,7 @@ from mace_functional.mace.radial import RadialEmbedding
 from mace_functional.mace.readout import Readout
 from mace_functional.mace.repulsion import ZieglerBiersackLittmark
 from mace_functional.mace.settings import MaceSettings
-from mace_functional.structure.graph import Graph
+from mace_functional.structure.topology import EdgeTopology
 
 
 class Holder(nn.Module):
@@ -68,11 +68,11 @@ class Mace(nn.Module):
         for product in products:
             product.symmetric_contractions.find_monomials()
 
-    def forward(self, graph: Graph, positions: Tensor, cell: Tensor) -> Tensor:
+    def forward(self, graph: EdgeTopology, positions: Tensor, cell: Tensor) -> Tensor:
         """Energies of the atoms in eV, (atoms,).
 
         Args:
-            graph: Topology from `from_ase` or `batch`.
+            graph: A graph of `from_ase` or `batch`, replicas of a cell, or a piece of a crystal.
             positions: Positions in Å, (atoms, 3).
             cell: Lattice vectors in Å as rows, (3, 3).
         """
@@ -100,7 +100,7 @@ class Mace(nn.Module):
             energies = scale * energies + shift
         return graph.to_atoms(reference + energies)
 
-    def _edges(self, graph: Graph, positions: Tensor, cell: Tensor) -> tuple[Edges, Tensor]:
+    def _edges(self, graph: EdgeTopology, positions: Tensor, cell: Tensor) -> tuple[Edges, Tensor]:
         """Geometry of the edges, and the pair repulsion energies of the nodes."""
         vectors = graph.edge_vectors(positions, cell)
         geometry = self.geometry(vectors)

@@ -20,7 +20,7 @@ from torch.func import functional_call
 from mace_functional.mace.skeleton import skeleton
 
 if TYPE_CHECKING:
-    from mace_functional.mace.model import Model
+    from mace_functional.mace.model import MaceModel
 
 NAMED = 3
 """Parameters that an error names; of more it says how many there are."""
@@ -29,7 +29,7 @@ AtomEnergies = Callable[[Mapping[str, Tensor], Any, Tensor, Tensor], Tensor]
 """A function of parameters, topology, positions and cell."""
 
 
-def atom_energies(model: Model) -> AtomEnergies:
+def atom_energies(model: MaceModel) -> AtomEnergies:
     """Energies of the atoms by a model, as a function of its parameters.
 
     Args:
@@ -53,7 +53,7 @@ def atom_energies(model: Model) -> AtomEnergies:
     return energies
 
 
-def parameter_shapes(model: Model) -> dict[str, torch.Size]:
+def parameter_shapes(model: MaceModel) -> dict[str, torch.Size]:
     """Names and shapes of the parameters that a model computes with."""
     buffers = model.module.named_buffers(remove_duplicate=False)
     return {name: tensor.shape for name, tensor in buffers}

@@ -25,7 +25,7 @@ from mace_functional.mace.edges import Edges
 from mace_functional.mace.linear import ElementEmbedding, ElementLinear, Features, Linear
 from mace_functional.mace.radial import NormalisedRadialNetwork, RadialFunction, RadialNetwork
 from mace_functional.mace.settings import Activation, InteractionSettings
-from mace_functional.structure.graph import Species
+from mace_functional.structure.species import Species
 
 ATTENTION_CHANNELS = 64
 

@@ -12,7 +12,7 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from mace_functional.autodiff.concatenation import join, split
-from mace_functional.structure.graph import Species
+from mace_functional.structure.species import Species
 
 Features = list[Tensor]
 """Node features: one tensor (nodes, 2l+1, channels) for each irrep."""

@@ -37,7 +37,7 @@ from mace_functional.mace.messages import (
     weighted,
 )
 from mace_functional.mace.radial import RadialFunction
-from mace_functional.structure.graph import gather
+from mace_functional.structure.species import gather
 
 CACHED_NUMBERS = 2**18
 """Numbers in one tensor of a block of nodes on CPU, so that several tensors fit the cache."""

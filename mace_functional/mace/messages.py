@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from mace_functional.autodiff.jets import Jet
-from mace_functional.structure.graph import gather
+from mace_functional.structure.species import gather
 
 
 class Path(NamedTuple):

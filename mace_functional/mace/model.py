@@ -1,51 +1,39 @@
-"""Models: where they come from, and what they hold.
-
-A model is read once, from whatever holds it: its tensors are copied under the names that mace-torch
-gives them, its settings into `MaceSettings`, and the energy is then computed by
-`mace_functional.mace`.
-"""
+"""MACE models: their tensors, their settings, and the energies of structures."""
 
 from __future__ import annotations
 
-import difflib
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from importlib import resources
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
+from ase.data import chemical_symbols
+from e3nn import o3
 from torch import Tensor, nn
 
-from mace_functional.dispersion.d3_potential import D3Potential
-from mace_functional.dispersion.pairs import D3Settings, functional_name
 from mace_functional.mace.energies import Mace
-from mace_functional.mace.mace_torch.checkpoint import read_checkpoint
-from mace_functional.mace.mace_torch.foundation import (
-    foundation_models,
-    load_foundation_model,
-    refuse_polar_model,
-)
-from mace_functional.mace.mace_torch.module import read_module
-from mace_functional.mace.model_check import check_energies, check_settings, check_tensors
-from mace_functional.mace.model_file import SUFFIX, read_model_file
+from mace_functional.mace.evaluation import AtomEnergies, atom_energies
+from mace_functional.mace.features import features_of
 from mace_functional.mace.settings import MaceSettings
 from mace_functional.mace.subnormal import without_subnormal
-from mace_functional.phonons.dynamical_matrix import DynamicalMatrix, dynamical_matrix_fn
-from mace_functional.potential.energy import Energy, energy_fn
-from mace_functional.structure.graph import Graph, Structure, from_ase
-from mace_functional.support.validation import compute_device
+from mace_functional.potential.energy import edge_energy_fn
+from mace_functional.structure.graph import Graph
+from mace_functional.structure.structure import Structure
+from mace_functional.support import validation
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-EMBEDDED = "embedded"
-"""Name of the model that comes with the package."""
+    from mace_functional.potential.protocol import Energy
+    from mace_functional.structure.topology import EdgeTopology
+
+FEW = 20
+"""Elements of a model that an error names."""
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class MaceModel:
     """A MACE model: its tensors, its settings, and the module that computes with them.
 
     Attributes:
@@ -53,7 +41,6 @@ class Model:
         settings: Everything that is not a tensor.
         module: The energy as a module, to be called through `energy_fn`.
         head: Name of the head whose energy is computed.
-        dispersion: The D3 correction that is added to it; None for none.
         n_subnormal: How many weights were too small to be normal numbers of the dtype and were set
             to zero.
     """
@@ -62,16 +49,14 @@ class Model:
     settings: MaceSettings
     module: Mace
     head: str
-    dispersion: D3Settings | None = None
     n_subnormal: int = 0
 
     def __repr__(self) -> str:
-        s, d3 = self.settings, self.dispersion
+        s = self.settings
         return (
-            f"Model({len(s.interactions)} interactions, {s.products[0].irreps_out}, cutoff "
+            f"MaceModel({len(s.interactions)} interactions, {s.products[0].irreps_out}, cutoff "
             f"{s.cutoff:g} Å, {len(s.atomic_numbers)} elements, head {self.head!r}, "
-            + (f"D3({d3.functional}), " if d3 else "")
-            + f"{self.dtype}, {self.device}"
+            f"{self.dtype}, {self.device}"
             + (f", {self.n_subnormal} subnormal weights set to zero" if self.n_subnormal else "")
             + ")"
         )
@@ -87,6 +72,22 @@ class Model:
         return self.settings.cutoff
 
     @property
+    def layers(self) -> int:
+        """Number of interactions: an atom's energy depends on atoms within so many steps."""
+        return len(self.settings.interactions)
+
+    @property
+    def n_edge_features(self) -> int:
+        """Radial weights of an edge, the mean over the layers."""
+        widths = [layer.radial_widths[-1] for layer in self.settings.interactions]
+        return sum(widths) // len(widths)
+
+    @property
+    def mirror_symmetric(self) -> bool:
+        """Whether reflections leave the energy as it is: harmonics of odd l are odd."""
+        return all(ir.p == (-1) ** ir.l for _, ir in o3.Irreps(self.settings.harmonics_irreps))
+
+    @property
     def dtype(self) -> torch.dtype:
         """Floating-point type of the parameters."""
         return self.params["r_max"].dtype
@@ -98,7 +99,7 @@ class Model:
 
     def to(
         self, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
-    ) -> Model:
+    ) -> MaceModel:
         """The same model in another precision or on another device.
 
         Args:
@@ -110,113 +111,66 @@ class Model:
         """
         dtype = self.dtype if dtype is None else dtype
         device = self.device if device is None else device
-        return _assemble(
-            self.settings,
-            self.params,
-            self.head,
-            dtype,
-            device,
-            self.dispersion,
-            self.n_subnormal,
-        )
+        return assemble(self.settings, self.params, self.head, dtype, device, self.n_subnormal)
 
     def structure(self, atoms: Atoms, *, skin: float = 0.0) -> Structure:
-        """The structure and graph of an ASE Atoms object; see `from_ase`."""
-        return from_ase(atoms, self, skin)
+        """The structure and neighbour graph of an ASE Atoms object; see `from_ase`."""
+        if len(atoms) == 0:
+            raise ValueError("the structure has no atoms")
+        skin = validation.skin(skin)
+        unknown = sorted({int(z) for z in atoms.numbers} - set(self.atomic_numbers))
+        if unknown:
+            known = self.atomic_numbers
+            which = _symbols(known) if len(known) <= FEW else f"{len(known)} others"
+            raise ValueError(
+                f"the model does not know the elements {_symbols(unknown)}; it was made for {which}"
+            )
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
+        features = self.features(atoms)
+        graph = Graph.of(atoms, self.atomic_numbers, self.cutoff, skin, features, like)
+        return Structure.of(atoms, graph, like)
+
+    def features(self, atoms: Atoms) -> dict[str, Tensor]:
+        """The extra features that the model embeds, such as total charge and spin.
+
+        Raises:
+            ValueError: If one is missing or out of range.
+        """
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
+        return features_of(atoms, self.settings.features, like)
 
     def energy_fn(self, topology: Graph, *, per_atom: bool = False) -> Energy:
         """The energy as a pure function `E(positions, cell, params)`; see `energy_fn`."""
-        return energy_fn(self, topology, per_atom=per_atom)
+        return edge_energy_fn(self, topology, per_atom=per_atom)
 
-    def dynamical_matrix_fn(self, topology: Graph) -> DynamicalMatrix:
-        """The dynamical matrix as a pure function; see `dynamical_matrix_fn`."""
-        return dynamical_matrix_fn(self, topology)
+    def atom_energies(
+        self,
+        topology: EdgeTopology,
+        positions: Tensor,
+        cell: Tensor,
+        params: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Energies of the atoms in eV, for any topology that a MACE computes on.
 
-    def split_dispersion(self) -> tuple[Model, D3Potential] | None:
-        """The model without its dispersion, and the dispersion; None if it has none."""
-        if self.dispersion is None:
-            return None
-        d3 = D3Potential(self.dispersion, self.dtype, self.device)
-        return replace(self, dispersion=None), d3
+        Raises:
+            KeyError: If names in `params` are missing or unknown.
+            ValueError: If a parameter has another shape, dtype or device.
+        """
+        return self._evaluate(params, topology, positions, cell)
 
-    def hold_pairs(self, structure: Structure) -> Structure:
-        """The same structure with dispersion between the pairs of now, wherever they move."""
-        graph = structure.graph
-        if graph.dispersion is None:
-            return structure
-        held = graph.dispersion.held(structure.positions, structure.cell, graph.pbc)
-        return replace(structure, graph=replace(graph, dispersion=held))
-
-
-def load_model(
-    source: str | os.PathLike[str] | nn.Module,
-    *,
-    dtype: torch.dtype = torch.float64,
-    device: str | torch.device = "cpu",
-    head: str | None = None,
-    dispersion: str | bool | D3Settings | None = None,
-) -> Model:
-    """Load a MACE model.
-
-    Args:
-        source: "embedded", the model that comes with this package and needs no network; or the name
-            of a foundation model, loaded and cached by mace-torch: its MACE-MP names ("small",
-            "medium", "medium-mpa-0", "mh-1", ...), "off-small", "off-medium", "off-large",
-            "omol-extra_large" or "anicc"; or the path of a file of `save_model` (*.safetensors), or
-            of a mace-torch checkpoint (unpickling runs code: load files that you trust); or a
-            mace-torch module.
-        dtype: `torch.float64`, or `torch.float32` where memory or speed matter more.
-        device: Where the tensors go.
-        head: Head of a multi-head model; may be left out if there is one, or one named "default",
-            or for a file of `save_model`, which has the head of the model that was saved.
-        dispersion: A D3 correction with Becke-Johnson damping that belongs to the model from here
-            on: the functional whose data it was fitted to, such as "pbe", or `D3Settings`; None,
-            False or "none" for no correction. For models whose data had no dispersion; those of
-            MACE-MP are of PBE. It is no part of what `save_model` writes.
-
-    Returns:
-        The model. The module or file it came from is left as it was.
-
-    Raises:
-        ValueError: If the name, the head, the dtype, the device or the functional is unknown, the
-            file holds no model, or one that is damaged: settings out of range, tensors that are not
-            what the settings ask for or not finite, energies that are not finite.
-        TypeError: If the source is no name, path or module, or the model is of a class whose energy
-            is not a function of positions, cell and parameters alone, or was compiled to
-            TorchScript, or dispersion is no name.
-        ConnectionError: If a foundation model could not be downloaded.
-        ImportError: If the checkpoint needs a package, or a version of one, that is not installed,
-            or dispersion its data, from tad-dftd3.
-        OSError: If the file cannot be read.
-    """
-    d3 = _dispersion(dispersion)
-    device = compute_device(device)
-    settings, tensors, default = _read(source)
-    where = "the module" if isinstance(source, nn.Module) else str(source)
-    check_settings(settings, where)
-    check_tensors(settings, tensors, where)
-    name = _choose_head(settings.heads, default if head is None else head)
-    model = _assemble(settings, tensors, name, dtype, device, d3)
-    check_energies(model, where)
-    return model
+    @cached_property
+    def _evaluate(self) -> AtomEnergies:
+        return atom_energies(self)
 
 
-def _dispersion(dispersion: str | bool | D3Settings | None) -> D3Settings | None:
-    if isinstance(dispersion, D3Settings):
-        return dispersion
-    functional = functional_name(dispersion)
-    return None if functional is None else D3Settings(functional)
-
-
-def _assemble(
+def assemble(
     settings: MaceSettings,
     tensors: Mapping[str, Tensor],
     head: str,
     dtype: torch.dtype,
     device: str | torch.device,
-    dispersion: D3Settings | None,
     subnormal: int = 0,
-) -> Model:
+) -> MaceModel:
     """A model with tensors of its own, without subnormal weights.
 
     Args:
@@ -225,7 +179,6 @@ def _assemble(
         head: Name of the head.
         dtype: Of the model.
         device: Of the model.
-        dispersion: D3 correction.
         subnormal: How many weights were set to zero before.
     """
     if dtype not in (torch.float32, torch.float64):
@@ -238,59 +191,7 @@ def _assemble(
     _attach(module, params)
     module.read_constants()
     _assert_no_torchscript(module)
-    return Model(params, settings, module, head, dispersion, subnormal)
-
-
-def _read(
-    source: str | os.PathLike[str] | nn.Module,
-) -> tuple[MaceSettings, dict[str, Tensor], str | None]:
-    """Settings and tensors from wherever they are, and the head to take if none is asked for."""
-    if isinstance(source, nn.Module):
-        return *read_module(source), None
-    if not isinstance(source, (str, os.PathLike)):
-        raise TypeError(
-            "load_model takes the name of a model, the path of a file or a mace-torch module, not "
-            f"{type(source).__name__}"
-        )
-    name, path = os.fspath(source), Path(source)
-    if path.is_file():
-        if path.suffix == SUFFIX:
-            return read_model_file(path)
-        return *read_module(read_checkpoint(path)), None
-    if name == EMBEDDED:
-        weights = resources.files(__package__) / "embedded" / f"mace-embedded{SUFFIX}"
-        with resources.as_file(weights) as file:
-            return read_model_file(file)
-    refuse_polar_model(name)
-    if name in foundation_models():
-        head = "omol" if name.startswith("omol-") else None
-        return *read_module(load_foundation_model(name)), head
-    raise ValueError(_why_unknown(name, path))
-
-
-def _why_unknown(name: str, path: Path) -> str:
-    """What is wrong with a source that is neither a file nor a name, and what was meant."""
-    if path.is_dir():
-        return f"{path} is a folder, not a checkpoint file"
-    if os.sep in name or path.suffix:
-        return f"there is no checkpoint file {name!r}"
-    known = [EMBEDDED, *foundation_models()]
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
-    names = ", ".join(known)
-    return f"{name!r} is neither a file nor the name of a model{hint} Known names: {names}"
-
-
-def _choose_head(heads: tuple[str, ...], head: str | None) -> str:
-    """The head asked for, the only one, or the one named "default"."""
-    if head is not None:
-        if head not in heads:
-            raise ValueError(f"the model has no head {head!r}; its heads are {', '.join(heads)}")
-        return head
-    default = [h for h in heads if len(heads) == 1 or h.lower() == "default"]
-    if not default:
-        raise ValueError(f"choose a head with head=...; the model's heads are {', '.join(heads)}")
-    return default[0]
+    return MaceModel(params, settings, module, head, subnormal)
 
 
 def _attach(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -311,3 +212,7 @@ def _assert_no_torchscript(module: nn.Module) -> None:
     for name, part in module.named_modules():
         if isinstance(part, scripted) or any(isinstance(v, scripted) for v in vars(part).values()):
             raise AssertionError(f"TorchScript is reachable from {name or 'the model'}")
+
+
+def _symbols(numbers: Sequence[int]) -> str:
+    return " ".join(chemical_symbols[z] if z < len(chemical_symbols) else f"Z={z}" for z in numbers)

@@ -19,11 +19,9 @@ from torch import Tensor
 
 from mace_functional.mace.settings import Activation, FeatureSettings, MaceSettings
 from mace_functional.mace.tensors import MASK, RADII, Shape, tensor_shapes
-from mace_functional.potential.energy import energy_fn
-from mace_functional.structure.graph import from_ase
 
 if TYPE_CHECKING:
-    from mace_functional.mace.model import Model
+    from mace_functional.mace.model import MaceModel
 
 LARGEST_CUTOFF = 20.0
 """Cutoff radius in Å. Published models have 4 to 12; beyond 20 an atom of a solid has more than
@@ -303,7 +301,7 @@ def _require(holds: bool, rule: str, value: Any) -> None:
         raise ValueError(f"{rule}, and not {value!r:.60}")
 
 
-def check_energies(model: Model, where: str) -> None:
+def check_energies(model: MaceModel, where: str) -> None:
     """A model computes, and its energies are finite, for a chain of some of its elements.
 
     Args:
@@ -317,9 +315,9 @@ def check_energies(model: Model, where: str) -> None:
     atoms = _chain(model.atomic_numbers[::step], CHAIN * model.cutoff)
     _set_features(atoms, model)
     try:
-        s = from_ase(atoms, model)
+        s = model.structure(atoms)
         with torch.no_grad():
-            energies = energy_fn(model, s.graph, per_atom=True)(s.positions, s.cell, model.params)
+            energies = model.energy_fn(s.graph, per_atom=True)(s.positions, s.cell, model.params)
     except (RuntimeError, ValueError, IndexError, KeyError) as error:
         first = str(error).strip().partition("\n")[0]
         raise ValueError(f"the parts of {where} do not fit each other: {first}") from error
@@ -337,7 +335,7 @@ def _chain(numbers: Sequence[int], apart: float) -> Atoms:
     return Atoms(numbers, positions, cell=[cell, [0, 0, 0], [0, 0, 0]], pbc=[True, False, False])
 
 
-def _set_features(atoms: Atoms, model: Model) -> None:
+def _set_features(atoms: Atoms, model: MaceModel) -> None:
     """Values that are in range for the features that a model embeds."""
     for s in model.settings.features:
         value = float(-s.offset) if s.type == "categorical" else 0.0

@@ -31,7 +31,7 @@ from mace_functional.support.atomic_write import atomic_write
 from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:
-    from mace_functional.mace.model import Model
+    from mace_functional.mace.model import MaceModel
 
 SUFFIX = ".safetensors"
 FORMAT = "mace_functional"
@@ -41,7 +41,7 @@ FIXED_BY_SYMMETRY = "U_matrix_", "_w3j_"
 
 
 def save_model(
-    model: Model, path: str | os.PathLike[str], *, dtype: torch.dtype | None = None
+    model: MaceModel, path: str | os.PathLike[str], *, dtype: torch.dtype | None = None
 ) -> None:
     """Write a model to a file that `load_model` reads without running code from it.
 
@@ -61,7 +61,7 @@ def save_model(
             names, shapes, dtypes or devices, or because entries are not finite.
         OSError: If the file cannot be written.
     """
-    in_order("save_model(model, path)", (model, "Model"))
+    in_order("save_model(model, path)", (model, "MaceModel"))
     path = Path(path)
     if path.suffix != SUFFIX:
         raise ValueError(f"name the file *{SUFFIX}, not {path.name}: load_model knows it by that")

@@ -16,7 +16,7 @@ from mace_functional.autodiff.jets import Jet, compose, jet_of, multiply
 from mace_functional.mace.activation import activation_derivatives
 from mace_functional.mace.settings import Activation, RadialSettings
 from mace_functional.mace.skeleton import skeleton
-from mace_functional.structure.graph import Species, gather
+from mace_functional.structure.species import Species, gather
 
 
 def polynomial_cutoff(r: Tensor, r_max: Tensor, p: int, order: int) -> Jet:

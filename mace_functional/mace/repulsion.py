@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mace_functional.mace.edges import Edges
 from mace_functional.mace.radial import polynomial_cutoff
-from mace_functional.structure.graph import gather
+from mace_functional.structure.species import gather
 
 EV_ANGSTROM = 14.3996
 """e^2 / (4 pi eps_0) in eV Å, to the digits that MACE models were trained with."""

@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mace_functional.structure.arrays import as_array
 from mace_functional.structure.connectivity import Parts
 from mace_functional.structure.selection import Freedom, freedom
 from mace_functional.structure.symmetry import Operations
-from mace_functional.vibrations.rigid import as_array, rigid_motions_of
+from mace_functional.vibrations.rigid import rigid_motions_of
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -16,14 +16,14 @@ from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.optimize.coordinates import free_coordinates
 from mace_functional.optimize.relax import RelaxResult, relax
 from mace_functional.optimize.surface import Surface
-from mace_functional.structure.graph import from_ase
+from mace_functional.potential.energy import from_ase
 from mace_functional.support import validation
 from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from mace_functional.mace.model import Model
+    from mace_functional.potential.protocol import Potential
 
 LONGEST, SHORTEST = 0.1, 1e-3
 """First and last displacement to try, of the atom that moves most, Å."""
@@ -33,7 +33,7 @@ ENOUGH = 0.25
 
 
 def follow_mode(
-    model: Model,
+    model: Potential,
     atoms: Atoms,
     mode: Tensor | np.ndarray,
     *,
@@ -64,7 +64,7 @@ def follow_mode(
         ValueError: If the mode is of another shape, not finite, zero or held by constraints, the
             sign is another number, or the energy does not fall along the mode.
     """
-    in_order("follow_mode(model, atoms, mode)", (model, "Model"), (atoms, "Atoms"))
+    in_order("follow_mode(model, atoms, mode)", (model, "Potential"), (atoms, "Atoms"))
     refuse_transforms("follow_mode", "energy_fn and its derivatives", model.params, mode)
     if sign not in (1, -1):
         raise ValueError(f"sign must be 1 or -1, not {sign!r}")

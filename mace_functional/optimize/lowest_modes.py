@@ -44,21 +44,21 @@ from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.derivatives import forces
 from mace_functional.derivatives.hessian_operator import HessianOperator
 from mace_functional.optimize.model_hessian import model_hessian
-from mace_functional.potential.energy import energy_fn
+from mace_functional.potential.energy import from_ase
+from mace_functional.structure.arrays import as_array
 from mace_functional.structure.connectivity import Parts, parts_of
-from mace_functional.structure.graph import from_ase
 from mace_functional.structure.selection import Freedom, freedom
 from mace_functional.support import validation
 from mace_functional.support.validation import in_order
 from mace_functional.units import frequency_factor
 from mace_functional.vibrations.harmonic_modes import signed_sqrt
-from mace_functional.vibrations.rigid import INSTEAD, as_array, internal_motions, rigid_motions_of
+from mace_functional.vibrations.rigid import INSTEAD, internal_motions, rigid_motions_of
 from mace_functional.vibrations.summary import summary
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from mace_functional.mace.model import Model
+    from mace_functional.potential.protocol import Potential
 
 GUARDS = 1
 """Starting vectors beyond the wanted modes, and beyond the random one."""
@@ -239,7 +239,12 @@ def lowest_modes(
 
 
 def check_stability(
-    model: Model, atoms: Atoms, *, unit: str = "cm-1", max_hvps: int | None = None, seed: int = 0
+    model: Potential,
+    atoms: Atoms,
+    *,
+    unit: str = "cm-1",
+    max_hvps: int | None = None,
+    seed: int = 0,
 ) -> Stability:
     """Whether a relaxed structure is a minimum, by its lowest mode alone.
 
@@ -262,23 +267,23 @@ def check_stability(
         ValueError: If the structure does not fit the model, or has no internal motions.
         ArithmeticError: If a product is not finite.
     """
-    in_order("check_stability(model, atoms)", (model, "Model"), (atoms, "Atoms"))
+    in_order("check_stability(model, atoms)", (model, "Potential"), (atoms, "Atoms"))
     factor = frequency_factor(unit)
     refuse_transforms("check_stability", INSTEAD, model.params)
     left = freedom(atoms, "check_stability")
     s = from_ase(atoms, model)
-    energy = energy_fn(model, s.graph)
+    energy = model.energy_fn(s.topology)
     op = HessianOperator(energy, s.positions, s.cell, model.params, s.masses)
     found = _search(
         op,
         1,
         SIGN_TOLERANCE,
         until_negative=True,
-        pbc=s.graph.pbc.tolist(),
+        pbc=s.topology.pbc.tolist(),
         numbers=s.numbers,
         max_hvps=max_hvps,
         seed=seed,
-        parts=parts_of(s.graph, s.positions, s.cell),
+        parts=parts_of(s.topology, s.positions, s.cell),
         free=None if left.whole else left.basis(),
     )
     lowest = float(found.eigenvalues)

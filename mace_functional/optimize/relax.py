@@ -29,7 +29,7 @@ from mace_functional.support import validation
 from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:
-    from mace_functional.mace.model import Model
+    from mace_functional.potential.protocol import Potential
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class RelaxResult:
 
 
 def relax(
-    model: Model,
+    model: Potential,
     atoms: Atoms,
     *,
     cell: CellFreedom = True,
@@ -125,7 +125,7 @@ def relax(
         UserWarning: A higher symmetry than the one that is kept lies just out of reach of
             `symprec`.
     """
-    in_order("relax(model, atoms)", (model, "Model"), (atoms, "Atoms"))
+    in_order("relax(model, atoms)", (model, "Potential"), (atoms, "Atoms"))
     fmax = validation.positive("fmax", fmax, "eV/Å")
     max_steps = validation.count("max_steps", max_steps)
     pressure = validation.pressure("pressure", pressure)

@@ -12,21 +12,20 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from mace_functional.dispersion.pairs import CUTOFF
 from mace_functional.optimize.bond_stretch import BondStretch
 from mace_functional.optimize.coordinates import CellFreedom, free_coordinates, rigid_directions
 from mace_functional.optimize.first_hessian import first_hessian
 from mace_functional.optimize.minimiser import FIRST_RADIUS, FLAT, LARGEST_RADIUS, Minimiser
 from mace_functional.optimize.surface import Surface
-from mace_functional.phonons.force_constants import has_parity
+from mace_functional.potential.energy import from_ase
+from mace_functional.potential.protocol import energy_jump_of, is_mirror_symmetric
 from mace_functional.structure.contacts import REPORTED
-from mace_functional.structure.graph import from_ase
 from mace_functional.structure.symmetry import Operations
 from mace_functional.support.atomic_write import atomic_write
 
 if TYPE_CHECKING:
-    from mace_functional.mace.model import Model
     from mace_functional.optimize.surface import Point
+    from mace_functional.potential.protocol import Potential
 
 EXPECTED_GAIN = 1e-3
 """The minimum may lie lower by this times fmax for each atom, Å: where forces are small because the
@@ -52,10 +51,6 @@ use where they have come apart, and is computed again."""
 LOST = 12
 """Steps in a row within the rounding of the energy that do not lower the largest force, after which
 nothing better is to be had."""
-
-JUMPS = 5e-7
-"""Of the energy for each atom, eV, as pairs leave the cutoff of dispersion where a cell grows; with
-the usual cutoff, and ten times what they are when they count as much as all else."""
 
 SAME_ENERGY = 1e-5
 """Relative difference of energies beyond which a checkpoint is of another model."""
@@ -96,7 +91,7 @@ class Relaxation:
 
     def __init__(
         self,
-        model: Model,
+        model: Potential,
         atoms: Atoms,
         cell: CellFreedom,
         pressure: float,
@@ -105,7 +100,7 @@ class Relaxation:
         structure = from_ase(atoms, model)
         symmetry = None
         if symprec is not None:
-            symmetry = Operations.of(atoms, atoms.numbers, symprec, not has_parity(model))
+            symmetry = Operations.of(atoms, atoms.numbers, symprec, not is_mirror_symmetric(model))
         coordinates = free_coordinates(
             atoms, structure.positions, structure.cell, cell_freedom=cell, symmetry=symmetry
         )
@@ -153,9 +148,8 @@ class Relaxation:
         )
 
     def _jumps(self) -> float:
-        """By how much the energy may jump, eV: dispersion beyond r falls off as r^-3."""
-        d3 = self.surface.model.dispersion
-        return 0.0 if d3 is None else JUMPS * len(self._start) * (CUTOFF / d3.cutoff) ** 3
+        """By how much the energy may jump as pairs cross a cutoff, eV."""
+        return energy_jump_of(self.surface.model) * len(self._start)
 
     def step(self) -> bool:
         """Try a step; whether it was taken."""

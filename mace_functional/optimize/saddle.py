@@ -29,9 +29,9 @@ from mace_functional.optimize.follow_mode import follow_mode, free_direction
 from mace_functional.optimize.relax import RelaxResult
 from mace_functional.optimize.surface import Point, Surface
 from mace_functional.optimize.trust_region import Springs
+from mace_functional.potential.energy import from_ase
 from mace_functional.structure.connectivity import parts_of
 from mace_functional.structure.contacts import REFUSED, shortest_contact
-from mace_functional.structure.graph import from_ase
 from mace_functional.structure.selection import freedom
 from mace_functional.support import validation
 from mace_functional.support.validation import in_order
@@ -39,7 +39,7 @@ from mace_functional.units import frequency_factor
 from mace_functional.vibrations.harmonic_modes import signed_sqrt
 
 if TYPE_CHECKING:
-    from mace_functional.mace.model import Model
+    from mace_functional.potential.protocol import Potential
 
 FIRST_CLIMB = 0.1
 """First displacement along a mode that is to be climbed, of the atom that moves most, Å."""
@@ -119,7 +119,7 @@ class SaddleResult:
 
 
 def find_saddle(
-    model: Model,
+    model: Potential,
     atoms: Atoms,
     *,
     mode: int | np.ndarray | Tensor | None = None,
@@ -164,7 +164,7 @@ def find_saddle(
     Source: Helgaker, Chem. Phys. Lett. 1991, 182, 503, for the image; Hermes, Sargsyan, Najm,
     Zador, J. Chem. Theory Comput. 2022, 18, 6974, for what a search must withstand.
     """
-    in_order("find_saddle(model, atoms)", (model, "Model"), (atoms, "Atoms"))
+    in_order("find_saddle(model, atoms)", (model, "Potential"), (atoms, "Atoms"))
     fmax = validation.positive("fmax", fmax, "eV/Å")
     max_steps = validation.count("max_steps", max_steps)
     refuse_transforms("find_saddle", "energy_fn and its derivatives", model.params, mode)
@@ -220,7 +220,9 @@ def find_saddle(
 class _Search:
     """A search on its way: the surface, the climber, and the history."""
 
-    def __init__(self, model: Model, atoms: Atoms, mode: int | np.ndarray | Tensor | None) -> None:
+    def __init__(
+        self, model: Potential, atoms: Atoms, mode: int | np.ndarray | Tensor | None
+    ) -> None:
         _check_distances(atoms)
         s = from_ase(atoms, model)
         coordinates = free_coordinates(atoms, s.positions, s.cell, cell_freedom=False)
@@ -228,8 +230,8 @@ class _Search:
         self.history: list[SaddleStep] = []
         self._rough = model.to(dtype=torch.float32) if model.dtype == torch.float64 else model
         self._free = freedom(atoms, "find_saddle")
-        self._parts = parts_of(s.graph, s.positions, s.cell).count
-        self._pbc, self._masses = s.graph.pbc.tolist(), s.masses.cpu().double().numpy()
+        self._parts = parts_of(s.topology, s.positions, s.cell).count
+        self._pbc, self._masses = s.topology.pbc.tolist(), s.masses.cpu().double().numpy()
         self._point = self.surface.at(np.zeros(coordinates.count))
         self._best: Point | None = None
         if not (np.isfinite(self._point.energy) and np.isfinite(self._point.gradient).all()):
@@ -370,7 +372,7 @@ class _Search:
         self._point, climber = point, self._climber
         climber.z, climber.energy, climber.gradient = point.z, point.energy, point.gradient
 
-    def _linearise(self, model: Model) -> None:
+    def _linearise(self, model: Potential) -> None:
         """The exact Hessian, and the springs that it shows."""
         z, c = self._climber.z, self.surface.coordinates
         hessian = self.surface.joint_hessian(z, model)
@@ -421,7 +423,7 @@ class _Search:
 
 
 def _both_ways(
-    model: Model, atoms: Atoms, mode: np.ndarray, fmax: float
+    model: Potential, atoms: Atoms, mode: np.ndarray, fmax: float
 ) -> tuple[list[RelaxResult], str]:
     """The relaxations on both sides of a saddle point, and what there is to say of them."""
     sides = []

@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.func import grad, grad_and_value, vjp
 
 from mace_functional.autodiff.columns import map_columns
-from mace_functional.mace.model import Model
 from mace_functional.optimize.coordinates import STRAINS, Coordinates
-from mace_functional.potential.energy import energy_fn
+from mace_functional.potential.energy import from_ase
+from mace_functional.potential.protocol import Potential
+from mace_functional.structure.arrays import as_array
 from mace_functional.structure.connectivity import Parts, parts_of
-from mace_functional.structure.contacts import REFUSED, radii_of
-from mace_functional.structure.graph import Graph, Structure, from_ase, gather
+from mace_functional.structure.contacts import REFUSED, smallest_ratio
 from mace_functional.structure.lattice import volume_of
-from mace_functional.vibrations.rigid import as_array
+from mace_functional.structure.structure import Structure
 
 SKIN = 0.1
 """Of the neighbour lists, Å."""
@@ -71,14 +71,13 @@ class Surface:
     """
 
     def __init__(
-        self, model: Model, atoms: Atoms, coordinates: Coordinates, pressure: float = 0.0
+        self, model: Potential, atoms: Atoms, coordinates: Coordinates, pressure: float = 0.0
     ) -> None:
         self.model, self.coordinates = model, coordinates
         self.n_gradients = self.n_hvps = 0
         self._atoms, self._pressure = atoms.copy(), pressure * GPa
         self._structure = from_ase(atoms, model, SKIN)
-        s = self._structure
-        self.smallest_ratio = _smallest_ratio(s.graph, s.positions, s.cell)
+        self.smallest_ratio = smallest_ratio(atoms)
         """Of a distance to the sum of covalent radii, where atoms were last; see `contacts`."""
         self._least_ratio = min(REFUSED, 0.9 * self.smallest_ratio)
 
@@ -90,7 +89,7 @@ class Surface:
         except ValueError:  # atoms that coincide, a cell that has collapsed
             return Point(z, np.inf, nothing, {}, np.inf, np.inf, np.inf)
         self.n_gradients += 1
-        slopes, energy = grad_and_value(energy_fn(self.model, s.graph), argnums=(0, 1))(
+        slopes, energy = grad_and_value(self.model.energy_fn(s.topology), argnums=(0, 1))(
             s.positions, s.cell, self.model.params
         )
         by_positions, by_cell = map(as_array, slopes)
@@ -126,7 +125,7 @@ class Surface:
             atoms.calc = SinglePointCalculator(atoms, **results)
         return atoms
 
-    def joint_hessian(self, z: np.ndarray, model: Model | None = None) -> np.ndarray:
+    def joint_hessian(self, z: np.ndarray, model: Potential | None = None) -> np.ndarray:
         """Hessian by the joint vector y, eV/Å², (3N + 6, 3N + 6); zero for what is never free.
 
         Args:
@@ -143,7 +142,7 @@ class Surface:
         hessian[np.ix_(involved, involved)] = as_array(columns)[:, involved]
         return (hessian + hessian.T) / 2
 
-    def products(self, z: np.ndarray, model: Model | None = None) -> Products:
+    def products(self, z: np.ndarray, model: Potential | None = None) -> Products:
         """Products of the Hessian by z, from one linearisation of the gradient.
 
         Args:
@@ -172,18 +171,20 @@ class Surface:
     def parts_at(self, z: np.ndarray) -> Parts:
         """The connected parts of the structure at z."""
         s = self._structure_at(z)
-        return parts_of(s.graph, s.positions, s.cell)
+        return parts_of(s.topology, s.positions, s.cell)
 
-    def _linearised(self, z: np.ndarray, model: Model) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    def _linearised(
+        self, z: np.ndarray, model: Potential
+    ) -> tuple[Callable[[Tensor], Tensor], Tensor]:
         """`v -> H v` by y, and a tensor of the precision and place it works in."""
-        graph = from_ase(self.atoms_at(z), model).graph
-        energy, c = energy_fn(model, graph), self.coordinates
+        s = from_ase(self.atoms_at(z), model)
+        energy, c = model.energy_fn(s.topology), self.coordinates
 
         def enthalpy(joint: Tensor) -> Tensor:
             positions, cell = c.place(joint)
             return energy(positions, cell, model.params) + self._pressure * volume_of(cell)
 
-        joint = c.joint(z).to(graph.reference_positions)
+        joint = c.joint(z).to(s.positions)
         pull_back = vjp(grad(enthalpy), joint)[1]
         return lambda vector: pull_back(vector)[0], joint
 
@@ -194,19 +195,8 @@ class Surface:
         if not np.linalg.eigvalsh(np.eye(3) + strain)[0] > 0:
             raise ValueError("the cell has collapsed")
         positions, cell = self.coordinates.place(joint)
-        s = self._structure
-        current = s.graph.is_current(positions, cell)
-        self._structure = s.moved(positions, cell) if current else s.rebuild(positions, cell)
-        self.smallest_ratio = _smallest_ratio(self._structure.graph, positions, cell)
+        self._structure = self._structure.at(positions, cell)
+        self.smallest_ratio = smallest_ratio(self.atoms_at(z))
         if self.smallest_ratio < self._least_ratio:
             raise ValueError("atoms are on top of each other")
         return self._structure
-
-
-def _smallest_ratio(graph: Graph, positions: Tensor, cell: Tensor) -> float:
-    """The smallest distance of neighbours over the sum of their covalent radii."""
-    species = graph.species
-    radii = positions.new_tensor(np.repeat(radii_of(np.array(species.numbers)), species.counts))
-    sums = radii[:, None] + gather(radii, graph.senders)
-    ratios = (graph.edge_vectors(positions, cell).norm(dim=-1) / sums)[graph.edge_mask]
-    return float(ratios.min()) if len(ratios) else np.inf

@@ -42,15 +42,13 @@ from torch.func import grad, vjp
 
 from mace_functional.autodiff.columns import map_columns
 from mace_functional.phonons.modes import LARGEST_FORCE
-from mace_functional.potential.energy import energy_fn
-from mace_functional.structure.graph import from_ase
 from mace_functional.units import ANGULAR_FREQUENCY, K_B, frequency_factor
 from mace_functional.vibrations.thermodynamics import HarmonicThermo, harmonic_thermo
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from mace_functional.mace.model import Model
+    from mace_functional.potential.protocol import Potential
     from mace_functional.vibrations.harmonic_modes import NormalModes
 
 DIRECTIONS = 200
@@ -128,14 +126,14 @@ NOTHING = AcousticBranches(0, ())
 
 
 def acoustic_branches(
-    model: Model, atoms: Atoms, modes: NormalModes, *, memory_budget: int | None = None
+    potential: Potential, atoms: Atoms, modes: NormalModes, *, memory_budget: int | None = None
 ) -> AcousticBranches:
     """The acoustic branches of a structure, from its modes at Gamma and nine columns more.
 
     Args:
-        model: From `load_model`.
+        potential: Such as a model of `load_model`.
         atoms: The structure, relaxed; periodic in any directions.
-        modes: From `gamma_modes` of the same model and structure.
+        modes: From `gamma_modes` of the same potential and structure.
         memory_budget: Bytes that second derivatives may fill; see `hessian`.
 
     Returns:
@@ -144,7 +142,7 @@ def acoustic_branches(
         whose images do not feel each other, and where some atoms are held.
 
     Raises:
-        ValueError: If the structure does not fit the model.
+        ValueError: If the structure does not fit the potential.
     """
     if not atoms.pbc.any() or len(modes.indices) < len(atoms) or modes.n_rigid < 3:
         return NOTHING
@@ -153,7 +151,7 @@ def acoustic_branches(
         return AcousticBranches(count, None, "there are imaginary modes")
     if modes.largest_force is not None and modes.largest_force > LARGEST_FORCE:
         return AcousticBranches(count, None, "the structure is not at rest")
-    stiffness = _stiffness(model, atoms, modes, memory_budget)
+    stiffness = _stiffness(potential, atoms, modes, memory_budget)
     squares = _squared_speeds(stiffness, atoms)
     largest = float(np.abs(squares).max())
     if largest < APART:
@@ -167,15 +165,17 @@ def acoustic_branches(
 
 
 def _stiffness(
-    model: Model, atoms: Atoms, modes: NormalModes, memory_budget: int | None
+    potential: Potential, atoms: Atoms, modes: NormalModes, memory_budget: int | None
 ) -> np.ndarray:
     """A / mass of the cell, eV/amu, (3, 3, 3, 3)."""
-    s = from_ase(atoms, model)
-    energy = energy_fn(model, s.graph)
+    s = potential.structure(atoms)
+    energy = potential.energy_fn(s.topology)
 
     def deformed(moved: Tensor, gradient: Tensor) -> Tensor:
         positions = s.positions + moved
-        return energy(positions + positions @ gradient, s.cell + s.cell @ gradient, model.params)
+        return energy(
+            positions + positions @ gradient, s.cell + s.cell @ gradient, potential.params
+        )
 
     still = torch.zeros_like(s.positions), torch.zeros_like(s.cell)
     pull_back = vjp(grad(deformed, argnums=(0, 1)), *still)[1]

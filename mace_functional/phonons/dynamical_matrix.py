@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,23 +12,27 @@ from torch.func import grad, vjp
 from mace_functional.autodiff.columns import ChunkSize, map_columns
 from mace_functional.autodiff.concrete import is_concrete
 from mace_functional.autodiff.memory import keep_freed_memory
-from mace_functional.dispersion.bloch_sums import d3_force_constants_at
-from mace_functional.mace.evaluation import atom_energies
 from mace_functional.phonons.wave_vector import WaveVector, wave_vector
-from mace_functional.structure.phase_replicas import Images
+from mace_functional.potential.protocol import (
+    EdgePotential,
+    HasDynamicalMatrix,
+    HasParts,
+    Potential,
+)
+from mace_functional.structure.phase_replicas import NodeImages
 from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:
-    from mace_functional.mace.model import Model
     from mace_functional.structure.graph import Graph
+    from mace_functional.structure.topology import Topology
 
-DynamicalMatrix = Callable[[WaveVector, Tensor, Tensor, Mapping[str, Tensor], Tensor], Tensor]
+DynamicalMatrix = Callable[[WaveVector, Tensor, Tensor, Any, Tensor], Tensor]
 """A function `D(q, positions, cell, params, masses)`."""
 
 
 def dynamical_matrix_fn(
-    model: Model,
-    graph: Graph,
+    potential: Potential,
+    topology: Any,
     *,
     chunk_size: ChunkSize = "auto",
     memory_budget: int | None = None,
@@ -39,19 +43,22 @@ def dynamical_matrix_fn(
         D_jk(q) = sum_R Phi(0j, Rk) exp(2 pi i q.R) / sqrt(m_j m_k)
 
     with the force constants Phi between atom j of the home cell and atom k of cell R. No supercell
-    is made, no step taken, nothing interpolated: three coupled replicas of the cell hold a wave of
-    any wave vector (see `bloch`), two where all components of q are multiples of 1/2, and one at
-    Gamma. Column u is `(2 / 3) sum_m exp(-i phi_m) g_m`, with the changes g_m of the replicas'
-    gradients along `cos(phi_m) u`. A dispersion correction of the model is added in closed form,
-    over all images within its cutoffs (`mace_functional.dispersion.bloch_sums`).
+    is made, no step taken, nothing interpolated. A potential whose atoms feel neighbours within a
+    cutoff (`EdgePotential`) is evaluated on three coupled replicas of the cell, which hold a wave
+    of any wave vector (see `structure/phase_replicas.py`), on two where all components of q are
+    multiples of 1/2, and on one at Gamma. Column u is `(2 / 3) sum_m exp(-i phi_m) g_m`, with the
+    changes g_m of the replicas' gradients along `cos(phi_m) u`. D3 has a closed form, over all
+    images within its cutoffs. That of a sum is the sum over its parts.
 
     Composes with every transform, with respect to every argument: `jvp` in q gives group
     velocities, in the cell Grueneisen parameters, `grad` in params trains on phonons. Under a
     transform in q there are always three replicas.
 
     Args:
-        model: From `load_model`.
-        graph: From `from_ase`, of a crystal that is periodic wherever q has a component.
+        potential: An `EdgePotential` such as a model of `load_model`, one that
+            `HasDynamicalMatrix`, or a sum of these.
+        topology: Of a structure from `from_ase`, of a crystal that is periodic wherever q has a
+            component.
         chunk_size: Columns at once; see `hessian`.
         memory_budget: Bytes that "auto" may fill; see `hessian`.
         progress: Show a progress bar.
@@ -62,39 +69,94 @@ def dynamical_matrix_fn(
         hermitian: what it lacks measures the rounding.
 
     Raises:
-        TypeError: If the arguments are of other classes, or swapped.
-        ValueError: If the graph is a batch; the function raises it if shapes, dtypes or devices do
-            not fit, or q is not finite or has a component along a direction that is not periodic.
+        TypeError: If the arguments are of other classes, or swapped, or the potential has no
+            dynamical matrix.
+        ValueError: If the topology is a batch; the function raises it if shapes, dtypes or devices
+            do not fit, or q is not finite or has a component along a direction that is not
+            periodic.
         KeyError: The function raises it if names in `params` are missing or unknown.
     """
-    in_order("dynamical_matrix_fn(model, graph)", (model, "Model"), (graph, "Graph"))
-    if graph.senders.ndim != 2 or not is_concrete(graph.senders):
+    kinds = (potential, "Potential"), (topology, "Topology")
+    in_order("dynamical_matrix_fn(potential, topology)", *kinds)
+    if topology.pbc.ndim != 1 or not is_concrete(topology.pbc):
         raise ValueError("the dynamical matrix takes the graph of one structure, outside of vmap")
     keep_freed_memory()
-    images = Images.of(graph)
-    energies_of = atom_energies(model)
-    atoms = len(graph.inverse)
-    dispersion = None if graph.dispersion is None else d3_force_constants_at(graph.dispersion)
+    matrix = dynamical_matrix_of(
+        potential,
+        topology,
+        chunk_size=chunk_size,
+        memory_budget=memory_budget,
+        progress=progress,
+    )
 
     def dynamical_matrix(
-        q: WaveVector,
-        positions: Tensor,
-        cell: Tensor,
-        params: Mapping[str, Tensor],
-        masses: Tensor,
+        q: WaveVector, positions: Tensor, cell: Tensor, params: Any, masses: Tensor
     ) -> Tensor:
-        q = wave_vector(q, graph.pbc, positions)
-        _check(graph, positions, cell, masses)
-        bloch = images.at(graph, q, _replicas(q))
+        q = wave_vector(q, topology.pbc, positions)
+        _check(topology, positions, cell, masses)
+        return matrix(q, positions, cell, params, masses)
+
+    return dynamical_matrix
+
+
+def has_dynamical_matrix(potential: Potential) -> bool:
+    """Whether a potential, or every part of a sum, has a dynamical matrix at any wave vector."""
+    if isinstance(potential, HasParts):
+        return all(map(has_dynamical_matrix, potential.potentials))
+    return isinstance(potential, (HasDynamicalMatrix, EdgePotential))
+
+
+def dynamical_matrix_of(potential: Potential, topology: Any, **columns: Any) -> DynamicalMatrix:
+    """The dynamical matrix of a potential, or the sum of those of its parts, without checks.
+
+    Args:
+        potential: As of `dynamical_matrix_fn`.
+        topology: Of a structure.
+        **columns: Options of `map_columns`.
+
+    Raises:
+        TypeError: If the potential has no dynamical matrix.
+    """
+    if isinstance(potential, HasParts):
+        pairs = zip(potential.potentials, topology.parts, strict=True)
+        matrices = [dynamical_matrix_of(part, of_part, **columns) for part, of_part in pairs]
+
+        def of_sum(q: Any, x: Tensor, cell: Tensor, params: Any, masses: Tensor) -> Tensor:
+            parts = zip(matrices, potential.parts_of(params), strict=True)
+            first, *others = (matrix(q, x, cell, p, masses) for matrix, p in parts)
+            return sum(others, first)
+
+        return of_sum
+    if isinstance(potential, HasDynamicalMatrix):
+        return potential.dynamical_matrix_fn(topology)
+    if isinstance(potential, EdgePotential):
+        return _by_replicas(potential, topology, columns)
+    raise TypeError(
+        f"{potential} has no dynamical matrix: a potential needs a cutoff and atom_energies (see "
+        "EdgePotential), or dynamical_matrix_fn (see HasDynamicalMatrix)"
+    )
+
+
+def _by_replicas(
+    potential: EdgePotential, graph: Graph, columns: dict[str, Any]
+) -> DynamicalMatrix:
+    """The dynamical matrix of a potential with edges, from replicas of the cell."""
+    images = NodeImages.of(graph)
+    atoms = graph.n_atoms
+
+    def dynamical_matrix(
+        q: Any, positions: Tensor, cell: Tensor, params: Any, masses: Tensor
+    ) -> Tensor:
+        wave = images.at(graph, q, _replicas(q))
 
         def energy(x: Tensor) -> Tensor:
-            return energies_of(params, bloch, x, cell).sum()
+            return potential.atom_energies(wave, x, cell, params).sum()
 
-        at_rest = positions[:, None].expand(-1, bloch.replicas, -1)
+        at_rest = positions[:, None].expand(-1, wave.replicas, -1)
         pull_back = vjp(grad(energy), at_rest)[1]
-        cosines = torch.cos(bloch.phases)
-        real = bloch.replicas < 3  # sin(pi) is not zero to the last digit
-        sines = torch.zeros_like(cosines) if real else torch.sin(bloch.phases)
+        cosines = torch.cos(wave.phases)
+        real = wave.replicas < 3  # sin(pi) is not zero to the last digit
+        sines = torch.zeros_like(cosines) if real else torch.sin(wave.phases)
         norm = cosines.square().sum()
         weights = masses.rsqrt()[:, None]
 
@@ -104,20 +166,10 @@ def dynamical_matrix_fn(
             return weights[:, None] * parts / norm
 
         identity = torch.eye(3 * atoms, dtype=positions.dtype, device=positions.device)
-        columns = map_columns(
-            column,
-            identity.view(-1, atoms, 3),
-            chunk_size=chunk_size,
-            memory_budget=memory_budget,
-            progress=progress,
-            description="Dynamical matrix",
-        )
-        matrix = torch.complex(*(part.flatten(1) for part in columns.unbind(2)))
-        matrix = matrix.transpose(0, 1)
-        if dispersion is not None:
-            root = weights.expand(-1, 3).flatten()
-            matrix = matrix + root[:, None] * dispersion(q, positions, cell) * root
-        return matrix
+        units = identity.view(-1, atoms, 3)
+        found = map_columns(column, units, description="Dynamical matrix", **columns)
+        matrix = torch.complex(*(part.flatten(1) for part in found.unbind(2)))
+        return matrix.transpose(0, 1)
 
     return dynamical_matrix
 
@@ -132,9 +184,9 @@ def _replicas(q: Tensor) -> int:
     return 2 if bool((twice % 2 != 0).any()) else 1
 
 
-def _check(graph: Graph, positions: Tensor, cell: Tensor, masses: Tensor) -> None:
+def _check(topology: Topology, positions: Tensor, cell: Tensor, masses: Tensor) -> None:
     """Positions, cell and masses fit the graph and each other."""
-    atoms = len(graph.inverse)
+    atoms = topology.n_atoms
     if positions.shape != (atoms, 3) or cell.shape != (3, 3) or masses.shape != (atoms,):
         raise ValueError(
             f"the graph is for positions ({atoms}, 3), cell (3, 3) and masses ({atoms},), not "

@@ -1,6 +1,6 @@
 """Force constants of a crystal in real space, exact to their full range.
 
-The energy of an atom depends on the atoms that n layers of message passing reach, n steps along the
+The energy of an atom depends on the atoms that n layers of a potential reach, n steps along the
 edges of the graph, so that two atoms are coupled only where 2n steps connect them. The crystal is
 unrolled that far around the atoms to be displaced. What is further out does not feel them, so that
 the force constants of the piece are those of the crystal, although the energies at its rim are not.
@@ -12,21 +12,26 @@ import os
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from e3nn import o3
 from torch import Tensor
 from torch.func import grad, vjp
 
 from mace_functional.autodiff.columns import ChunkSize, map_columns
 from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.autodiff.memory import keep_freed_memory
-from mace_functional.mace.evaluation import atom_energies
 from mace_functional.phonons.wave_vector import WaveVector, wave_vector
-from mace_functional.structure.cluster import UnrolledGraph
-from mace_functional.structure.graph import Graph, from_ase
+from mace_functional.potential.protocol import (
+    EdgePotential,
+    HasParts,
+    Potential,
+    features_of,
+    is_mirror_symmetric,
+)
+from mace_functional.structure.cluster import Cluster
+from mace_functional.structure.graph import Graph
 from mace_functional.structure.selection import refuse_constraints
 from mace_functional.structure.symmetry import SYMPREC, Image, Operations, Plan, plan
 from mace_functional.support.atomic_write import atomic_write
@@ -35,7 +40,7 @@ from mace_functional.support.validation import in_order
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from mace_functional.mace.model import Model
+    from mace_functional.structure.structure import Structure
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +135,7 @@ class ForceConstants:
 
 
 def force_constants(
-    model: Model,
+    potential: Potential,
     atoms: Atoms,
     *,
     symmetry: bool = True,
@@ -141,12 +146,12 @@ def force_constants(
 ) -> ForceConstants:
     """Exact force constants of a crystal in real space: no supercell, no step, no cutoff of theirs.
 
-    With symmetry they are as invariant as the crystal is meant to be, and differ from those without
-    as far as the model is not invariant itself: weights that were made in single precision turn
-    with an error of 1e-8 eV/Å².
+    With `symmetry=True` the result has exactly the symmetry of the space group. It can differ from
+    `symmetry=False` by the potential's own symmetry error, about 1e-8 eV/Å² for weights that were
+    made in single precision.
 
     Args:
-        model: From `load_model`.
+        potential: An `EdgePotential`, such as a model of `load_model`, or a sum of these.
         atoms: The crystal, periodic in one direction or more.
         symmetry: Displace only inequivalent atoms, along as few directions as their site symmetry
             asks for, and let the operations of the space group give all else.
@@ -162,41 +167,82 @@ def force_constants(
 
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
-        ValueError: If the structure is not periodic, does not fit the model (see `from_ase`), or
-            the model has a dispersion, which reaches much further than message passing; or if
-            constraints hold atoms, or parameters of the model require grad or are inside of a
-            transform.
+        ValueError: If the structure is not periodic, does not fit the potential (see `from_ase`),
+            or a part of the potential has no edges, such as D3, which reaches much further; or if
+            constraints hold atoms, or parameters require grad or are inside of a transform.
     """
-    in_order("force_constants(model, atoms)", (model, "Model"), (atoms, "Atoms"))
-    refuse_transforms("force_constants", "hessian or dynamical_matrix_fn", model.params)
+    kinds = (potential, "Potential"), (atoms, "Atoms")
+    in_order("force_constants(potential, atoms)", *kinds)
+    refuse_transforms("force_constants", "hessian or dynamical_matrix_fn", potential.params)
     refuse_constraints(atoms, "force_constants", "take hessian(..., indices=...) of free atoms")
-    if model.dispersion is not None:
+    s = potential.structure(atoms)
+    parts = edge_parts(potential, s.topology, potential.params)
+    if parts is None:
         raise ValueError(
-            "force constants of dispersion do not end where those of the model do: take the "
-            "dynamical matrix at each wave vector, dynamical_matrix_fn or "
+            f"force constants end where the edges of a potential do, and a part of {potential} has "
+            "no edges: take the dynamical matrix at each wave vector, dynamical_matrix_fn or "
             "phonons_of(method='replicas'), which has all of it"
         )
-    s = from_ase(atoms, model)
-    if not bool(s.graph.pbc.any()):
+    if not bool(s.topology.pbc.any()):
         raise ValueError(
             "force constants between cells are those of a crystal, and the structure is not "
             "periodic: set atoms.pbc, or take the Hessian of a molecule with hessian"
         )
     keep_freed_memory()
     if symmetry:
-        proper = not has_parity(model)
-        operations = Operations.of(atoms, _kinds(atoms, s.graph), symprec, proper)
+        proper = not is_mirror_symmetric(potential)
+        inequivalent = _kinds(atoms, features_of(potential, atoms))
+        operations = Operations.of(atoms, inequivalent, symprec, proper)
     else:
         operations = Operations.identity(len(atoms))
+    columns = {"chunk_size": chunk_size, "memory_budget": memory_budget, "progress": progress}
+    found = [_of_part(*part, s, operations, columns) for part in parts]
+    cells, values = _added(found)
+    return ForceConstants(
+        cells=torch.as_tensor(cells, device=s.cell.device),
+        values=torch.as_tensor(values, device=s.cell.device),
+        positions=s.positions,
+        cell=s.cell,
+        pbc=s.topology.pbc,
+        masses=s.masses,
+    )
+
+
+EdgePart = tuple[EdgePotential, Graph, Any]
+"""A potential with edges, its graph, and its parameters."""
+
+
+def edge_parts(potential: Potential, topology: Any, params: Any) -> list[EdgePart] | None:
+    """A potential, or the parts of a sum, with graphs and parameters; None if one has no edges."""
+    if isinstance(potential, HasParts):
+        columns = potential.potentials, topology.parts, potential.parts_of(params)
+        found: list[EdgePart] = []
+        for part in zip(*columns, strict=True):
+            of_part = edge_parts(*part)
+            if of_part is None:
+                return None
+            found += of_part
+        return found
+    return [(potential, topology, params)] if isinstance(potential, EdgePotential) else None
+
+
+def _of_part(
+    potential: EdgePotential,
+    graph: Graph,
+    params: Any,
+    s: Structure,
+    operations: Operations,
+    columns: dict[str, Any],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cells (R, 3) and force constants (R, N, 3, N, 3) of a potential with edges."""
     chosen = plan(operations)
     displaced = sorted({source.atom for source in chosen.sources})
-    energies_of = atom_energies(model)
-    crystal = UnrolledGraph.around(displaced, s.graph, layers=len(model.settings.interactions))
+    cluster = Cluster.around(displaced, graph, potential.layers)
 
     def energy(x: Tensor) -> Tensor:
-        return energies_of(model.params, crystal, x, s.cell).sum()
+        return potential.atom_energies(cluster, x, s.cell, params).sum()
 
-    atom, cells = crystal.atom, crystal.cells
+    atom, cells = cluster.atom, cluster.cells
     positions = s.positions[atom] + cells.to(s.cell) @ s.cell
     pull_back = vjp(grad(energy), positions)[1]
     home = (cells == 0).all(1)
@@ -204,34 +250,28 @@ def force_constants(
     for row, (j, direction) in zip(displacements, chosen.sources, strict=True):
         row[home & (atom == j)] = torch.as_tensor(direction).to(row)
     rows = map_columns(
-        lambda u: pull_back(u)[0],
-        displacements,
-        chunk_size=chunk_size,
-        memory_budget=memory_budget,
-        progress=progress,
-        description="Force constants",
+        lambda u: pull_back(u)[0], displacements, description="Force constants", **columns
     )
     ends = atom.cpu().numpy(), cells.cpu().numpy()
-    found, values = _assembled(rows.cpu().numpy(), *ends, operations, chosen)
-    return ForceConstants(
-        cells=torch.as_tensor(found, device=model.device),
-        values=torch.as_tensor(values, device=model.device),
-        positions=s.positions,
-        cell=s.cell,
-        pbc=s.graph.pbc,
-        masses=s.masses,
+    return _assembled(rows.cpu().numpy(), *ends, operations, chosen)
+
+
+def _added(found: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of force constants that are given in different cells."""
+    if len(found) == 1:
+        return found[0]
+    cells, where = np.unique(
+        np.concatenate([cells for cells, _ in found]), axis=0, return_inverse=True
     )
+    values = np.zeros((len(cells), *found[0][1].shape[1:]))
+    np.add.at(values, where.reshape(-1), np.concatenate([values for _, values in found]))
+    return cells, values.astype(found[0][1].dtype)
 
 
-def has_parity(model: Model) -> bool:
-    """Whether reflections leave the energy as it is: harmonics of odd l are odd."""
-    return all(ir.p == (-1) ** ir.l for _, ir in o3.Irreps(model.settings.harmonics_irreps))
-
-
-def _kinds(atoms: Atoms, graph: Graph) -> np.ndarray:
-    """A number for atoms of one element with the same embedded features."""
-    features = [f.cpu().numpy() for f in graph.features.values() if f.ndim == 1]
-    labels = np.stack([atoms.numbers, *features], 1)
+def _kinds(atoms: Atoms, features: dict[str, Tensor]) -> np.ndarray:
+    """A number for atoms of one element with the same features."""
+    of_atoms = [f.cpu().numpy() for f in features.values() if f.ndim == 1]
+    labels = np.stack([atoms.numbers, *of_atoms], 1)
     return np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
 
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.phonons.wave_vector import WaveVector, wave_vector
+from mace_functional.structure.arrays import as_array
 from mace_functional.units import frequency_factor
 from mace_functional.vibrations.harmonic_modes import signed_sqrt
-from mace_functional.vibrations.rigid import as_array, internal_motions
+from mace_functional.vibrations.rigid import internal_motions
 from mace_functional.vibrations.summary import summary
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,25 +15,28 @@ from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.autodiff.memory import BUDGET_FRACTION, free_memory
 from mace_functional.derivatives import forces, stress
 from mace_functional.phonons.dynamical_matrix import dynamical_matrix_fn
-from mace_functional.phonons.force_constants import ForceConstants, force_constants
+from mace_functional.phonons.force_constants import (
+    ForceConstants,
+    edge_parts,
+    force_constants,
+)
 from mace_functional.phonons.wave_vector import WaveVector
-from mace_functional.potential.energy import energy_fn
-from mace_functional.structure.cluster import UnrolledGraph
+from mace_functional.structure.arrays import as_array
+from mace_functional.structure.cluster import Cluster
 from mace_functional.structure.connectivity import Parts, parts_of
-from mace_functional.structure.graph import Graph, from_ase
 from mace_functional.structure.selection import refuse_constraints
 from mace_functional.structure.symmetry import SYMPREC
 from mace_functional.support import validation
 from mace_functional.support.validation import in_order
 from mace_functional.vibrations.harmonic_modes import NormalModes, normal_modes
-from mace_functional.vibrations.rigid import RigidMotions, as_array, rigid_motions_of
+from mace_functional.vibrations.rigid import RigidMotions, rigid_motions_of
 from mace_functional.vibrations.summary import summary
 
 if TYPE_CHECKING:
     from ase import Atoms
 
     from mace_functional.autodiff.columns import ChunkSize
-    from mace_functional.mace.model import Model
+    from mace_functional.potential.protocol import Potential
 
 Method = Literal["auto", "force-constants", "replicas"]
 
@@ -128,7 +131,7 @@ class Phonons:
 
 
 def phonons_of(
-    model: Model,
+    potential: Potential,
     atoms: Atoms,
     *,
     method: Method = "auto",
@@ -141,13 +144,13 @@ def phonons_of(
     """Phonons of a structure from its primitive cell, at any wave vector.
 
     Args:
-        model: From `load_model`.
+        potential: Such as a model of `load_model`, or a sum; see `dynamical_matrix_fn`.
         atoms: The structure, relaxed; periodic in any directions.
         method: "force-constants" computes those of all cells first, after which D(q) costs almost
             nothing; "replicas" computes D(q) anew for every q, by `dynamical_matrix_fn`, in less
             memory. Both are exact. "auto" takes force constants of crystals wherever they fit into
             memory and cost less than replicas at a thousand wave vectors, and replicas otherwise,
-            for models with dispersion always.
+            for potentials without edges, such as dispersion, always.
         symmetry: Use it in computing force constants.
         symprec: Its tolerance, Å; see `force_constants`.
         chunk_size: Columns at once; see `hessian`.
@@ -161,28 +164,28 @@ def phonons_of(
 
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
-        ValueError: If the method is unknown, the structure does not fit the model (see `from_ase`),
-            or force constants are asked for and it is not periodic, or the model has a dispersion;
-            or if constraints hold atoms, or parameters of the model require grad or are inside of a
-            transform.
+        ValueError: If the method is unknown, the structure does not fit the potential (see
+            `from_ase`), or force constants are asked for and it is not periodic, or a part of the
+            potential has no edges; or if constraints hold atoms, or parameters require grad or are
+            inside of a transform.
     """
-    in_order("phonons_of(model, atoms)", (model, "Model"), (atoms, "Atoms"))
+    in_order("phonons_of(potential, atoms)", (potential, "Potential"), (atoms, "Atoms"))
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, not {method!r}")
     validation.symmetry_tolerance("symprec", symprec)
     chunk_size = validation.chunk_size(chunk_size)
     memory_budget = validation.memory_budget(memory_budget)
-    refuse_transforms("phonons_of", "dynamical_matrix_fn", model.params)
+    refuse_transforms("phonons_of", "dynamical_matrix_fn", potential.params)
     refuse_constraints(atoms, "phonons_of", "take gamma_modes, which keeps them")
-    s = from_ase(atoms, model)
-    arguments = (s.positions, s.cell, model.params)
+    s = potential.structure(atoms)
+    arguments = (s.positions, s.cell, potential.params)
     constants = None
     dynamical_matrix: Callable[[WaveVector], Tensor]
     if method == "force-constants" or (
-        method == "auto" and _unrolling_pays(model, s.graph, memory_budget)
+        method == "auto" and _cluster_pays(potential, s.topology, memory_budget)
     ):
         constants = force_constants(
-            model,
+            potential,
             atoms,
             symmetry=symmetry,
             symprec=symprec,
@@ -193,13 +196,13 @@ def phonons_of(
         dynamical_matrix = constants.dynamical_matrix
     else:
         matrix = dynamical_matrix_fn(
-            model, s.graph, chunk_size=chunk_size, memory_budget=memory_budget
+            potential, s.topology, chunk_size=chunk_size, memory_budget=memory_budget
         )
 
         def dynamical_matrix(q: WaveVector) -> Tensor:
             return matrix(q, *arguments, s.masses)
 
-    energy = energy_fn(model, s.graph)
+    energy = potential.energy_fn(s.topology)
     periodic = bool(atoms.pbc.all())
     return Phonons(
         dynamical_matrix=dynamical_matrix,
@@ -208,30 +211,33 @@ def phonons_of(
         diagnostics=Diagnostics(
             largest_force=float(forces(energy)(*arguments).norm(dim=1).max()),
             largest_stress=float(stress(energy)(*arguments).abs().max()) if periodic else None,
-            **matrix_diagnostics(dynamical_matrix, s.masses, s.graph.pbc),
+            **matrix_diagnostics(dynamical_matrix, s.masses, s.topology.pbc),
         ),
         force_constants=constants,
-        parts=parts_of(s.graph, s.positions, s.cell),
+        parts=parts_of(s.topology, s.positions, s.cell),
     )
 
 
-def _unrolling_pays(model: Model, graph: Graph, memory_budget: int | None) -> bool:
-    """Whether force constants are the better way, by the size of the piece that they unroll.
+def _cluster_pays(potential: Potential, topology: Any, memory_budget: int | None) -> bool:
+    """Whether force constants are the better way, by the size of the clusters that they need.
 
-    Both ways linearise the network once for 3N columns: force constants on the nodes of the piece,
+    Both ways linearise the network once for 3N columns: force constants on the nodes of a cluster,
     replicas on 3N nodes for every wave vector.
     """
-    if not bool(graph.pbc.any()) or model.dispersion is not None:
+    parts = edge_parts(potential, topology, potential.params)
+    if parts is None or not bool(topology.pbc.any()):
         return False
-    layers, atoms = model.settings.interactions, len(graph.inverse)
-    piece = UnrolledGraph.around(list(range(atoms)), graph, len(layers))
-    weights = sum(layer.radial_widths[-1] for layer in layers)
-    columns = 3 * atoms * piece.cells.numel()
-    numbers = NUMBERS_PER_WEIGHT * weights * piece.senders.numel() + 3 * columns
+    atoms, numbers, nodes = topology.n_atoms, 0, 0
+    for part, graph, _ in parts:
+        cluster = Cluster.around(list(range(atoms)), graph, part.layers)
+        weights = part.n_edge_features * part.layers
+        columns = 3 * atoms * cluster.cells.numel()
+        numbers += NUMBERS_PER_WEIGHT * weights * cluster.senders.numel() + 3 * columns
+        nodes += len(cluster.senders)
     if memory_budget is None:
-        memory_budget = int(BUDGET_FRACTION * free_memory(model.device))
-    fits = numbers * model.dtype.itemsize < memory_budget
-    return fits and len(piece.senders) < WAVE_VECTORS * 3 * atoms
+        memory_budget = int(BUDGET_FRACTION * free_memory(potential.device))
+    fits = numbers * potential.dtype.itemsize < memory_budget
+    return fits and nodes < WAVE_VECTORS * 3 * atoms
 
 
 def matrix_diagnostics(

@@ -37,8 +37,9 @@ from mace_functional.phonons.modes import (
     rigid_basis,
     warn_if_not_relaxed,
 )
+from mace_functional.structure.arrays import as_array
 from mace_functional.units import ANGULAR_FREQUENCY
-from mace_functional.vibrations.rigid import as_array, internal_motions
+from mace_functional.vibrations.rigid import internal_motions
 
 if TYPE_CHECKING:
     from mace_functional.phonons.phonons import Phonons

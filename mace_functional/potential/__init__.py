@@ -1,15 +1,35 @@
-"""Interatomic potentials: what the package asks of one.
+"""Interatomic potentials: what the package asks of one, sums of them, and functions as potentials.
 
-protocol  the interface
-energy    the energy of a structure as a pure function
+protocol  the interface, and what a potential may offer besides
+energy    structures of a potential, and their energies as pure functions
+sum       sums of potentials
+function  potentials made of a function that a user wrote
 """
 
+from mace_functional.potential.energy import energy_fn, from_ase
+from mace_functional.potential.function import FunctionPotential, Neighbourhood
 from mace_functional.potential.protocol import (
-    AtomicStructure,
-    HasDispersion,
+    EdgePotential,
+    Energy,
     HasDynamicalMatrix,
+    HasFeatures,
+    HasParts,
     HoldsPairs,
     Potential,
 )
+from mace_functional.potential.sum import SumPotential
 
-__all__ = ["AtomicStructure", "HasDispersion", "HasDynamicalMatrix", "HoldsPairs", "Potential"]
+__all__ = [
+    "EdgePotential",
+    "Energy",
+    "FunctionPotential",
+    "HasDynamicalMatrix",
+    "HasFeatures",
+    "HasParts",
+    "HoldsPairs",
+    "Neighbourhood",
+    "Potential",
+    "SumPotential",
+    "energy_fn",
+    "from_ase",
+]

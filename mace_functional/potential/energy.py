@@ -1,69 +1,100 @@
-"""The pure function: energy of positions, cell and parameters."""
+"""Structures of a potential, and their energies as pure functions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from mace_functional.autodiff.concrete import is_concrete
 from mace_functional.autodiff.memory import keep_freed_memory
-from mace_functional.dispersion.d3 import d3_energies
-from mace_functional.mace.evaluation import atom_energies
+from mace_functional.potential.protocol import EdgePotential, Energy, Potential
 from mace_functional.structure.lattice import PERIODIC
 from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:
-    from mace_functional.mace.model import Model
-    from mace_functional.structure.graph import Graph
+    from ase import Atoms
 
-Energy = Callable[..., Tensor]
-"""A function `E(positions, cell, params)`."""
+    from mace_functional.structure.structure import Structure
+    from mace_functional.structure.topology import Topology
 
 
-def energy_fn(model: Model, graph: Graph, *, per_atom: bool = False) -> Energy:
+def from_ase(atoms: Atoms, potential: Potential, skin: float = 0.0) -> Structure:
+    """The structure and neighbours of an ASE Atoms object.
+
+    Args:
+        atoms: Periodic in any directions. Features that a MACE model embeds are read from
+            `atoms.info` ("charge" and "spin", 0 and 1 if absent) or `atoms.arrays`.
+        potential: Such as a model of `load_model`: gives cutoffs, dtype and device.
+        skin: Added to the cutoffs in the neighbour search, Å: the topology then stays exact while
+            atoms move (see `Topology.is_current`). Energies do not depend on it.
+
+    Returns:
+        The structure, on the potential's device and in its dtype.
+
+    Raises:
+        TypeError: If the arguments are of other classes, or swapped.
+        ValueError: If there are no atoms, an element is unknown to the potential, positions or cell
+            are not finite, atoms coincide, periodic lattice vectors are missing or linearly
+            dependent, the skin is negative, or an embedded feature is missing or out of range.
+    """
+    in_order("from_ase(atoms, potential)", (atoms, "Atoms"), (potential, "Potential"))
+    return potential.structure(atoms, skin=skin)
+
+
+def energy_fn(potential: Potential, topology: Any, *, per_atom: bool = False) -> Energy:
     """The energy of a structure as a pure function, to be composed with any transform.
 
     `E(positions, cell, params)` in eV, with `positions` (N, 3) and `cell` (3, 3) in Å and `params`
-    a dict such as `model.params`. It reads no values and keeps no state: `grad`, `jvp`, `vjp`,
-    `vmap` of it may be nested in any order. The dispersion of a model that was loaded with one is
-    part of it, and depends on no parameter.
+    such as `potential.params`. It reads no values and keeps no state: `grad`, `jvp`, `vjp`, `vmap`
+    of it may be nested in any order.
 
     Args:
-        model: From `load_model`.
-        graph: From `from_ase` or `batch`: the topology for which the function holds.
+        potential: Such as a model of `load_model`.
+        topology: Of a structure from `from_ase` or `batch`: the function holds for it.
         per_atom: Return the energies of the atoms (N,) and not their sum.
 
     Returns:
-        The function. It raises KeyError if names in `params` are missing or unknown, and ValueError
-        if positions, cell or a parameter have a shape, dtype or device that does not fit.
+        The function. That of a MACE model raises KeyError if names in `params` are missing or
+        unknown, and ValueError if positions, cell or a parameter have a shape, dtype or device that
+        does not fit.
 
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
     """
     if not torch.compiler.is_compiling():
-        in_order("energy_fn(model, graph)", (model, "Model"), (graph, "Graph"))
+        kinds = (potential, "Potential"), (topology, "Topology")
+        in_order("energy_fn(potential, topology)", *kinds)
         keep_freed_memory()
-    energies_of = atom_energies(model)
-    dispersion = None if graph.dispersion is None else d3_energies(graph.dispersion)
+    return potential.energy_fn(topology, per_atom=per_atom)
 
-    def energy(positions: Tensor, cell: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        _check(graph, positions, cell)
-        energies = energies_of(params, graph, positions, cell)
-        if dispersion is not None:
-            energies = energies + dispersion(positions, cell)
+
+def edge_energy_fn(potential: EdgePotential, topology: Any, *, per_atom: bool = False) -> Energy:
+    """The energy of a potential with edges, with checks of positions and cell; see `energy_fn`."""
+
+    def energy(positions: Tensor, cell: Tensor, params: Any) -> Tensor:
+        check_shapes(topology, positions, cell)
+        energies = potential.atom_energies(topology, positions, cell, params)
         return energies if per_atom else energies.sum()
 
-    if is_concrete(graph.pbc) and graph.pbc.ndim == 1:
-        setattr(energy, PERIODIC, tuple(graph.pbc.tolist()))
+    return with_periodicity(energy, topology)
+
+
+def with_periodicity(energy: Energy, topology: Topology) -> Energy:
+    """An energy function that says in which directions its structure is periodic, for `stress`."""
+    if is_concrete(topology.pbc) and topology.pbc.ndim == 1:
+        setattr(energy, PERIODIC, tuple(topology.pbc.tolist()))
     return energy
 
 
-def _check(graph: Graph, positions: Tensor, cell: Tensor) -> None:
-    """Positions and cell fit the graph; values are never read."""
-    atoms = graph.inverse.shape[0]
+def check_shapes(topology: Topology, positions: Tensor, cell: Tensor) -> None:
+    """Positions and cell fit the topology and each other; values are never read.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    atoms = topology.n_atoms
     if positions.shape != (atoms, 3) or cell.shape != (3, 3):
         raise ValueError(
             f"the graph is for positions ({atoms}, 3) and cell (3, 3), not "

@@ -1,10 +1,11 @@
 """What the package asks of an interatomic potential.
 
 A potential has parameters, makes a structure of atoms, and gives the energy of a topology as a pure
-function. `Model` is one; any class with these members is one, whatever its energy is made of.
-`docs/certificate.md` has a Lennard-Jones potential in forty lines.
+function. `MaceModel`, `D3`, `FunctionPotential` and `SumPotential` are potentials; any class with
+these members is one, whatever its energy is made of.
 
-Where a potential can do more, it has one more method, and a protocol below names it.
+Where a potential can do more, it has more members. A protocol below names each kind, and functions
+of this module answer for the potentials without them.
 """
 
 from __future__ import annotations
@@ -18,30 +19,13 @@ from torch import Tensor
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from mace_functional.structure.structure import Structure
 
-class AtomicStructure(Protocol):
-    """A structure as a potential sees it.
-
-    Attributes:
-        positions: Å, (N, 3).
-        cell: Lattice vectors in Å as rows, (3, 3).
-        masses: amu, (N,).
-        topology: What `Potential.energy_fn` needs besides, such as a neighbour list.
-    """
-
-    @property
-    def positions(self) -> Tensor: ...  # noqa: D102
-
-    @property
-    def cell(self) -> Tensor: ...  # noqa: D102
-
-    @property
-    def masses(self) -> Tensor: ...  # noqa: D102
-
-    @property
-    def topology(self) -> Any: ...  # noqa: D102
+Energy = Callable[..., Tensor]
+"""A function `E(positions, cell, params)`."""
 
 
+@runtime_checkable
 class Potential(Protocol):
     """An interatomic potential.
 
@@ -69,7 +53,7 @@ class Potential(Protocol):
             ValueError: If the potential does not exist in this precision.
         """
 
-    def structure(self, atoms: Atoms, *, skin: float = 0.0) -> AtomicStructure:
+    def structure(self, atoms: Atoms, *, skin: float = 0.0) -> Structure:
         """The structure of an ASE Atoms object.
 
         Args:
@@ -81,7 +65,7 @@ class Potential(Protocol):
             ValueError: If the potential is not made for these atoms.
         """
 
-    def energy_fn(self, topology: Any, *, per_atom: bool = False) -> Callable[..., Tensor]:
+    def energy_fn(self, topology: Any, *, per_atom: bool = False) -> Energy:
         """The energy as a pure function `E(positions, cell, params)`, in eV.
 
         Args:
@@ -91,8 +75,42 @@ class Potential(Protocol):
 
 
 @runtime_checkable
+class EdgePotential(Potential, Protocol):
+    """A potential whose atoms feel neighbours within a cutoff, in a number of layers.
+
+    It computes on any `EdgeTopology`, and so on replicas of a cell and on pieces of a crystal: its
+    dynamical matrix and its force constants are exact without a supercell.
+
+    Attributes:
+        cutoff: Where edges end, Å.
+        layers: How many times atoms receive from neighbours: an atom's energy depends on the atoms
+            within that many steps along edges.
+        n_edge_features: Numbers that one layer keeps of each edge, about; to estimate memory by.
+    """
+
+    @property
+    def cutoff(self) -> float: ...  # noqa: D102
+
+    @property
+    def layers(self) -> int: ...  # noqa: D102
+
+    @property
+    def n_edge_features(self) -> int: ...  # noqa: D102
+
+    def atom_energies(self, topology: Any, positions: Tensor, cell: Tensor, params: Any) -> Tensor:
+        """Energies of the atoms in eV, in the order of `EdgeTopology.to_atoms`.
+
+        Args:
+            topology: An `EdgeTopology`.
+            positions: Å, as its `edge_vectors` takes them.
+            cell: Lattice vectors in Å as rows, (3, 3).
+            params: Such as the potential's own.
+        """
+
+
+@runtime_checkable
 class HasDynamicalMatrix(Protocol):
-    """A potential that gives the dynamical matrix at any wave vector."""
+    """A potential that has a dynamical matrix of its own at any wave vector."""
 
     def dynamical_matrix_fn(self, topology: Any) -> Callable[..., Tensor]:
         """`D(q, positions, cell, params, masses)`, complex (3N, 3N) in eV/Å²/amu.
@@ -103,20 +121,65 @@ class HasDynamicalMatrix(Protocol):
 
 
 @runtime_checkable
-class HasDispersion(Protocol):
-    """A potential that may be the sum of another one and of a dispersion correction."""
+class HasParts(Protocol):
+    """A potential that is the sum of others, each with a part of its parameters and topology.
 
-    def split_dispersion(self) -> tuple[Potential, Potential] | None:
-        """The potential without its dispersion, and the dispersion; None if it has none."""
+    Attributes:
+        potentials: The parts.
+    """
+
+    @property
+    def potentials(self) -> tuple[Potential, ...]: ...  # noqa: D102
+
+    def parts_of(self, params: Any) -> tuple[Any, ...]:
+        """The parameters of each part, of those of the sum."""
+
+
+@runtime_checkable
+class HasFeatures(Protocol):
+    """A potential that reads more of atoms than elements, positions, cell and masses."""
+
+    def features(self, atoms: Atoms) -> dict[str, Tensor]:
+        """What it reads, such as a total charge: () for the structure, or (N,) for the atoms."""
 
 
 @runtime_checkable
 class HoldsPairs(Protocol):
-    """A potential whose energy jumps where a pair of atoms crosses a cutoff."""
+    """A potential whose energy jumps where a pair of atoms crosses a cutoff.
 
-    def hold_pairs(self, structure: Any) -> AtomicStructure:
+    Attributes:
+        energy_jump: Size of the jumps while a cell grows, eV per atom.
+    """
+
+    @property
+    def energy_jump(self) -> float: ...  # noqa: D102
+
+    def hold_pairs(self, structure: Structure) -> Structure:
         """The same structure with an energy that does not jump.
 
         All pairs within the cutoffs at its positions and no others count, wherever they move. Its
         energy and derivatives at its positions are those of the potential.
         """
+
+
+def features_of(potential: Potential, atoms: Atoms) -> dict[str, Tensor]:
+    """What a potential reads of atoms besides elements, positions, cell and masses."""
+    return potential.features(atoms) if isinstance(potential, HasFeatures) else {}
+
+
+def is_mirror_symmetric(potential: Potential) -> bool:
+    """Whether reflections are known to leave the energy as it is.
+
+    A potential says so by an attribute `mirror_symmetric`. Without one nothing is assumed.
+    """
+    return bool(getattr(potential, "mirror_symmetric", False))
+
+
+def energy_jump_of(potential: Potential) -> float:
+    """Size of the jumps of the energy where pairs cross a cutoff, eV per atom; 0 for none."""
+    return float(getattr(potential, "energy_jump", 0.0))
+
+
+def hold_pairs_of(potential: Potential, structure: Structure) -> Structure:
+    """The same structure with an energy that does not jump; itself if none does."""
+    return potential.hold_pairs(structure) if isinstance(potential, HoldsPairs) else structure

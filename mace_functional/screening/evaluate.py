@@ -19,7 +19,7 @@ from ase import Atoms
 from ase.units import GPa
 
 from mace_functional.interop.ase import MaceCalculator
-from mace_functional.mace.model import Model, load_model
+from mace_functional.mace.loading import load_model
 from mace_functional.optimize.relax import RelaxResult, relax
 from mace_functional.phonons import (
     AcousticBranches,
@@ -32,6 +32,7 @@ from mace_functional.phonons import (
     mesh_size,
     phonons_of,
 )
+from mace_functional.potential.protocol import Potential
 from mace_functional.screening.changes import changes
 from mace_functional.screening.record import Record, Spectrum
 from mace_functional.screening.saved_structures import write_geometry
@@ -125,17 +126,19 @@ def evaluate(task: Task) -> Record:
     return record
 
 
-def cached_model(settings: ScreenSettings, device: str) -> Model:
+def cached_model(settings: ScreenSettings, device: str) -> Potential:
     """The model of a screening, loaded once in a process; its threads share it."""
     return _load(settings.model, settings.head, settings.dtype, settings.dispersion, device)
 
 
 @lru_cache(maxsize=MODELS)
-def _load(model: str, head: str | None, dtype: str, dispersion: str | None, device: str) -> Model:
+def _load(
+    model: str, head: str | None, dtype: str, dispersion: str | None, device: str
+) -> Potential:
     return load_model(model, dtype=DTYPES[dtype], device=device, head=head, dispersion=dispersion)
 
 
-def _computed(task: Task, model: Model) -> Record:
+def _computed(task: Task, model: Potential) -> Record:
     """The record of a structure, with all other files written."""
     atoms, relaxation = _relaxed(task, model)
     facts = _at_rest(atoms, model)
@@ -166,7 +169,7 @@ def _computed(task: Task, model: Model) -> Record:
     )
 
 
-def _relaxed(task: Task, model: Model) -> tuple[Atoms, dict[str, Any]]:
+def _relaxed(task: Task, model: Potential) -> tuple[Atoms, dict[str, Any]]:
     """The structure at rest, if that is asked for, and how it came there."""
     if task.atoms.constraints:
         raise ValueError(
@@ -198,7 +201,7 @@ def _relaxed(task: Task, model: Model) -> tuple[Atoms, dict[str, Any]]:
     }
 
 
-def _at_rest(atoms: Atoms, model: Model) -> dict[str, Any]:
+def _at_rest(atoms: Atoms, model: Potential) -> dict[str, Any]:
     """What the structure is, and how far it is from rest."""
     here = atoms.copy()
     here.calc = MaceCalculator(model)
@@ -236,7 +239,7 @@ def _energy_of_free_atoms(atoms: Atoms) -> float:
     return total
 
 
-def _at_gamma(task: Task, model: Model, atoms: Atoms) -> Modes:
+def _at_gamma(task: Task, model: Potential, atoms: Atoms) -> Modes:
     """At Gamma alone, with what that leaves out."""
     modes = gamma_modes(model, atoms, memory_budget=task.memory)
     return _gamma_alone(modes, acoustic_branches(model, atoms, modes, memory_budget=task.memory))
@@ -255,7 +258,7 @@ def _gamma_alone(modes: NormalModes, branches: AcousticBranches) -> Modes:
     return Modes(spectrum, facts)
 
 
-def _on_mesh(task: Task, model: Model, atoms: Atoms) -> Modes:
+def _on_mesh(task: Task, model: Potential, atoms: Atoms) -> Modes:
     """On the mesh of the settings, with one point along directions that are not periodic."""
     size, symprec = _mesh_size(task.settings.mesh, atoms), task.settings.symprec
     lattice = phonons_of(model, atoms, symprec=symprec, memory_budget=task.memory)

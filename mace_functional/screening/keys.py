@@ -13,43 +13,53 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from mace_functional.mace.model import Model
+from mace_functional.autodiff.torch_internals import pytree
+from mace_functional.potential.protocol import HasParts, Potential, features_of
 from mace_functional.screening.screen_settings import ScreenSettings
 from mace_functional.screening.sources import Source
-from mace_functional.structure.graph import features_of
 
 LENGTH = 12
 """Hexadecimal digits: among a million keys, two are equal with a chance of 1 in 500."""
 
 
-def model_digest(model: Model) -> str:
-    """Digest of all that its energies depend on: tensors, settings, head and dispersion."""
-    digest = sha256(repr((model.settings, model.head, model.dispersion)).encode())
-    for name, tensor in sorted(model.params.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+def potential_digest(potential: Potential) -> str:
+    """Digest of all that the energies of a potential depend on.
+
+    It is made of the class, what the potential prints as, its settings and the values of its
+    parameters, and of those of each part of a sum.
+    """
+    parts = potential.potentials if isinstance(potential, HasParts) else (potential,)
+    digest = sha256()
+    for part in parts:
+        known = [getattr(part, name, None) for name in ("settings", "head")]
+        digest.update(repr((type(part).__name__, part, *known)).encode())
+        paths, _ = pytree.tree_flatten_with_path(part.params)
+        for path, tensor in sorted(paths, key=lambda leaf: pytree.keystr(leaf[0])):
+            kind = f"{pytree.keystr(path)} {tuple(tensor.shape)} {tensor.dtype}"
+            digest.update(kind.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def key_of(source: Source, model: Model, digest: str, settings: ScreenSettings) -> str:
+def key_of(source: Source, potential: Potential, digest: str, settings: ScreenSettings) -> str:
     """The key of a structure.
 
     Args:
         source: The structure, or the file that cannot be read: then its name, place, bytes and
             reason count.
-        model: Says which features of the structure it embeds.
-        digest: Its `model_digest`.
+        potential: Says which features of the structure it reads.
+        digest: Its `potential_digest`.
         settings: Their `identity` counts.
     """
     key = sha256(f"{digest} {sorted(settings.identity().items())}".encode())
-    key.update(_file(source) if source.atoms is None else _structure(source.atoms, model))
+    key.update(_file(source) if source.atoms is None else _structure(source.atoms, potential))
     return key.hexdigest()[:LENGTH]
 
 
-def _structure(atoms: Atoms, model: Model) -> bytes:
+def _structure(atoms: Atoms, potential: Potential) -> bytes:
     held = [_described(constraint) for constraint in atoms.constraints]
     try:
-        features = str({k: v.tolist() for k, v in features_of(atoms, model).items()})
+        features = str({k: v.tolist() for k, v in features_of(potential, atoms).items()})
     except ValueError as error:  # which is what the structure will fail with
         features = str(error)
     arrays = atoms.positions, atoms.cell.array, atoms.get_masses()

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from mace_functional.autodiff.memory import BUDGET_FRACTION, free_memory
 from mace_functional.screening.evaluate import Task, cached_model, evaluate
-from mace_functional.screening.keys import key_of, model_digest
+from mace_functional.screening.keys import key_of, potential_digest
 from mace_functional.screening.progress import ScreeningProgress
 from mace_functional.screening.record import RECORD, STRUCTURE, Record, Spectrum
 from mace_functional.screening.report import write_report
@@ -156,7 +156,7 @@ def screen(
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         model = cached_model(settings, "cpu")
-        digest = model_digest(model)
+        digest = potential_digest(model)
         _write_settings(folder, settings, digest)
         keys = [key_of(source, model, digest, settings) for source in sources]
         places = _places(folder / STRUCTURES, keys, sources)
@@ -262,7 +262,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _write_settings(folder: Path, settings: ScreenSettings, digest: str) -> None:
-    data = {**asdict(settings), "model_digest": digest}
+    data = {**asdict(settings), "potential_digest": digest}
     with atomic_write(folder / SETTINGS) as partial:
         partial.write_text(json.dumps(data, indent=1) + "\n")
 

@@ -12,7 +12,10 @@ from torch import Tensor
 
 from mace_functional.autodiff.torch_internals import pytree
 from mace_functional.structure import neighbours
-from mace_functional.structure.graph import Species, Structure, to_tensors
+from mace_functional.structure.arrays import to_tensors
+from mace_functional.structure.graph import Graph
+from mace_functional.structure.species import Species
+from mace_functional.structure.structure import Structure
 
 
 def batch(structures: Sequence[Structure]) -> Structure:
@@ -30,8 +33,8 @@ def batch(structures: Sequence[Structure]) -> Structure:
         are real.
 
     Raises:
-        ValueError: If there are none, they were made for different models or skins, or their model
-            has a dispersion, whose pairs are not padded.
+        ValueError: If there are none, they were made for different models or skins, or for a sum
+            of potentials.
 
     Example:
         >>> b = mf.batch([s1, s2])                                          # doctest: +SKIP
@@ -42,10 +45,10 @@ def batch(structures: Sequence[Structure]) -> Structure:
         raise ValueError("batch needs at least one structure")
     graphs = [s.graph for s in structures]
     first = graphs[0]
-    if any(g.dispersion is not None for g in graphs):
+    if not all(isinstance(g, Graph) for g in graphs):
         raise ValueError(
-            "structures with dispersion cannot be batched: load the model without it, and add "
-            "dispersion_fn for one structure after the other"
+            "structures of sums of potentials, such as a model with dispersion, cannot be batched: "
+            "batch those of the model, and take the dispersion of one after the other"
         )
     for g in graphs:
         if (g.cutoff, g.skin, set(g.features)) != (first.cutoff, first.skin, set(first.features)):
@@ -107,5 +110,5 @@ def _pad(structure: Structure, species: Species, width: int, size: int) -> Struc
         cell=structure.cell,
         masses=grow(structure.masses, 1),
         numbers=grow(structure.numbers, 0),
-        graph=graph,
+        topology=graph,
     )

@@ -1,4 +1,4 @@
-"""A piece of a crystal, unrolled as far as the atoms in its middle are felt."""
+"""A piece of a crystal around some atoms, as large as the range of their force constants."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mace_functional.structure.graph import Graph, Species, gather
+from mace_functional.structure.graph import Graph
+from mace_functional.structure.species import Species
+from mace_functional.structure.topology import masked_edge_vectors
 
 
 @dataclass(frozen=True, eq=False)
-class UnrolledGraph:
-    """The graph of a piece of a crystal: some atoms, and all that feels them.
+class Cluster:
+    """Some atoms of a crystal, and all atoms that feel them or that they feel.
 
-    It takes the place of a `Graph` in the forward pass. What sends are the images of the atoms that
-    belong to the piece, and nodes are those of them that receive. The outermost images only send:
-    their features are those of a lone atom of the same element, in nodes without edges, which feels
-    nothing, just as they feel nothing of the atoms in the middle.
+    An `EdgeTopology`: its senders are the images of atoms that belong to the cluster, its nodes
+    those of them that receive. Atoms of the outermost shell only send, they are never nodes. They
+    get the features of an isolated atom of their element. This is exact for the force constants of
+    the atoms in the middle, because the features that they have in the crystal do not depend on the
+    positions of these.
 
     Attributes:
         graph: The graph of one cell.
@@ -45,7 +48,7 @@ class UnrolledGraph:
     sender_species: Species
 
     @classmethod
-    def around(cls, atoms: list[int], graph: Graph, layers: int) -> UnrolledGraph:
+    def around(cls, atoms: list[int], graph: Graph, layers: int) -> Cluster:
         """Unroll a crystal around atoms of the home cell.
 
         An atom changes what n layers make of the atoms within n steps, and these depend, through
@@ -54,7 +57,7 @@ class UnrolledGraph:
         Args:
             atoms: The atoms in the middle.
             graph: The graph of one cell; its values are read.
-            layers: Number of layers n of the model.
+            layers: Number of layers n of the potential.
         """
         senders, mask = graph.senders.cpu().numpy(), graph.edge_mask.cpu().numpy()
         shifts = np.rint(graph.unit_shifts.cpu().numpy()).astype(int)
@@ -107,11 +110,11 @@ class UnrolledGraph:
 
     @property
     def features(self) -> dict[str, Tensor]:
-        """Extra features that the model embeds: the same in all cells."""
+        """Extra features that the potential reads of atoms: the same in all cells."""
         return self.graph.features
 
     def sent(self, values: Tensor) -> Tensor:
-        """From values of the nodes to those of the images."""
+        """Values of the images from values of the nodes."""
         return values.index_select(0, self.origin)
 
     def edge_vectors(self, positions: Tensor, cell: Tensor) -> Tensor:
@@ -122,8 +125,7 @@ class UnrolledGraph:
             cell: Not needed: every image has its own position.
         """
         nodes = positions.index_select(0, self.own)
-        vectors = nodes[:, None] - gather(positions, self.senders)
-        return torch.where(self.edge_mask[..., None], vectors, torch.ones_like(vectors))
+        return masked_edge_vectors(nodes, positions, self.senders, self.edge_mask)
 
     def to_atoms(self, values: Tensor) -> Tensor:
         """Values of the nodes, as they are."""

@@ -1,9 +1,9 @@
 """Connected parts of a structure, and the lattice translations that connect each to itself.
 
-Two atoms are connected where a model lets them feel each other: where the neighbour graph, or that
-of the dispersion, has an edge between them. A part is what is connected. In a periodic structure it
-is connected to its own image at the lattice vector T along some T: along none for a molecule in a
-box, along the multiples of one for a chain, in a plane for a layer, in space for a crystal.
+Two atoms are connected where the potential lets them feel each other. A part is what is connected.
+In a periodic structure it is connected to its own image at the lattice vector T along some T: along
+none for a molecule in a box, along the multiples of one for a chain, in a plane for a layer, in
+space for a crystal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mace_functional.structure.graph import Graph
+    from mace_functional.structure.topology import Topology
 
 PHASE_TOLERANCE = 1e-8
 """How far q.T may be from a whole number where images a lattice vector T apart move in phase."""
@@ -98,45 +98,15 @@ class Parts:
         return np.array([bool((abs(p - np.rint(p)) < PHASE_TOLERANCE).all()) for p in phases])
 
 
-def parts_of(graph: Graph, positions: Tensor, cell: Tensor) -> Parts:
-    """The connected parts of a structure, by the pairs within the cutoffs of its model.
+def parts_of(topology: Topology, positions: Tensor, cell: Tensor) -> Parts:
+    """The connected parts of a structure, by the pairs that feel each other in its potential.
 
     Args:
-        graph: Neighbours, and pairs of the dispersion if there is one.
+        topology: Of the structure.
         positions: Å, (N, 3).
         cell: Å, (3, 3).
     """
-    x, h = (value.detach().cpu().double().numpy() for value in (positions, cell))
-    node, slot = np.nonzero(graph.edge_mask.cpu().numpy())
-    order = graph.order.cpu().numpy()
-    first, second = order[node], order[graph.senders.cpu().numpy()[node, slot]]
-    shifts = graph.unit_shifts.cpu().numpy()[node, slot]
-    pairs = [_within(x, h, first, second, shifts, graph.cutoff)]
-    if graph.dispersion is not None:
-        settings = graph.dispersion.settings
-        for images, cutoff in (
-            (graph.dispersion.pairs, settings.cutoff),
-            (graph.dispersion.counted, settings.cn_cutoff),
-        ):
-            row, slot = np.nonzero(images.mask.cpu().numpy())
-            first, second = (end.cpu().numpy()[row] for end in (images.first, images.second))
-            shifts = images.unit_shifts.cpu().numpy()[:, row, slot].T
-            pairs.append(_within(x, h, first, second, shifts, cutoff))
-    first, second, shifts = (np.concatenate(columns) for columns in zip(*pairs, strict=True))
-    return Parts.of_edges(len(x), first, second, shifts)
-
-
-def _within(
-    x: np.ndarray,
-    cell: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
-    shifts: np.ndarray,
-    cutoff: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The pairs that are closer than a cutoff: a graph may have more."""
-    near = np.linalg.norm(x[first] - x[second] + shifts @ cell, axis=1) < cutoff
-    return first[near], second[near], shifts[near]
+    return Parts.of_edges(topology.n_atoms, *topology.pairs_within(positions, cell))
 
 
 def _tree(bonds: csr_array, roots: np.ndarray) -> np.ndarray:

@@ -95,6 +95,22 @@ def shortest_contact(atoms: Atoms) -> Contact | None:
         reach = min(FARTHEST, 2 * reach if contact is None else contact.ratio * largest)
 
 
+def smallest_ratio(atoms: Atoms) -> float:
+    """Smallest distance of two atoms over the sum of their covalent radii, if it is below a bond's.
+
+    Infinite where no pair comes within `FIRST_REACH` times the largest of these sums.
+
+    Args:
+        atoms: The structure.
+
+    Raises:
+        ValueError: As `neighbours.pairs`.
+    """
+    radii = radii_of(atoms.numbers)
+    contact = _shortest_within(atoms, radii, FIRST_REACH * 2 * float(radii.max()))
+    return math.inf if contact is None else contact.ratio
+
+
 def filled_fraction(atoms: Atoms, scale: float = REFUSED) -> float:
     """Volume of spheres of `scale` times the covalent radii, over the volume of the cell."""
     spheres = 4 / 3 * math.pi * float(((scale * radii_of(atoms.numbers)) ** 3).sum())

@@ -121,6 +121,20 @@ def pairs(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: floa
     return Pairs(receiver, sender, shifts, distance)
 
 
+def closer_than(cutoff: float, edges: Edges, positions: np.ndarray, cell: np.ndarray) -> Edges:
+    """Those of some edges that are shorter than a cutoff.
+
+    Args:
+        cutoff: Å.
+        edges: Receiver i, sender j and unit shift S of each edge.
+        positions: Å, (N, 3).
+        cell: Lattice vectors in Å, (3, 3).
+    """
+    i, j, s = edges
+    near = np.linalg.norm(positions[i] - positions[j] + s @ cell, axis=1) < cutoff
+    return i[near], j[near], s[near]
+
+
 def neighbours_expected(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
 ) -> float:

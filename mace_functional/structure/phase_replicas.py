@@ -24,15 +24,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mace_functional.structure.graph import Graph, Species, gather
+from mace_functional.structure.graph import Graph
+from mace_functional.structure.species import Species
+from mace_functional.structure.topology import masked_edge_vectors
 
 
 @dataclass(frozen=True, eq=False)
-class BlochGraph:
-    """The graph of a crystal in which replicas of the cell stand for the phases of a wave.
+class PhaseReplicas:
+    """A crystal in which replicas of the cell stand for the phases of a wave.
 
-    It takes the place of a `Graph` in the forward pass, which sees `replicas` times as many atoms.
-    Nodes send through their images: a row for every pair of a node and a cell in which it is seen.
+    An `EdgeTopology` with `replicas` times as many atoms as the cell. The senders are images of the
+    nodes: a row for every pair of a node and a cell in which it is seen.
 
     Attributes:
         graph: The graph of one cell.
@@ -46,7 +48,7 @@ class BlochGraph:
     """
 
     graph: Graph
-    images: Images
+    images: NodeImages
     replicas: int
     phases: Tensor
     mixing: Tensor
@@ -61,16 +63,16 @@ class BlochGraph:
 
     @property
     def sender_species(self) -> Species:
-        """Elements of the images."""
+        """Elements of the senders."""
         return self._times_replicas(self.images.counts)
 
     @property
     def features(self) -> dict[str, Tensor]:
-        """Extra features that the model embeds: the same for all replicas."""
+        """Extra features that the potential reads of atoms: the same for all replicas."""
         return self.graph.features
 
     def sent(self, values: Tensor) -> Tensor:
-        """From values of the nodes to those of their images: replicas mixed at shifted phases."""
+        """Values of the images from values of the nodes: replicas mixed at shifted phases."""
         cells = values.unflatten(0, (-1, self.replicas)).index_select(0, self.images.origin)
         return (self.mixing @ cells.flatten(2)).view(-1, *values.shape[1:])
 
@@ -83,8 +85,8 @@ class BlochGraph:
         """
         nodes = positions.index_select(0, self.graph.order).flatten(0, 1)
         shifts = (self.images.unit_shifts @ cell).repeat_interleave(self.replicas, 0)
-        vectors = nodes[:, None] - gather(self.sent(nodes) - shifts, self.senders)
-        return torch.where(self.edge_mask[..., None], vectors, torch.ones_like(vectors))
+        sources = self.sent(nodes) - shifts
+        return masked_edge_vectors(nodes, sources, self.senders, self.edge_mask)
 
     def to_atoms(self, values: Tensor) -> Tensor:
         """Values of the nodes (nodes,) in the order of the atoms, (atoms, replicas)."""
@@ -96,7 +98,7 @@ class BlochGraph:
 
 
 @dataclass(frozen=True, eq=False)
-class Images:
+class NodeImages:
     """Every node in every cell in which it is seen.
 
     Attributes:
@@ -112,7 +114,7 @@ class Images:
     counts: tuple[int, ...]
 
     @classmethod
-    def of(cls, graph: Graph) -> Images:
+    def of(cls, graph: Graph) -> NodeImages:
         """Find the images; the values of the graph are read."""
         senders, mask = graph.senders.cpu().numpy(), graph.edge_mask.cpu().numpy()
         shifts = np.rint(graph.unit_shifts.cpu().numpy()).astype(int)
@@ -132,7 +134,7 @@ class Images:
             counts=tuple(int(n) for n in counts),
         )
 
-    def at(self, graph: Graph, q: Tensor, replicas: int) -> BlochGraph:
+    def at(self, graph: Graph, q: Tensor, replicas: int) -> PhaseReplicas:
         """The graph of a wave.
 
         Args:
@@ -145,7 +147,7 @@ class Images:
         theta = -2 * math.pi * (self.unit_shifts @ q)
         waves = torch.cos(phases[:, None] - phases + theta[:, None, None])
         harmonics = {1: 0, 2: 1, 3: 2}[replicas]
-        return BlochGraph(
+        return PhaseReplicas(
             graph=graph,
             images=self,
             replicas=replicas,

@@ -159,28 +159,46 @@ def memory_budget(value: Any) -> int | None:
     return None if value is None else count("memory_budget", value)
 
 
+KINDS = {
+    "Potential": ("params", "dtype", "device", "to", "structure", "energy_fn"),
+    "Topology": ("pbc", "n_atoms", "is_current", "rebuilt", "pairs_within"),
+}
+"""Kinds that are told by their members, whatever the class."""
+
+
 def in_order(call: str, *given: tuple[Any, str]) -> None:
     """Arguments are of the kinds that a function takes, in its order.
 
-    >>> in_order("relax(model, atoms)", ("small", "Model"), (None, "Atoms"))
+    >>> in_order("relax(potential, atoms)", ("small", "Potential"), (None, "Atoms"))
     Traceback (most recent call last):
-    TypeError: relax(model, atoms) takes a Model and an Atoms in this order, not str and NoneType
+    TypeError: relax(potential, atoms) takes a Potential and an Atoms in this order, not str and \
+NoneType
 
     Args:
         call: The function with its first arguments, for the error.
-        given: For each of them its value and the name of the class that it must be of.
+        given: For each of them its value and what it must be: one of `KINDS` or a class, by name.
 
     Raises:
-        TypeError: If one is of another class.
+        TypeError: If one is something else.
     """
-    if all(name in {c.__name__ for c in type(value).__mro__} for value, name in given):
+    if all(_is_a(value, kind) for value, kind in given):
         return
-    wanted = " and ".join(f"{'an' if name[0] in 'AEIOU' else 'a'} {name}" for _, name in given)
+    wanted = " and ".join(f"{'an' if kind[0] in 'AEIOU' else 'a'} {kind}" for _, kind in given)
     found = " and ".join(type(value).__name__ for value, _ in given)
     order = " in this order" if len(given) > 1 else ""
-    swapped = {name for _, name in given} <= {type(value).__name__ for value, _ in given}
-    hint = ": they are swapped" if swapped and len(given) > 1 else ""
-    raise TypeError(f"{call} takes {wanted}{order}, not {found}{hint}")
+    swapped = len(given) > 1 and all(any(_is_a(v, kind) for v, _ in given) for _, kind in given)
+    raise TypeError(
+        f"{call} takes {wanted}{order}, not {found}{': they are swapped' if swapped else ''}"
+    )
+
+
+def _is_a(value: Any, kind: str) -> bool:
+    """Whether a value has the members of a kind, or is of a class of that name."""
+    if kind in KINDS:
+        # Of the class where it has them: a property may cost time, or fail.
+        names = {*dir(type(value)), *vars(value)} if hasattr(value, "__dict__") else dir(value)
+        return set(KINDS[kind]) <= set(names)
+    return kind in {c.__name__ for c in type(value).__mro__}
 
 
 def temperatures(values: Sequence[float] | Tensor | float) -> list[float]:

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING
 
 from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.derivatives import forces, hessian
-from mace_functional.potential.energy import energy_fn
 from mace_functional.structure.connectivity import parts_of
-from mace_functional.structure.graph import from_ase
 from mace_functional.structure.selection import Selection, atom_numbers, freedom
 from mace_functional.support.validation import in_order
 from mace_functional.vibrations.harmonic_modes import NormalModes, normal_modes
@@ -18,11 +16,11 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from mace_functional.autodiff.columns import ChunkSize
-    from mace_functional.mace.model import Model
+    from mace_functional.potential.protocol import Potential
 
 
 def gamma_modes(
-    model: Model,
+    potential: Potential,
     atoms: Atoms,
     *,
     indices: Selection | None = None,
@@ -41,7 +39,7 @@ def gamma_modes(
     and rotations of the free atoms are vibrations then, but for those that move nothing held.
 
     Args:
-        model: From `load_model`.
+        potential: Such as a model of `load_model`.
         atoms: The structure, relaxed; periodic in any directions.
         indices: The atoms that move, by number or by a mask, whatever constraints there are; with
             `range(len(atoms))` all of them. If None, all that constraints of ASE leave free, in the
@@ -57,22 +55,22 @@ def gamma_modes(
 
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
-        ValueError: If the structure does not fit the model (see `from_ase`), the indices are no
-            choice of its atoms, a constraint is of a kind that is not known, or parameters of the
-            model require grad or are inside of a transform.
+        ValueError: If the structure does not fit the potential (see `from_ase`), the indices are no
+            choice of its atoms, a constraint is of a kind that is not known, or parameters
+            require grad or are inside of a transform.
 
     Source: Li, Jensen, Theor. Chem. Acc. 107, 211 (2002), for partial Hessians.
     """
-    in_order("gamma_modes(model, atoms)", (model, "Model"), (atoms, "Atoms"))
-    refuse_transforms("gamma_modes", f"{INSTEAD} of mf.hessian(E)", model.params)
+    in_order("gamma_modes(potential, atoms)", (potential, "Potential"), (atoms, "Atoms"))
+    refuse_transforms("gamma_modes", f"{INSTEAD} of mf.hessian(E)", potential.params)
     directions = None
     if indices is None:
         left = freedom(atoms, "gamma_modes")
         free, directions = atom_numbers(left.atoms, len(atoms)), left.basis_of_atoms()
     else:
         free = atom_numbers(indices, len(atoms))
-    s = from_ase(atoms, model)
-    energy = energy_fn(model, s.graph)
+    s = potential.structure(atoms)
+    energy = potential.energy_fn(s.topology)
     matrix = hessian(
         energy,
         indices=free,
@@ -81,14 +79,14 @@ def gamma_modes(
         progress=progress,
     )
     return normal_modes(
-        matrix(s.positions, s.cell, model.params),
+        matrix(s.positions, s.cell, potential.params),
         s.masses,
         s.positions,
-        pbc=s.graph.pbc.tolist(),
+        pbc=s.topology.pbc.tolist(),
         cell=s.cell,
-        forces=forces(energy)(s.positions, s.cell, model.params),
+        forces=forces(energy)(s.positions, s.cell, potential.params),
         indices=free,
         free=directions,
-        parts=parts_of(s.graph, s.positions, s.cell),
+        parts=parts_of(s.topology, s.positions, s.cell),
         unit=unit,
     )

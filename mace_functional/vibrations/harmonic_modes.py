@@ -27,13 +27,13 @@ import torch
 from torch import Tensor
 
 from mace_functional.autodiff.concrete import refuse_transforms
+from mace_functional.structure.arrays import as_array
 from mace_functional.structure.connectivity import Parts
 from mace_functional.structure.selection import Selection, atom_numbers
 from mace_functional.units import frequency_factor
 from mace_functional.vibrations.rigid import (
     INSTEAD,
     RigidMotions,
-    as_array,
     check_bodies,
     rigid_motions_from_tensors,
 )

@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 
 from mace_functional.autodiff.concrete import refuse_transforms
+from mace_functional.structure.arrays import as_array
 from mace_functional.structure.connectivity import Parts
 
 AXIS_TOLERANCE = 1e-3
@@ -421,11 +422,6 @@ def internal_motions(rigid: Tensor) -> Tensor:
     refuse_transforms("internal_motions", INSTEAD, rigid)
     orthogonal: Tensor = torch.linalg.qr(rigid.detach(), mode="complete").Q
     return orthogonal[:, rigid.shape[1] :]
-
-
-def as_array(tensor: Tensor) -> np.ndarray:
-    """The values of a tensor, in double precision."""
-    return tensor.detach().cpu().double().numpy()
 
 
 def _check_axis(pbc: Sequence[bool], cell: Tensor | None) -> None:

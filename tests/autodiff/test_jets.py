@@ -28,7 +28,7 @@ from mace_functional.mace.radial import (
     polynomial_cutoff,
 )
 from mace_functional.mace.settings import Activation, RadialSettings
-from mace_functional.structure.graph import Species
+from mace_functional.structure.species import Species
 
 R_MAX = 4.0
 SIZE = 6

@@ -26,7 +26,7 @@ from mace_functional.mace.edges import Edges
 from mace_functional.mace.polynomial import Monomials, Polynomials
 from mace_functional.mace.radial import RadialEmbedding, RadialFunction, RadialNetwork
 from mace_functional.mace.settings import Activation, RadialSettings
-from mace_functional.structure.graph import Species
+from mace_functional.structure.species import Species
 
 from e3nn import o3  # isort: skip  (after mace_functional)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
-from conftest import ROOT, shared_file
+from conftest import shared_file
 from pair_potential import Energies, Neighbours, Pairs, PairsWithMore
 from torch import Tensor
 from torch._C._functorch import maybe_current_level
@@ -239,7 +238,7 @@ def test_potential_of_another_kind_passes(atoms):
     certificate = mf.check_potential(Pairs(), atoms)
     assert_holds(certificate)
     periodic = {"stress", "periodic images", "supercell"}
-    expected = {"dispersion alone", "dispersion in the sum", "D(q)"}
+    expected = {"last part alone", "sum of parts", "D(q)"}
     assert not_applicable(certificate) == expected | (set() if atoms.pbc.any() else periodic)
     assert "offers no dynamical matrix" in certificate["D(q)"].reason
 
@@ -250,17 +249,17 @@ def test_potential_of_another_kind_passes(atoms):
         ({}, set()),
         ({"phonons": WRONG}, {"D(q)"}),
         (
-            {"dispersion": Pairs(((6, -300.0 * WRONG),))},
-            {"dispersion in the sum"},
+            {"attraction": Pairs(((6, -300.0 * WRONG),))},
+            {"sum of parts"},
         ),
         (
-            {"dispersion": Pairs(((6, -300.0),), fault=of_energy(WrongSlope()))},
-            {"dispersion alone", "dispersion in the sum"},
+            {"attraction": Pairs(((6, -300.0),), fault=of_energy(WrongSlope()))},
+            {"last part alone", "sum of parts"},
         ),
     ],
-    ids=["sound", "D(q)", "dispersion in the sum", "forces of dispersion"],
+    ids=["sound", "D(q)", "sum of parts", "forces of a part"],
 )
-def test_phonons_and_dispersion_are_checked_where_a_potential_has_them(changes, expected):
+def test_phonons_and_parts_are_checked_where_a_potential_has_them(changes, expected):
     certificate = mf.check_potential(PairsWithMore(**changes), CRYSTAL)
     assert names(certificate.failed) == expected, f"\n{certificate}"
     assert not not_applicable(certificate)
@@ -284,7 +283,7 @@ def test_embedded_model_passes(atoms, dispersion):
     model = mf.load_model("embedded", dispersion=dispersion)
     certificate = mf.check_potential(model, atoms)
     assert_holds(certificate)
-    assert ("dispersion alone" in not_applicable(certificate)) == (dispersion is None)
+    assert ("last part alone" in not_applicable(certificate)) == (dispersion is None)
     assert ("D(q)" in not_applicable(certificate)) == (not atoms.pbc.any())
     assert (atoms.positions == before.positions).all()
 
@@ -435,11 +434,3 @@ def test_command_line_exits_with_1_if_a_check_fails_and_with_2_for_bad_input(
     monkeypatch.setattr("mace_functional.cli.check_command.check_potential", lambda *_, **__: wrong)
     assert main(words) == 1
     assert "not passed" in capsys.readouterr().out
-
-
-def test_examples_of_the_page_run():
-    page = (ROOT / "docs" / "certificate.md").read_text()
-    own, *_ = [b for b in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "class" in b]
-    names: dict[str, Any] = {}
-    exec(own, names)
-    assert_holds(names["certificate"])

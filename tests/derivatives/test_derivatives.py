@@ -664,7 +664,7 @@ def test_second_derivatives_of_the_stress_are_right_in_symmetric_cells(outer, in
 # Where positions and cell are, and what a stress is of.
 
 
-def dynamical_matrix_of_salt() -> tuple[Callable[..., Tensor], mf.Structure, mf.Model]:
+def dynamical_matrix_of_salt() -> tuple[Callable[..., Tensor], mf.Structure, mf.MaceModel]:
     model = mf.load_model("embedded")
     atoms = bulk("NaCl", "rocksalt", a=5.6)
     s = mf.from_ase(atoms, model)

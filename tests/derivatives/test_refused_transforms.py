@@ -163,7 +163,7 @@ STRUCTURE = mf.from_ase(WATER, MODEL)
 HESSIAN = hessian(springs)(BENT).reshape(9, 9)
 
 
-def scaled_model(scale: Tensor) -> mf.Model:
+def scaled_model(scale: Tensor) -> mf.MaceModel:
     return replace(MODEL, params={name: scale * value for name, value in MODEL.params.items()})
 
 

@@ -115,7 +115,7 @@ def mace_torch_module(name: str) -> torch.nn.Module:
 
 
 @functools.cache
-def load(name: str, dtype: torch.dtype = torch.float64) -> mf.Model:
+def load(name: str, dtype: torch.dtype = torch.float64) -> mf.MaceModel:
     head = "b" if "heads" in MODELS[name] else None
     return mf.load_model(mace_torch_module(name), dtype=dtype, head=head)
 

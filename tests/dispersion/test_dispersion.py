@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from torch.func import grad, vmap
 
 import mace_functional as mf
 from mace_functional.dispersion.bloch_sums import d3_force_constants_at
+from mace_functional.structure.remaining_skin import remaining_skin
 
 pytest.importorskip("tad_dftd3")
 
@@ -296,7 +296,7 @@ def test_without_its_data_it_says_what_to_install(monkeypatch):
 SHORT = {"cutoff": 9.0, "cn_cutoff": 6.0}
 
 
-def with_dispersion(**settings: Any) -> mf.Model:
+def with_dispersion(**settings: Any) -> mf.Potential:
     return mf.load_model("embedded", dispersion=mf.D3Settings("pbe", **settings))
 
 
@@ -334,7 +334,9 @@ def test_the_hessian_of_a_model_with_dispersion_is_that_of_its_forces():
 
 def test_a_model_keeps_its_dispersion_in_another_precision_and_shows_it():
     model = with_dispersion()
-    assert model.to(dtype=torch.float32).dispersion == model.dispersion
+    in_single = model.to(dtype=torch.float32)
+    assert in_single.dtype == torch.float32
+    assert in_single.potentials[1].settings == model.potentials[1].settings
     assert "D3(pbe)" in repr(model)
     assert "D3" not in repr(mf.load_model("embedded"))
 
@@ -361,27 +363,25 @@ def test_graphs_hold_the_pairs_of_dispersion_until_an_unknown_one_comes_within_a
 
 
 @pytest.mark.parametrize("cutoffs", [(3.0, 2.5), (3.0, 9.0), (9.0, 2.5)])
-def test_slack_is_that_of_the_cutoff_that_is_reached_first(cutoffs):
+def test_remaining_skin_is_that_of_the_cutoff_that_is_reached_first(cutoffs):
     atoms = mf.example_structure("quartz")
     skin = 0.2
-    graph = mf.from_ase(atoms, with_dispersion(cutoff=cutoffs[0], cn_cutoff=cutoffs[1]), skin).graph
+    pairs = mf.D3(mf.D3Settings("pbe", *cutoffs)).structure(atoms, skin=skin).topology
     positions, cell = arguments(atoms)
-    plain = mf.from_ase(atoms, mf.load_model("embedded"), skin).graph
-    assert graph.slack(positions, cell) == pytest.approx(skin, abs=1e-9)
+    skins = [skin * max(1, c / 6.0) for c in cutoffs]
+    assert remaining_skin(pairs, positions, cell, pairs.reaches) == pytest.approx(min(skins))
     # Shortened by 2 %, all reaches fall by 2 % of their own length.
-    longest_to_lose = min(
-        0.98 * (c + skin * max(1, c / plain.cutoff)) - c for c in (*cutoffs, plain.cutoff)
-    )
-    assert graph.slack(0.98 * positions, 0.98 * cell) == pytest.approx(longest_to_lose, abs=1e-9)
+    least = min(0.98 * (c + s) - c for c, s in zip(cutoffs, skins, strict=True))
+    shorter = 0.98 * positions, 0.98 * cell
+    assert remaining_skin(pairs, *shorter, pairs.reaches) == pytest.approx(least, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["rock-salt", "graphite", "chain"])
 def test_force_constants_in_a_wave_are_those_of_a_folded_supercell(name):
     atoms = rattled(name)
     settings = {"cutoff": 8.0, "cn_cutoff": 5.0}
-    graph = mf.from_ase(atoms, plain_model_for(atoms, **settings)).graph
-    assert graph.dispersion is not None
-    found = d3_force_constants_at(graph.dispersion)
+    pairs = mf.D3(mf.D3Settings("pbe", **settings)).structure(atoms).topology
+    found = d3_force_constants_at(pairs)
     cells = np.where(atoms.pbc, (3, 2, 2), 1)
     supercell = atoms.repeat(cells)
     H = mf.hessian(mf.dispersion_fn(supercell, **settings))(*arguments(supercell)).numpy()
@@ -415,9 +415,8 @@ def test_the_dynamical_matrix_with_dispersion_is_that_of_a_supercell():
 
 def test_derivatives_of_force_constants_in_a_wave_are_those_of_differences():
     atoms = rattled("rock-salt")
-    graph = mf.from_ase(atoms, plain_model_for(atoms, cutoff=7.0, cn_cutoff=4.6)).graph
-    assert graph.dispersion is not None
-    found = d3_force_constants_at(graph.dispersion)
+    settings = mf.D3Settings("pbe", cutoff=7.0, cn_cutoff=4.6)
+    found = d3_force_constants_at(mf.D3(settings).structure(atoms).topology)
     point = (torch.tensor([0.21, 0.13, -0.34]).double(), *arguments(atoms))
 
     def value(*x: Tensor) -> Tensor:
@@ -437,13 +436,6 @@ def test_derivatives_of_force_constants_in_a_wave_are_those_of_differences():
         weights = torch.sin(torch.arange(slope.numel()).double()).view_as(slope)
         pulled = grad(lambda t, f=along, w=weights: (f(t) * w).sum())(zero)
         torch.testing.assert_close(pulled, (slope * weights).sum(), rtol=1e-9, atol=1e-12)
-
-
-def plain_model_for(atoms: Atoms, **settings: float) -> mf.Model:
-    """A model that knows the elements, for the sake of its graph alone."""
-    model = with_dispersion(**settings)
-    present = tuple(sorted({int(z) for z in atoms.numbers}))
-    return replace(model, settings=replace(model.settings, atomic_numbers=present))
 
 
 def test_phonons_of_a_model_with_dispersion_go_by_the_dynamical_matrix():
@@ -473,7 +465,7 @@ def test_graphite_binds_where_dispersion_is():
 def test_structures_with_dispersion_are_not_batched():
     model = with_dispersion(**SHORT)
     s = mf.from_ase(mf.example_structure("quartz"), model)
-    with pytest.raises(ValueError, match="dispersion_fn"):
+    with pytest.raises(ValueError, match="cannot be batched"):
         mf.batch([s, s])
 
 
@@ -487,7 +479,7 @@ def test_elements_that_dispersion_does_not_know_are_refused_with_the_structure()
 
 @pytest.mark.parametrize("nothing", [None, False, "none", "None"])
 def test_no_dispersion_is_asked_for_in_several_ways(nothing):
-    assert mf.load_model("embedded", dispersion=nothing).dispersion is None
+    assert isinstance(mf.load_model("embedded", dispersion=nothing), mf.MaceModel)
     assert mf.ScreenSettings("embedded", dispersion=nothing).dispersion is None
 
 

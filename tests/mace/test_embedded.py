@@ -24,7 +24,7 @@ def rattled(name: str) -> Atoms:
     return atoms
 
 
-def forces(model: mf.Model, atoms: Atoms) -> np.ndarray:
+def forces(model: mf.MaceModel, atoms: Atoms) -> np.ndarray:
     s = mf.from_ase(atoms, model)
     return mf.forces(mf.energy_fn(model, s.graph))(s.positions, s.cell, model.params).numpy()
 

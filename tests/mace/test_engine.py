@@ -78,7 +78,7 @@ def reference(calc: MACECalculator, atoms: Atoms) -> dict[str, Tensor]:
     return results
 
 
-def found(model: mf.Model, atoms: Atoms, skin: float = 0.0) -> dict[str, Tensor]:
+def found(model: mf.MaceModel, atoms: Atoms, skin: float = 0.0) -> dict[str, Tensor]:
     """The same from this package."""
     s = mf.from_ase(atoms, model, skin=skin)
     state = s.positions, s.cell, model.params

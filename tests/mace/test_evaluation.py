@@ -33,16 +33,16 @@ def impatient() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def model() -> mf.Model:
+def model() -> mf.MaceModel:
     return one_layer()
 
 
-def one_layer(**changes: Any) -> mf.Model:
+def one_layer(**changes: Any) -> mf.MaceModel:
     small = {"hidden_irreps": "2x0e", "max_ell": 1, "radial_MLP": [4], "correlation": 1}
     return mf.load_model(build(num_interactions=1, **small, **changes))
 
 
-def structure(model: mf.Model) -> mf.Structure:
+def structure(model: mf.MaceModel) -> mf.Structure:
     """Three atoms of as many elements."""
     return mf.from_ase(molecule()[[1, 2, 6]], model)
 
@@ -65,7 +65,7 @@ def at_once(work: Callable[[int], Tensor], calls: int) -> list[list[Tensor]]:
     return found
 
 
-def other_params(model: mf.Model) -> Params:
+def other_params(model: mf.MaceModel) -> Params:
     return {k: p if "r_max" in k else 1.1 * p for k, p in model.params.items()}
 
 
@@ -92,7 +92,7 @@ def by_parameters(E: Energy, s: mf.Structure) -> Callable[[Params], Tensor]:
     return lambda params: grad(lambda p: E(s.positions, s.cell, p))(params)[weight]
 
 
-def assert_as_alone(function: Function, model: mf.Model, calls: int) -> None:
+def assert_as_alone(function: Function, model: mf.MaceModel, calls: int) -> None:
     """Two threads get, bit for bit, the numbers of one, each of its own parameters."""
     s = structure(model)
     of_params = function(mf.energy_fn(model, s.graph), s)

@@ -36,7 +36,7 @@ from mace_functional.mace.radial import (
     RadialNetwork,
 )
 from mace_functional.mace.settings import Activation, RadialSettings
-from mace_functional.structure.graph import Species
+from mace_functional.structure.species import Species
 
 PATHS = [
     Path(0, 0, 0, 0, 2),

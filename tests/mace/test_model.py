@@ -42,7 +42,7 @@ def module() -> nn.Module:
     return build(scripted=True)
 
 
-def evaluate(model: mf.Model, atoms: Atoms, params: Any = None) -> tuple[Tensor, Tensor]:
+def evaluate(model: mf.MaceModel, atoms: Atoms, params: Any = None) -> tuple[Tensor, Tensor]:
     """Energy and forces."""
     s = mf.from_ase(atoms, model)
     energy = mf.energy_fn(model, s.graph)
@@ -50,7 +50,7 @@ def evaluate(model: mf.Model, atoms: Atoms, params: Any = None) -> tuple[Tensor,
     return value, -gradient
 
 
-def assert_equal_to_mace_torch(model: mf.Model, module: nn.Module, params: Any = None) -> None:
+def assert_equal_to_mace_torch(model: mf.MaceModel, module: nn.Module, params: Any = None) -> None:
     """The same energies and forces as the module has in mace-torch."""
     with float64_default():
         calc = MACECalculator(models=module, device="cpu", default_dtype="float64", head=model.head)

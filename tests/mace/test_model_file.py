@@ -23,7 +23,7 @@ import mace_functional as mf
 
 
 @pytest.fixture(scope="module")
-def model() -> mf.Model:
+def model() -> mf.MaceModel:
     """One model for tests that leave it as it is."""
     return mf.load_model(build())
 
@@ -35,7 +35,7 @@ def saved(model, tmp_path) -> Path:
     return path
 
 
-def forces(model: mf.Model, atoms: Atoms) -> torch.Tensor:
+def forces(model: mf.MaceModel, atoms: Atoms) -> torch.Tensor:
     s = mf.from_ase(atoms, model)
     return mf.forces(mf.energy_fn(model, s.graph))(s.positions, s.cell, model.params)
 
@@ -134,7 +134,7 @@ def test_energy_from_single_precision_weights_is_invariant_to_double_precision(t
     turned = molecule()
     turned.positions @= rotation.T
 
-    def residual(model: mf.Model) -> float:
+    def residual(model: mf.MaceModel) -> float:
         difference = forces(model, molecule()) @ torch.tensor(rotation.T) - forces(model, turned)
         return difference.abs().max().item()
 
@@ -251,7 +251,7 @@ def test_newer_version_of_the_format_is_refused(saved):
         mf.load_model(rewritten(saved, {"version": "2", "settings": "{}"}))
 
 
-def settings_with(model: mf.Model, **changes: Any) -> str:
+def settings_with(model: mf.MaceModel, **changes: Any) -> str:
     return json.dumps(dataclasses.asdict(model.settings) | changes)
 
 

@@ -20,24 +20,24 @@ READOUT = "readouts.0.linear.weight"
 
 
 @pytest.fixture(scope="module")
-def model() -> mf.Model:
+def model() -> mf.MaceModel:
     return mf.load_model(build())
 
 
-def energy(model: mf.Model) -> Callable[[dict[str, Tensor]], Tensor]:
+def energy(model: mf.MaceModel) -> Callable[[dict[str, Tensor]], Tensor]:
     s = mf.from_ase(crystal(), model)
     function = mf.energy_fn(model, s.graph)
     return lambda params: function(s.positions, s.cell, params)
 
 
-def dynamical_matrix(model: mf.Model) -> Callable[[dict[str, Tensor]], Tensor]:
+def dynamical_matrix(model: mf.MaceModel) -> Callable[[dict[str, Tensor]], Tensor]:
     atoms = bulk("SiC", "zincblende", a=4.1)
     s = mf.from_ase(atoms, model)
     function = mf.dynamical_matrix_fn(model, s.graph)
     return lambda params: function([0.1, 0.2, 0.3], s.positions, s.cell, params, s.masses)
 
 
-def constants(model: mf.Model) -> Callable[[dict[str, Tensor]], Any]:
+def constants(model: mf.MaceModel) -> Callable[[dict[str, Tensor]], Any]:
     atoms = bulk("SiC", "zincblende", a=4.1)
     return lambda params: mf.force_constants(replace(model, params=params), atoms)
 

@@ -21,7 +21,7 @@ STRUCTURES = ["13180N3", "AFI", "RSM0004", "RSM0010", "RSM0011", "RSM0020", "RSM
 
 
 @functools.cache
-def load(name: str) -> tuple[mf.Model, MACECalculator]:
+def load(name: str) -> tuple[mf.MaceModel, MACECalculator]:
     path = shared_file("weights", f"{name}.model")
     with float64_default():
         calc = MACECalculator(model_paths=str(path), device="cpu", default_dtype="float64")

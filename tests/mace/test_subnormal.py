@@ -39,7 +39,7 @@ def subnormal(params: dict[str, Tensor]) -> int:
     )
 
 
-def energy_and_hessian(model: mf.Model) -> tuple[Tensor, Tensor]:
+def energy_and_hessian(model: mf.MaceModel) -> tuple[Tensor, Tensor]:
     s = mf.from_ase(crystal(), model)
     energy, at = mf.energy_fn(model, s.graph), (s.positions, s.cell, model.params)
     return energy(*at), mf.hessian(energy)(*at)

@@ -28,11 +28,11 @@ MOLECULE, CRYSTAL = (False, False, False), (True, True, True)
 
 
 @pytest.fixture(scope="module")
-def embedded() -> mf.Model:
+def embedded() -> mf.MaceModel:
     return mf.load_model("embedded")
 
 
-def relaxed(model: mf.Model, atoms: Atoms, force: float = 0.002) -> Atoms:
+def relaxed(model: mf.MaceModel, atoms: Atoms, force: float = 0.002) -> Atoms:
     atoms = atoms.copy()
     atoms.calc = mf.MaceCalculator(model)
     assert BFGS(atoms, logfile=None).run(force, 300)
@@ -41,7 +41,7 @@ def relaxed(model: mf.Model, atoms: Atoms, force: float = 0.002) -> Atoms:
 
 
 def operator(
-    model: mf.Model, atoms: Atoms, weighted: bool = True
+    model: mf.MaceModel, atoms: Atoms, weighted: bool = True
 ) -> tuple[mf.HessianOperator, mf.Structure]:
     s = mf.from_ase(atoms, model)
     energy = mf.energy_fn(model, s.graph)

@@ -26,14 +26,14 @@ MUELLER_BROWN_MINIMUM = np.array((0.623, 0.028))
 MUELLER_BROWN_SADDLES = ((-0.822, 0.624), (0.212, 0.293))
 
 
-def at_rest(model: mf.Model, atoms: Atoms) -> Atoms:
+def at_rest(model: mf.MaceModel, atoms: Atoms) -> Atoms:
     found = relax(model, atoms, cell=False)
     assert found.converged, found.reason
     return found.atoms
 
 
 @pytest.fixture(scope="module")
-def minima(model: mf.Model) -> dict[str, Atoms]:
+def minima(model: mf.MaceModel) -> dict[str, Atoms]:
     return {
         "ethane": at_rest(model, molecule("C2H6")),
         "ammonia": at_rest(model, molecule("NH3")),
@@ -67,11 +67,11 @@ def start(minimum: Atoms, name: str, seed: int) -> Atoms:
     return atoms
 
 
-def energy_of(model: mf.Model, atoms: Atoms) -> float:
+def energy_of(model: mf.MaceModel, atoms: Atoms) -> float:
     return mf.MaceCalculator(model).get_potential_energy(atoms)
 
 
-def assert_saddle(model: mf.Model, found: SaddleResult) -> None:
+def assert_saddle(model: mf.MaceModel, found: SaddleResult) -> None:
     """One imaginary mode, that of the result, and no forces: by normal modes computed apart."""
     assert found.converged, found.reason
     modes = mf.gamma_modes(model, found.atoms)
@@ -85,7 +85,7 @@ def assert_saddle(model: mf.Model, found: SaddleResult) -> None:
     assert found.energy == pytest.approx(energy_of(model, found.atoms), abs=1e-9)
 
 
-def barrier_by_neb(model: mf.Model, path: list[Atoms]) -> float:
+def barrier_by_neb(model: mf.MaceModel, path: list[Atoms]) -> float:
     """Height of the highest image over the first end, eV."""
     for image in path:
         image.calc = mf.MaceCalculator(model)
@@ -274,7 +274,7 @@ def test_signs_of_a_direction_lead_to_different_saddle_points(model, minima):
 
 
 @pytest.fixture(scope="module")
-def vacancy(model: mf.Model) -> tuple[Atoms, np.ndarray]:
+def vacancy(model: mf.MaceModel) -> tuple[Atoms, np.ndarray]:
     """Rock salt without a sodium, and the way of a neighbour into its place."""
     atoms = bulk("NaCl", "rocksalt", a=5.64) * 2
     distances = atoms.get_distances(0, range(len(atoms)), mic=True)
@@ -418,7 +418,7 @@ def test_turning_the_molecule_is_no_mode_to_climb(model, minima):
 
 
 @pytest.fixture(scope="module")
-def flat_ammonia(model: mf.Model, minima: dict[str, Atoms]) -> SaddleResult:
+def flat_ammonia(model: mf.MaceModel, minima: dict[str, Atoms]) -> SaddleResult:
     return find_saddle(model, minima["ammonia"], mode=0, connect=False)
 
 

@@ -23,7 +23,7 @@ from mace_functional.phonons.wave_vector import wave_vector
 
 
 @pytest.fixture(scope="module")
-def model() -> mf.Model:
+def model() -> mf.MaceModel:
     return mf.load_model(build(atomic_inter_scale=80.0))
 
 

@@ -28,14 +28,14 @@ WAVES = torch.tensor(
 )
 
 
-def model_of(dtype: torch.dtype = torch.float64, **settings: Any) -> mf.Model:
+def model_of(dtype: torch.dtype = torch.float64, **settings: Any) -> mf.MaceModel:
     """Of short range, and so stiff that what comes from afar is more than rounding."""
     module = build(**{"r_max": 3.0, "atomic_inter_scale": 80.0} | settings)
     return mf.load_model(module, dtype=dtype, head=module.heads[-1])
 
 
 @pytest.fixture(scope="module")
-def model() -> mf.Model:
+def model() -> mf.MaceModel:
     return model_of()
 
 

@@ -15,7 +15,7 @@ import mace_functional as mf
 from mace_functional.phonons import acoustic_branches, phonons_of
 from mace_functional.screening import evaluate as evaluation
 from mace_functional.screening.findings import coarse_mesh, gamma_alone
-from mace_functional.screening.keys import key_of, model_digest
+from mace_functional.screening.keys import key_of, potential_digest
 from mace_functional.screening.missing import missing_at_gamma
 from mace_functional.screening.parity import parity_of
 from mace_functional.screening.record import Record, Spectrum
@@ -147,7 +147,7 @@ def test_bad_mesh_is_refused(tmp_path, mesh):
 
 def test_keys_are_those_of_before_where_settings_mean_the_same():
     model = mf.load_model("embedded")
-    digest = model_digest(model)
+    digest = potential_digest(model)
     (source,) = find_sources({"salt": salt()})
 
     def key(**changes):

@@ -149,7 +149,7 @@ def test_densest_matter_passes_with_the_cutoff_of_dispersion(density: str) -> No
     assert found < neighbours.MOST_NEIGHBOURS / 3
 
 
-def test_optimisers_take_no_step_below_the_limit(model: mf.Model) -> None:
+def test_optimisers_take_no_step_below_the_limit(model: mf.MaceModel) -> None:
     """Two carbon atoms 0.58 Å apart are farther than any limit in Å was, and are no molecule."""
     atoms = Atoms("C2", [(0, 0, 0), (1.3, 0, 0)])
     s = mf.from_ase(atoms, model)

@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import mace_functional as mf
-from mace_functional.structure.graph import Graph, Species, Structure
+from mace_functional.structure.graph import Graph
+from mace_functional.structure.species import Species
+from mace_functional.structure.structure import Structure
 
 SMALL = {"hidden_irreps": "3x0e + 3x1o", "max_ell": 1, "radial_MLP": [4], "num_bessel": 4}
 FEATURES = {
@@ -48,21 +50,21 @@ Edge = tuple[int, int, int, int, int]
 
 
 @cache
-def small_model() -> mf.Model:
+def small_model() -> mf.MaceModel:
     return mf.load_model(build(**SMALL))
 
 
 @pytest.fixture(scope="module")
-def model() -> mf.Model:
+def model() -> mf.MaceModel:
     return small_model()
 
 
 @pytest.fixture(scope="module")
-def featured_model() -> mf.Model:
+def featured_model() -> mf.MaceModel:
     return mf.load_model(build(embedding_specs=FEATURES, **SMALL))
 
 
-def topology_model(cutoff: float = 4.0, elements: tuple[int, ...] = ELEMENTS) -> mf.Model:
+def topology_model(cutoff: float = 4.0, elements: tuple[int, ...] = ELEMENTS) -> mf.MaceModel:
     """A model for graphs alone: its settings, and not its parameters, have the cutoff."""
     settings = replace(small_model().settings, cutoff=cutoff, atomic_numbers=elements)
     return replace(small_model(), settings=settings)
@@ -198,18 +200,18 @@ def edges_at(s: Structure, positions: Tensor, cell: Tensor) -> set[Edge]:
     return brute_force_edges(positions.numpy(), cell.numpy(), pbc, s.graph.cutoff)
 
 
-def energy(model: mf.Model, s: Structure, graph: Graph | None = None) -> Tensor:
+def energy(model: mf.MaceModel, s: Structure, graph: Graph | None = None) -> Tensor:
     return mf.energy_fn(model, graph or s.graph)(s.positions, s.cell, model.params)
 
 
-def batched_energies(model: mf.Model, b: Structure, *, per_atom: bool = False) -> Tensor:
+def batched_energies(model: mf.MaceModel, b: Structure, *, per_atom: bool = False) -> Tensor:
     def one(graph: Graph, positions: Tensor, cell: Tensor) -> Tensor:
         return mf.energy_fn(model, graph, per_atom=per_atom)(positions, cell, model.params)
 
     return torch.vmap(one)(b.graph, b.positions, b.cell)
 
 
-def force(model: mf.Model, s: Structure) -> Tensor:
+def force(model: mf.MaceModel, s: Structure) -> Tensor:
     return -torch.func.grad(mf.energy_fn(model, s.graph))(s.positions, s.cell, model.params)
 
 
@@ -294,7 +296,7 @@ def test_single_atom_in_a_periodic_cell_has_its_images_as_neighbours() -> None:
     assert not graph.senders.any()
 
 
-def test_isolated_atoms_have_no_neighbours_and_finite_energy(model: mf.Model) -> None:
+def test_isolated_atoms_have_no_neighbours_and_finite_energy(model: mf.MaceModel) -> None:
     atoms = Atoms("OHC", positions=[[0, 0, 0], [9, 0, 0], [0, 30, 0]])
     assert_all_pairs(atoms)
     s = mf.from_ase(atoms, model)
@@ -397,7 +399,7 @@ def test_structure_holds_what_the_atoms_hold() -> None:
     assert (s.graph.cutoff, s.graph.skin) == (4.0, 0.25)
 
 
-def test_structure_does_not_change_with_the_atoms(featured_model: mf.Model) -> None:
+def test_structure_does_not_change_with_the_atoms(featured_model: mf.MaceModel) -> None:
     atoms = featured(silicon())
     atoms.set_masses([3.0, 4.0])
     s = mf.from_ase(atoms, featured_model)
@@ -541,7 +543,7 @@ def featured(atoms: Atoms, seed: int = 0, **info: object) -> Atoms:
     ],
 )
 def test_charge_and_spin_are_read_from_info(
-    featured_model: mf.Model, info: dict[str, object], charge: float, spin: float
+    featured_model: mf.MaceModel, info: dict[str, object], charge: float, spin: float
 ) -> None:
     atoms = featured(water(), **info)
     features = mf.from_ase(atoms, featured_model).graph.features
@@ -552,7 +554,7 @@ def test_charge_and_spin_are_read_from_info(
     np.testing.assert_array_equal(features["site"], atoms.arrays["site"])
 
 
-def test_each_feature_changes_the_energy(featured_model: mf.Model) -> None:
+def test_each_feature_changes_the_energy(featured_model: mf.MaceModel) -> None:
     def at(atoms: Atoms) -> float:
         return energy(featured_model, mf.from_ase(atoms, featured_model)).item()
 
@@ -565,11 +567,11 @@ def test_each_feature_changes_the_energy(featured_model: mf.Model) -> None:
     assert min(abs(a - b) for a, b in combinations(energies, 2)) > 1e-4
 
 
-def test_models_without_features_ignore_them(model: mf.Model) -> None:
+def test_models_without_features_ignore_them(model: mf.MaceModel) -> None:
     assert mf.from_ase(featured(water(), charge=1), model).graph.features == {}
 
 
-def test_missing_feature_of_the_atoms_is_refused(featured_model: mf.Model) -> None:
+def test_missing_feature_of_the_atoms_is_refused(featured_model: mf.MaceModel) -> None:
     message = r"^the model needs the feature 'partial': set atoms.arrays\['partial'\]$"
     with pytest.raises(ValueError, match=message):
         mf.from_ase(water(), featured_model)
@@ -596,18 +598,18 @@ def test_missing_feature_of_the_structure_is_refused() -> None:
     ],
 )
 def test_class_out_of_range_is_refused(
-    featured_model: mf.Model, info: dict[str, object], message: str
+    featured_model: mf.MaceModel, info: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         mf.from_ase(featured(water(), **info), featured_model)
 
 
-def test_several_charges_of_one_structure_are_refused(featured_model: mf.Model) -> None:
+def test_several_charges_of_one_structure_are_refused(featured_model: mf.MaceModel) -> None:
     with pytest.raises(ValueError, match=r"^total_charge must be one number, not \[1, 0, 1\]$"):
         mf.from_ase(featured(water(), charge=[1, 0, 1]), featured_model)
 
 
-def test_class_of_one_atom_out_of_range_is_refused(featured_model: mf.Model) -> None:
+def test_class_of_one_atom_out_of_range_is_refused(featured_model: mf.MaceModel) -> None:
     atoms = featured(water())
     atoms.arrays["site"][1] = 0
     with pytest.raises(ValueError, match=r"^site must lie between 1 and 3, not"):
@@ -621,7 +623,7 @@ def test_class_of_one_atom_out_of_range_is_refused(featured_model: mf.Model) -> 
 @pytest.mark.parametrize("skin", [0.0, 0.6])
 def test_slack_at_the_reference_is_the_skin(sample: Callable[[], Atoms], skin: float) -> None:
     s = mf.from_ase(sample(), topology_model(), skin=skin)
-    assert s.graph.slack(s.positions, s.cell) == pytest.approx(skin, abs=1e-12)
+    assert s.graph.remaining_skin(s.positions, s.cell) == pytest.approx(skin, abs=1e-12)
     assert s.graph.is_current(s.positions, s.cell)
 
 
@@ -694,7 +696,7 @@ def test_two_atoms_use_the_slack_by_what_they_approach() -> None:
     s = mf.from_ase(Atoms("OH", positions=[[0, 0, 0], [0, 0, 4.6]]), topology_model(), skin=0.5)
     positions = s.positions.clone()
     positions[1, 2] -= 0.3
-    assert s.graph.slack(positions, s.cell) == pytest.approx(0.2)
+    assert s.graph.remaining_skin(positions, s.cell) == pytest.approx(0.2)
     positions[0, 2] += 0.1999
     assert s.graph.is_current(positions, s.cell)
     positions[0, 2] += 0.0002
@@ -705,7 +707,7 @@ def test_two_atoms_use_the_slack_by_what_they_approach() -> None:
 def test_rigid_translation_does_not_use_the_slack(sample: Callable[[], Atoms]) -> None:
     s = mf.from_ase(sample(), topology_model(), skin=0.4)
     shift = torch.tensor([120.0, -70.0, 33.0], dtype=torch.float64)
-    assert s.graph.slack(s.positions + shift, s.cell) == pytest.approx(0.4)
+    assert s.graph.remaining_skin(s.positions + shift, s.cell) == pytest.approx(0.4)
 
 
 @every_sample
@@ -713,7 +715,7 @@ def test_rigid_rotation_does_not_use_the_slack(sample: Callable[[], Atoms]) -> N
     s = mf.from_ase(sample(), topology_model(), skin=0.4)
     for turn in ([0.02, -0.05, 0.03], [0.9, -0.5, 1.3], [0, 0, np.pi], [0, -2.0, 0]):
         Q = torch.as_tensor(Rotation.from_rotvec(turn).as_matrix())
-        assert s.graph.slack(s.positions @ Q, s.cell @ Q) == pytest.approx(0.4, abs=1e-9)
+        assert s.graph.remaining_skin(s.positions @ Q, s.cell @ Q) == pytest.approx(0.4, abs=1e-9)
 
 
 def test_mirror_image_of_a_molecule_needs_a_new_graph() -> None:
@@ -725,10 +727,10 @@ def test_mirror_image_of_a_molecule_needs_a_new_graph() -> None:
 @pytest.mark.parametrize("sample", [silicon, quartz_like])
 def test_uniform_compression_uses_the_slack(sample: Callable[[], Atoms]) -> None:
     s = mf.from_ase(sample(), topology_model(), skin=0.4)
-    slack = s.graph.slack(0.95 * s.positions, 0.95 * s.cell)
+    slack = s.graph.remaining_skin(0.95 * s.positions, 0.95 * s.cell)
     assert slack == pytest.approx(0.95 * 4.4 - 4.0)
     assert not s.graph.is_current(0.9 * s.positions, 0.9 * s.cell)
-    assert s.graph.slack(1.1 * s.positions, 1.1 * s.cell) == pytest.approx(1.1 * 4.4 - 4.0)
+    assert s.graph.remaining_skin(1.1 * s.positions, 1.1 * s.cell) == pytest.approx(1.1 * 4.4 - 4.0)
 
 
 @pytest.mark.parametrize("direction", [(3.0, 0, 0), (0, -3.0, 0), (0, 0, 3.0), (1.0, 2.0, -2.0)])
@@ -740,14 +742,14 @@ def test_small_strain_of_a_wire_uses_little_slack(axis: int, direction: tuple[fl
     s = mf.from_ase(atoms, topology_model(), skin=0.5)
     for seed in range(4):
         positions, cell = deformed(s, seed, amplitude=0.0, strain=1e-3)
-        assert s.graph.slack(positions, cell) > 0.4
+        assert s.graph.remaining_skin(positions, cell) > 0.4
 
 
 def test_vectors_of_non_periodic_directions_do_not_matter() -> None:
     s = mf.from_ase(slab(), topology_model(), skin=0.3)
     cell = s.cell.clone()
     cell[2] = torch.tensor([1.0, 2.0, 0.3])
-    assert s.graph.slack(s.positions, cell) == pytest.approx(0.3)
+    assert s.graph.remaining_skin(s.positions, cell) == pytest.approx(0.3)
     cell[0, 0] *= 0.9
     assert not s.graph.is_current(s.positions, cell)
 
@@ -769,7 +771,7 @@ def test_slack_takes_positions_that_require_gradients() -> None:
     s = mf.from_ase(silicon(), topology_model(), skin=0.5)
     s.positions.requires_grad_()
     s.cell.requires_grad_()
-    assert s.graph.slack(s.positions, s.cell) == pytest.approx(0.5)
+    assert s.graph.remaining_skin(s.positions, s.cell) == pytest.approx(0.5)
     assert edges_of(s.rebuild().graph) == edges_of(s.graph)
 
 
@@ -792,14 +794,14 @@ def test_reference_does_not_follow_what_it_was_rebuilt_with() -> None:
     assert not graph.is_current(s.positions, cell)
 
 
-def test_energy_does_not_depend_on_the_skin(model: mf.Model) -> None:
+def test_energy_does_not_depend_on_the_skin(model: mf.MaceModel) -> None:
     bare, wide = (mf.from_ase(quartz_like(), model, skin=skin) for skin in (0.0, 1.5))
     assert wide.graph.edge_mask.sum() > bare.graph.edge_mask.sum()
     torch.testing.assert_close(energy(model, wide), energy(model, bare))
     torch.testing.assert_close(force(model, wide), force(model, bare))
 
 
-def test_energy_of_a_current_graph_is_that_of_a_new_one(model: mf.Model) -> None:
+def test_energy_of_a_current_graph_is_that_of_a_new_one(model: mf.MaceModel) -> None:
     s = mf.from_ase(quartz_like(), model, skin=1.0)
     positions, cell = deformed(s, amplitude=0.15)
     new = s.rebuild(positions, cell)
@@ -814,7 +816,7 @@ def test_energy_of_a_current_graph_is_that_of_a_new_one(model: mf.Model) -> None
 @every_sample
 @pytest.mark.parametrize("skin", [0.0, 0.5])
 def test_rebuilt_structure_is_that_of_the_moved_atoms(
-    sample: Callable[[], Atoms], skin: float, model: mf.Model
+    sample: Callable[[], Atoms], skin: float, model: mf.MaceModel
 ) -> None:
     atoms = sample()
     s = mf.from_ase(atoms, model, skin=skin)
@@ -824,13 +826,13 @@ def test_rebuilt_structure_is_that_of_the_moved_atoms(
     fresh = mf.from_ase(atoms, model, skin=skin)
     assert edges_of(new.graph) == edges_of(fresh.graph) == brute_force(atoms, 4.0 + skin)
     assert new.graph.species == fresh.graph.species
-    assert new.graph.slack(positions, cell) == pytest.approx(skin)
+    assert new.graph.remaining_skin(positions, cell) == pytest.approx(skin)
     assert torch.equal(new.positions, positions)
     assert torch.equal(new.cell, cell)
     torch.testing.assert_close(energy(model, new), energy(model, fresh))
 
 
-def test_rebuilding_keeps_numbers_masses_and_features(featured_model: mf.Model) -> None:
+def test_rebuilding_keeps_numbers_masses_and_features(featured_model: mf.MaceModel) -> None:
     atoms = featured(quartz_like(), charge=-1, spin=2)
     atoms.set_masses(np.arange(5) + 1.5)
     s = mf.from_ase(atoms, featured_model, skin=0.3)
@@ -915,7 +917,7 @@ def test_rebuilding_refuses_another_number_of_atoms(shape: tuple[int, int]) -> N
 
 
 @pytest.mark.parametrize("part", ["structure", "graph"])
-def test_flattening_and_unflattening_give_the_same(part: str, featured_model: mf.Model) -> None:
+def test_flattening_and_unflattening_give_the_same(part: str, featured_model: mf.MaceModel) -> None:
     s = mf.from_ase(featured(quartz_like()), featured_model, skin=0.3)
     tree = s if part == "structure" else s.graph
     leaves, spec = pytree.tree_flatten(tree)
@@ -942,7 +944,7 @@ def test_tree_structures_are_equal_for_one_composition_only() -> None:
     assert spec(silicon()) != spec(Atoms("SiC", positions=np.eye(2, 3)))
 
 
-def test_tree_map_changes_the_dtype(model: mf.Model) -> None:
+def test_tree_map_changes_the_dtype(model: mf.MaceModel) -> None:
     s = mf.from_ase(quartz_like(), model)
     half = pytree.tree_map(lambda t: t.float() if t.is_floating_point() else t, s)
     assert isinstance(half, Structure)
@@ -955,7 +957,7 @@ def test_tree_map_changes_the_dtype(model: mf.Model) -> None:
     assert low.item() == pytest.approx(energy(model, s).item(), abs=1e-4)
 
 
-def test_structure_passes_through_vmap_as_an_argument(model: mf.Model) -> None:
+def test_structure_passes_through_vmap_as_an_argument(model: mf.MaceModel) -> None:
     s = mf.from_ase(quartz_like(), model)
     scales = torch.tensor([0.98, 1.0, 1.03], dtype=torch.float64)
 
@@ -987,7 +989,7 @@ def mixed() -> list[Atoms]:
 
 
 @pytest.fixture(scope="module")
-def structures(model: mf.Model) -> list[Structure]:
+def structures(model: mf.MaceModel) -> list[Structure]:
     return [mf.from_ase(atoms, model) for atoms in mixed()]
 
 
@@ -1037,7 +1039,7 @@ def test_batch_makes_room_for_every_composition(structures: list[Structure]) -> 
 
 @pytest.mark.parametrize("per_atom", [False, True])
 def test_batched_energies_are_those_of_each(
-    structures: list[Structure], model: mf.Model, per_atom: bool
+    structures: list[Structure], model: mf.MaceModel, per_atom: bool
 ) -> None:
     energies = batched_energies(model, mf.batch(structures), per_atom=per_atom)
     for batched, s in zip(energies, structures, strict=True):
@@ -1051,7 +1053,7 @@ def test_batched_energies_are_those_of_each(
 
 @pytest.mark.parametrize("order", ["grad of vmap", "vmap of grad"])
 def test_batched_forces_are_those_of_each_and_zero_where_padded(
-    structures: list[Structure], model: mf.Model, order: str
+    structures: list[Structure], model: mf.MaceModel, order: str
 ) -> None:
     b = mf.batch(structures)
 
@@ -1070,7 +1072,7 @@ def test_batched_forces_are_those_of_each_and_zero_where_padded(
 
 
 def test_positions_of_padded_atoms_do_not_matter(
-    structures: list[Structure], model: mf.Model
+    structures: list[Structure], model: mf.MaceModel
 ) -> None:
     b = mf.batch(structures)
     positions = torch.where(b.graph.atom_mask[..., None], b.positions, 1.7)
@@ -1079,7 +1081,7 @@ def test_positions_of_padded_atoms_do_not_matter(
 
 
 def test_batched_stress_and_curvature_are_those_of_each(
-    structures: list[Structure], model: mf.Model
+    structures: list[Structure], model: mf.MaceModel
 ) -> None:
     b = mf.batch(structures[:3])
 
@@ -1101,7 +1103,7 @@ def test_batched_stress_and_curvature_are_those_of_each(
 
 
 def test_batch_keeps_the_order_of_the_structures(
-    structures: list[Structure], model: mf.Model
+    structures: list[Structure], model: mf.MaceModel
 ) -> None:
     order = [3, 0, 6, 1, 5, 4, 2]
     energies = batched_energies(model, mf.batch(structures))
@@ -1109,7 +1111,7 @@ def test_batch_keeps_the_order_of_the_structures(
     torch.testing.assert_close(permuted, energies[order])
 
 
-def test_batch_of_permuted_atoms_has_permuted_energies(model: mf.Model) -> None:
+def test_batch_of_permuted_atoms_has_permuted_energies(model: mf.MaceModel) -> None:
     atoms = quartz_like()
     order = [4, 2, 0, 3, 1]
     b = mf.batch([mf.from_ase(a, model) for a in (atoms, atoms[order], water())])
@@ -1118,7 +1120,7 @@ def test_batch_of_permuted_atoms_has_permuted_energies(model: mf.Model) -> None:
 
 
 @every_sample
-def test_batch_of_one(sample: Callable[[], Atoms], model: mf.Model) -> None:
+def test_batch_of_one(sample: Callable[[], Atoms], model: mf.MaceModel) -> None:
     s = mf.from_ase(sample(), model)
     b = mf.batch([s])
     for one, many in zip(pytree.tree_leaves(s), pytree.tree_leaves(b), strict=True):
@@ -1128,7 +1130,7 @@ def test_batch_of_one(sample: Callable[[], Atoms], model: mf.Model) -> None:
     torch.testing.assert_close(batched_energies(model, b)[0], energy(model, s))
 
 
-def test_batch_of_copies_needs_no_padding(model: mf.Model) -> None:
+def test_batch_of_copies_needs_no_padding(model: mf.MaceModel) -> None:
     s = mf.from_ase(quartz_like(), model)
     b = mf.batch([s] * 3)
     assert b.graph.atom_mask.all()
@@ -1136,7 +1138,7 @@ def test_batch_of_copies_needs_no_padding(model: mf.Model) -> None:
     torch.testing.assert_close(batched_energies(model, b), energy(model, s).expand(3))
 
 
-def test_batch_of_disjoint_elements(model: mf.Model) -> None:
+def test_batch_of_disjoint_elements(model: mf.MaceModel) -> None:
     pair = [mf.from_ase(atoms, model) for atoms in (silicon(), water())]
     b = mf.batch(pair)
     assert b.graph.species == Species((0, 2, 3), (1, 8, 14), (2, 1, 2))
@@ -1144,7 +1146,7 @@ def test_batch_of_disjoint_elements(model: mf.Model) -> None:
     torch.testing.assert_close(batched_energies(model, b), expected)
 
 
-def test_batch_of_isolated_atoms_and_crystal(model: mf.Model) -> None:
+def test_batch_of_isolated_atoms_and_crystal(model: mf.MaceModel) -> None:
     lonely = Atoms("HH", positions=[[0, 0, 0], [50, 0, 0]])
     alone = [mf.from_ase(atoms, model) for atoms in (lonely, single())]
     assert mf.batch(alone).graph.senders.shape[2] == 1
@@ -1153,7 +1155,7 @@ def test_batch_of_isolated_atoms_and_crystal(model: mf.Model) -> None:
         torch.testing.assert_close(batched_energies(model, mf.batch(group)), expected)
 
 
-def test_batch_with_features(featured_model: mf.Model) -> None:
+def test_batch_with_features(featured_model: mf.MaceModel) -> None:
     infos = [{}, {"charge": -2}, {"charge": 2, "spin": 3}, {"spin": 0}]
     samples = [water(), silicon(), single(), quartz_like()]
     group = [
@@ -1173,7 +1175,7 @@ def test_batch_with_features(featured_model: mf.Model) -> None:
     torch.testing.assert_close(batched_energies(featured_model, b), expected)
 
 
-def test_charge_given_as_an_array_of_one_is_a_charge(featured_model: mf.Model) -> None:
+def test_charge_given_as_an_array_of_one_is_a_charge(featured_model: mf.MaceModel) -> None:
     group = [
         mf.from_ase(featured(atoms, charge=np.array([1])), featured_model)
         for atoms in (water(), single())
@@ -1189,7 +1191,7 @@ def test_batch_of_nothing_is_refused() -> None:
         mf.batch([])
 
 
-def test_batch_of_different_models_is_refused(featured_model: mf.Model) -> None:
+def test_batch_of_different_models_is_refused(featured_model: mf.MaceModel) -> None:
     one = mf.from_ase(water(), topology_model())
     for other in (
         mf.from_ase(water(), topology_model(), skin=0.1),

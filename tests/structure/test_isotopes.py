@@ -92,7 +92,7 @@ def test_masses_come_back_from_files(suffix: str, tmp_path: Path) -> None:
     assert {i.symbol for i in again.record.isotopes} == {"H", "O"}
 
 
-def test_vibrations_and_relaxation_keep_masses(model: mf.Model, tmp_path: Path) -> None:
+def test_vibrations_and_relaxation_keep_masses(model: mf.MaceModel, tmp_path: Path) -> None:
     """A stretch falls by the root of the reduced masses, within the coupling to the bend."""
     (tmp_path / "d2o.xyz").write_text(HEAVY["a.xyz"].replace("T", "D"))
     heavy = mf.relax(model, mf.read_structure(tmp_path / "d2o.xyz"), fmax=1e-4).atoms
@@ -113,7 +113,7 @@ def rock_salt_of_two_isotopes() -> Atoms:
     return atoms
 
 
-def test_mesh_does_not_exchange_isotopes(model: mf.Model) -> None:
+def test_mesh_does_not_exchange_isotopes(model: mf.MaceModel) -> None:
     """Wave vectors are equivalent by operations that keep the masses: sums as without symmetry."""
     lattice = phonons_of(model, rock_salt_of_two_isotopes())
     reduced = frequencies_on(lattice, Mesh.of(lattice.atoms, (2, 2, 2)), eigenvectors=False)
@@ -127,7 +127,7 @@ def test_mesh_does_not_exchange_isotopes(model: mf.Model) -> None:
     assert sums[0] == pytest.approx(sums[1], rel=1e-9)
 
 
-def test_phonopy_has_the_masses_and_gives_them_back(model: mf.Model, tmp_path: Path) -> None:
+def test_phonopy_has_the_masses_and_gives_them_back(model: mf.MaceModel, tmp_path: Path) -> None:
     pytest.importorskip("phonopy")
     lattice = phonons_of(model, rock_salt_of_two_isotopes())
     write_phonopy(tmp_path / "phonopy_params.yaml", lattice, (1, 1, 1))

@@ -23,7 +23,7 @@ LONGEST = 400
 
 
 @cache
-def model() -> mf.Model:
+def model() -> mf.MaceModel:
     return mf.load_model("embedded")
 
 
@@ -122,7 +122,7 @@ def holds_arrays(annotation: str) -> bool:
 
 # Arguments in the wrong order, or of the wrong kind.
 
-SWAPPED: dict[str, tuple[Callable[[mf.Model, Atoms], Any], str]] = {
+SWAPPED: dict[str, tuple[Callable[[mf.MaceModel, Atoms], Any], str]] = {
     "from_ase": (lambda m, a: mf.from_ase(m, a), "from_ase(atoms, model)"),
     "energy_fn": (lambda m, a: mf.energy_fn(mf.from_ase(a, m).graph, m), "energy_fn(model, graph)"),
     "dynamical_matrix_fn": (

@@ -50,7 +50,7 @@ def polyethylene(size: float = 14.0) -> Atoms:
     )
 
 
-def parts(model: mf.Model, atoms: Atoms) -> Parts:
+def parts(model: mf.MaceModel, atoms: Atoms) -> Parts:
     s = mf.from_ase(atoms, model)
     return parts_of(s.graph, s.positions, s.cell)
 

@@ -1,0 +1,55 @@
+"""Extra features that a model embeds, such as total charge and spin, as ASE users keep them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from mace_functional.mace.settings import FeatureSettings
+
+FEATURES = {"total_charge": ("charge", 0.0), "total_spin": ("spin", 1.0)}
+"""Key of a feature in `atoms.info`, and its value where the key is missing."""
+
+
+def features_of(atoms: Atoms, specs: Sequence[FeatureSettings], like: Tensor) -> dict[str, Tensor]:
+    """The extra features that the model embeds, such as total charge and spin.
+
+    Args:
+        atoms: Holds them in `atoms.info` or, one for each atom, in `atoms.arrays`.
+        specs: The features that the model embeds.
+        like: Gives dtype and device.
+
+    Returns:
+        A number for each feature of the structure, (N,) for each feature of the atoms.
+
+    Raises:
+        ValueError: If one is missing or out of range.
+    """
+    features = {}
+    for s in specs:
+        key, default = FEATURES.get(s.name, (s.name, None))
+        source = atoms.info if s.per == "graph" else atoms.arrays
+        value = source.get(key, source.get(s.name, default))
+        if value is None:
+            where = "info" if s.per == "graph" else "arrays"
+            raise ValueError(
+                f"the model needs the feature {s.name!r}: set atoms.{where}[{s.name!r}]"
+            )
+        tensor = torch.as_tensor(np.array(value), dtype=like.dtype, device=like.device)
+        if s.per == "graph":
+            if tensor.numel() != 1:
+                raise ValueError(f"{s.name} must be one number, not {value}")
+            tensor = tensor.reshape(())
+        if s.type == "categorical":
+            low, high = -s.offset, s.num_classes - 1 - s.offset
+            if not bool(((tensor >= low) & (tensor <= high)).all()):
+                raise ValueError(f"{s.name} must lie between {low} and {high}, not {value}")
+        features[s.name] = tensor
+    return features

@@ -1,0 +1,170 @@
+"""Models: where they come from.
+
+A model is read once, from whatever holds it: its tensors are copied under the names that mace-torch
+gives them, its settings into `MaceSettings`, and the energy is then computed by
+`mace_functional.mace`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from importlib import resources
+from pathlib import Path
+from typing import overload
+
+import torch
+from torch import Tensor, nn
+
+from mace_functional.dispersion.d3_potential import D3
+from mace_functional.dispersion.pairs import D3Settings, functional_name
+from mace_functional.mace.mace_torch.checkpoint import read_checkpoint
+from mace_functional.mace.mace_torch.foundation import (
+    foundation_models,
+    load_foundation_model,
+    refuse_polar_model,
+)
+from mace_functional.mace.mace_torch.module import read_module
+from mace_functional.mace.model import MaceModel, assemble
+from mace_functional.mace.model_check import check_energies, check_settings, check_tensors
+from mace_functional.mace.model_file import SUFFIX, read_model_file
+from mace_functional.mace.settings import MaceSettings
+from mace_functional.potential.sum import SumPotential
+from mace_functional.support.validation import compute_device
+
+EMBEDDED = "embedded"
+"""Name of the model that comes with the package."""
+
+
+@overload
+def load_model(
+    source: str | os.PathLike[str] | nn.Module,
+    *,
+    dtype: torch.dtype = ...,
+    device: str | torch.device = ...,
+    head: str | None = ...,
+    dispersion: None = None,
+) -> MaceModel: ...
+
+
+@overload
+def load_model(
+    source: str | os.PathLike[str] | nn.Module,
+    *,
+    dtype: torch.dtype = ...,
+    device: str | torch.device = ...,
+    head: str | None = ...,
+    dispersion: str | bool | D3Settings | None,
+) -> MaceModel | SumPotential: ...
+
+
+def load_model(
+    source: str | os.PathLike[str] | nn.Module,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: str | torch.device = "cpu",
+    head: str | None = None,
+    dispersion: str | bool | D3Settings | None = None,
+) -> MaceModel | SumPotential:
+    """Load a MACE model.
+
+    Args:
+        source: "embedded", the model that comes with this package and needs no network; or the name
+            of a foundation model, loaded and cached by mace-torch: its MACE-MP names ("small",
+            "medium", "medium-mpa-0", "mh-1", ...), "off-small", "off-medium", "off-large",
+            "omol-extra_large" or "anicc"; or the path of a file of `save_model` (*.safetensors), or
+            of a mace-torch checkpoint (unpickling runs code: load files that you trust); or a
+            mace-torch module.
+        dtype: `torch.float64`, or `torch.float32` where memory or speed matter more.
+        device: Where the tensors go.
+        head: Head of a multi-head model; may be left out if there is one, or one named "default",
+            or for a file of `save_model`, which has the head of the model that was saved.
+        dispersion: A D3 correction with Becke-Johnson damping to be added: the functional whose
+            data the model was fitted to, such as "pbe", or `D3Settings`; None, False or "none" for
+            no correction. For models whose data had no dispersion; those of MACE-MP are of PBE.
+
+    Returns:
+        The model, or with dispersion the sum of the model and `D3`, whose `potentials[0]` is the
+        model. The module or file it came from is left as it was.
+
+    Raises:
+        ValueError: If the name, the head, the dtype, the device or the functional is unknown, the
+            file holds no model, or one that is damaged: settings out of range, tensors that are not
+            what the settings ask for or not finite, energies that are not finite.
+        TypeError: If the source is no name, path or module, or the model is of a class whose energy
+            is not a function of positions, cell and parameters alone, or was compiled to
+            TorchScript, or dispersion is no name.
+        ConnectionError: If a foundation model could not be downloaded.
+        ImportError: If the checkpoint needs a package, or a version of one, that is not installed,
+            or dispersion its data, from tad-dftd3.
+        OSError: If the file cannot be read.
+    """
+    d3 = _dispersion(dispersion)
+    device = compute_device(device)
+    settings, tensors, default = _read(source)
+    where = "the module" if isinstance(source, nn.Module) else str(source)
+    check_settings(settings, where)
+    check_tensors(settings, tensors, where)
+    name = _choose_head(settings.heads, default if head is None else head)
+    model = assemble(settings, tensors, name, dtype, device)
+    check_energies(model, where)
+    return model if d3 is None else SumPotential(model, D3(d3, dtype=dtype, device=device))
+
+
+def _dispersion(dispersion: str | bool | D3Settings | None) -> D3Settings | None:
+    if isinstance(dispersion, D3Settings):
+        return dispersion
+    functional = functional_name(dispersion)
+    return None if functional is None else D3Settings(functional)
+
+
+def _read(
+    source: str | os.PathLike[str] | nn.Module,
+) -> tuple[MaceSettings, dict[str, Tensor], str | None]:
+    """Settings and tensors from wherever they are, and the head to take if none is asked for."""
+    if isinstance(source, nn.Module):
+        return *read_module(source), None
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(
+            "load_model takes the name of a model, the path of a file or a mace-torch module, not "
+            f"{type(source).__name__}"
+        )
+    name, path = os.fspath(source), Path(source)
+    if path.is_file():
+        if path.suffix == SUFFIX:
+            return read_model_file(path)
+        return *read_module(read_checkpoint(path)), None
+    if name == EMBEDDED:
+        weights = resources.files(__package__) / "embedded" / f"mace-embedded{SUFFIX}"
+        with resources.as_file(weights) as file:
+            return read_model_file(file)
+    refuse_polar_model(name)
+    if name in foundation_models():
+        head = "omol" if name.startswith("omol-") else None
+        return *read_module(load_foundation_model(name)), head
+    raise ValueError(_why_unknown(name, path))
+
+
+def _why_unknown(name: str, path: Path) -> str:
+    """What is wrong with a source that is neither a file nor a name, and what was meant."""
+    if path.is_dir():
+        return f"{path} is a folder, not a checkpoint file"
+    if os.sep in name or path.suffix:
+        return f"there is no checkpoint file {name!r}"
+    known = [EMBEDDED, *foundation_models()]
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+    names = ", ".join(known)
+    return f"{name!r} is neither a file nor the name of a model{hint} Known names: {names}"
+
+
+def _choose_head(heads: tuple[str, ...], head: str | None) -> str:
+    """The head asked for, the only one, or the one named "default"."""
+    if head is not None:
+        if head not in heads:
+            raise ValueError(f"the model has no head {head!r}; its heads are {', '.join(heads)}")
+        return head
+    default = [h for h in heads if len(heads) == 1 or h.lower() == "default"]
+    if not default:
+        raise ValueError(f"choose a head with head=...; the model's heads are {', '.join(heads)}")
+    return default[0]

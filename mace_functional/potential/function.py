@@ -1,0 +1,213 @@
+"""Potentials made of a function that a user wrote.
+
+A Lennard-Jones potential that goes to zero smoothly at its cutoff:
+
+    >>> import mace_functional as mf
+    >>> def lennard_jones(near, params):
+    ...     s6 = (params["sigma"] / near.distances) ** 6
+    ...     smooth = (1 - (near.distances / 8.0) ** 2) ** 4
+    ...     return near.sum(2 * params["epsilon"] * (s6**2 - s6) * smooth)
+    >>> argon = mf.FunctionPotential(
+    ...     lennard_jones, cutoff=8.0, params={"sigma": 3.4, "epsilon": 0.0104}
+    ... )
+    >>> from ase import Atoms
+    >>> s = argon.structure(Atoms("Ar2", [[0, 0, 0], [0, 0, 3.8]]))
+    >>> round(float(argon.energy_fn(s.topology)(s.positions, s.cell, argon.params)), 5)
+    -0.00376
+
+It has forces, Hessians, exact force constants, phonons at any wave vector, relaxation, saddle
+points and an ASE calculator, as a MACE model has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from ase.data import atomic_numbers, chemical_symbols
+from torch import Tensor
+
+from mace_functional.autodiff.torch_internals import pytree
+from mace_functional.potential.energy import edge_energy_fn
+from mace_functional.potential.protocol import Energy
+from mace_functional.structure.graph import Graph
+from mace_functional.structure.species import gather
+from mace_functional.structure.structure import Structure
+from mace_functional.structure.topology import EdgeTopology
+from mace_functional.support import validation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ase import Atoms
+
+EVERY_ELEMENT = tuple(range(len(chemical_symbols)))
+"""Atomic numbers in the order of the tables of a function: each in its own row."""
+
+EDGE_FEATURES = 16
+"""Numbers that a function keeps of each edge, to estimate memory by: powers of the distance."""
+
+
+class Neighbourhood:
+    """What the atoms feel of their neighbours: K edges for each node, some of which only pad.
+
+    A node is an atom. On replicas or pieces of a crystal there are more nodes than atoms in the
+    cell, and the neighbours are images of nodes; a function of this class need not know.
+
+    Attributes:
+        vectors: From neighbours to nodes, `x_i - x_j`, Å, (nodes, K, 3).
+        distances: Their lengths, Å, (nodes, K).
+        mask: True for edges within the cutoff, (nodes, K). Vectors of other edges mean nothing;
+            none of them has length zero.
+        numbers: Atomic numbers of the nodes, (nodes,).
+    """
+
+    def __init__(self, topology: EdgeTopology, positions: Tensor, cell: Tensor, cutoff: float):
+        self._topology = topology
+        self.vectors = topology.edge_vectors(positions, cell)
+        self.distances = self.vectors.square().sum(-1).sqrt()
+        self.mask = topology.edge_mask & (self.distances < cutoff)
+        self.numbers = _numbers(topology.species, like=topology.senders)
+
+    @property
+    def neighbour_numbers(self) -> Tensor:
+        """Atomic numbers of the neighbours, (nodes, K)."""
+        numbers = _numbers(self._topology.sender_species, like=self._topology.senders)
+        return gather(numbers, self._topology.senders)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over neighbours of values of the edges, (nodes, K, ...) to (nodes, ...)."""
+        mask = self.mask.reshape(*self.mask.shape, *[1] * (values.ndim - 2))
+        return torch.where(mask, values, torch.zeros_like(values)).sum(1)
+
+    def of_neighbours(self, values: Tensor) -> Tensor:
+        """Values of the neighbours, (nodes, K, ...), from those of the nodes, (nodes, ...).
+
+        Each use makes an atom feel one step further: say so by `layers`.
+        """
+        rows = values.reshape(len(values), -1)
+        received = gather(self._topology.sent(rows), self._topology.senders)
+        return received.reshape(*self.mask.shape, *values.shape[1:])
+
+
+AtomEnergies = Callable[[Neighbourhood, Any], Tensor]
+"""A function of neighbourhood and parameters that returns energies of the nodes, eV, (nodes,)."""
+
+
+class FunctionPotential:
+    """A potential of a function of distances and directions to neighbours.
+
+    The energy and its first two derivatives have to go to zero at the cutoff: where they do not,
+    the energy jumps, or its derivatives do, as a neighbour crosses it.
+
+    Args:
+        energies: `energies(near, params)`, a pure torch function of a `Neighbourhood` and the
+            parameters, returns the energies of the nodes in eV, (nodes,).
+        cutoff: Where neighbours end, Å.
+        params: A pytree of tensors or numbers; none if None.
+        elements: Symbols or atomic numbers of the elements that it is made for; all if None.
+        layers: An atom's energy depends on the atoms within this many steps along edges: 1, and 1
+            more for every nested use of `Neighbourhood.of_neighbours` with values that depend on
+            neighbours.
+        mirror_symmetric: Whether reflections leave the energy as it is; that of distances and
+            angles does. It halves the force constants that have to be computed.
+        dtype: Of positions, cell and parameters.
+        device: Where they are.
+
+    Raises:
+        ValueError: If the cutoff or the number of layers is not positive, or an element unknown.
+    """
+
+    def __init__(
+        self,
+        energies: AtomEnergies,
+        *,
+        cutoff: float,
+        params: Any = None,
+        elements: Sequence[str | int] | None = None,
+        layers: int = 1,
+        mirror_symmetric: bool = False,
+        dtype: torch.dtype = torch.float64,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.energies = energies
+        self.cutoff = validation.pair_cutoff("cutoff", cutoff)
+        self.layers = validation.count("layers", layers, 1)
+        self.mirror_symmetric = mirror_symmetric
+        self.elements = None if elements is None else tuple(map(_atomic_number, elements))
+        self.dtype, self.device = dtype, validation.compute_device(device)
+        self.params = pytree.tree_map(self._tensor, {} if params is None else params)
+        self.n_edge_features = EDGE_FEATURES
+
+    def __repr__(self) -> str:
+        name = getattr(self.energies, "__name__", type(self.energies).__name__)
+        return f"FunctionPotential({name}, cutoff {self.cutoff:g} Å, {self.dtype}, {self.device})"
+
+    def _tensor(self, value: Any) -> Tensor:
+        return torch.as_tensor(value, dtype=self.dtype, device=self.device)
+
+    def to(
+        self, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+    ) -> FunctionPotential:
+        """The same potential in another precision or on another device."""
+        return FunctionPotential(
+            self.energies,
+            cutoff=self.cutoff,
+            params=self.params,
+            elements=self.elements,
+            layers=self.layers,
+            mirror_symmetric=self.mirror_symmetric,
+            dtype=self.dtype if dtype is None else dtype,
+            device=self.device if device is None else device,
+        )
+
+    def structure(self, atoms: Atoms, *, skin: float = 0.0) -> Structure:
+        """The structure with its neighbours.
+
+        Raises:
+            ValueError: If there are no atoms, an element is not among those of the potential, or
+                the geometry is bad; see `from_ase`.
+        """
+        if len(atoms) == 0:
+            raise ValueError("the structure has no atoms")
+        unknown = sorted(set(atoms.numbers.tolist()) - set(self.elements or EVERY_ELEMENT))
+        if unknown:
+            symbols = " ".join(chemical_symbols[z] for z in unknown)
+            raise ValueError(f"the potential is not made for the elements {symbols}")
+        skin, like = validation.skin(skin), torch.empty(0, dtype=self.dtype, device=self.device)
+        graph = Graph.of(atoms, EVERY_ELEMENT, self.cutoff, skin, {}, like)
+        return Structure.of(atoms, graph, like)
+
+    def energy_fn(self, topology: Graph, *, per_atom: bool = False) -> Energy:
+        """The energy as a pure function `E(positions, cell, params)`, in eV."""
+        return edge_energy_fn(self, topology, per_atom=per_atom)
+
+    def atom_energies(
+        self, topology: EdgeTopology, positions: Tensor, cell: Tensor, params: Any
+    ) -> Tensor:
+        """Energies of the atoms in eV.
+
+        Raises:
+            ValueError: If the function does not return a number for each node.
+        """
+        near = Neighbourhood(topology, positions, cell, self.cutoff)
+        energies = self.energies(near, params)
+        if energies.shape != near.numbers.shape:
+            raise ValueError(
+                "the function must return an energy for each node, "
+                f"{tuple(near.numbers.shape)}, not {tuple(energies.shape)}"
+            )
+        return topology.to_atoms(energies)
+
+
+def _numbers(species: Any, like: Tensor) -> Tensor:
+    """Atomic numbers of nodes."""
+    return species.expand(torch.as_tensor(species.numbers, device=like.device))
+
+
+def _atomic_number(element: str | int) -> int:
+    number = atomic_numbers.get(element) if isinstance(element, str) else int(element)
+    if number is None or not 0 < number < len(chemical_symbols):
+        raise ValueError(f"there is no element {element!r}")
+    return number
