@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import torch
 from slow_groups import GROUPS, group_of, today
 
 import mace_functional as mf  # before anything imports e3nn
+from mace_functional.screening import run as screen_run
+from mace_functional.screening.workers import borrowed
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,6 +46,16 @@ def pytest_configure(config: pytest.Config) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
         os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture
+def screens_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Screenings take one thread of this process, which starts at once, for their workers."""
+    with ThreadPoolExecutor(1) as executor:
+        monkeypatch.setattr(
+            screen_run, "own_processes", lambda devices: borrowed(executor, devices, None)
+        )
+        yield
 
 
 @pytest.fixture(scope="session")

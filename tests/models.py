@@ -6,6 +6,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import mace_functional  # noqa: F401  # isort: skip  (before e3nn)
+import e3nn
 import numpy as np
 import torch
 from ase import Atoms
@@ -25,6 +26,18 @@ def float64_default() -> Any:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+@contextmanager
+def unoptimised() -> Any:
+    """Modules of e3nn without TorchScript, and with the contractions as they are written."""
+    before = e3nn.get_optimization_defaults()
+    with disable_e3nn_codegen():
+        e3nn.set_optimization_defaults(optimize_einsums=False)
+        try:
+            yield
+        finally:
+            e3nn.set_optimization_defaults(**before)
 
 
 def build(
@@ -76,7 +89,7 @@ def build(
     for key in ("hidden_irreps", "MLP_irreps", "edge_irreps"):
         if isinstance(settings.get(key), str):
             settings[key] = o3.Irreps(settings[key])
-    with float64_default(), nullcontext() if scripted else disable_e3nn_codegen():
+    with float64_default(), nullcontext() if scripted else unoptimised():
         torch.manual_seed(seed)
         cls = modules.ScaleShiftMACE if scale_shift else modules.MACE
         model = cls(**settings).double()

@@ -105,8 +105,9 @@ def test_molecule_has_no_mesh(tmp_path, capsys):
     assert "a mesh needs a crystal" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("screens_in_a_thread")
 def test_screen_prints_what_gamma_lacks_or_the_mesh(salt, tmp_path, capsys):
-    words = ["screen", str(salt), "--model", "embedded", "--no-relax", "--workers", "1"]
+    words = ["screen", str(salt), "--model", "embedded", "--no-relax"]
     words += ["--temperatures", "300", "--output", str(tmp_path / "out")]
     assert main([*words, "--no-report"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if "salt" in line)

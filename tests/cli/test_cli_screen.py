@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 
 import ase.io
 import pytest
@@ -12,19 +11,13 @@ from ase.build import bulk
 
 import mace_functional as mf
 from mace_functional.cli import main
-from mace_functional.screening import run as screen_run
-from mace_functional.screening.workers import borrowed
+
+pytestmark = pytest.mark.usefixtures("screens_in_a_thread")
 
 
 @pytest.fixture(autouse=True)
-def in_this_process(monkeypatch, tmp_path):
-    """One worker that starts at once."""
+def in_a_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with ThreadPoolExecutor(1) as executor:
-        monkeypatch.setattr(
-            screen_run, "own_processes", lambda devices: borrowed(executor, devices, None)
-        )
-        yield
 
 
 def call(*words):

@@ -161,12 +161,12 @@ def test_given_atoms_are_checked_like_files(tmp_path: Path) -> None:
     assert "12 atoms in a periodic cell of 1 x 1 x 1 Å are a molecule" in refused.failure
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("screens_in_a_thread")
 def test_command_of_a_screening_prints_findings(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "filler.extxyz").write_text(FILLER)
     code, _, errors = run(
         capsys, "screen", tmp_path, "--model", "embedded", "--no-relax", "--no-report",
-        "--output", tmp_path / "out", "--workers", 1,
+        "--output", tmp_path / "out",
     )  # fmt: skip
     assert code == 0
     assert f"filler: the cell of 1 x 1 x 1 Å {FINDING}" in one_line(errors)

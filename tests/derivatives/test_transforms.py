@@ -232,7 +232,7 @@ ZERO = torch.zeros((), dtype=torch.float64)
 # ---- Forward and reverse mode in any order
 
 
-@pytest.mark.parametrize("name", models("default", "attention-tanh"))
+@pytest.mark.parametrize("name", models("default"))
 def test_mixed_third_derivatives_agree_in_all_eight_nestings_and_with_central_differences(name):
     energy = in_a_plane(case(name))
     zeros, ks = (ZERO, ZERO, ZERO), (0, 1, 2)
@@ -246,7 +246,8 @@ def test_mixed_third_derivatives_agree_in_all_eight_nestings_and_with_central_di
         assert_close(found[0], expected, 1e-6)
 
 
-@pytest.mark.parametrize("name", models("density-agnesi-zbl"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["density-agnesi-zbl", "embeddings"])
 def test_third_derivatives_along_one_direction_agree_in_a_molecule(name):
     energy, x, cell, params = case(name, "molecule")
     direction = random_like(x, 7)
@@ -262,7 +263,7 @@ def test_third_derivatives_along_one_direction_agree_in_a_molecule(name):
         assert_close(found[0], expected, 1e-6)
 
 
-@pytest.mark.parametrize("name", models("nonlinear-two-heads"))
+@pytest.mark.parametrize("name", models("default"))
 def test_fourth_derivatives_agree_in_several_nestings_and_with_central_differences(name):
     energy, x, cell, params = case(name)
     direction = random_like(x, 8)
@@ -331,7 +332,7 @@ def test_all_modes_of_the_package_give_the_hessian_of_torch(name, structure):
         assert_close(found, expected, 1e-12)
 
 
-@some_models
+@pytest.mark.parametrize("name", models("density-agnesi-zbl"))
 def test_second_derivatives_by_strain_agree_with_central_differences(name):
     energy, x, cell, params = case(name)
     of_strain = mf.strained(energy)
@@ -371,13 +372,16 @@ def test_gradient_by_every_tensor_agrees_with_central_differences(name, structur
     gradient = grad(energy, argnums=2)(x, cell, params)
     assert gradient.keys() == params.keys()
     directions = random_params(params, 50, size=1.0)
+    step = 1e-4
+    steps = step * torch.tensor([1.0, -1.0, 2.0, -2.0], dtype=x.dtype)
     for key, tensor in params.items():
 
-        def changed(h: float, key: str = key, tensor: Tensor = tensor) -> Tensor:
+        def changed(h: Tensor, key: str = key, tensor: Tensor = tensor) -> Tensor:
             return energy(x, cell, {**params, key: tensor + h * directions[key]})
 
         found = (gradient[key] * directions[key]).sum()
-        expected = central_difference(changed, 1e-4)
+        near, back, far, behind = vmap(changed)(steps)
+        expected = (8 * (near - back) - (far - behind)) / (12 * step)
         if re.fullmatch(NO_INFLUENCE, key) or tensor.numel() == 0:
             assert not gradient[key].any(), key
             assert expected == 0, key

@@ -271,9 +271,9 @@ def test_what_is_too_large_for_the_memory_fails_alone(thread, tmp_path):
 
 @pytest.mark.parametrize("damaged", [RECORD, SPECTRUM, STRUCTURE, RELAXATION])
 def test_damaged_files_are_made_anew(damaged, thread, tmp_path):
-    start = {"salt": salt()}
+    start = {"water": molecule("H2O")}
     first = screen(start, tmp_path, SETTINGS, executor=thread)
-    good = frequencies(first)["salt"]
+    good = frequencies(first)["water"]
     folder = first.folders[0]
     if damaged == STRUCTURE:
         (folder / STRUCTURE).unlink()
@@ -282,7 +282,7 @@ def test_damaged_files_are_made_anew(damaged, thread, tmp_path):
     if damaged == RELAXATION:
         (folder / RECORD).unlink()
     again = screen(start, tmp_path, SETTINGS, executor=thread)
-    np.testing.assert_array_equal(frequencies(again)["salt"], good)
+    np.testing.assert_array_equal(frequencies(again)["water"], good)
     assert {path.name for path in folder.iterdir()} == {RECORD, SPECTRUM, STRUCTURE}
 
 
