@@ -99,9 +99,14 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_dynamical_matrix_is_that_of_replicas_for_settings_of_the_engine(settings):
-    model, atoms = model_of(**settings), with_features(carbide())
+QUICK = "one layer", "density then density residual", "oxidation states, total spin", "as MACE-OMOL"
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in SETTINGS]
+)
+def test_dynamical_matrix_is_that_of_replicas_for_settings_of_the_engine(name):
+    model, atoms = model_of(**SETTINGS[name]), with_features(carbide())
     assert_same_as_replicas(force_constants(model, atoms), Case(model, atoms))
 
 
@@ -121,7 +126,9 @@ def test_dynamical_matrix_is_that_of_replicas_for_every_periodicity(model, make)
     assert_same_as_replicas(force_constants(model, make()), Case(model, make()))
 
 
-@pytest.mark.parametrize("structure", ["rattled silicon", "quartz"])
+@pytest.mark.parametrize(
+    "structure", ["rattled silicon", pytest.param("quartz", marks=pytest.mark.slow)]
+)
 def test_dynamical_matrix_is_that_of_replicas_for_the_embedded_model(structure):
     model = mf.load_model("embedded")
     atoms = quartz()

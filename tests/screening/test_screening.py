@@ -374,6 +374,7 @@ def test_largest_comes_first(thread, tmp_path):
     assert done == ["b", "a", "d", "c"]
 
 
+@pytest.mark.slow
 def test_own_processes_give_what_threads_give_and_one_that_dies_stops_nothing(
     files, screening, tmp_path, monkeypatch
 ):

@@ -261,7 +261,7 @@ def test_a_bent_molecule_held_straight_is_a_saddle_point_of_second_order(amplitu
 DIACETYLENE = Atoms("HC4H", [[0, 0, z] for z in (0.0, 1.06, 2.27, 3.64, 4.85, 5.91)])
 
 
-@pytest.mark.parametrize("fmax", [1e-1, 1e-3, 1e-6])
+@pytest.mark.parametrize("fmax", [1e-1, pytest.param(1e-3, marks=pytest.mark.slow), 1e-6])
 @pytest.mark.parametrize(
     ("name", "vibrations"),
     [("CO2", 4), ("HCN", 4), ("C2H2", 7), ("C4H2", 13), ("H2O", 3), ("H2O2", 6), ("H2CO", 6)],
