@@ -9,8 +9,6 @@ transform of it.
     H = mf.hessian(E)(s.positions, s.cell, model.params)
 """
 
-# Loaded first: mace-torch has to be imported before e3nn.
-from mace_functional.mace import mace_torch as _mace_torch  # noqa: F401  # isort: skip
 from mace_functional.autodiff.compilation import compiled
 from mace_functional.autodiff.forked import compute_with_one_thread_when_forked
 from mace_functional.certificate.checking import check_potential

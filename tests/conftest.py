@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import mace  # noqa: F401  (before e3nn, whose constants torch otherwise refuses to load)
 import pytest
 import torch
 from slow_groups import GROUPS, group_of, today
 
-import mace_functional as mf  # before anything imports e3nn
+import mace_functional as mf
 from mace_functional.screening import run as screen_run
 from mace_functional.screening.workers import borrowed
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from e3nn import o3
 from mace import modules
+from e3nn import o3
 from models import float64_default
 
 import mace_functional as mf

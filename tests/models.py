@@ -5,13 +5,12 @@ from __future__ import annotations
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import mace_functional  # noqa: F401  # isort: skip  (before e3nn)
 import e3nn
 import numpy as np
 import torch
+from mace import modules
 from ase import Atoms
 from e3nn import o3
-from mace import modules
 from mace.tools.compile import disable_e3nn_codegen
 
 ELEMENTS = (1, 6, 8, 14)

@@ -17,8 +17,8 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from e3nn import o3
 from mace import modules
+from e3nn import o3
 from samples import CUTOFF, ELEMENTS, Answers, Batch, Sample
 from torch import Tensor
 from torch.func import functional_call

@@ -17,7 +17,7 @@ from mace_functional.cli import relax_command as relax
 from mace_functional.cli import screen_command as screen
 from mace_functional.cli import thermo_command as thermo
 from mace_functional.cli.arguments import Parser, UsageError
-from mace_functional.mace.mace_torch.unsupported import UnsupportedModelError
+from mace_functional.support.unsupported import UnsupportedModelError
 
 VERBS = (relax, thermo, phonons, screen, check)
 BEGINNING = """\

@@ -11,6 +11,7 @@ A model as a whole:
     evaluation       the one place that calls the model with parameters that are given
     skeleton         copies of the module without copies of its tensors: one for each call
     settings         every choice that is not a tensor
+    irreps           irreps of O(3) and their sums, in e3nn's notation
     tensors          names and shapes of the tensors that settings ask for
     energies         the energies of the atoms
     model_file       models in safetensors files

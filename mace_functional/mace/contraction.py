@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from e3nn import o3
 from torch import Tensor, nn
 
 from mace_functional.autodiff.concatenation import join, split
+from mace_functional.mace.irreps import Irreps
 from mace_functional.mace.linear import Features, Linear
 from mace_functional.mace.polynomial import Monomials, Polynomials
 from mace_functional.mace.settings import ProductSettings
@@ -54,11 +54,11 @@ class SymmetricContraction(nn.Module):
     def __init__(self, settings: ProductSettings) -> None:
         super().__init__()
         self.agnostic = settings.agnostic
-        self.dimensions = [ir.dim for _, ir in o3.Irreps(settings.irreps_out)]
+        self.dimensions = [ir.dim for _, ir in Irreps(settings.irreps_out)]
         self.contractions: Any = nn.ModuleList(
             Contraction(ir.l, correlation)
             for (_, ir), correlation in zip(
-                o3.Irreps(settings.irreps_out), settings.correlations, strict=True
+                Irreps(settings.irreps_out), settings.correlations, strict=True
             )
         )
 

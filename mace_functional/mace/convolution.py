@@ -5,11 +5,11 @@ from __future__ import annotations
 from math import sqrt
 
 import torch
-from e3nn import o3
 from torch import Tensor, nn
 
 from mace_functional.autodiff.concatenation import split
 from mace_functional.mace.edges import Edges
+from mace_functional.mace.irreps import Irreps
 from mace_functional.mace.linear import Features
 from mace_functional.mace.message_passing import MessagePassing
 from mace_functional.mace.messages import Path
@@ -21,11 +21,11 @@ class Convolution(nn.Module):
 
     def __init__(self, edge_irreps: str, harmonics_irreps: str, target_irreps: str) -> None:
         super().__init__()
-        edge, target = o3.Irreps(edge_irreps), o3.Irreps(target_irreps)
+        edge, target = Irreps(edge_irreps), Irreps(target_irreps)
         found = [
             (ir_out, Path(source, ir.l, ir_sh.l, ir_out.l, mul))
             for source, (mul, ir) in enumerate(edge)
-            for _, ir_sh in o3.Irreps(harmonics_irreps)
+            for _, ir_sh in Irreps(harmonics_irreps)
             for ir_out in ir * ir_sh
             if ir_out in target
         ]
@@ -33,7 +33,7 @@ class Convolution(nn.Module):
         self.sources = sorted({path.source for _, path in found})
         self.paths = [path._replace(source=self.sources.index(path.source)) for _, path in found]
         self.shapes = [(2 * path.l1 + 1, 2 * path.l3 + 1) for path in self.paths]
-        self.irreps_out = str(o3.Irreps([(path.channels, ir) for ir, path in found]))
+        self.irreps_out = str(Irreps([(path.channels, ir) for ir, path in found]))
 
     def forward(self, features: Features, edges: Edges, radial: RadialFunction) -> Features:
         """Messages, one (nodes, 2 l3+1, channels) for each path.

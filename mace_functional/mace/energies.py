@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from e3nn import o3
 from torch import Tensor, nn
 
 from mace_functional.autodiff.concatenation import split
@@ -14,6 +13,7 @@ from mace_functional.mace.edge_geometry import EdgeGeometry
 from mace_functional.mace.edges import Edges
 from mace_functional.mace.embedding import JointEmbedding
 from mace_functional.mace.interaction import interaction
+from mace_functional.mace.irreps import Irreps
 from mace_functional.mace.linear import ElementEmbedding, Features, Linear
 from mace_functional.mace.radial import RadialEmbedding
 from mace_functional.mace.readout import Readout
@@ -43,8 +43,8 @@ class Mace(nn.Module):
         self.settings, self.head = settings, head
         num_elements, num_heads = len(settings.atomic_numbers), len(settings.heads)
         first = settings.interactions[0]
-        channels = o3.Irreps(first.node_irreps).dim
-        self.geometry = EdgeGeometry(o3.Irreps(settings.harmonics_irreps).lmax)
+        channels = Irreps(first.node_irreps).dim
+        self.geometry = EdgeGeometry(Irreps(settings.harmonics_irreps).lmax)
         self.node_embedding = Holder(ElementEmbedding(num_elements, channels))
         self.atomic_energies_fn = Holder()
         self.radial_embedding = RadialEmbedding(settings.radial)

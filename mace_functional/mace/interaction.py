@@ -15,13 +15,13 @@ Source: Batatia et al., arXiv:2206.07697 (blocks), arXiv:2401.00096 (foundation 
 
 from __future__ import annotations
 
-from e3nn import o3
 from torch import Tensor, nn
 
 from mace_functional.mace.activation import activate
 from mace_functional.mace.convolution import Convolution
 from mace_functional.mace.density import density
 from mace_functional.mace.edges import Edges
+from mace_functional.mace.irreps import SCALAR, Irreps
 from mace_functional.mace.linear import ElementEmbedding, ElementLinear, Features, Linear
 from mace_functional.mace.radial import NormalisedRadialNetwork, RadialFunction, RadialNetwork
 from mace_functional.mace.settings import Activation, InteractionSettings
@@ -111,7 +111,7 @@ class NonLinearInteraction(nn.Module):
         super().__init__()
         node, edge, target = settings.node_irreps, settings.edge_irreps, settings.target_irreps
         self.activations = settings.scalar_activation, settings.gate_activation
-        channels = o3.Irreps(node).count("0e")
+        channels = Irreps(node).count(SCALAR)
         self.source_embedding = ElementEmbedding(num_elements, channels)
         self.target_embedding = ElementEmbedding(num_elements, channels)
         self.linear_up = Linear(node, edge)
@@ -119,9 +119,9 @@ class NonLinearInteraction(nn.Module):
         self.conv_tp_weights = NormalisedRadialNetwork(len(settings.radial_widths) - 1)
         self.density_fn = NormalisedRadialNetwork(depth=2)
         self.skip_tp = Linear(node, settings.skip_irreps)
-        self.gate_widths = [mul for mul, _ in o3.Irreps(target)]
-        gated = [(mul, ir) for mul, ir in o3.Irreps(target) if ir.l > 0]
-        gate_irreps = str(o3.Irreps([(sum(self.gate_widths), "0e"), *gated]))
+        self.gate_widths = [mul for mul, _ in Irreps(target)]
+        gated = [(mul, ir) for mul, ir in Irreps(target) if ir.l > 0]
+        gate_irreps = str(Irreps([(sum(self.gate_widths), SCALAR), *gated]))
         self.linear_res = Linear(edge, gate_irreps)
         self.linear_1 = Linear(self.conv_tp.irreps_out, gate_irreps)
         self.linear_2 = Linear(target, target)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from e3nn import o3
 from torch import Tensor, nn
 
 from mace_functional.autodiff.concatenation import join, split
+from mace_functional.mace.irreps import Irreps
 from mace_functional.structure.species import Species
 
 Features = list[Tensor]
@@ -23,7 +23,7 @@ class _EquivariantMap(nn.Module):
 
     def __init__(self, irreps_in: str, irreps_out: str) -> None:
         super().__init__()
-        inputs, outputs = o3.Irreps(irreps_in), o3.Irreps(irreps_out)
+        inputs, outputs = Irreps(irreps_in), Irreps(irreps_out)
         self.paths = [
             (i, o)
             for i, (_, ir_in) in enumerate(inputs)
@@ -59,9 +59,7 @@ class Linear(_EquivariantMap):
     def __init__(self, irreps_in: str, irreps_out: str, biases: bool = False) -> None:
         super().__init__(irreps_in, irreps_out)
         self.biased = [
-            (o, mul)
-            for o, (mul, ir) in enumerate(o3.Irreps(irreps_out))
-            if biases and ir.is_scalar()
+            (o, mul) for o, (mul, ir) in enumerate(Irreps(irreps_out)) if biases and ir.is_scalar()
         ]
 
     def forward(self, features: Features, scale: float = 1.0) -> Features:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import overload
@@ -18,13 +19,6 @@ from torch import Tensor, nn
 
 from mace_functional.dispersion.d3_potential import D3
 from mace_functional.dispersion.pairs import D3Settings, functional_name
-from mace_functional.mace.mace_torch.checkpoint import read_checkpoint
-from mace_functional.mace.mace_torch.foundation import (
-    foundation_models,
-    load_foundation_model,
-    refuse_polar_model,
-)
-from mace_functional.mace.mace_torch.module import read_module
 from mace_functional.mace.model import MaceModel, assemble
 from mace_functional.mace.model_check import check_energies, check_settings, check_tensors
 from mace_functional.mace.model_file import SUFFIX, read_model_file
@@ -123,7 +117,7 @@ def _read(
 ) -> tuple[MaceSettings, dict[str, Tensor], str | None]:
     """Settings and tensors from wherever they are, and the head to take if none is asked for."""
     if isinstance(source, nn.Module):
-        return *read_module(source), None
+        return _read_mace_torch(source)
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(
             "load_model takes the name of a model, the path of a file or a mace-torch module, not "
@@ -133,25 +127,48 @@ def _read(
     if path.is_file():
         if path.suffix == SUFFIX:
             return read_model_file(path)
-        return *read_module(read_checkpoint(path)), None
+        return _read_mace_torch(path)
     if name == EMBEDDED:
         weights = resources.files(__package__) / "embedded" / f"mace-embedded{SUFFIX}"
         with resources.as_file(weights) as file:
             return read_model_file(file)
-    refuse_polar_model(name)
-    if name in foundation_models():
-        head = "omol" if name.startswith("omol-") else None
-        return *read_module(load_foundation_model(name)), head
-    raise ValueError(_why_unknown(name, path))
+    if (os.sep in name or path.suffix) and not path.is_dir():
+        raise ValueError(f"there is no checkpoint file {name!r}")
+    return _read_mace_torch(name)
 
 
-def _why_unknown(name: str, path: Path) -> str:
-    """What is wrong with a source that is neither a file nor a name, and what was meant."""
-    if path.is_dir():
-        return f"{path} is a folder, not a checkpoint file"
-    if os.sep in name or path.suffix:
-        return f"there is no checkpoint file {name!r}"
-    known = [EMBEDDED, *foundation_models()]
+def _read_mace_torch(
+    source: str | Path | nn.Module,
+) -> tuple[MaceSettings, dict[str, Tensor], str | None]:
+    """Settings and tensors of a module, a checkpoint's path or a foundation model's name.
+
+    mace-torch and e3nn are imported here, with the first model that needs them: they take several
+    times as long as torch.
+    """
+    from mace_functional.mace.mace_torch.checkpoint import read_checkpoint
+    from mace_functional.mace.mace_torch.foundation import (
+        foundation_models,
+        load_foundation_model,
+        refuse_polar_model,
+    )
+    from mace_functional.mace.mace_torch.module import read_module
+
+    if isinstance(source, nn.Module):
+        return *read_module(source), None
+    if isinstance(source, Path):
+        return *read_module(read_checkpoint(source)), None
+    refuse_polar_model(source)
+    if source in foundation_models():
+        head = "omol" if source.startswith("omol-") else None
+        return *read_module(load_foundation_model(source)), head
+    raise ValueError(_why_unknown(source, foundation_models()))
+
+
+def _why_unknown(name: str, foundation_models: Iterable[str]) -> str:
+    """That a name is no model's, and which was meant."""
+    if Path(name).is_dir():
+        return f"{name} is a folder, not a checkpoint file"
+    known = [EMBEDDED, *foundation_models]
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
     names = ", ".join(known)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from ase.data import chemical_symbols
-from e3nn import o3
 from torch import Tensor, nn
 
 from mace_functional.mace.energies import Mace
 from mace_functional.mace.evaluation import AtomEnergies, atom_energies
 from mace_functional.mace.features import features_of
+from mace_functional.mace.irreps import Irreps
 from mace_functional.mace.settings import MaceSettings
 from mace_functional.mace.subnormal import without_subnormal
 from mace_functional.potential.energy import edge_energy_fn
@@ -85,7 +85,7 @@ class MaceModel:
     @property
     def mirror_symmetric(self) -> bool:
         """Whether reflections leave the energy as it is: harmonics of odd l are odd."""
-        return all(ir.p == (-1) ** ir.l for _, ir in o3.Irreps(self.settings.harmonics_irreps))
+        return all(ir.p == (-1) ** ir.l for _, ir in Irreps(self.settings.harmonics_irreps))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from ase import Atoms
-from e3nn import o3
 from torch import Tensor
 
+from mace_functional.mace.irreps import Irreps
 from mace_functional.mace.settings import Activation, FeatureSettings, MaceSettings
 from mace_functional.mace.tensors import MASK, RADII, Shape, tensor_shapes
 
@@ -202,7 +202,7 @@ def _check_layers(settings: MaceSettings) -> None:
         settings.harmonics_irreps,
     )
     first = _irreps("nodes", layers[0].node_irreps)
-    _require(len(first) == 1 and str(first[0].ir) == "0e", "the first nodes are scalars", first)
+    _require(len(first) == 1 and first[0].ir.is_scalar(), "the first nodes are scalars", first)
     for i, (layer, product) in enumerate(zip(layers, products, strict=True)):
         target = _irreps("targets", layer.target_irreps)
         out = _irreps("products", product.irreps_out)
@@ -253,7 +253,7 @@ def _check_readouts(settings: MaceSettings) -> None:
         if readout.kind != "Linear":
             hidden = _irreps("hidden layer of a readout", readout.hidden_irreps)
             _require(
-                len(hidden) == 1 and str(hidden[0].ir) == "0e", "hidden layers are scalars", hidden
+                len(hidden) == 1 and hidden[0].ir.is_scalar(), "hidden layers are scalars", hidden
             )
             _require(
                 hidden.dim % len(settings.heads) == 0, "heads share a hidden layer evenly", hidden
@@ -278,11 +278,11 @@ def _check_activation(activation: Activation) -> None:
     _require(math.isfinite(activation.scale), "activations have finite scales", activation.scale)
 
 
-def _irreps(what: str, text: str) -> o3.Irreps:
+def _irreps(what: str, text: str) -> Irreps:
     """Irreps from e3nn's notation, in numbers that a model may have."""
     try:
-        irreps = o3.Irreps(text)
-    except Exception as error:  # e3nn asserts, converts and indexes
+        irreps = Irreps(text)
+    except (TypeError, ValueError) as error:  # no text, or one that is no sum of irreps
         raise ValueError(f"the irreps of the {what} cannot be read: {text!r:.60}") from error
     _require(1 <= len(irreps) <= MOST_IRREPS, f"the {what} have 1 to {MOST_IRREPS} irreps", text)
     for mul, ir in irreps:

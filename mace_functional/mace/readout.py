@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from e3nn import o3
 from torch import Tensor, nn
 
 from mace_functional.mace.activation import activate
+from mace_functional.mace.irreps import Irreps
 from mace_functional.mace.linear import Features, Linear
 from mace_functional.mace.settings import ReadoutSettings
 
@@ -30,7 +30,7 @@ class Readout(nn.Module):
         self.linear_1 = Linear(settings.irreps_in, hidden)
         self.linear_2 = Linear(hidden, out, biases=biased)
         self.linear_mid = Linear(hidden, hidden, biases=True) if biased else None
-        self.head_width = o3.Irreps(hidden).dim // num_heads
+        self.head_width = Irreps(hidden).dim // num_heads
 
     def forward(self, features: Features, head: int) -> Tensor:
         """Energies (nodes,)."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from e3nn import o3
-
 from mace_functional.mace.convolution import Convolution
 from mace_functional.mace.interaction import ATTENTION_CHANNELS
+from mace_functional.mace.irreps import SCALAR, Irreps
 from mace_functional.mace.linear import ElementLinear, Linear
 from mace_functional.mace.settings import (
     FeatureSettings,
@@ -45,7 +44,7 @@ def tensor_shapes(settings: MaceSettings) -> dict[str, list[Shape]]:
         not be there.
     """
     elements, heads = len(settings.atomic_numbers), len(settings.heads)
-    channels = o3.Irreps(settings.interactions[0].node_irreps).dim
+    channels = Irreps(settings.interactions[0].node_irreps).dim
     of_heads: list[Shape] = [(heads,), ()] if heads == 1 else [(heads,)]
     shapes: dict[str, list[Shape]] = {
         "r_max": [()],
@@ -89,7 +88,7 @@ def _prefixed(prefix: str, named: Named) -> dict[str, Shape]:
 def _linear(name: str, irreps_in: str, irreps_out: str, biases: bool = False) -> Named:
     plain = Linear(irreps_in, irreps_out, biases)
     yield f"{name}.weight", (sum(m * n for m, n in plain.widths),)
-    yield f"{name}.{MASK}", (o3.Irreps(irreps_out).dim,)
+    yield f"{name}.{MASK}", (Irreps(irreps_out).dim,)
     if plain.biased:
         yield f"{name}.bias", (sum(mul for _, mul in plain.biased),)
 
@@ -97,7 +96,7 @@ def _linear(name: str, irreps_in: str, irreps_out: str, biases: bool = False) ->
 def _element_linear(name: str, irreps_in: str, irreps_out: str, elements: int) -> Named:
     widths = ElementLinear(irreps_in, irreps_out, elements).widths
     yield f"{name}.weight", (sum(m * elements * n for m, n in widths),)
-    yield f"{name}.{MASK}", (o3.Irreps(irreps_out).dim,)
+    yield f"{name}.{MASK}", (Irreps(irreps_out).dim,)
 
 
 def _radial(settings: RadialSettings) -> Named:
@@ -136,7 +135,7 @@ def _interaction(layer: InteractionSettings, settings: MaceSettings, elements: i
     node, target = layer.node_irreps, layer.target_irreps
     coupling = Convolution(layer.edge_irreps, settings.harmonics_irreps, target)
     yield from _linear("linear_up", node, layer.edge_irreps)
-    yield f"conv_tp.{MASK}", (o3.Irreps(coupling.irreps_out).dim,)
+    yield f"conv_tp.{MASK}", (Irreps(coupling.irreps_out).dim,)
     for _, l1, l2, l3, _ in coupling.paths:
         if 0 not in (l1, l2, l3):
             name = f"conv_tp._compiled_main_left_right._w3j_{l1}_{l2}_{l3}"
@@ -159,10 +158,10 @@ def _interaction(layer: InteractionSettings, settings: MaceSettings, elements: i
 
 
 def _non_linear(layer: InteractionSettings, coupling: Convolution, elements: int) -> Named:
-    node, target = o3.Irreps(layer.node_irreps), o3.Irreps(layer.target_irreps)
+    node, target = Irreps(layer.node_irreps), Irreps(layer.target_irreps)
     gated = [(mul, ir) for mul, ir in target if ir.l > 0]
-    gates = str(o3.Irreps([(sum(mul for mul, _ in target), "0e"), *gated]))
-    channels = node.count("0e")
+    gates = str(Irreps([(sum(mul for mul, _ in target), SCALAR), *gated]))
+    channels = node.count(SCALAR)
     yield "alpha", ()
     yield "beta", ()
     yield "source_embedding.weight", (elements * channels,)
@@ -186,11 +185,11 @@ def _normalised_network(name: str, widths: Shape) -> Named:
 
 
 def _product(product: ProductSettings, layer: InteractionSettings, elements: int) -> Named:
-    target = o3.Irreps(layer.target_irreps)
+    target = Irreps(layer.target_irreps)
     components, channels = sum(ir.dim for _, ir in target), target[0].mul
     rows = 1 if product.agnostic else elements
     for i, ((_, ir), order) in enumerate(
-        zip(o3.Irreps(product.irreps_out), product.correlations, strict=True)
+        zip(Irreps(product.irreps_out), product.correlations, strict=True)
     ):
         name = f"symmetric_contractions.contractions.{i}"
         for nu in range(1, order + 1):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from e3nn import o3
 from helpers import assert_close, random
 from nestings import Function, forward, reverse
 from torch import Tensor, nn
@@ -27,8 +28,6 @@ from mace_functional.mace.polynomial import Monomials, Polynomials
 from mace_functional.mace.radial import RadialEmbedding, RadialFunction, RadialNetwork
 from mace_functional.mace.settings import Activation, RadialSettings
 from mace_functional.structure.species import Species
-
-from e3nn import o3  # isort: skip  (after mace_functional)
 
 
 def assert_rules(

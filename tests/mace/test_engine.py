@@ -6,13 +6,13 @@ import copy
 
 import pytest
 import torch
+from mace import data
 from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 from engine_settings import (
     MODELS,
     with_features,
 )
-from mace import data
 from mace.calculators import MACECalculator
 from mace.tools import AtomicNumberTable, torch_geometric
 from models import ELEMENTS, build, crystal, float64_default, molecule

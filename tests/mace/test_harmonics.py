@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from e3nn import o3
 from torch import Tensor
 
 from mace_functional.mace.harmonics import spherical_harmonics
-
-from e3nn import o3  # isort: skip  (after mace_functional)
 
 L_MAX = 6
 AXES = torch.cat([torch.eye(3), -torch.eye(3)]).double()

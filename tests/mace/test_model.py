@@ -20,10 +20,10 @@ import e3nn.util.jit
 import numpy as np
 import pytest
 import torch
+from mace import modules
 from ase import Atoms
 from e3nn import nn as e3nn_nn
 from e3nn import o3
-from mace import modules
 from mace.calculators import MACECalculator, foundations_models
 from mace.modules.lora import inject_LoRAs
 from models import ELEMENTS, build, crystal, float64_default, molecule

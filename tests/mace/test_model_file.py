@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from mace import modules
 from ase import Atoms
 from engine_settings import MODELS, with_features
-from mace import modules
 from models import build, crystal, molecule
 from scipy.spatial.transform import Rotation
 from torch.func import grad_and_value

@@ -15,7 +15,7 @@ from mace.tools.utils import get_cache_dir
 
 from mace_functional.mace.mace_torch.checkpoint import read_checkpoint
 from mace_functional.mace.mace_torch.module import REFUSED
-from mace_functional.mace.mace_torch.unsupported import UnsupportedModelError
+from mace_functional.support.unsupported import UnsupportedModelError
 
 OMOL = (
     "https://github.com/ACEsuit/mace-foundations/releases/download/mace_omol_0/"

@@ -14,7 +14,6 @@ import torch
 from mace.modules.lora import merge_lora_weights
 from torch import Tensor, nn
 
-from mace_functional.mace.mace_torch.unsupported import UnsupportedModelError
 from mace_functional.mace.settings import (
     Activation,
     FeatureSettings,
@@ -24,6 +23,7 @@ from mace_functional.mace.settings import (
     RadialSettings,
     ReadoutSettings,
 )
+from mace_functional.support.unsupported import UnsupportedModelError
 
 REFUSED = {
     "AtomicDipolesMACE": "it predicts dipoles and has no energy",
