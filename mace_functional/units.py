@@ -7,31 +7,47 @@ root, in sqrt(eV/Å²/amu), is one of
     omega / (2 pi)           15.6333 THz
     hbar omega               64.6541 meV
 
-Constants are CODATA's, as `scipy.constants` has them.
+Constants are CODATA's of 2022; all but the atomic mass constant are exact.
 """
 
 from __future__ import annotations
 
 import math
 
-from scipy import constants as codata
+_H = 6.62607015e-34
+"""Planck constant, J s."""
 
-HBAR: float = codata.hbar / codata.e
+_E = 1.602176634e-19
+"""Elementary charge, C; one eV, J."""
+
+_K = 1.380649e-23
+"""Boltzmann constant, J/K."""
+
+_N_A = 6.02214076e23
+"""Avogadro constant, 1/mol."""
+
+_C = 299792458.0
+"""Speed of light, m/s."""
+
+_AMU = 1.66053906892e-27
+"""Atomic mass constant, kg. That of 2018 is larger by 9e-11 of itself."""
+
+HBAR: float = _H / (2 * math.pi) / _E
 """Reduced Planck constant, eV s."""
 
-K_B: float = codata.k / codata.e
+K_B: float = _K / _E
 """Boltzmann constant, eV/K."""
 
-EV_PER_MOLECULE: float = codata.e * codata.N_A
+EV_PER_MOLECULE: float = _E * _N_A
 """One eV per molecule, in J/mol."""
 
-ANGULAR_FREQUENCY: float = math.sqrt(codata.e / codata.atomic_mass) / codata.angstrom
+ANGULAR_FREQUENCY: float = math.sqrt(_E / _AMU) * 1e10
 """One sqrt(eV/Å²/amu), in rad/s."""
 
 FREQUENCY_UNITS: dict[str, float] = {
-    "cm-1": ANGULAR_FREQUENCY / (2 * math.pi * codata.c) * codata.centi,
-    "THz": ANGULAR_FREQUENCY / (2 * math.pi) / codata.tera,
-    "meV": HBAR * ANGULAR_FREQUENCY / codata.milli,
+    "cm-1": ANGULAR_FREQUENCY / (2 * math.pi * _C) * 1e-2,
+    "THz": ANGULAR_FREQUENCY / (2 * math.pi) * 1e-12,
+    "meV": HBAR * ANGULAR_FREQUENCY * 1e3,
 }
 """One sqrt(eV/Å²/amu), in each unit of frequency."""
 

@@ -10,8 +10,9 @@ import torch
 from scipy import constants as codata
 
 from mace_functional.screening.record import Record, Spectrum
+from mace_functional.screening.references import Reference
 from mace_functional.screening.report import write_report
-from mace_functional.screening.rows import Reference, Row
+from mace_functional.screening.rows import Row
 from mace_functional.screening.screen_settings import ScreenSettings
 
 SETTINGS = ScreenSettings("embedded", fmax=1e-3)

@@ -15,8 +15,7 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
-from mace_functional.screening.references import read_references
-from mace_functional.screening.rows import Reference
+from mace_functional.screening.references import Reference, read_references
 
 REFERENCE = Path(__file__).with_name("reference.csv")
 """Heat capacities by DFT and by MACE-MP-0 medium with D3, J/(g K)."""

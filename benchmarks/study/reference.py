@@ -30,7 +30,8 @@ from benchmarks.study.plan import (
     model_label,
 )
 from mace_functional.screening.parity import Errors, Parity, parity_of
-from mace_functional.screening.rows import Reference, Row, heat_capacities
+from mace_functional.screening.references import Reference
+from mace_functional.screening.rows import Row, heat_capacities
 
 ALL = math.inf
 """How much of its heat capacity a structure at Gamma alone may lack to have a part in the scale:

@@ -9,8 +9,7 @@ of them and waits for them for ever. With one thread it needs none. Processes of
 from __future__ import annotations
 
 import os
-
-import torch
+import sys
 
 
 def compute_with_one_thread_when_forked() -> None:
@@ -20,4 +19,6 @@ def compute_with_one_thread_when_forked() -> None:
 
 
 def _one_thread() -> None:
-    torch.set_num_threads(1)
+    torch = sys.modules.get("torch")
+    if torch is not None:  # the parent's threads are missed only where it had imported torch
+        torch.set_num_threads(1)

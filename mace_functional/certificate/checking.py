@@ -15,6 +15,7 @@ from mace_functional.certificate.comparison import Examination, NotApplicableErr
 from mace_functional.certificate.subject import Subject
 from mace_functional.certificate.table import Certificate, Check
 from mace_functional.potential.protocol import Potential
+from mace_functional.support.defaults import CHECK_DISPLACEMENT, LARGEST_CHECK_DISPLACEMENT
 from mace_functional.support.validation import between, count
 
 if TYPE_CHECKING:
@@ -29,18 +30,12 @@ EXAMINATIONS: tuple[Examination, ...] = (
     *phonons.CHECKS,
 )
 
-DISPLACEMENT = 0.05
-"""Å. Displaced so far, symmetric structures have forces of 0.5 eV/Å, and none is torn apart."""
-
-LARGEST_DISPLACEMENT = 0.3
-"""Å; atoms displaced further may meet."""
-
 
 def check_potential(
     potential: Potential,
     atoms: Atoms,
     *,
-    displacement: float = DISPLACEMENT,
+    displacement: float = CHECK_DISPLACEMENT,
     seed: int = 0,
     progress: bool = False,
 ) -> Certificate:
@@ -86,7 +81,7 @@ def check_potential(
     _must_be_potential(potential)
     if len(atoms) == 0:
         raise ValueError("the structure has no atoms")
-    displacement = between("displacement", displacement, 0.0, LARGEST_DISPLACEMENT, "Å")
+    displacement = between("displacement", displacement, 0.0, LARGEST_CHECK_DISPLACEMENT, "Å")
     count("seed", seed, least=0)
     started = time.perf_counter()
     subject = Subject.of(_in_double(potential), atoms, displacement, seed)

@@ -1,4 +1,8 @@
-"""The command line: `mace-functional VERB ...`, one verb a file."""
+"""The command line: `mace-functional VERB ...`.
+
+Each subcommand has two files: `..._parser` has its options and checks them, `..._command` computes.
+The second, and torch with it, is imported only when the options are right.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +15,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from mace_functional import __version__
-from mace_functional.cli import check_command as check
-from mace_functional.cli import phonons_command as phonons
-from mace_functional.cli import relax_command as relax
-from mace_functional.cli import screen_command as screen
-from mace_functional.cli import thermo_command as thermo
+from mace_functional.cli import (
+    check_parser,
+    phonons_parser,
+    relax_parser,
+    screen_parser,
+    thermo_parser,
+)
 from mace_functional.cli.arguments import Parser, UsageError
 from mace_functional.support.unsupported import UnsupportedModelError
 
-VERBS = (relax, thermo, phonons, screen, check)
+VERBS = (relax_parser, thermo_parser, phonons_parser, screen_parser, check_parser)
 BEGINNING = """\
 to begin, with a structure and a model that come with the package:
   mace-functional thermo quartz --model embedded

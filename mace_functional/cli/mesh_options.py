@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, Final
+from typing import Final
 
 from mace_functional.cli.arguments import Parser, UsageError, is_any_of, number, three
-from mace_functional.cli.console import BOLD, Console
 from mace_functional.cli.options import add_symprec, check_needs
-from mace_functional.phonons.mesh_sums import TOLERANCE, ConvergedThermo
 from mace_functional.screening.screen_settings import MeshChoice
+from mace_functional.support.defaults import MESH_TOLERANCE
 from mace_functional.support.validation import positive
 
 AUTO: Final = "auto"
@@ -42,7 +41,7 @@ def add_mesh(parser: Parser, what: str) -> None:
         "--mesh-tolerance",
         type=number("--mesh-tolerance", positive),
         metavar="t",
-        help=f"relative error of the heat capacity that --mesh {AUTO} ends at ({TOLERANCE:g})",
+        help=f"relative error of the heat capacity that --mesh {AUTO} ends at ({MESH_TOLERANCE:g})",
     )
     add_symprec(parser, "; needs a mesh")
 
@@ -67,46 +66,7 @@ def mesh_choice(options: argparse.Namespace) -> MeshChoice:
 
 def mesh_tolerance(options: argparse.Namespace) -> float:
     """Relative error that a refined mesh ends at."""
-    return TOLERANCE if options.mesh_tolerance is None else float(options.mesh_tolerance)
-
-
-def convergence_results(found: ConvergedThermo) -> dict[str, Any]:
-    """The meshes on the way to a converged one."""
-    return {
-        "tolerance": found.tolerance,
-        "converged": found.converged,
-        "meshes": [
-            {
-                "size": list(step.size),
-                "wave_vectors": step.n_q,
-                "heat_capacity_J_per_gK": list(step.specific_heat_capacity),
-                "relative_change": step.change,
-                "relative_missing_at_gamma": step.missing,
-            }
-            for step in found.steps
-        ],
-    }
-
-
-def print_convergence(console: Console, convergence: dict[str, Any]) -> None:
-    """The meshes that were tried, and whether the last is fine enough."""
-    for mesh in convergence["meshes"]:
-        size, change = " x ".join(map(str, mesh["size"])), mesh["relative_change"]
-        heat = mesh["heat_capacity_J_per_gK"]
-        shown = f"{min(heat):.4f}" if len(heat) == 1 else f"{min(heat):.4f} to {max(heat):.4f}"
-        console.print(
-            f"mesh {size}, {mesh['wave_vectors']} different: Cv {shown} J/(g K)"
-            + ("" if change is None else f", largest change {change:.1e}")
-            + f", at most {mesh['relative_missing_at_gamma']:.1e} missing"
-        )
-    if convergence["converged"]:
-        console.print(f"converged to {convergence['tolerance']:g}")
-    else:
-        console.print(
-            f"not converged to {convergence['tolerance']:g}: the next mesh has too many wave "
-            "vectors; take a larger --mesh-tolerance, or give the size",
-            style=BOLD,
-        )
+    return MESH_TOLERANCE if options.mesh_tolerance is None else float(options.mesh_tolerance)
 
 
 def _mesh(words: str) -> MeshChoice:

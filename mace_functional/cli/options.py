@@ -7,9 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ase import Atoms
-from ase.constraints import FixAtoms
-
 from mace_functional.cli.arguments import (
     Parser,
     UsageError,
@@ -20,16 +17,9 @@ from mace_functional.cli.arguments import (
     numbers,
     three,
 )
-from mace_functional.cli.console import Console
-from mace_functional.cli.output_files import check_figure, check_outputs, check_structure_file
-from mace_functional.cli.relaxed_structures import relax_in_place
-from mace_functional.dispersion.pairs import functional_name
-from mace_functional.dispersion.reference import damping_of
-from mace_functional.mace.loading import load_model
-from mace_functional.potential.protocol import Potential
-from mace_functional.screening.screen_settings import DTYPES
+from mace_functional.cli.output_files import check_figure, check_outputs
 from mace_functional.structure.examples import STRUCTURES, is_example
-from mace_functional.structure.symmetry import SYMPREC
+from mace_functional.support.defaults import DTYPES, SYMPREC
 from mace_functional.support.validation import (
     HOTTEST,
     LOOSEST,
@@ -187,7 +177,7 @@ def add_model(parser: Parser) -> None:
 
 def device(option: str) -> Any:
     """The type of an option that takes a device: its name, if it is there."""
-    return checked(option, lambda word: str(compute_device(word)))
+    return checked(option, lambda word: word if word == "cpu" else str(compute_device(word)))
 
 
 def _is_functional(word: str) -> bool:
@@ -206,6 +196,9 @@ def _functional(word: str) -> str | None:
     Raises:
         ValueError: If it has none.
     """
+    from mace_functional.dispersion.pairs import functional_name
+    from mace_functional.dispersion.reference import damping_of
+
     name = functional_name(word)
     if name is None:
         return None
@@ -251,47 +244,3 @@ def set_limits(options: argparse.Namespace) -> None:
     """Fill in where a relaxation stops, if that was not said."""
     options.fmax = FMAX if options.fmax is None else options.fmax
     options.max_steps = MAX_STEPS if options.max_steps is None else options.max_steps
-
-
-def load(options: argparse.Namespace, console: Console) -> Potential:
-    """Load the model."""
-    with console.status(f"loading {options.model}"):
-        return load_model(
-            options.model,
-            dtype=DTYPES[options.dtype],
-            device=options.device,
-            head=options.head,
-            dispersion=options.dispersion,
-        )
-
-
-def holds_axes(atoms: Atoms) -> bool:
-    """Whether something is held along Cartesian axes, which must not turn."""
-    return any(not isinstance(constraint, FixAtoms) for constraint in atoms.constraints)
-
-
-def load_and_relax(
-    options: argparse.Namespace, atoms: Atoms, console: Console
-) -> tuple[Potential, dict[str, Any] | None]:
-    """Load the model and, if that was asked for, relax the structure in place.
-
-    Returns:
-        The model, and what happened in the relaxation.
-
-    Raises:
-        ValueError: If the file of --relaxed cannot hold the structure.
-    """
-    check_structure_file("--relaxed", options.relaxed, atoms, may_turn=not holds_axes(atoms))
-    model = load(options, console)
-    if not options.relax:
-        return model, None
-    relaxation = relax_in_place(
-        atoms,
-        model,
-        fmax=options.fmax,
-        max_steps=options.max_steps,
-        cell=not options.fixed_cell,
-        output=options.relaxed,
-        console=console,
-    )
-    return model, relaxation

@@ -12,14 +12,15 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ase.io
 import numpy as np
-from ase import Atoms
-from matplotlib.figure import Figure
 
 from mace_functional.support.atomic_write import atomic_write, place_beside
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from matplotlib.figure import Figure
 
 FIGURES = (".png", ".pdf", ".svg")
 """Suffixes of figures."""
@@ -80,6 +81,8 @@ def check_structure_file(
     """
     if path is None:
         return
+    import ase.io
+
     bare = _irregular(atoms)
     with TemporaryDirectory() as folder:
         trial = place_beside(Path(folder) / path.name)
@@ -99,6 +102,8 @@ def check_structure_file(
 
 def write_structure(path: Path, atoms: Atoms) -> None:
     """Write a structure in the format of the file's name, without results."""
+    import ase.io
+
     with atomic_write(path) as partial:
         ase.io.write(partial, _bare(atoms))
 
@@ -150,6 +155,8 @@ def _check_writable(option: str, path: Path) -> None:
 
 def _what_is_lost(atoms: Atoms, found: Any, may_turn: bool) -> str | None:
     """What a file does not hold of a structure, in words; None if it holds all."""
+    from ase import Atoms
+
     if not isinstance(found, Atoms) or not np.array_equal(found.numbers, atoms.numbers):
         return "does not keep the atoms in their order"
     if not np.array_equal(found.pbc, atoms.pbc):

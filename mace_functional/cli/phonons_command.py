@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from ase import Atoms
 from rich.table import Table
 
-from mace_functional.cli.arguments import Parser, is_number, number, numbers
 from mace_functional.cli.console import BOLD, Console
 from mace_functional.cli.found_structures import find_structure
-from mace_functional.cli.options import (
-    add_options,
-    add_symprec,
-    add_temperatures,
-    add_three,
-    check_needs,
-    check_options,
-    load_and_relax,
-    symprec_of,
-)
-from mace_functional.cli.output_files import FIGURES, write_figure, write_json
+from mace_functional.cli.loaded_models import load_and_relax
+from mace_functional.cli.options import symprec_of
+from mace_functional.cli.output_files import write_figure, write_json
+from mace_functional.cli.phonons_parser import DISPLACEMENTS
 from mace_functional.cli.printed_results import (
     no_warnings_of_what_is_reported,
     print_rest,
@@ -34,7 +25,6 @@ from mace_functional.cli.printed_results import (
     structure_results,
     thermo_results,
 )
-from mace_functional.figures.plots import band_figure
 from mace_functional.interop.ase import MaceCalculator
 from mace_functional.interop.finite_displacements import finite_displacements, largest_difference
 from mace_functional.interop.phonopy import commensurate_points, phonopy_of, write_phonopy
@@ -52,109 +42,13 @@ from mace_functional.phonons import (
     phonons_of,
 )
 from mace_functional.phonons.bands import check_path
-from mace_functional.phonons.mesh import SPACING, mesh_size
-from mace_functional.phonons.phonons import Method
+from mace_functional.phonons.mesh import mesh_size
 from mace_functional.potential.protocol import Potential
 from mace_functional.structure.selection import refuse_constraints
 from mace_functional.support.atomic_write import atomic_write
-from mace_functional.support.validation import MOST_WAVE_VECTORS, between, count
-from mace_functional.units import FREQUENCY_UNITS
-
-TEMPERATURES = (100.0, 200.0, 300.0, 400.0)
-DISPLACEMENTS = (0.1, 0.03, 0.01)
-"""Å."""
-
-SHORTEST, LONGEST = 1e-6, 1.0
-"""Displacements that are accepted, Å: less is lost in rounding, more puts atoms on others."""
 
 SHOWN = 5
 """How many imaginary modes are printed; all of them are in the JSON file."""
-
-
-def add_parser(verbs: Any) -> None:
-    """Add the verb to the command line."""
-    parser: Parser = verbs.add_parser(
-        "phonons",
-        help="band structure, density of states and heat capacity of a crystal",
-        description="Phonons of a crystal at any wave vector, from the exact second derivatives of "
-        "a MACE\npotential in the primitive cell: band structure, density of states, heat capacity "
-        "on a mesh.",
-    )
-    add_options(parser)
-    parser.add_argument(
-        "--path",
-        help="special points of the band structure, with commas where it jumps, such as "
-        "GXWKGL,UX (the standard path of the crystal)",
-    )
-    parser.add_argument(
-        "--points",
-        type=number("--points", count, 2, MOST_WAVE_VECTORS),
-        default=150,
-        metavar="n",
-        help=f"wave vectors on the path, from 2 to {MOST_WAVE_VECTORS} (%(default)s)",
-    )
-    add_three(
-        parser,
-        "--mesh",
-        "mesh of n x n x n wave vectors for density of states and heat capacity; 1 along "
-        f"directions that are not periodic (neighbours at most {SPACING} 1/Å apart)",
-    )
-    add_symprec(parser)
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="OUT",
-        help="keep the modes on the mesh here (npz) when interrupted, and continue from them if "
-        "they are there",
-    )
-    parser.add_argument(
-        "--unit",
-        choices=list(FREQUENCY_UNITS),
-        default="THz",
-        help="unit of frequencies (%(default)s)",
-    )
-    parser.add_argument(
-        "--method",
-        choices=get_args(Method),
-        default="auto",
-        help="force constants of all cells first, or coupled replicas of the cell for each wave "
-        "vector; both are exact (%(default)s: what costs less)",
-    )
-    add_temperatures(parser, TEMPERATURES)
-    add_three(
-        parser,
-        "--supercell",
-        "n x n x n cells for --phonopy and --compare-finite-differences (2 along periodic "
-        "directions)",
-    )
-    parser.add_argument(
-        "--compare-finite-differences",
-        action="store_true",
-        help="print how far the frequencies of phonopy's displacements in the supercell are from "
-        "the exact ones",
-    )
-    parser.add_several(
-        "--displacements",
-        can_be=is_number,
-        type=numbers("--displacements", between, SHORTEST, LONGEST, "Å"),
-        metavar="d,d,...",
-        help=f"for --compare-finite-differences, Å, from {SHORTEST:g} to {LONGEST:g} "
-        f"({' '.join(f'{d:g}' for d in DISPLACEMENTS)})",
-    )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write all results here")
-    parser.add_argument(
-        "--npz", type=Path, metavar="OUT", help="write arrays here, eigenvectors included"
-    )
-    parser.add_argument(
-        "--phonopy", type=Path, metavar="OUT", help="write a phonopy_params.yaml here"
-    )
-    parser.add_argument(
-        "--figure",
-        type=Path,
-        metavar="OUT",
-        help=f"draw bands and density of states here ({', '.join(FIGURES)})",
-    )
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -210,21 +104,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace, atoms: Atoms) -> None:
-    """Refuse bad options before anything long starts."""
-    check_options(
-        options,
-        {
-            "--json": options.json,
-            "--npz": options.npz,
-            "--phonopy": options.phonopy,
-            "--checkpoint": options.checkpoint,
-        },
-    )
+    """Refuse what does not fit the structure, before anything long starts."""
     refuse_constraints(
         atoms, "phonons", "take mace-functional thermo, which keeps them, or another file"
     )
-    if not options.compare_finite_differences:
-        check_needs(options, "--displacements", "--compare-finite-differences")
     if not atoms.pbc.any():
         raise ValueError(
             f"{options.file} is not periodic, and has no phonons: for the vibrations of a molecule "
@@ -235,8 +118,6 @@ def _check(options: argparse.Namespace, atoms: Atoms) -> None:
     Mesh.of(atoms, options.mesh or mesh_size(atoms), symmetry=False)
     if options.phonopy is not None or options.compare_finite_differences:
         phonopy_of(atoms, _supercell(options, atoms))
-    elif options.supercell is not None:
-        raise ValueError("--supercell needs --phonopy or --compare-finite-differences")
 
 
 def _supercell(options: argparse.Namespace, atoms: Atoms) -> list[int]:
@@ -340,6 +221,8 @@ def _write(
     if options.phonopy is not None:
         write_phonopy(options.phonopy, lattice, _supercell(options, lattice.atoms))
     if options.figure is not None:
+        from mace_functional.figures.plots import band_figure  # matplotlib, for a figure alone
+
         symbols = lattice.atoms.get_chemical_symbols()
         write_figure(options.figure, band_figure(bands, dos, symbols))
 

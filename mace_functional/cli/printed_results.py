@@ -16,6 +16,7 @@ from rich.table import Table
 from mace_functional.cli.console import BOLD, Console
 from mace_functional.interop.ase import MaceCalculator
 from mace_functional.phonons.acoustic import AcousticBranches
+from mace_functional.phonons.mesh_sums import ConvergedThermo
 from mace_functional.phonons.modes import LARGEST_FORCE
 from mace_functional.potential.protocol import Potential
 from mace_functional.screening.missing import LARGE
@@ -200,3 +201,42 @@ def print_written(console: Console, *paths: Path | None) -> None:
     written = [str(path) for path in paths if path is not None]
     if written:
         console.print(f"wrote {' and '.join(written)}")
+
+
+def convergence_results(found: ConvergedThermo) -> dict[str, Any]:
+    """The meshes on the way to a converged one."""
+    return {
+        "tolerance": found.tolerance,
+        "converged": found.converged,
+        "meshes": [
+            {
+                "size": list(step.size),
+                "wave_vectors": step.n_q,
+                "heat_capacity_J_per_gK": list(step.specific_heat_capacity),
+                "relative_change": step.change,
+                "relative_missing_at_gamma": step.missing,
+            }
+            for step in found.steps
+        ],
+    }
+
+
+def print_convergence(console: Console, convergence: dict[str, Any]) -> None:
+    """The meshes that were tried, and whether the last is fine enough."""
+    for mesh in convergence["meshes"]:
+        size, change = " x ".join(map(str, mesh["size"])), mesh["relative_change"]
+        heat = mesh["heat_capacity_J_per_gK"]
+        shown = f"{min(heat):.4f}" if len(heat) == 1 else f"{min(heat):.4f} to {max(heat):.4f}"
+        console.print(
+            f"mesh {size}, {mesh['wave_vectors']} different: Cv {shown} J/(g K)"
+            + ("" if change is None else f", largest change {change:.1e}")
+            + f", at most {mesh['relative_missing_at_gamma']:.1e} missing"
+        )
+    if convergence["converged"]:
+        console.print(f"converged to {convergence['tolerance']:g}")
+    else:
+        console.print(
+            f"not converged to {convergence['tolerance']:g}: the next mesh has too many wave "
+            "vectors; take a larger --mesh-tolerance, or give the size",
+            style=BOLD,
+        )

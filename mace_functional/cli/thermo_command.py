@@ -5,34 +5,22 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ase import Atoms
 from ase.constraints import FixAtoms
 
-from mace_functional.cli.arguments import Parser, is_any_of
 from mace_functional.cli.console import BOLD, Console
 from mace_functional.cli.found_structures import find_structure
-from mace_functional.cli.mesh_options import (
-    AUTO,
-    add_mesh,
-    convergence_results,
-    mesh_choice,
-    mesh_tolerance,
-    print_convergence,
-)
-from mace_functional.cli.options import (
-    add_options,
-    add_temperatures,
-    check_options,
-    load_and_relax,
-    symprec_of,
-)
-from mace_functional.cli.output_files import FIGURES, write_figure, write_json
+from mace_functional.cli.loaded_models import load_and_relax
+from mace_functional.cli.mesh_options import AUTO, mesh_choice, mesh_tolerance
+from mace_functional.cli.options import symprec_of
+from mace_functional.cli.output_files import write_figure, write_json
 from mace_functional.cli.printed_results import (
+    convergence_results,
     missing_results,
     no_warnings_of_what_is_reported,
+    print_convergence,
     print_missing,
     print_rest,
     print_soft,
@@ -41,8 +29,7 @@ from mace_functional.cli.printed_results import (
     structure_results,
     thermo_results,
 )
-from mace_functional.cli.ranges import RANGE, numbers_in
-from mace_functional.figures.plots import thermo_figure
+from mace_functional.cli.ranges import numbers_in
 from mace_functional.phonons import (
     Mesh,
     MeshModes,
@@ -61,48 +48,14 @@ from mace_functional.vibrations.gamma import gamma_modes
 from mace_functional.vibrations.harmonic_modes import NormalModes
 from mace_functional.vibrations.thermodynamics import harmonic_thermo
 
-TEMPERATURES = (250.0, 275.0, 300.0, 325.0, 350.0, 375.0, 400.0)
-
 VIBRATIONS_ONLY = "vibrations only, without translation and rotation"
 """What S, F and U of a molecule are of; those of a gas have more in them."""
-
-
-def add_parser(verbs: Any) -> None:
-    """Add the verb to the command line."""
-    parser: Parser = verbs.add_parser(
-        "thermo",
-        help="heat capacity, entropy and free energy from the exact Hessian",
-        description="Harmonic thermodynamics of a molecule, or of a crystal at the Gamma point or "
-        "on a mesh of\nwave vectors, from the exact Hessian of a MACE potential. Rigid motions are "
-        "removed by\nprojection; imaginary modes are reported and left out of the sums. With "
-        "--free\nthey are those of some atoms, such as an adsorbate, in the frozen rest.",
-    )
-    add_options(parser)
-    add_mesh(parser, "a crystal")
-    parser.add_several(
-        "--free",
-        can_be=is_any_of(RANGE.pattern),
-        metavar="ATOM,ATOM,...",
-        help="let only these atoms move, here and in --relax, and keep the others and the cell: "
-        "numbers from 0 and ranges, as in 0 1 2 or 0-5,9; negative ones count from the end "
-        "(-3--1 for the last three). Without it, all that the file does not fix",
-    )
-    add_temperatures(parser, TEMPERATURES)
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write all results here")
-    parser.add_argument(
-        "--figure",
-        type=Path,
-        metavar="OUT",
-        help=f"draw spectrum and heat capacity here ({', '.join(FIGURES)})",
-    )
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Compute and report."""
     console = Console(stderr=True)
     started = time.perf_counter()
-    check_options(options, {"--json": options.json})
     reading = find_structure(options.file, console)
     atoms = reading.atoms
     choice = mesh_choice(options)
@@ -158,6 +111,8 @@ def run(options: argparse.Namespace) -> None:
     if options.json is not None:
         write_json(options.json, results)
     if options.figure is not None:
+        from mace_functional.figures.plots import thermo_figure  # matplotlib, for a figure alone
+
         spectrum, weights = modes.frequencies, None
         if mesh_modes is not None:
             spectrum, weights = mesh_modes.frequencies("cm-1"), mesh_modes.mesh.weights

@@ -27,7 +27,7 @@ class Convolution(nn.Module):
             for source, (mul, ir) in enumerate(edge)
             for _, ir_sh in Irreps(harmonics_irreps)
             for ir_out in ir * ir_sh
-            if ir_out in target
+            if target.count(ir_out)
         ]
         found.sort(key=lambda coupling: coupling[0])
         self.sources = sorted({path.source for _, path in found})

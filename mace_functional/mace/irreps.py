@@ -87,10 +87,6 @@ class Irreps(tuple[Channels, ...]):
     def __repr__(self) -> str:
         return "+".join(map(str, self))
 
-    def __contains__(self, ir: object) -> bool:
-        """Whether an irrep is among the terms."""
-        return any(ir == irrep for _, irrep in self)
-
     def count(self, ir: object) -> int:
         """Number of copies of an irrep in all terms."""
         return sum(mul for mul, irrep in self if ir == irrep)

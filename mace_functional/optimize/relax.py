@@ -24,8 +24,9 @@ from rich.console import Console
 from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.optimize.coordinates import CellFreedom
 from mace_functional.optimize.relaxation import Relaxation, RelaxStep
-from mace_functional.structure.symmetry import SYMPREC, made_symmetric
+from mace_functional.structure.symmetry import made_symmetric
 from mace_functional.support import validation
+from mace_functional.support.defaults import SYMPREC
 from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:

@@ -32,8 +32,9 @@ from mace_functional.phonons.modes import (
     signed_frequencies,
     warn_if_not_relaxed,
 )
-from mace_functional.structure.symmetry import SYMPREC, standard_path
+from mace_functional.structure.symmetry import standard_path
 from mace_functional.support import validation
+from mace_functional.support.defaults import SYMPREC
 from mace_functional.units import frequency_factor
 from mace_functional.vibrations.summary import summary
 

@@ -33,8 +33,9 @@ from mace_functional.potential.protocol import (
 from mace_functional.structure.cluster import Cluster
 from mace_functional.structure.graph import Graph
 from mace_functional.structure.selection import refuse_constraints
-from mace_functional.structure.symmetry import SYMPREC, Image, Operations, Plan, plan
+from mace_functional.structure.symmetry import Image, Operations, Plan, plan
 from mace_functional.support.atomic_write import atomic_write
+from mace_functional.support.defaults import SYMPREC
 from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:

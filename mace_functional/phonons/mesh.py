@@ -35,9 +35,10 @@ from mace_functional.phonons.modes import (
     signed_frequencies,
     warn_if_not_relaxed,
 )
-from mace_functional.structure.symmetry import SYMPREC, Operations
+from mace_functional.structure.symmetry import Operations
 from mace_functional.support import validation
 from mace_functional.support.atomic_write import atomic_write
+from mace_functional.support.defaults import MESH_SPACING, SYMPREC
 from mace_functional.support.validation import MOST_WAVE_VECTORS
 from mace_functional.vibrations.summary import summary
 
@@ -45,11 +46,6 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from mace_functional.phonons.phonons import Phonons
-
-SPACING = 0.2
-"""Largest distance of neighbours in a mesh that is not given, 1/Å: densities of states are smooth,
-and heat capacities at 300 K converged to 1e-3, for cells from two atoms on. Half of it takes eight
-times the wave vectors."""
 
 SAVE_EVERY = 60.0
 """Seconds between two versions of a checkpoint."""
@@ -253,7 +249,7 @@ def frequencies_on(
     )
 
 
-def mesh_size(atoms: Atoms, spacing: float = SPACING) -> tuple[int, int, int]:
+def mesh_size(atoms: Atoms, spacing: float = MESH_SPACING) -> tuple[int, int, int]:
     """The coarsest mesh whose neighbours are at most a distance apart.
 
     Along reciprocal lattice vector b_i (with the factor 2 pi), n_i = |b_i| / spacing, rounded up.

@@ -14,17 +14,13 @@ from torch import Tensor
 
 from mace_functional.phonons.mesh import Mesh, MeshModes, frequencies_on, mesh_size
 from mace_functional.phonons.modes import ImaginaryMode, check_crystal, is_gamma
-from mace_functional.structure.symmetry import SYMPREC
+from mace_functional.support.defaults import MESH_TOLERANCE, SYMPREC
 from mace_functional.support.validation import count, positive
 from mace_functional.units import K_B
 from mace_functional.vibrations.thermodynamics import HarmonicThermo, harmonic_thermo
 
 if TYPE_CHECKING:
     from mace_functional.phonons.phonons import Phonons
-
-TOLERANCE = 1e-3
-"""Relative error of a heat capacity that `converged_mesh_thermo` asks for: a tenth of the errors
-of potentials. Each factor of ten less takes ten times the wave vectors."""
 
 FIRST_SPACING, REFINEMENT = 1.0, 2**-0.5
 """Spacing of the first mesh, 1/Å, and what it is multiplied by from mesh to mesh: cells of 6 Å and
@@ -195,7 +191,7 @@ class ConvergedThermo:
 def converged_mesh_thermo(
     phonons: Phonons,
     temperatures: Sequence[float] | Tensor | float,
-    tolerance: float = TOLERANCE,
+    tolerance: float = MESH_TOLERANCE,
     *,
     symprec: float = SYMPREC,
     most_wave_vectors: int = MOST_INEQUIVALENT,

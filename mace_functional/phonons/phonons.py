@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
@@ -25,8 +25,8 @@ from mace_functional.structure.arrays import as_array
 from mace_functional.structure.cluster import Cluster
 from mace_functional.structure.connectivity import Parts, parts_of
 from mace_functional.structure.selection import refuse_constraints
-from mace_functional.structure.symmetry import SYMPREC
 from mace_functional.support import validation
+from mace_functional.support.defaults import SYMPREC, PhononMethod
 from mace_functional.support.validation import in_order
 from mace_functional.vibrations.harmonic_modes import NormalModes, normal_modes
 from mace_functional.vibrations.rigid import RigidMotions, rigid_motions_of
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
     from mace_functional.autodiff.columns import ChunkSize
     from mace_functional.potential.protocol import Potential
-
-Method = Literal["auto", "force-constants", "replicas"]
 
 WAVE_VECTORS = 1000
 """How many wave vectors force constants must save to be worth their computation."""
@@ -134,7 +132,7 @@ def phonons_of(
     potential: Potential,
     atoms: Atoms,
     *,
-    method: Method = "auto",
+    method: PhononMethod = "auto",
     symmetry: bool = True,
     symprec: float = SYMPREC,
     chunk_size: ChunkSize = "auto",
@@ -170,8 +168,9 @@ def phonons_of(
             inside of a transform.
     """
     in_order("phonons_of(potential, atoms)", (potential, "Potential"), (atoms, "Atoms"))
-    if method not in get_args(Method):
-        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, not {method!r}")
+    if method not in get_args(PhononMethod):
+        known = ", ".join(get_args(PhononMethod))
+        raise ValueError(f"method must be one of {known}, not {method!r}")
     validation.symmetry_tolerance("symprec", symprec)
     chunk_size = validation.chunk_size(chunk_size)
     memory_budget = validation.memory_budget(memory_budget)

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 
+from mace_functional.screening.screen_settings import LOCAL
 from mace_functional.screening.workers import cores
-
-LOCAL = "local"
 
 
 @contextmanager

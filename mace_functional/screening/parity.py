@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from mace_functional.screening.missing import LARGE, missing_at_gamma
-from mace_functional.screening.rows import Reference, Row, heat_capacities
+from mace_functional.screening.references import Reference
+from mace_functional.screening.rows import Row, heat_capacities
 
 SCALES = (0.5, 2.0)
 """Between these a common scale of frequencies is looked for."""

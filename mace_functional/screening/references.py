@@ -6,15 +6,29 @@ import csv
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-from mace_functional.screening.rows import Reference
 
 NAME = "name"
 """The column with the names of structures; the first one, if there is none of this name."""
 
 TEMPERATURE = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?) ?K(?![A-Za-z])")
 """In the name of a column."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Heat capacities from elsewhere, to compare with.
+
+    Attributes:
+        label: What they are called.
+        temperature: That they are for, K.
+        values: By name of the structure, J/(g K); structures may be missing, or be others.
+    """
+
+    label: str
+    temperature: float
+    values: dict[str, float]
 
 
 def read_references(path: Path, columns: Sequence[str]) -> list[Reference]:

@@ -45,6 +45,7 @@ from mace_functional.screening.page import (
 )
 from mace_functional.screening.parity import SCALES, Errors, Parity, parity_of
 from mace_functional.screening.record import Spectrum
+from mace_functional.screening.references import Reference
 from mace_functional.screening.report_figures import (
     COLOURS,
     DRAWN,
@@ -52,7 +53,7 @@ from mace_functional.screening.report_figures import (
     parity_figure,
     spectra_figures,
 )
-from mace_functional.screening.rows import Reference, Row, checked
+from mace_functional.screening.rows import Row, checked
 from mace_functional.screening.screen_settings import ScreenSettings
 from mace_functional.screening.table import ROOM, heat_capacity, relative_error
 from mace_functional.support.atomic_write import atomic_write

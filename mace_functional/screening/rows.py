@@ -61,21 +61,6 @@ def _fault(record: Record, spectrum: Spectrum) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class Reference:
-    """Heat capacities from elsewhere, to compare with.
-
-    Attributes:
-        label: What they are called.
-        temperature: That they are for, K.
-        values: By name of the structure, J/(g K); structures may be missing, or be others.
-    """
-
-    label: str
-    temperature: float
-    values: dict[str, float]
-
-
 def heat_capacities(
     rows: Sequence[Row], temperatures: NDArray[np.float64] | Sequence[float]
 ) -> NDArray[np.float64]:

@@ -24,9 +24,10 @@ from mace_functional.screening.evaluate import Task, cached_model, evaluate
 from mace_functional.screening.keys import key_of, potential_digest
 from mace_functional.screening.progress import ScreeningProgress
 from mace_functional.screening.record import RECORD, STRUCTURE, Record, Spectrum
+from mace_functional.screening.references import Reference
 from mace_functional.screening.report import write_report
-from mace_functional.screening.rows import Reference, Row, checked
-from mace_functional.screening.screen_settings import DTYPES, ScreenSettings
+from mace_functional.screening.rows import Row, checked
+from mace_functional.screening.screen_settings import ScreenSettings
 from mace_functional.screening.sources import Source, Structures, find_sources
 from mace_functional.screening.table import table, write_table
 from mace_functional.screening.workers import (
@@ -39,12 +40,10 @@ from mace_functional.screening.workers import (
 )
 from mace_functional.support import validation
 from mace_functional.support.atomic_write import atomic_write
+from mace_functional.support.defaults import TEMPERATURES
 
 STRUCTURES, SETTINGS, LOCK = "structures", "settings.json", ".lock"
 """What there is in the folder of a screening."""
-
-TEMPERATURES = (250.0, 275.0, 300.0, 325.0, 350.0, 375.0, 400.0)
-"""K."""
 
 LONGEST_NAME = 80
 """Bytes of a structure's name in the name of a folder: file systems take 255, keys included."""
@@ -200,8 +199,7 @@ def _check(
     settings: ScreenSettings, temperatures: Sequence[float], workers: int | None, memory: int | None
 ) -> None:
     """Refuse what every structure would fail with."""
-    if settings.dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {settings.dtype!r}")
+    validation.floating_type(settings.dtype)
     validation.positive("fmax", settings.fmax, "eV/Å")
     validation.count("max_steps", settings.max_steps)
     _check_mesh(settings)

@@ -5,14 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import torch
-
-from mace_functional.dispersion.pairs import functional_name
-from mace_functional.phonons.mesh_sums import TOLERANCE
-from mace_functional.structure.symmetry import SYMPREC
-
-DTYPES = {"float64": torch.float64, "float32": torch.float32}
-
+from mace_functional.support.defaults import MESH_TOLERANCE, SYMPREC
 
 MeshChoice = tuple[int, int, int] | float | Literal["auto"] | None
 """A size, a spacing in 1/Å, a size found for each crystal, or Gamma alone."""
@@ -20,6 +13,9 @@ MeshChoice = tuple[int, int, int] | float | Literal["auto"] | None
 COLDEST = 200.0
 """Temperature at which a mesh is converged if colder ones are not asked for, K; relative errors
 fall as it gets warmer."""
+
+LOCAL = "local"
+"""In place of the address of a Dask scheduler: processes of Dask on this machine."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +52,13 @@ class ScreenSettings:
     fmax: float = 1e-3
     max_steps: int = 1000
     mesh: MeshChoice = None
-    mesh_tolerance: float = TOLERANCE
+    mesh_tolerance: float = MESH_TOLERANCE
     mesh_temperature: float = COLDEST
     symprec: float = SYMPREC
 
     def __post_init__(self) -> None:
+        from mace_functional.dispersion.pairs import functional_name
+
         object.__setattr__(self, "dispersion", functional_name(self.dispersion))
 
     def identity(self) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mace_functional.screening.missing import missing_at_gamma
-from mace_functional.screening.rows import Reference, Row, heat_capacities
+from mace_functional.screening.references import Reference
+from mace_functional.screening.rows import Row, heat_capacities
 from mace_functional.support.atomic_write import atomic_write
 from mace_functional.units import EV_PER_MOLECULE
 from mace_functional.vibrations.thermodynamics import HarmonicThermo

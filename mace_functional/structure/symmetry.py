@@ -25,17 +25,11 @@ import spglib
 from ase.geometry import complete_cell
 from ase.spacegroup.symmetrize import refine_symmetry
 
+from mace_functional.support.defaults import SYMPREC
 from mace_functional.support.validation import LOOSEST, symmetry_tolerance
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-SYMPREC = 1e-3
-"""Tolerance of symmetry that is not given, Å. Coordinates with four digits are up to 5e-4 Å off in
-a cell of 10 Å, and relaxations to 1e-3 eV/Å leave 1e-4 Å: below that, quartz is monoclinic.
-Operations are imposed on what is computed: in quartz with atoms moved at random by up to 1e-4, 1e-3
-and 1e-2 Å, frequencies change by 0.08, 0.8 and 9 cm-1 at most, the heat capacity by 2e-6, 2e-5 and
-2e-4 of itself at 100 K (embedded model, mesh of 3 x 3 x 3)."""
 
 NOTABLE = 3e-3
 """Deviation from symmetry that is pointed out, Å: a few times the default tolerance."""

@@ -16,10 +16,13 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
+from mace_functional.support.defaults import DTYPES
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 LARGEST = 2**63 - 1
 """Largest whole number that torch takes."""
@@ -207,6 +210,8 @@ def temperatures(values: Sequence[float] | Tensor | float) -> list[float]:
     Raises:
         ValueError: If there is none, or one is out of range.
     """
+    import torch
+
     given = torch.as_tensor(values, dtype=torch.float64).reshape(-1).tolist()
     if not given or not all(0 <= t <= HOTTEST for t in given):
         raise ValueError(
@@ -225,6 +230,8 @@ def compute_device(name: str | torch.device) -> torch.device:
     Raises:
         ValueError: If torch does not know the name, the device is no CPU or GPU, or is not there.
     """
+    import torch
+
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:
@@ -236,6 +243,23 @@ def compute_device(name: str | torch.device) -> torch.device:
     elif device.type != "cpu" or device.index not in (None, 0):
         raise ValueError(f"the device must be cpu, cuda or cuda:1, not {name}")
     return device
+
+
+def floating_type(name: str) -> torch.dtype:
+    """The dtype of a precision by its name.
+
+    Args:
+        name: One of `DTYPES`.
+
+    Raises:
+        ValueError: If it is another.
+    """
+    import torch
+
+    if name not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {name!r}")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def _number(name: str, value: Any, unit: str, range_: str, accepted: Any) -> float:

@@ -190,7 +190,7 @@ def test_bad_figure_is_refused_before_anything_is_computed(checkpoint, monkeypat
     def forbidden(*args, **kwargs):
         raise AssertionError("the options are bad")
 
-    monkeypatch.setattr("mace_functional.cli.options.load_model", forbidden)
+    monkeypatch.setattr("mace_functional.cli.loaded_models.load_model", forbidden)
     for figure in "f.gif", "f", "no/such/f.png":
         assert main(["thermo", "quartz", "--model", str(checkpoint), "--figure", figure]) == 2
 

@@ -93,7 +93,7 @@ def test_file_that_cannot_be_written_is_refused_before_anything_is_computed(
     def forbidden(*args, **kwargs):
         raise AssertionError("the options are bad")
 
-    monkeypatch.setattr("mace_functional.cli.options.load_model", forbidden)
+    monkeypatch.setattr("mace_functional.cli.loaded_models.load_model", forbidden)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     ase.io.write("quartz.vasp", bulk("NaCl", "rocksalt", a=5.64))

@@ -12,9 +12,9 @@ from ase.build import bulk
 
 import mace_functional as mf
 from mace_functional.cli import main
-from mace_functional.cli.phonons_command import SPACING
 from mace_functional.interop.phonopy import from_phonopy
 from mace_functional.phonons import Mesh, phonons_of
+from mace_functional.support.defaults import MESH_SPACING
 
 pytest.importorskip("phonopy")
 
@@ -125,8 +125,8 @@ def test_mesh_that_is_not_given_is_fine(tmp_path):
     assert call("--path", "GX", "--points", 2, "--json", "o.json") == 0
     size = json.loads((tmp_path / "o.json").read_text())["mesh"]["size"]
     steps = 2 * np.pi * np.linalg.norm(SALT.cell.reciprocal(), axis=1) / size
-    assert (steps <= SPACING).all()
-    assert (steps > 0.9 * SPACING).all()
+    assert (steps <= MESH_SPACING).all()
+    assert (steps > 0.9 * MESH_SPACING).all()
 
 
 @pytest.mark.usefixtures("salt")
@@ -211,7 +211,7 @@ def test_bad_options_are_refused_before_anything_is_computed(words, message, mon
     def forbidden(*args, **kwargs):
         raise AssertionError("the options are bad")
 
-    monkeypatch.setattr("mace_functional.cli.options.load_model", forbidden)
+    monkeypatch.setattr("mace_functional.cli.loaded_models.load_model", forbidden)
     assert call(*words) == 2
     assert message in capsys.readouterr().err.replace("\n", " ")
 

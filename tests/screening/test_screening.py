@@ -27,8 +27,7 @@ from mace_functional.screening import run as screen_run
 from mace_functional.screening.dask_workers import dask_executor
 from mace_functional.screening.evaluate import RELAXATION, Task, evaluate
 from mace_functional.screening.record import RECORD, SPECTRUM, STRUCTURE, Record
-from mace_functional.screening.references import read_references
-from mace_functional.screening.rows import Reference
+from mace_functional.screening.references import Reference, read_references
 from mace_functional.screening.run import screen
 from mace_functional.screening.saved_structures import write_geometry
 from mace_functional.screening.screen_settings import ScreenSettings

@@ -19,9 +19,10 @@ from mace_functional.figures.plots import BROADENING, HIGHEST, density_of, therm
 from mace_functional.screening import drawing, report
 from mace_functional.screening.page import formatted
 from mace_functional.screening.record import Spectrum
+from mace_functional.screening.references import Reference
 from mace_functional.screening.report import write_report
 from mace_functional.screening.report_figures import PANELS, spectra_figures
-from mace_functional.screening.rows import Reference, Row
+from mace_functional.screening.rows import Row
 from mace_functional.vibrations import thermo_pieces
 from mace_functional.vibrations.thermo_pieces import thermo_in_pieces
 

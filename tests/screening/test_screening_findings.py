@@ -15,7 +15,7 @@ from screened import ROWS, SETTINGS, row, written
 import mace_functional as mf
 from mace_functional.screening.changes import changes
 from mace_functional.screening.findings import FINDINGS
-from mace_functional.screening.rows import Reference
+from mace_functional.screening.references import Reference
 from mace_functional.screening.run import screen
 from mace_functional.screening.screen_settings import ScreenSettings
 

@@ -19,8 +19,9 @@ from mace_functional.screening.keys import key_of, potential_digest
 from mace_functional.screening.missing import missing_at_gamma
 from mace_functional.screening.parity import parity_of
 from mace_functional.screening.record import Record, Spectrum
+from mace_functional.screening.references import Reference
 from mace_functional.screening.report import write_report
-from mace_functional.screening.rows import Reference, Row
+from mace_functional.screening.rows import Row
 from mace_functional.screening.screen_settings import ScreenSettings
 from mace_functional.screening.sources import find_sources
 from mace_functional.screening.table import table

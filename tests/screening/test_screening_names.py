@@ -19,8 +19,7 @@ from screened import ROWS, failed, row, scaled_reference, written
 from mace_functional.screening import run as screen_run
 from mace_functional.screening.parity import Errors, parity_of
 from mace_functional.screening.record import RECORD, SPECTRUM, Record, Spectrum
-from mace_functional.screening.references import read_references
-from mace_functional.screening.rows import Reference
+from mace_functional.screening.references import Reference, read_references
 from mace_functional.screening.run import screen
 from mace_functional.screening.screen_settings import ScreenSettings
 from mace_functional.screening.table import CSV, JSON, relative_error, table, write_table

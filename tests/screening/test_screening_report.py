@@ -28,6 +28,7 @@ from screened import (
 import mace_functional as mf
 from mace_functional.figures.plots import BLUE, RED
 from mace_functional.screening.parity import Errors, common_scale, heat_capacities, parity_of
+from mace_functional.screening.references import Reference
 from mace_functional.screening.report import write_report
 from mace_functional.screening.report_figures import (
     COLOURS,
@@ -38,7 +39,6 @@ from mace_functional.screening.report_figures import (
     parity_figure,
     spectra_figures,
 )
-from mace_functional.screening.rows import Reference
 from mace_functional.screening.screen_settings import ScreenSettings
 
 # Parity.

@@ -286,7 +286,7 @@ def test_command_line_explains_a_bad_choice_before_anything_is_computed(
     def forbidden(*args, **kwargs):
         raise AssertionError("the options are bad")
 
-    monkeypatch.setattr("mace_functional.cli.options.load_model", forbidden)
+    monkeypatch.setattr("mace_functional.cli.loaded_models.load_model", forbidden)
     assert main(["thermo", "quartz", "--model", "embedded", *words]) == 2
     assert message in capsys.readouterr().err
 

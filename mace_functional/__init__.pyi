@@ -1,0 +1,147 @@
+"""The public names, and where they are defined: each is imported when it is first used."""
+
+from . import (
+    certificate,
+    derivatives,
+    dispersion,
+    interop,
+    optimize,
+    phonons,
+    potential,
+    screening,
+    structure,
+    units,
+    vibrations,
+)
+from .autodiff.compilation import compiled
+from .certificate.checking import check_potential
+from .certificate.table import Certificate
+from .derivatives import forces, hessian, hvp, strained, stress
+from .derivatives.hessian_operator import HessianOperator
+from .dispersion.d3 import dispersion_fn
+from .dispersion.d3_potential import D3
+from .dispersion.pairs import D3Settings
+from .interop.ase import MaceCalculator, PotentialCalculator
+from .mace.loading import load_model
+from .mace.model import MaceModel
+from .mace.model_file import save_model
+from .optimize.follow_mode import follow_mode
+from .optimize.lowest_modes import check_stability, lowest_modes
+from .optimize.relax import RelaxResult, relax
+from .optimize.saddle import SaddleResult, find_saddle
+from .phonons import (
+    Mesh,
+    Phonons,
+    band_structure,
+    density_of_states,
+    dynamical_matrix_fn,
+    force_constants,
+    frequencies_on,
+    group_velocities,
+    mesh_thermo,
+    phonons_of,
+)
+from .potential import (
+    FunctionPotential,
+    Neighbourhood,
+    Potential,
+    SumPotential,
+    energy_fn,
+    from_ase,
+)
+from .screening.run import Screening, screen
+from .screening.screen_settings import ScreenSettings
+from .structure.batching import batch
+from .structure.examples import example_structure
+from .structure.graph import Graph
+from .structure.reading import (
+    StructureError,
+    StructureRecord,
+    StructureWarning,
+    read_structure,
+    structure_record,
+)
+from .structure.structure import Structure
+from .vibrations.gamma import gamma_modes
+from .vibrations.harmonic_modes import (
+    NormalModes,
+    frequencies,
+    normal_modes,
+    vibrational_frequencies,
+)
+from .vibrations.thermodynamics import HarmonicThermo, harmonic_thermo
+
+__version__: str
+
+__all__ = [
+    "D3",
+    "Certificate",
+    "D3Settings",
+    "FunctionPotential",
+    "Graph",
+    "HarmonicThermo",
+    "HessianOperator",
+    "MaceCalculator",
+    "MaceModel",
+    "Mesh",
+    "Neighbourhood",
+    "NormalModes",
+    "Phonons",
+    "Potential",
+    "PotentialCalculator",
+    "RelaxResult",
+    "SaddleResult",
+    "ScreenSettings",
+    "Screening",
+    "Structure",
+    "StructureError",
+    "StructureRecord",
+    "StructureWarning",
+    "SumPotential",
+    "band_structure",
+    "batch",
+    "certificate",
+    "check_potential",
+    "check_stability",
+    "compiled",
+    "density_of_states",
+    "derivatives",
+    "dispersion",
+    "dispersion_fn",
+    "dynamical_matrix_fn",
+    "energy_fn",
+    "example_structure",
+    "find_saddle",
+    "follow_mode",
+    "force_constants",
+    "forces",
+    "frequencies",
+    "frequencies_on",
+    "from_ase",
+    "gamma_modes",
+    "group_velocities",
+    "harmonic_thermo",
+    "hessian",
+    "hvp",
+    "interop",
+    "load_model",
+    "lowest_modes",
+    "mesh_thermo",
+    "normal_modes",
+    "optimize",
+    "phonons",
+    "phonons_of",
+    "potential",
+    "read_structure",
+    "relax",
+    "save_model",
+    "screen",
+    "screening",
+    "strained",
+    "stress",
+    "structure",
+    "structure_record",
+    "units",
+    "vibrational_frequencies",
+    "vibrations",
+]

@@ -1,0 +1,60 @@
+"""The model of a command line, and the structure relaxed with it where that was asked for."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ase import Atoms
+from ase.constraints import FixAtoms
+
+from mace_functional.cli.console import Console
+from mace_functional.cli.output_files import check_structure_file
+from mace_functional.cli.relaxed_structures import relax_in_place
+from mace_functional.mace.loading import load_model
+from mace_functional.potential.protocol import Potential
+from mace_functional.support.validation import floating_type
+
+
+def load(options: argparse.Namespace, console: Console) -> Potential:
+    """Load the model."""
+    with console.status(f"loading {options.model}"):
+        return load_model(
+            options.model,
+            dtype=floating_type(options.dtype),
+            device=options.device,
+            head=options.head,
+            dispersion=options.dispersion,
+        )
+
+
+def holds_axes(atoms: Atoms) -> bool:
+    """Whether something is held along Cartesian axes, which must not turn."""
+    return any(not isinstance(constraint, FixAtoms) for constraint in atoms.constraints)
+
+
+def load_and_relax(
+    options: argparse.Namespace, atoms: Atoms, console: Console
+) -> tuple[Potential, dict[str, Any] | None]:
+    """Load the model and, if that was asked for, relax the structure in place.
+
+    Returns:
+        The model, and what happened in the relaxation.
+
+    Raises:
+        ValueError: If the file of --relaxed cannot hold the structure.
+    """
+    check_structure_file("--relaxed", options.relaxed, atoms, may_turn=not holds_axes(atoms))
+    model = load(options, console)
+    if not options.relax:
+        return model, None
+    relaxation = relax_in_place(
+        atoms,
+        model,
+        fmax=options.fmax,
+        max_steps=options.max_steps,
+        cell=not options.fixed_cell,
+        output=options.relaxed,
+        console=console,
+    )
+    return model, relaxation

@@ -1,0 +1,141 @@
+"""The options of `mace-functional phonons`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, get_args
+
+from mace_functional.cli.arguments import Parser, UsageError, is_number, number, numbers
+from mace_functional.cli.options import (
+    add_options,
+    add_symprec,
+    add_temperatures,
+    add_three,
+    check_needs,
+    check_options,
+)
+from mace_functional.cli.output_files import FIGURES
+from mace_functional.support.defaults import MESH_SPACING, PhononMethod
+from mace_functional.support.validation import MOST_WAVE_VECTORS, between, count
+from mace_functional.units import FREQUENCY_UNITS
+
+TEMPERATURES = (100.0, 200.0, 300.0, 400.0)
+"""K."""
+
+DISPLACEMENTS = (0.1, 0.03, 0.01)
+"""Å."""
+
+SHORTEST, LONGEST = 1e-6, 1.0
+"""Displacements that are accepted, Å: less is lost in rounding, more puts atoms on others."""
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb to the command line."""
+    parser: Parser = verbs.add_parser(
+        "phonons",
+        help="band structure, density of states and heat capacity of a crystal",
+        description="Phonons of a crystal at any wave vector, from the exact second derivatives of "
+        "a MACE\npotential in the primitive cell: band structure, density of states, heat capacity "
+        "on a mesh.",
+    )
+    add_options(parser)
+    parser.add_argument(
+        "--path",
+        help="special points of the band structure, with commas where it jumps, such as "
+        "GXWKGL,UX (the standard path of the crystal)",
+    )
+    parser.add_argument(
+        "--points",
+        type=number("--points", count, 2, MOST_WAVE_VECTORS),
+        default=150,
+        metavar="n",
+        help=f"wave vectors on the path, from 2 to {MOST_WAVE_VECTORS} (%(default)s)",
+    )
+    add_three(
+        parser,
+        "--mesh",
+        "mesh of n x n x n wave vectors for density of states and heat capacity; 1 along "
+        f"directions that are not periodic (neighbours at most {MESH_SPACING} 1/Å apart)",
+    )
+    add_symprec(parser)
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="OUT",
+        help="keep the modes on the mesh here (npz) when interrupted, and continue from them if "
+        "they are there",
+    )
+    parser.add_argument(
+        "--unit",
+        choices=list(FREQUENCY_UNITS),
+        default="THz",
+        help="unit of frequencies (%(default)s)",
+    )
+    parser.add_argument(
+        "--method",
+        choices=get_args(PhononMethod),
+        default="auto",
+        help="force constants of all cells first, or coupled replicas of the cell for each wave "
+        "vector; both are exact (%(default)s: what costs less)",
+    )
+    add_temperatures(parser, TEMPERATURES)
+    add_three(
+        parser,
+        "--supercell",
+        "n x n x n cells for --phonopy and --compare-finite-differences (2 along periodic "
+        "directions)",
+    )
+    parser.add_argument(
+        "--compare-finite-differences",
+        action="store_true",
+        help="print how far the frequencies of phonopy's displacements in the supercell are from "
+        "the exact ones",
+    )
+    parser.add_several(
+        "--displacements",
+        can_be=is_number,
+        type=numbers("--displacements", between, SHORTEST, LONGEST, "Å"),
+        metavar="d,d,...",
+        help=f"for --compare-finite-differences, Å, from {SHORTEST:g} to {LONGEST:g} "
+        f"({' '.join(f'{d:g}' for d in DISPLACEMENTS)})",
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all results here")
+    parser.add_argument(
+        "--npz", type=Path, metavar="OUT", help="write arrays here, eigenvectors included"
+    )
+    parser.add_argument(
+        "--phonopy", type=Path, metavar="OUT", help="write a phonopy_params.yaml here"
+    )
+    parser.add_argument(
+        "--figure",
+        type=Path,
+        metavar="OUT",
+        help=f"draw bands and density of states here ({', '.join(FIGURES)})",
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Check the options, and only then import what computes."""
+    _check(options)
+    from mace_functional.cli import phonons_command
+
+    phonons_command.run(options)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options that contradict each other, and files that cannot be written."""
+    check_options(
+        options,
+        {
+            "--json": options.json,
+            "--npz": options.npz,
+            "--phonopy": options.phonopy,
+            "--checkpoint": options.checkpoint,
+        },
+    )
+    if not options.compare_finite_differences:
+        check_needs(options, "--displacements", "--compare-finite-differences")
+        if options.phonopy is None and options.supercell is not None:
+            raise UsageError("--supercell needs --phonopy or --compare-finite-differences")

@@ -1,0 +1,108 @@
+"""The options of `mace-functional relax`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mace_functional.cli.arguments import Parser, checked, is_any_of, number
+from mace_functional.cli.options import (
+    add_limits,
+    add_structure_and_model,
+    add_symprec,
+    check_needs,
+    set_limits,
+)
+from mace_functional.cli.output_files import check_outputs
+from mace_functional.support.validation import STRONGEST, pressure
+
+ALL_STRAINS: dict[str, bool | str] = {"all": True, "none": False, "isotropic": "isotropic"}
+STRAIN_NAMES = ["xx", "yy", "zz", "yz", "xz", "xy"]
+"""In Voigt's order, as `relax` takes strains."""
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb to the command line."""
+    parser: Parser = verbs.add_parser(
+        "relax",
+        help="relax positions and cell, with second derivatives",
+        description="Relax a structure: positions, and the cell along periodic directions. The "
+        "Hessian begins as\nthat of a force field of bonds and angles, and learns from every "
+        "gradient. Near rest, exact\nproducts with the softest directions show that the end is a "
+        "minimum, not a saddle point.",
+    )
+    add_structure_and_model(parser)
+    add_limits(parser)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="write the structure here after every step, and continue from it if it is there",
+    )
+    parser.add_several(
+        "--cell",
+        can_be=is_any_of("|".join([*ALL_STRAINS, *STRAIN_NAMES])),
+        type=checked("--cell", _cell),
+        default=True,
+        metavar="STRAIN,STRAIN,...",
+        help=f"strains that relax: {', '.join(ALL_STRAINS)}, or some of "
+        f"{' '.join(STRAIN_NAMES)} (all)",
+    )
+    parser.add_argument(
+        "--pressure",
+        type=number("--pressure", pressure),
+        default=0.0,
+        metavar="P",
+        help=f"external pressure on a crystal, GPa, from {-STRONGEST:g} to {STRONGEST:g} "
+        "(%(default)s)",
+    )
+    parser.add_argument(
+        "--symmetry", action="store_true", help="keep the space group, as spglib finds it"
+    )
+    add_symprec(parser, "; needs --symmetry")
+    parser.add_argument(
+        "--trajectory", type=Path, metavar="OUT", help="write all structures here (ASE's .traj)"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all results here")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Check the options, and only then import what computes."""
+    set_limits(options)
+    if not options.symmetry:
+        check_needs(options, "--symprec", "--symmetry")
+    _check_files(options)
+    from mace_functional.cli import relax_command
+
+    relax_command.run(options)
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    """Refuse files that cannot be written. The structure itself may be continued in place."""
+    written = {"--output": options.output, "--trajectory": options.trajectory}
+    in_place = options.output.resolve() == Path(options.file).resolve()
+    check_outputs(
+        {**written, "--json": options.json},
+        [options.model, *([] if in_place else [options.file])],
+    )
+
+
+def _cell(words: str) -> bool | str | list[bool]:
+    """The strains that relax, as `relax` takes them.
+
+    Raises:
+        ValueError: If there is no such strain.
+    """
+    if words in ALL_STRAINS:
+        return ALL_STRAINS[words]
+    names = [name.strip() for name in words.split(",")]
+    unknown = [name for name in names if name not in STRAIN_NAMES]
+    if unknown:
+        raise ValueError(
+            f"strains are {', '.join(ALL_STRAINS)}, or some of {' '.join(STRAIN_NAMES)}, not "
+            f"{' '.join(names)!r}"
+        )
+    return [name in names for name in STRAIN_NAMES]

@@ -1,0 +1,54 @@
+"""The options of `mace-functional thermo`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mace_functional.cli.arguments import Parser, is_any_of
+from mace_functional.cli.mesh_options import add_mesh, mesh_choice
+from mace_functional.cli.options import add_options, add_temperatures, check_options
+from mace_functional.cli.output_files import FIGURES
+from mace_functional.cli.ranges import RANGE
+from mace_functional.support.defaults import TEMPERATURES
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb to the command line."""
+    parser: Parser = verbs.add_parser(
+        "thermo",
+        help="heat capacity, entropy and free energy from the exact Hessian",
+        description="Harmonic thermodynamics of a molecule, or of a crystal at the Gamma point or "
+        "on a mesh of\nwave vectors, from the exact Hessian of a MACE potential. Rigid motions are "
+        "removed by\nprojection; imaginary modes are reported and left out of the sums. With "
+        "--free\nthey are those of some atoms, such as an adsorbate, in the frozen rest.",
+    )
+    add_options(parser)
+    add_mesh(parser, "a crystal")
+    parser.add_several(
+        "--free",
+        can_be=is_any_of(RANGE.pattern),
+        metavar="ATOM,ATOM,...",
+        help="let only these atoms move, here and in --relax, and keep the others and the cell: "
+        "numbers from 0 and ranges, as in 0 1 2 or 0-5,9; negative ones count from the end "
+        "(-3--1 for the last three). Without it, all that the file does not fix",
+    )
+    add_temperatures(parser, TEMPERATURES)
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all results here")
+    parser.add_argument(
+        "--figure",
+        type=Path,
+        metavar="OUT",
+        help=f"draw spectrum and heat capacity here ({', '.join(FIGURES)})",
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Check the options, and only then import what computes."""
+    check_options(options, {"--json": options.json})
+    mesh_choice(options)
+    from mace_functional.cli import thermo_command
+
+    thermo_command.run(options)
