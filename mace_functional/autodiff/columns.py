@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.func import vmap
 
@@ -49,6 +48,13 @@ def map_columns(
             positive number of bytes.
         MemoryError: If not even one vector fits the budget.
     """
+    from rich.progress import (
+        MofNCompleteColumn,
+        Progress,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     count = vectors.shape[0]
     chunk_size = validation.chunk_size(chunk_size)
     memory_budget = validation.memory_budget(memory_budget)

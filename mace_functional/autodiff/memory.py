@@ -6,7 +6,6 @@ import weakref
 from functools import cache
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -94,4 +93,6 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + reserved
+    import psutil
+
     return int(psutil.virtual_memory().available)
