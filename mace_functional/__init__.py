@@ -12,9 +12,11 @@ transform of it.
 import lazy_loader
 
 from mace_functional.autodiff.forked import compute_with_one_thread_when_forked
+from mace_functional.support.moved_modules import find_moved_modules
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 __version__ = "0.1.0"
 
 compute_with_one_thread_when_forked()
+find_moved_modules()

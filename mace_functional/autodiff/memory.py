@@ -93,6 +93,7 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + reserved
+
     import psutil
 
     return int(psutil.virtual_memory().available)
