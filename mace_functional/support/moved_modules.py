@@ -24,22 +24,18 @@ MOVED = {
     "compilation": ("autodiff.compilation",),
     "connectivity": ("structure.connectivity",),
     "contacts": ("structure.contacts",),
-    "dispersion.bloch": ("dispersion.bloch_sums",),
     "dispersion.graph": ("dispersion.pairs",),
     "energy": ("potential.energy",),
-    "evaluation": ("mace.evaluation",),
     "gamma": ("vibrations.gamma",),
-    "graph": ("structure.graph",),
+    "graph": ("structure.graph", "structure.species"),
     "hessian_operator": ("derivatives.hessian_operator",),
     "lattice": ("structure.lattice",),
     "memory": ("autodiff.memory",),
     "model": ("mace.model",),
     "model_file": ("mace.model_file",),
     "neighbours": ("structure.neighbours",),
-    "phonons.bloch": ("structure.phase_replicas",),
     "phonons.symmetry": ("structure.symmetry",),
     "phonons.thermo": ("phonons.mesh_sums",),
-    "phonons.unrolled": ("structure.cluster",),
     "primitive": ("autodiff.primitive",),
     "reading": ("structure.reading",),
     "rigid": ("vibrations.rigid",),
@@ -47,7 +43,6 @@ MOVED = {
     "selection": ("structure.selection",),
     "structures": ("structure.examples",),
     "subnormal": ("mace.subnormal",),
-    "summary": ("vibrations.summary",),
     "thermo": ("vibrations.thermodynamics",),
     "validation": ("support.validation",),
 }
@@ -82,7 +77,7 @@ class _MovedModules(MetaPathFinder, Loader):
 
         def found(name: str) -> Any:
             if not name.startswith("__"):
-                for home in map(importlib.import_module, homes):
+                for home in map(importlib.import_module, (*homes, PACKAGE.rstrip("."))):
                     if hasattr(home, name):
                         return getattr(home, name)
             raise AttributeError(f"module {old!r} has no attribute {name!r}")
