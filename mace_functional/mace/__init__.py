@@ -7,11 +7,13 @@ respect to the tensors come back under their own names. Node features are lists 
 
 A model as a whole:
 
-    model            a model: parameters, settings, energies of structures; `load_model`
+    loading          where models come from: `load_model`
+    model            a model: parameters, settings, energies of structures
     evaluation       the one place that calls the model with parameters that are given
     skeleton         copies of the module without copies of its tensors: one for each call
     settings         every choice that is not a tensor
     irreps           irreps of O(3) and their sums, in e3nn's notation
+    features         extra features of structures, such as total charge and spin
     tensors          names and shapes of the tensors that settings ask for
     energies         the energies of the atoms
     model_file       models in safetensors files
