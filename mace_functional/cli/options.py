@@ -27,6 +27,7 @@ from mace_functional.support.validation import (
     between,
     compute_device,
     count,
+    functional_name,
     positive,
     symmetry_tolerance,
 )
@@ -196,12 +197,11 @@ def _functional(word: str) -> str | None:
     Raises:
         ValueError: If it has none.
     """
-    from mace_functional.dispersion.pairs import functional_name
-    from mace_functional.dispersion.reference import damping_of
-
     name = functional_name(word)
     if name is None:
         return None
+    from mace_functional.dispersion.reference import damping_of
+
     damping_of(name)
     return word
 

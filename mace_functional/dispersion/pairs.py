@@ -23,7 +23,7 @@ from mace_functional.structure import neighbours
 from mace_functional.structure.arrays import as_array
 from mace_functional.structure.remaining_skin import ROUNDING, remaining_skin
 from mace_functional.structure.topology import PairArrays
-from mace_functional.support.validation import FARTHEST, pair_cutoff
+from mace_functional.support.validation import FARTHEST, functional_name, pair_cutoff
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -33,35 +33,6 @@ CUTOFF = 60 * Bohr
 
 CN_CUTOFF = 40 * Bohr
 """Where coordination numbers end there, Å."""
-
-
-def functional_name(dispersion: str | bool | None) -> str | None:
-    """The functional of a D3 correction, in small letters, or None for no correction.
-
-    >>> functional_name("PBE"), functional_name("none"), functional_name(False)
-    ('pbe', None, None)
-
-    Args:
-        dispersion: Name of a functional; None, False or "none" for no correction.
-
-    Raises:
-        ValueError: If it is True, which names no functional.
-        TypeError: If it is of another type.
-    """
-    if dispersion is None or dispersion is False:
-        return None
-    if dispersion is True:
-        raise ValueError(
-            "dispersion=True does not say which D3 correction: name the functional of the data "
-            "that the model was fitted to, such as dispersion='pbe' for models of MACE-MP"
-        )
-    if not isinstance(dispersion, str):
-        raise TypeError(
-            "dispersion must be the name of a functional, such as 'pbe', or None, not "
-            f"{type(dispersion).__name__}"
-        )
-    name = dispersion.strip().lower()
-    return None if name == "none" else name
 
 
 @dataclass(frozen=True)

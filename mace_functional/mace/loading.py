@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from mace_functional.dispersion.d3_potential import D3
-from mace_functional.dispersion.pairs import D3Settings, functional_name
+from mace_functional.dispersion.pairs import D3Settings
 from mace_functional.mace.model import MaceModel, assemble
 from mace_functional.mace.model_check import check_energies, check_settings, check_tensors
 from mace_functional.mace.model_file import SUFFIX, read_model_file
 from mace_functional.mace.settings import MaceSettings
 from mace_functional.potential.sum import SumPotential
-from mace_functional.support.validation import compute_device
+from mace_functional.support.validation import compute_device, functional_name
 
 EMBEDDED = "embedded"
 """Name of the model that comes with the package."""

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from mace_functional.support.defaults import MESH_TOLERANCE, SYMPREC
+from mace_functional.support.validation import functional_name
 
 MeshChoice = tuple[int, int, int] | float | Literal["auto"] | None
 """A size, a spacing in 1/Å, a size found for each crystal, or Gamma alone."""
@@ -57,8 +58,6 @@ class ScreenSettings:
     symprec: float = SYMPREC
 
     def __post_init__(self) -> None:
-        from mace_functional.dispersion.pairs import functional_name
-
         object.__setattr__(self, "dispersion", functional_name(self.dispersion))
 
     def identity(self) -> dict[str, Any]:

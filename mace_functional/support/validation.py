@@ -245,6 +245,35 @@ def compute_device(name: str | torch.device) -> torch.device:
     return device
 
 
+def functional_name(dispersion: str | bool | None) -> str | None:
+    """The functional of a D3 correction, in small letters, or None for no correction.
+
+    >>> functional_name("PBE"), functional_name("none"), functional_name(False)
+    ('pbe', None, None)
+
+    Args:
+        dispersion: Name of a functional; None, False or "none" for no correction.
+
+    Raises:
+        ValueError: If it is True, which names no functional.
+        TypeError: If it is of another type.
+    """
+    if dispersion is None or dispersion is False:
+        return None
+    if dispersion is True:
+        raise ValueError(
+            "dispersion=True does not say which D3 correction: name the functional of the data "
+            "that the model was fitted to, such as dispersion='pbe' for models of MACE-MP"
+        )
+    if not isinstance(dispersion, str):
+        raise TypeError(
+            "dispersion must be the name of a functional, such as 'pbe', or None, not "
+            f"{type(dispersion).__name__}"
+        )
+    name = dispersion.strip().lower()
+    return None if name == "none" else name
+
+
 def floating_type(name: str) -> torch.dtype:
     """The dtype of a precision by its name.
 

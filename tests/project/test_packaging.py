@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import tarfile
@@ -101,13 +100,3 @@ def test_the_table_of_the_engine_lists_all_of_its_modules():
     modules = {path.stem for path in folder.glob("*.py")}
     listed = {line.split()[0] for line in table.splitlines() if line.startswith("    ")}
     assert modules - {"__init__"} <= listed
-
-
-def test_nothing_but_its_own_folder_imports_mace_torch():
-    package = ROOT / "mace_functional"
-    found = {
-        path.parent.name
-        for path in package.rglob("*.py")
-        if re.search(r"^\s*(from|import) mace[. ]", path.read_text("utf-8"), re.MULTILINE)
-    }
-    assert found == {"mace_torch"}
