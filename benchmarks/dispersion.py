@@ -63,7 +63,7 @@ def row(atoms: Atoms, source: str, cutoffs: tuple[int, int] | None, repeats: int
     q = torch.tensor(Q, dtype=model.dtype) * s.topology.pbc
     matrix_s, _ = timed(lambda: D(q, *args, s.masses), repeats)
     modes = mf.normal_modes(H, s.masses, s.positions, pbc=s.topology.pbc.tolist(), cell=s.cell)
-    heat = mf.harmonic_thermo(modes.frequencies, TEMPERATURE).specific_heat_capacity(s.masses)
+    heat = mf.harmonic_thermo(modes, TEMPERATURE).specific_heat_capacity(s.masses)
     pairs = 0 if cutoffs is None else int(s.topology.parts[1].pairs.mask.sum())
     times = (f"{x:.3f}" for x in (build_s, gradient_s, hessian_s, matrix_s))
     label = "none" if cutoffs is None else f"{cutoffs[0]}, {cutoffs[1]}"

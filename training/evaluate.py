@@ -69,7 +69,7 @@ def _measure(atoms: Atoms, model: mf.MaceModel) -> dict[str, Any]:
     optimiser = BFGS(FrechetCellFilter(atoms) if atoms.pbc.all() else atoms, logfile=None)
     converged = optimiser.run(fmax=0.002, steps=1000)
     modes = mf.gamma_modes(model, atoms)
-    thermo = mf.harmonic_thermo(modes.frequencies, [TEMPERATURE])
+    thermo = mf.harmonic_thermo(modes, [TEMPERATURE])
     return {
         "converged": bool(converged),
         "steps": optimiser.nsteps,

@@ -200,7 +200,7 @@ def load(
 
 def heat_capacity(modes: NormalModes) -> float:
     """At the temperature of the study, J/(g K); imaginary modes are left out."""
-    thermo = mf.harmonic_thermo(modes.frequencies[modes.frequencies > 0], TEMPERATURE)
+    thermo = mf.harmonic_thermo(modes.frequencies[modes.frequencies > 0], TEMPERATURE, unit="cm-1")
     return float(thermo.specific_heat_capacity(modes.masses))
 
 

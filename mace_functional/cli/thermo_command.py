@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> None:
             )
             mesh_modes = converged.result.modes
         if mesh_modes is None:
-            thermo = harmonic_thermo(modes.frequencies, options.temperatures)
+            thermo = harmonic_thermo(modes, options.temperatures)
         else:
             thermo, branches = mesh_thermo(mesh_modes, options.temperatures).thermo, NOTHING
     results: dict[str, Any] = {

@@ -188,9 +188,8 @@ class MaceCalculator(PotentialCalculator):
         skin: float = 0.1,
         **kwargs: Any,
     ) -> None:
-        if isinstance(model, (str, os.PathLike, torch.nn.Module)):
-            model = load_model(model)
-        super().__init__(model, skin, **kwargs)
+        potential = model if isinstance(model, Potential) else load_model(model)
+        super().__init__(potential, skin, **kwargs)
 
     @property
     def model(self) -> Potential:

@@ -106,7 +106,9 @@ class AcousticBranches:
         q = torch.as_tensor((nodes + 1) / 2)
         edges = torch.tensor(self.edges, dtype=torch.float64)
         frequencies = edges * torch.sin(math.pi / 2 * q)[:, None]
-        return harmonic_thermo(frequencies, temperatures, weights=torch.as_tensor(weights) * q**2)
+        return harmonic_thermo(
+            frequencies, temperatures, torch.as_tensor(weights) * q**2, unit="cm-1"
+        )
 
     def heat_capacity(self, temperatures: Sequence[float] | Tensor | float) -> Tensor | None:
         """Estimate of what the heat capacity of one cell lacks, eV/K; None where there is none.

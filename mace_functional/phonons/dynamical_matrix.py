@@ -101,9 +101,9 @@ def dynamical_matrix_fn(
 
 def has_dynamical_matrix(potential: Potential) -> bool:
     """Whether a potential, or every part of a sum, has a dynamical matrix at any wave vector."""
-    if isinstance(potential, HasParts):
-        return all(map(has_dynamical_matrix, potential.potentials))
-    return isinstance(potential, (HasDynamicalMatrix, EdgePotential))
+    if isinstance(potential, (HasDynamicalMatrix, EdgePotential)):
+        return True
+    return isinstance(potential, HasParts) and all(map(has_dynamical_matrix, potential.potentials))
 
 
 def dynamical_matrix_of(potential: Potential, topology: Any, **columns: Any) -> DynamicalMatrix:
@@ -117,6 +117,10 @@ def dynamical_matrix_of(potential: Potential, topology: Any, **columns: Any) -> 
     Raises:
         TypeError: If the potential has no dynamical matrix.
     """
+    if isinstance(potential, HasDynamicalMatrix):
+        return potential.dynamical_matrix_fn(topology)
+    if isinstance(potential, EdgePotential):
+        return _by_replicas(potential, topology, columns)
     if isinstance(potential, HasParts):
         pairs = zip(potential.potentials, topology.parts, strict=True)
         matrices = [dynamical_matrix_of(part, of_part, **columns) for part, of_part in pairs]
@@ -127,10 +131,6 @@ def dynamical_matrix_of(potential: Potential, topology: Any, **columns: Any) -> 
             return sum(others, first)
 
         return of_sum
-    if isinstance(potential, HasDynamicalMatrix):
-        return potential.dynamical_matrix_fn(topology)
-    if isinstance(potential, EdgePotential):
-        return _by_replicas(potential, topology, columns)
     raise TypeError(
         f"{potential} has no dynamical matrix: a potential needs a cutoff and atom_energies (see "
         "EdgePotential), or dynamical_matrix_fn (see HasDynamicalMatrix)"

@@ -41,6 +41,7 @@ from mace_functional.support.atomic_write import atomic_write
 from mace_functional.support.defaults import MESH_SPACING, SYMPREC
 from mace_functional.support.validation import MOST_WAVE_VECTORS
 from mace_functional.vibrations.summary import summary
+from mace_functional.vibrations.thermodynamics import WeightedFrequencies
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -159,6 +160,11 @@ class MeshModes:
     rigid: Tensor
 
     __repr__ = summary
+
+    def weighted_frequencies(self) -> WeightedFrequencies:
+        """What `harmonic_thermo` sums over: all modes but rigid motions, weighted by q."""
+        weights = self.mesh.weights.to(self.eigenvalues)
+        return WeightedFrequencies(self.frequencies("cm-1"), "cm-1", weights, self.rigid)
 
     def frequencies(self, unit: str = "cm-1") -> Tensor:
         """Signed frequencies, (Q, 3N); imaginary modes are negative.

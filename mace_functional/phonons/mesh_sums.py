@@ -95,12 +95,7 @@ def mesh_thermo(modes: MeshModes, temperatures: Sequence[float] | Tensor | float
         UserWarning: There are imaginary modes.
     """
     return MeshThermo(
-        thermo=harmonic_thermo(
-            modes.frequencies(),
-            temperatures,
-            weights=modes.mesh.weights.to(modes.eigenvalues),
-            drop=modes.rigid,
-        ),
+        thermo=harmonic_thermo(modes, temperatures),
         imaginary=modes.imaginary(),
         modes=modes,
     )

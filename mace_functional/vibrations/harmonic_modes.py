@@ -40,6 +40,7 @@ from mace_functional.vibrations.rigid import (
 from mace_functional.vibrations.rigid import internal_motions as internal_motions
 from mace_functional.vibrations.rigid import rigid_motions as rigid_motions
 from mace_functional.vibrations.summary import summary
+from mace_functional.vibrations.thermodynamics import WeightedFrequencies
 
 SOFT = 5.0
 """Wavenumber, cm-1, below which a vibration is hardly told from a free motion. It counts with
@@ -240,6 +241,10 @@ class NormalModes:
     largest_force: float | None
 
     __repr__ = summary
+
+    def weighted_frequencies(self) -> WeightedFrequencies:
+        """What `harmonic_thermo` sums over: all modes, without rigid motions."""
+        return WeightedFrequencies(self.frequencies, self.unit)
 
     @property
     def imaginary(self) -> Tensor:

@@ -11,7 +11,7 @@ and with n = exp(-x) / (1 - exp(-x)) each is accurate, and can be differentiated
 Source: Dove, *Introduction to Lattice Dynamics* (1993), chapter 5.
 
 >>> water = torch.tensor([1595.0, 3657.0, 3756.0], dtype=torch.float64)
->>> harmonic_thermo(water, [300.0, 1000.0]).molar_heat_capacity
+>>> harmonic_thermo(water, [300.0, 1000.0], unit="cm-1").molar_heat_capacity
 tensor([0.2320, 7.7657], dtype=torch.float64)
 """
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -75,12 +75,35 @@ class HarmonicThermo(NamedTuple):
         return self.heat_capacity / (K_B * n_atoms)
 
 
+class WeightedFrequencies(NamedTuple):
+    """Frequencies with all that their thermodynamics need.
+
+    Attributes:
+        frequencies: (M,), or (Q, M) for a mesh of q points; signed, in `unit`.
+        unit: "cm-1", "THz" or "meV".
+        weights: (Q,) of the q points; None for equal ones.
+        drop: How many modes of smallest |frequency| are rigid motions; one number for each q point.
+    """
+
+    frequencies: Tensor
+    unit: str
+    weights: Tensor | None = None
+    drop: int | Tensor = 0
+
+
+class HarmonicModes(Protocol):
+    """Modes that know their unit, weights and rigid motions: `NormalModes` and `MeshModes`."""
+
+    def weighted_frequencies(self) -> WeightedFrequencies:
+        """What `harmonic_thermo` sums over."""
+
+
 def harmonic_thermo(
-    frequencies: Tensor,
+    modes: HarmonicModes | Tensor | Sequence[float],
     temperatures: Tensor | Sequence[float] | float,
     weights: Tensor | Sequence[float] | None = None,
     drop: int | Sequence[int] | Tensor = 0,
-    unit: str = "cm-1",
+    unit: str | None = None,
 ) -> HarmonicThermo:
     """Heat capacity, entropy and energies of harmonic vibrations, averaged over q points.
 
@@ -91,12 +114,14 @@ def harmonic_thermo(
     out with `normal_modes`, or with `drop`. NaN stays NaN.
 
     Args:
-        frequencies: (M,), or (Q, M) for a mesh of q points; signed, in `unit`.
+        modes: What `gamma_modes`, `normal_modes` and `frequencies_on` return, which know their
+            unit, weights and rigid motions; or bare frequencies, (M,), or (Q, M) for a mesh of q
+            points, signed, in `unit`.
         temperatures: (T,) or a scalar, K; 0 gives the zero-point energy alone.
         weights: (Q,) weights of the q points, of any sum; None for equal ones.
         drop: how many modes of smallest |frequency| are rigid motions, to be left out and not
             counted: 3 for a crystal at Gamma. For a mesh, one number for each q point.
-        unit: of `frequencies`: "cm-1", "THz" or "meV".
+        unit: "cm-1", "THz" or "meV": of bare frequencies, which do not say what they are.
 
     Returns:
         HarmonicThermo, per cell or molecule.
@@ -104,11 +129,30 @@ def harmonic_thermo(
     Raises:
         ValueError: shapes that do not fit, an unknown unit, temperatures or weights that are
             negative or not finite, or a `drop` that is negative, exceeds M or is one number for a
-            mesh.
+            mesh, or modes are given together with what they know.
 
     Warns:
         UserWarning: there are imaginary modes.
+        DeprecationWarning: bare frequencies are given without a unit, and taken to be in cm-1.
     """
+    known = getattr(modes, "weighted_frequencies", None)
+    if known is not None:
+        if weights is not None or unit is not None or not (isinstance(drop, int) and drop == 0):
+            raise ValueError(
+                f"{type(modes).__name__} knows its weights, rigid motions and unit: leave weights, "
+                "drop and unit out, or give frequencies alone"
+            )
+        frequencies, unit, weights, drop = known()
+    else:
+        frequencies = cast("Tensor", modes)
+    if unit is None:
+        unit = "cm-1"
+        warnings.warn(
+            "bare frequencies do not say what they are: give harmonic_thermo their unit, or the "
+            "modes themselves. They are taken to be in cm-1, and will be refused",
+            DeprecationWarning,
+            stacklevel=2,
+        )
     quantum = vibrational_quantum(unit)
     if not isinstance(frequencies, Tensor):
         frequencies = torch.as_tensor(frequencies, dtype=torch.float64)

@@ -146,9 +146,12 @@ def test_smeared_densities_of_states_on_a_given_grid_have_derivatives():
 def test_a_number_of_dropped_modes_can_be_mapped_over():
     frequencies = torch.tensor([[-1.0, 2.0, 300.0], [1.0, 200.0, 300.0]], dtype=torch.float64)
     drop = torch.tensor([2, 1])
-    found = vmap(lambda f, d: mf.harmonic_thermo(f, 300.0, drop=d).entropy)(frequencies, drop)
+    found = vmap(lambda f, d: mf.harmonic_thermo(f, 300.0, drop=d, unit="cm-1").entropy)(
+        frequencies, drop
+    )
     expected = [
-        mf.harmonic_thermo(f, 300.0, drop=d).entropy for f, d in zip(frequencies, drop, strict=True)
+        mf.harmonic_thermo(f, 300.0, drop=d, unit="cm-1").entropy
+        for f, d in zip(frequencies, drop, strict=True)
     ]
     torch.testing.assert_close(found, torch.stack(expected))
 

@@ -64,7 +64,7 @@ def test_heat_capacity_is_that_of_the_real_modes_from_zero_to_the_highest_temper
     assert (curve[0, 0], curve[0, -1]) == (0, 500)
     assert points[0].tolist() == TEMPERATURES
     for temperatures, capacity in curve, points:
-        thermo = mf.harmonic_thermo(REAL, temperatures)
+        thermo = mf.harmonic_thermo(REAL, temperatures, unit="cm-1")
         np.testing.assert_allclose(capacity, thermo.specific_heat_capacity([MASS]), rtol=1e-12)
 
 
@@ -97,7 +97,9 @@ def test_spectrum_of_a_mesh_is_the_weighted_mean():
         ((wavenumbers, density),) = curves(spectrum, colour)
         assert trapezoid(density, wavenumbers) == pytest.approx(modes, rel=1e-4)
     ((_, capacity), _) = curves(heat, BLUE)
-    expected = mf.harmonic_thermo(REAL, [TEMPERATURES[-1]]).specific_heat_capacity([MASS])
+    expected = mf.harmonic_thermo(REAL, [TEMPERATURES[-1]], unit="cm-1").specific_heat_capacity(
+        [MASS]
+    )
     assert capacity[-1] == pytest.approx(float(expected), rel=1e-12)
 
 

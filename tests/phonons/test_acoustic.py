@@ -61,7 +61,7 @@ def test_gamma_alone_misses_half_of_the_heat_capacity_of_rock_salt(model):
     atoms = rock_salt()
     modes = mf.gamma_modes(model, atoms)
     branches = acoustic_branches(model, atoms, modes)
-    at_gamma = mf.harmonic_thermo(modes.frequencies, 300.0).heat_capacity
+    at_gamma = mf.harmonic_thermo(modes, 300.0).heat_capacity
     mesh = frequencies_on(phonons_of(model, atoms), Mesh.of(atoms, (8, 8, 8)), eigenvectors=False)
     whole = mesh_thermo(mesh, 300.0).thermo.heat_capacity
     assert at_gamma < 0.52 * whole
@@ -71,7 +71,7 @@ def test_gamma_alone_misses_half_of_the_heat_capacity_of_rock_salt(model):
 
 def test_estimate_closes_the_gap_of_quartz(quartz):
     atoms, modes, branches, phonons = quartz
-    at_gamma = mf.harmonic_thermo(modes.frequencies, 300.0)
+    at_gamma = mf.harmonic_thermo(modes, 300.0)
     mesh = frequencies_on(phonons, Mesh.of(atoms, (4, 4, 4)), eigenvectors=False)
     whole = mesh_thermo(mesh, 300.0).thermo
     gap = whole.heat_capacity - at_gamma.heat_capacity
@@ -156,7 +156,7 @@ def test_average_over_branches_is_that_of_their_density_of_states():
     branches = AcousticBranches(3, (50.0, 80.0, 120.0))
     q = np.cbrt((np.arange(20000) + 0.5) / 20000)
     frequencies = np.multiply.outer(np.sin(np.pi / 2 * q), branches.edges)
-    expected = mf.harmonic_thermo(torch.as_tensor(frequencies), [30.0, 300.0])
+    expected = mf.harmonic_thermo(torch.as_tensor(frequencies), [30.0, 300.0], unit="cm-1")
     found = branches.thermo([30.0, 300.0])
     torch.testing.assert_close(found.heat_capacity, expected.heat_capacity, rtol=1e-5, atol=0)
     torch.testing.assert_close(found.entropy, expected.entropy, rtol=1e-4, atol=0)

@@ -53,7 +53,7 @@ def test_embedded_model_on_a_mesh_is_a_supercell_at_gamma():
     found = mesh_thermo(modes, TEMPERATURES)
     large = atoms.repeat(2)
     gamma = mf.gamma_modes(model, large)
-    expected = mf.harmonic_thermo(gamma.frequencies, TEMPERATURES)
+    expected = mf.harmonic_thermo(gamma, TEMPERATURES)
     assert not found.imaginary
     assert found.thermo.n_imaginary == 0
     torch.testing.assert_close(
@@ -263,7 +263,7 @@ def test_graphene_has_mean_square_displacements_without_symmetry_out_of_plane():
 
 def test_frequencies_have_one_default_unit_wherever_they_come_from():
     modes = modes_of(salt(), (2, 2, 2))
-    thermo = mf.harmonic_thermo(modes.frequencies(), 300.0, modes.mesh.weights, drop=modes.rigid)
+    thermo = mf.harmonic_thermo(modes, 300.0)
     expected = mesh_thermo(modes, 300.0).thermo
     torch.testing.assert_close(thermo.heat_capacity, expected.heat_capacity)
     bands = mf.band_structure(spring_phonons(salt()), modes.mesh.q)

@@ -66,14 +66,16 @@ def test_mesh_lacks_the_same_modes_as_the_supercell(quartz):
     mesh = finite_size.measure(quartz, "embedded", 2)["heat_capacity"]
     large = make_supercell(quartz, np.diag([2, 2, 2]))
     modes = mf.gamma_modes(mf.load_model("embedded"), large)
-    thermo = mf.harmonic_thermo(modes.frequencies, TEMPERATURE)
+    thermo = mf.harmonic_thermo(modes, TEMPERATURE)
     expected = float(thermo.specific_heat_capacity(large.get_masses().tolist()))
     assert mesh == pytest.approx(expected, rel=1e-9)
 
 
 def test_share_of_dropped_modes_is_what_modes_of_no_frequency_hold(quartz):
     soft = torch.full((3,), 1e-3, dtype=torch.float64)
-    held = mf.harmonic_thermo(soft, TEMPERATURE).specific_heat_capacity(quartz.get_masses())
+    held = mf.harmonic_thermo(soft, TEMPERATURE, unit="cm-1").specific_heat_capacity(
+        quartz.get_masses()
+    )
     mass = quartz.get_masses().sum()
     assert finite_size.dropped_share(mass) == pytest.approx(float(held), rel=1e-9)
     eight = quartz.repeat(2).get_masses().sum()

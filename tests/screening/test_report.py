@@ -234,7 +234,7 @@ def test_numbers_of_the_table_are_at_the_temperature_nearest_to_300_k(tmp_path):
     assert "(310 K)" in page.text
     assert f"{einstein(MODES['alpha'], 310.0):.4f}" in page.text
     assert f"{100 * (einstein(MODES['alpha'], 350.0) / 0.5 - 1):+.1f}" in page.text
-    molar = mf.harmonic_thermo(torch.tensor(MODES["alpha"]).double(), 310.0)
+    molar = mf.harmonic_thermo(torch.tensor(MODES["alpha"]).double(), 310.0, unit="cm-1")
     assert f"{codata.e * codata.N_A * float(molar.entropy):.1f}" in page.text
 
 
@@ -360,6 +360,6 @@ def test_report_of_a_real_structure_shows_its_heat_capacity(tmp_path):
     modes = mf.gamma_modes(mf.load_model("embedded"), atoms)
     mass = float(atoms.get_masses().sum())
     quartz = row("quartz", modes.frequencies.tolist(), mass=mass, largest_force=1e-4)
-    expected = mf.harmonic_thermo(modes.frequencies, 298.15).specific_heat_capacity([mass])
+    expected = mf.harmonic_thermo(modes, 298.15).specific_heat_capacity([mass])
     page = written(tmp_path, [quartz], temperatures=[298.15])
     assert f"{float(expected):.4f}" in page.text

@@ -129,7 +129,7 @@ def test_table_is_what_the_library_gives_for_the_geometry_that_is_kept(screening
             continue
         atoms = ase.io.read(folder / STRUCTURE)
         modes = mf.gamma_modes(model, atoms)
-        thermo = mf.harmonic_thermo(modes.frequencies, 300.0)
+        thermo = mf.harmonic_thermo(modes, 300.0)
         capacity = thermo.specific_heat_capacity(atoms.get_masses().tolist())
         assert row["heat_capacity_300K_J_per_gK"] == pytest.approx(float(capacity), rel=1e-9)
         assert row["heat_capacity_0K_J_per_gK"] == 0

@@ -89,12 +89,12 @@ def test_thermodynamics_in_pieces_are_those_of_the_whole(temperatures, monkeypat
     weights = torch.rand(17, generator=draw, dtype=torch.float64)
     weights[3:9] = 0
     with pytest.warns(UserWarning, match="imaginary"):
-        whole = mf.harmonic_thermo(modes, temperatures, weights=weights)
+        whole = mf.harmonic_thermo(modes, temperatures, weights, unit="cm-1")
     largest = []
 
     def spy(frequencies, kelvin, weights):
         largest.append(frequencies.numel() * kelvin.numel())
-        return mf.harmonic_thermo(frequencies, kelvin, weights=weights)
+        return mf.harmonic_thermo(frequencies, kelvin, weights=weights, unit="cm-1")
 
     monkeypatch.setattr(thermo_pieces, "PIECE", 12)
     monkeypatch.setattr(thermo_pieces, "harmonic_thermo", spy)

@@ -200,9 +200,11 @@ def test_scale_is_not_fitted_to_what_lacks_its_acoustic_modes(tmp_path):
 
 def gamma_capacity(atoms):
     modes = mf.gamma_modes(mf.load_model("embedded"), atoms)
-    return float(mf.harmonic_thermo(modes.frequencies, 300.0).specific_heat_capacity(modes.masses))
+    return float(mf.harmonic_thermo(modes, 300.0).specific_heat_capacity(modes.masses))
 
 
 def capacity(r, factor):
     frequencies = factor * r.spectrum.frequencies[0]
-    return mf.harmonic_thermo(frequencies, 300.0).specific_heat_capacity([r.record.mass])
+    return mf.harmonic_thermo(frequencies, 300.0, unit="cm-1").specific_heat_capacity(
+        [r.record.mass]
+    )

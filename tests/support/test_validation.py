@@ -80,7 +80,7 @@ CALLS = {
     ),
     "harmonic_thermo temperature": (
         [math.nan, math.inf, -1.0],
-        lambda x: mf.harmonic_thermo(torch.ones(1), x),
+        lambda x: mf.harmonic_thermo(torch.ones(1), x, unit="cm-1"),
     ),
     "from_ase skin": ([*NO_NUMBERS, -1e-3, 100.0], lambda x: mf.from_ase(WATER, model(), x)),
     "MaceCalculator skin": (

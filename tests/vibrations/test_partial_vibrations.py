@@ -98,7 +98,7 @@ def test_nothing_is_projected_out_and_what_has_no_meaning_is_none(model, ethanol
     assert modes.asymmetry < 1e-12
     assert modes.largest_force == pytest.approx(lengths[HYDROXYL].max())
     assert modes.largest_force < lengths.max()
-    thermo = mf.harmonic_thermo(modes.frequencies, 300.0)
+    thermo = mf.harmonic_thermo(modes, 300.0)
     assert thermo.n_modes + thermo.n_imaginary == 6
 
 

@@ -68,7 +68,7 @@ def lowest() -> Any:
         (lambda: mf.band_structure(salt(), points=4), "BandStructure(q=("),
         (lambda: mf.density_of_states(modes()), "DensityOfStates(frequencies=(301,)"),
         (
-            lambda: mf.harmonic_thermo(torch.tensor([100.0, 200.0]), 300.0),
+            lambda: mf.harmonic_thermo(torch.tensor([100.0, 200.0]), 300.0, unit="cm-1"),
             "HarmonicThermo(temperatures=300, heat_capacity=",
         ),
         (lambda: salt().force_constants, "ForceConstants(2 atoms"),

@@ -11,13 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 
+import mace_functional as mf
 from mace_functional.units import FREQUENCY_UNITS, K_B, vibrational_quantum
-from mace_functional.vibrations.thermodynamics import HarmonicThermo, harmonic_thermo
+from mace_functional.vibrations.thermodynamics import HarmonicThermo
 
 WATER = torch.tensor([1595.0, 3657.0, 3756.0], dtype=torch.float64)
 SOLID = torch.linspace(20.0, 900.0, 30, dtype=torch.float64)
 TEMPERATURES = torch.tensor([5.0, 77.0, 298.15, 1500.0], dtype=torch.float64)
 QUANTITIES = ("heat_capacity", "entropy", "free_energy", "internal_energy")
+
+
+def harmonic_thermo(*args, unit: str = "cm-1", **kwargs) -> HarmonicThermo:
+    """Thermodynamics of bare frequencies, in cm-1 unless said otherwise."""
+    return mf.harmonic_thermo(*args, unit=unit, **kwargs)
 
 
 def scalar(value: float) -> Tensor:
@@ -288,3 +294,27 @@ def test_atom_without_vibrations_has_no_heat():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_modes_bring_their_unit_and_take_no_other():
+    hessian = torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], dtype=torch.float64))
+    masses = torch.tensor([2.0, 3.0], dtype=torch.float64)
+    found = [
+        mf.harmonic_thermo(
+            mf.normal_modes(hessian, masses, torch.eye(2, 3).double(), pbc=[True] * 3, unit=unit),
+            TEMPERATURES,
+        )
+        for unit in FREQUENCY_UNITS
+    ]
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
+    modes = mf.normal_modes(hessian, masses, torch.eye(2, 3).double(), pbc=[True] * 3)
+    for known in {"unit": "cm-1"}, {"weights": [1.0]}, {"drop": 3}:
+        with pytest.raises(ValueError, match="NormalModes knows its weights"):
+            mf.harmonic_thermo(modes, 300.0, **known)
+
+
+def test_bare_frequencies_without_a_unit_are_told_to_have_one():
+    with pytest.warns(DeprecationWarning, match="give harmonic_thermo their unit"):
+        found = mf.harmonic_thermo(WATER, 300.0)
+    torch.testing.assert_close(found, harmonic_thermo(WATER, 300.0))
