@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from ase.data import chemical_symbols
@@ -50,6 +50,10 @@ class MaceModel:
     module: Mace
     head: str
     n_subnormal: int = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The function that is kept after the first evaluation cannot be pickled.
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def __repr__(self) -> str:
         s = self.settings

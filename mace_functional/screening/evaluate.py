@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from ase import Atoms
 from ase.units import GPa
 
@@ -69,6 +70,7 @@ class Task:
         device: Where.
         memory: Bytes for second derivatives; half of what is free if None.
         findings: Of the structure as it was read.
+        potential: Computes it; the model that the settings name if None.
     """
 
     key: str
@@ -80,6 +82,7 @@ class Task:
     device: str = "cpu"
     memory: int | None = None
     findings: tuple[str, ...] = ()
+    potential: Potential | None = None
 
     @property
     def cost(self) -> float:
@@ -114,7 +117,7 @@ def evaluate(task: Task) -> Record:
         Exception: If the model cannot be loaded, which is no failure of the structure, or files
             cannot be written.
     """
-    model = cached_model(task.settings, task.device)
+    model = _potential_of(task)
     task.folder.mkdir(parents=True, exist_ok=True)
     try:
         record = _computed(task, model)
@@ -125,6 +128,14 @@ def evaluate(task: Task) -> Record:
     for checkpoints in RELAXATION, MESHES:
         _remove(task.folder, checkpoints)
     return record
+
+
+def _potential_of(task: Task) -> Potential:
+    """What computes a structure, on the device of the task."""
+    if task.potential is None:
+        return cached_model(task.settings, task.device)
+    here = torch.device(task.potential.device) == torch.device(task.device)
+    return task.potential if here else task.potential.to(device=task.device)
 
 
 def cached_model(settings: ScreenSettings, device: str) -> Potential:

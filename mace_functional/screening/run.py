@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from mace_functional.autodiff.memory import BUDGET_FRACTION, free_memory
+from mace_functional.potential.protocol import Potential
 from mace_functional.screening.evaluate import Task, cached_model, evaluate
 from mace_functional.screening.keys import key_of, potential_digest
 from mace_functional.screening.progress import ScreeningProgress
@@ -100,6 +102,7 @@ def screen(
     output: str | os.PathLike[str],
     settings: ScreenSettings,
     *,
+    potential: Potential | None = None,
     temperatures: Sequence[float] = TEMPERATURES,
     references: Sequence[Reference] = (),
     executor: Executor | None = None,
@@ -124,6 +127,9 @@ def screen(
         output: Folder for `structures/NAME-KEY/` with `record.json`, `frequencies.npz` and
             `structure.xyz` each, `table.csv`, `table.json` and `settings.json`. Made if missing.
         settings: What to compute.
+        potential: Computes all structures, in place of the model that `settings.model` names, which
+            then only names it in the report. Processes are sent it, so it must be one that can be
+            pickled, unless `executor` is a `ThreadPoolExecutor`.
         temperatures: Of the table, K.
         references: Heat capacities for the table to compare with.
         executor: Of `concurrent.futures`, or `Client.get_executor()` of Dask, whose workers must
@@ -143,18 +149,21 @@ def screen(
 
     Raises:
         ValueError: If there are no structures, an option is bad, a reference knows none of the
-            structures, or another screening writes to the folder.
+            structures, another screening writes to the folder, or the potential does not go with
+            the settings or cannot be sent to processes.
         ChildProcessError: If the executor breaks, or no process can begin.
         Exception: As `load_model`.
     """
     _check(settings, temperatures, workers, memory)
+    if potential is not None:
+        _check_potential(potential, settings, executor)
     sources = find_sources(structures)
     _check_references(references, sources)
     settings = _with_absolute_path(settings)
     folder = Path(output).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        model = cached_model(settings, "cpu")
+        model = cached_model(settings, "cpu") if potential is None else potential
         digest = potential_digest(model)
         _write_settings(folder, settings, digest)
         keys = [key_of(source, model, digest, settings) for source in sources]
@@ -177,7 +186,7 @@ def screen(
 
         crew = _crew(executor, workers, devices, len(tasks))
         share = _share(executor, devices, len(crew)) if memory is None else memory
-        tasks = [replace(task, memory=share) for task in tasks]
+        tasks = [replace(task, memory=share, potential=potential) for task in tasks]
         failed = sum(record.failure is not None for record in done.values())
         try:
             with ScreeningProgress(tasks, len(done), failed, progress) as shown:
@@ -199,7 +208,7 @@ def _check(
     settings: ScreenSettings, temperatures: Sequence[float], workers: int | None, memory: int | None
 ) -> None:
     """Refuse what every structure would fail with."""
-    validation.floating_type(settings.dtype)
+    validation.validation.floating_type(settings.dtype)
     validation.positive("fmax", settings.fmax, "eV/Å")
     validation.count("max_steps", settings.max_steps)
     _check_mesh(settings)
@@ -209,6 +218,31 @@ def _check(
         validation.count("workers", workers)
     if memory is not None:
         validation.count("memory", memory)
+
+
+def _check_potential(
+    potential: Potential, settings: ScreenSettings, executor: Executor | None
+) -> None:
+    """Refuse settings of a model beside a potential, and one that processes cannot be sent."""
+    if settings.head is not None or settings.dispersion is not None:
+        raise ValueError(
+            "head and dispersion belong to the model that settings name: choose the head as you "
+            "load a model, and add dispersion with SumPotential(potential, D3(...))"
+        )
+    if potential.dtype != validation.floating_type(settings.dtype):
+        raise ValueError(
+            f"the potential is in {potential.dtype} and the settings say {settings.dtype}: give "
+            "both the same, with potential.to(dtype=...)"
+        )
+    if isinstance(executor, ThreadPoolExecutor):
+        return
+    try:
+        pickle.dumps(potential)
+    except Exception as error:  # whatever a class raises that cannot be pickled
+        raise ValueError(
+            f"processes cannot be sent {potential} ({error}): define its functions in a module, "
+            "or take threads, executor=ThreadPoolExecutor(1)"
+        ) from error
 
 
 def _check_mesh(settings: ScreenSettings) -> None:

@@ -25,6 +25,7 @@ class ScreenSettings:
 
     Attributes:
         model: "embedded", the name of a foundation model, or the path of a file; see `load_model`.
+            Where `screen` is given a potential, what the report calls it.
         head: Head of a multi-head model.
         dtype: "float64" or "float32".
         dispersion: Functional of a D3 correction, such as "pbe"; none if None, False or "none".

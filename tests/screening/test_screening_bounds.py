@@ -92,9 +92,9 @@ def test_thermodynamics_in_pieces_are_those_of_the_whole(temperatures, monkeypat
         whole = mf.harmonic_thermo(modes, temperatures, weights, unit="cm-1")
     largest = []
 
-    def spy(frequencies, kelvin, weights):
+    def spy(frequencies, kelvin, weights, unit):
         largest.append(frequencies.numel() * kelvin.numel())
-        return mf.harmonic_thermo(frequencies, kelvin, weights=weights, unit="cm-1")
+        return mf.harmonic_thermo(frequencies, kelvin, weights, unit=unit)
 
     monkeypatch.setattr(thermo_pieces, "PIECE", 12)
     monkeypatch.setattr(thermo_pieces, "harmonic_thermo", spy)
