@@ -208,7 +208,7 @@ def _check(
     settings: ScreenSettings, temperatures: Sequence[float], workers: int | None, memory: int | None
 ) -> None:
     """Refuse what every structure would fail with."""
-    validation.validation.floating_type(settings.dtype)
+    validation.floating_type(settings.dtype)
     validation.positive("fmax", settings.fmax, "eV/Å")
     validation.count("max_steps", settings.max_steps)
     _check_mesh(settings)
