@@ -54,9 +54,37 @@ def rewritten(path: Path, header: dict[str, str | None], params: Any = None) -> 
 # What comes back.
 
 
-@pytest.mark.parametrize("settings", MODELS.values(), ids=MODELS)
-def test_round_trip_gives_the_same_numbers_to_the_last_bit(settings, tmp_path):
-    module = build(**settings)
+QUICK = (
+    "residual",
+    "agnostic then residual",
+    "density then attention",
+    "non-linear, L=0",
+    "late cutoff, density",
+    "Gaussian basis, Soft, late cutoff",
+    "linear radial network",
+    "ZBL, Agnesi, sixth-power cutoff",
+    "two heads, readout with biases",
+    "three heads, unscaled",
+    "body order by layer, three layers",
+    "SO(3)",
+    "reduced Clebsch-Gordan basis",
+    "last readout only, three layers, unscaled",
+    "all irreps kept in the last layer",
+    "tanh in the readout",
+    "abs in the readout",
+    "no activation in the readout",
+    "readout of the embedding, two heads",
+    "as MACE-MH-1",
+    "as MACE-OMOL",
+)
+"""Together they take every value that a setting has."""
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MODELS]
+)
+def test_round_trip_gives_the_same_numbers_to_the_last_bit(name, tmp_path):
+    module = build(**MODELS[name])
     before = mf.load_model(module, head=module.heads[-1])
     mf.save_model(before, tmp_path / "m.safetensors")
     after = mf.load_model(tmp_path / "m.safetensors")
@@ -68,9 +96,9 @@ def test_round_trip_gives_the_same_numbers_to_the_last_bit(settings, tmp_path):
         s = mf.from_ase(with_features(crystal()), model)
         state = s.positions, s.cell, model.params
         energy = mf.energy_fn(model, s.graph)
-        found.append((*grad_and_value(energy)(*state), mf.hessian(energy)(*state)))
+        found.append(grad_and_value(energy)(*state))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-    assert found[0][2].norm() > 1e-3
+    assert found[0][0].norm() > 1e-3
 
 
 def test_changed_parameters_survive(model, tmp_path):

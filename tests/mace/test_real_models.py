@@ -17,7 +17,14 @@ import mace_functional as mf
 from mace_functional.derivatives import strained
 
 MODELS = ["MACE-MP-0_small", "MACE-DAC-1"]
-STRUCTURES = ["13180N3", "AFI", "RSM0004", "RSM0010", "RSM0011", "RSM0020", "RSM0043", "RSM0062"]
+STRUCTURES = [
+    "RSM0004",
+    "RSM0011",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("13180N3", "AFI", "RSM0010", "RSM0020", "RSM0043", "RSM0062")
+    ),
+]
 
 
 @functools.cache
