@@ -30,7 +30,7 @@ from ase.optimize import BFGS
 
 import mace_functional as mf
 from mace_functional.mace.subnormal import flush_subnormal
-from mace_functional.phonons import Mesh, band_structure, dynamical_matrix_fn, frequencies_on
+from mace_functional.phonons import Mesh, band_structure, dynamical_matrix_fn, mesh_modes
 from mace_functional.phonons.mesh_sums import mesh_thermo
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,7 +111,7 @@ def _exact(name: str, source: str) -> dict[str, Any]:
     found = mf.phonons_of(model, atoms, method="force-constants")
     constants_s, memory = time.perf_counter() - start, _memory() - before
     mesh = Mesh.of(atoms, MESH)
-    modes, mesh_s = _timed(lambda: frequencies_on(found, mesh))
+    modes, mesh_s = _timed(lambda: mesh_modes(found, mesh))
     bands, bands_s = _timed(lambda: band_structure(found, points=POINTS))
     s = mf.from_ase(atoms, model)
     replicas = dynamical_matrix_fn(model, s.graph)
@@ -199,9 +199,9 @@ def _mesh(source: str) -> dict[str, Any]:
     before, start = _memory(), time.perf_counter()
     found = mf.phonons_of(model, atoms, method="replicas")
     mesh = Mesh.of(atoms, (2, 2, 2))
-    thermo = mesh_thermo(frequencies_on(found, mesh), 300.0)
+    thermo = mesh_thermo(mesh_modes(found, mesh), 300.0)
     seconds, memory = time.perf_counter() - start, _memory() - before
-    gamma = mesh_thermo(frequencies_on(found, Mesh.of(atoms, (1, 1, 1))), 300.0)
+    gamma = mesh_thermo(mesh_modes(found, Mesh.of(atoms, (1, 1, 1))), 300.0)
     return {
         "cv": float(thermo.specific_heat_capacity),
         "gamma": float(gamma.specific_heat_capacity),

@@ -13,7 +13,7 @@ from . import (
     units,
     vibrations,
 )
-from .autodiff.compilation import compiled
+from .autodiff.compilation import compile_checked
 from .certificate.checking import check_potential
 from .certificate.table import Certificate
 from .derivatives import forces, hessian, hvp, strained, stress
@@ -36,8 +36,8 @@ from .phonons import (
     density_of_states,
     dynamical_matrix_fn,
     force_constants,
-    frequencies_on,
     group_velocities,
+    mesh_modes,
     mesh_thermo,
     phonons_of,
 )
@@ -103,7 +103,7 @@ __all__ = [
     "certificate",
     "check_potential",
     "check_stability",
-    "compiled",
+    "compile_checked",
     "density_of_states",
     "derivatives",
     "dispersion",
@@ -116,7 +116,6 @@ __all__ = [
     "force_constants",
     "forces",
     "frequencies",
-    "frequencies_on",
     "from_ase",
     "gamma_modes",
     "group_velocities",
@@ -126,6 +125,7 @@ __all__ = [
     "interop",
     "load_model",
     "lowest_modes",
+    "mesh_modes",
     "mesh_thermo",
     "normal_modes",
     "optimize",

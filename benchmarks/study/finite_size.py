@@ -86,7 +86,7 @@ def measure(atoms: Atoms, source: str, size: int, device: str = "cpu") -> Result
     """
     found = mf.phonons_of(load(source, device), atoms, method="replicas")
     mesh = mf.Mesh.of(atoms, 3 * [size])
-    modes = mf.frequencies_on(found, mesh, eigenvectors=False)
+    modes = mf.mesh_modes(found, mesh, eigenvectors=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*imaginary modes")
         heat = mf.mesh_thermo(modes, TEMPERATURE).specific_heat_capacity

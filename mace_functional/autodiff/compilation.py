@@ -18,14 +18,15 @@ TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
 """How far compiled results may be from plain ones, relative to the largest number."""
 
 
-def compiled(function: Callable[..., T], **options: Any) -> Callable[..., T]:
+def compile_checked(function: Callable[..., T], **options: Any) -> Callable[..., T]:
     """The function compiled, wherever that was seen to give the same numbers.
 
     The first call for arguments of new shapes computes the plain function too and compares:
     compiled second derivatives were wrong in several versions of torch, without an error (pytorch
     issues 190855 and 192985). Where results differ, or the compiler fails, a warning says so, and
     the plain function is used for these shapes from then on. Under transforms the plain function
-    runs: compile what is transformed, `compiled(hvp(E))`, and do not transform what is compiled.
+    runs: compile what is transformed, `compile_checked(hvp(E))`, and do not transform what is
+    compiled.
 
     Args:
         function: Takes and returns tensors, in containers if need be, such as `grad(E)`.
@@ -35,7 +36,7 @@ def compiled(function: Callable[..., T], **options: Any) -> Callable[..., T]:
         A function of the same arguments.
 
     Example:
-        >>> double = compiled(lambda x: 2 * x, backend="eager")
+        >>> double = compile_checked(lambda x: 2 * x, backend="eager")
         >>> double(torch.ones(2))
         tensor([2., 2.])
     """

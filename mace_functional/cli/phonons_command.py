@@ -37,7 +37,7 @@ from mace_functional.phonons import (
     Phonons,
     band_structure,
     density_of_states,
-    frequencies_on,
+    mesh_modes,
     mesh_thermo,
     phonons_of,
 )
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
             symprec=symprec,
             progress=console.is_terminal,
         )
-        modes = frequencies_on(
+        modes = mesh_modes(
             lattice,
             Mesh.of(atoms, options.mesh or mesh_size(atoms), symprec=symprec),
             checkpoint=options.checkpoint,

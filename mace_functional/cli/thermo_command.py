@@ -35,7 +35,7 @@ from mace_functional.phonons import (
     MeshModes,
     acoustic_branches,
     converged_mesh_thermo,
-    frequencies_on,
+    mesh_modes,
     mesh_size,
     mesh_thermo,
     phonons_of,
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
     if choice is None:
         check_vibrates(atoms, free, options.file)
     model, relaxation = load_and_relax(options, atoms, console)
-    mesh_modes = converged = lattice = None
+    on_mesh = converged = lattice = None
     branches = NOTHING
     with no_warnings_of_what_is_reported():
         if choice is None:
@@ -80,9 +80,7 @@ def run(options: argparse.Namespace) -> None:
             branches = acoustic_branches(model, atoms, modes)
         if lattice is not None and choice is not None and choice != AUTO:
             mesh = _mesh_of(atoms, choice, symprec=symprec_of(options))
-            mesh_modes = frequencies_on(
-                lattice, mesh, eigenvectors=False, progress=console.is_terminal
-            )
+            on_mesh = mesh_modes(lattice, mesh, eigenvectors=False, progress=console.is_terminal)
         elif lattice is not None and branches.count:
             converged = converged_mesh_thermo(
                 lattice,
@@ -91,17 +89,17 @@ def run(options: argparse.Namespace) -> None:
                 symprec=symprec_of(options),
                 progress=console.is_terminal,
             )
-            mesh_modes = converged.result.modes
-        if mesh_modes is None:
+            on_mesh = converged.result.modes
+        if on_mesh is None:
             thermo = harmonic_thermo(modes, options.temperatures)
         else:
-            thermo, branches = mesh_thermo(mesh_modes, options.temperatures).thermo, NOTHING
+            thermo, branches = mesh_thermo(on_mesh, options.temperatures).thermo, NOTHING
     results: dict[str, Any] = {
         **structure_results(options, atoms, model, relaxation),
         "structure": reading.record.as_dict(),
         "free_atoms": free,
         **_modes(modes),
-        "mesh": None if mesh_modes is None else _mesh(mesh_modes),
+        "mesh": None if on_mesh is None else _mesh(on_mesh),
         "mesh_convergence": None if converged is None else convergence_results(converged),
         **thermo_results(thermo, atoms[free]),
         "missing_at_gamma": missing_results(branches, thermo, atoms),
@@ -114,8 +112,8 @@ def run(options: argparse.Namespace) -> None:
         from mace_functional.figures.plots import thermo_figure  # matplotlib, for a figure alone
 
         spectrum, weights = modes.frequencies, None
-        if mesh_modes is not None:
-            spectrum, weights = mesh_modes.frequencies("cm-1"), mesh_modes.mesh.weights
+        if on_mesh is not None:
+            spectrum, weights = on_mesh.frequencies("cm-1"), on_mesh.mesh.weights
         mass = float(atoms[free].get_masses().sum())
         write_figure(options.figure, thermo_figure(spectrum, options.temperatures, mass, weights))
     _print(results)

@@ -7,7 +7,7 @@ from mace_functional.phonons.displacements import mean_square_displacements, par
 from mace_functional.phonons.dos import DensityOfStates, density_of_states
 from mace_functional.phonons.dynamical_matrix import dynamical_matrix_fn
 from mace_functional.phonons.force_constants import ForceConstants, force_constants
-from mace_functional.phonons.mesh import Mesh, MeshModes, frequencies_on, mesh_size
+from mace_functional.phonons.mesh import Mesh, MeshModes, mesh_modes, mesh_size
 from mace_functional.phonons.mesh_sums import (
     ConvergedThermo,
     MeshThermo,
@@ -15,9 +15,10 @@ from mace_functional.phonons.mesh_sums import (
     mesh_convergence,
     mesh_thermo,
 )
-from mace_functional.phonons.modes import ImaginaryMode, lattice_modes
+from mace_functional.phonons.modes import ImaginaryMode, modes_at_q
 from mace_functional.phonons.phonons import Diagnostics, Phonons, phonons_of
 from mace_functional.phonons.velocities import group_velocities
+from mace_functional.support.renamed import with_old_names
 
 __all__ = [
     "AcousticBranches",
@@ -38,13 +39,23 @@ __all__ = [
     "density_of_states",
     "dynamical_matrix_fn",
     "force_constants",
-    "frequencies_on",
     "group_velocities",
-    "lattice_modes",
     "mean_square_displacements",
     "mesh_convergence",
+    "mesh_modes",
     "mesh_size",
     "mesh_thermo",
+    "modes_at_q",
     "participation_ratios",
     "phonons_of",
 ]
+
+
+def _present(name: str) -> object:
+    try:
+        return globals()[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+
+
+__getattr__ = with_old_names(__name__, _present)

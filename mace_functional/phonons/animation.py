@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mace_functional.phonons.modes import (
     checked_q,
-    lattice_modes,
+    modes_at_q,
     signed_frequencies,
     warn_if_not_relaxed,
 )
@@ -69,7 +69,7 @@ def animate(
     repeats = _commensurate(q.tolist()) if supercell == "commensurate" else _cells(supercell)
     warn_if_not_relaxed(phonons)
 
-    values, vectors = lattice_modes(phonons, q)
+    values, vectors = modes_at_q(phonons, q)
     wave = (vectors[mode] / phonons.masses.sqrt()[:, None]).cpu().numpy()
     # Order of the cells as in Atoms.repeat.
     phases = np.exp(2j * np.pi * np.indices(repeats).reshape(3, -1).T @ q.cpu().numpy())

@@ -28,7 +28,7 @@ from mace_functional.phonons.modes import (
     check_crystal,
     degenerate_blocks,
     imaginary_modes,
-    lattice_modes,
+    modes_at_q,
     signed_frequencies,
     warn_if_not_relaxed,
 )
@@ -139,7 +139,7 @@ def band_structure(
 
     once, which = np.unique(q, axis=0, return_inverse=True)
     modes = [
-        lattice_modes(phonons, torch.as_tensor(one))
+        modes_at_q(phonons, torch.as_tensor(one))
         for one in track(once, "Bands", disable=not progress)
     ]
     eigenvalues = torch.stack([modes[i][0] for i in which.reshape(-1)])

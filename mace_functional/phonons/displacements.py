@@ -33,7 +33,7 @@ def mean_square_displacements(
     The rigid motions at Gamma are left out, and so are imaginary modes, which have no mean.
 
     Args:
-        modes: From `frequencies_on`, with eigenvectors.
+        modes: From `mesh_modes`, with eigenvectors.
         temperatures: (T,) or a scalar, K; 0 gives the zero-point motion.
 
     Returns:
@@ -46,7 +46,7 @@ def mean_square_displacements(
         UserWarning: There are imaginary modes.
     """
     if modes.eigenvectors is None:
-        raise ValueError("displacements need eigenvectors: frequencies_on(..., eigenvectors=True)")
+        raise ValueError("displacements need eigenvectors: mesh_modes(..., eigenvectors=True)")
     values, mesh = modes.eigenvalues, modes.mesh
     temperatures = torch.as_tensor(temperatures, dtype=values.dtype, device=values.device)
     if not ((temperatures >= 0) & temperatures.isfinite()).all():

@@ -62,7 +62,7 @@ def density_of_states(
     """Density of states from the modes on a mesh; imaginary ones are at negative frequencies.
 
     Args:
-        modes: From `frequencies_on`.
+        modes: From `mesh_modes`.
         method: "tetrahedron" gives the mean over each step of the grid, centred: steps add up to 3N
             for any grid that covers the frequencies, and flat bands are not lost. "gaussian" gives
             the value at each frequency.

@@ -31,7 +31,7 @@ from mace_functional.phonons.modes import (
     ImaginaryMode,
     check_crystal,
     imaginary_modes,
-    lattice_modes,
+    modes_at_q,
     signed_frequencies,
     warn_if_not_relaxed,
 )
@@ -183,7 +183,7 @@ class MeshModes:
         return imaginary_modes(self.mesh.q, self.frequencies(unit), self.eigenvectors)
 
 
-def frequencies_on(
+def mesh_modes(
     phonons: Phonons,
     mesh: Mesh,
     *,
@@ -211,7 +211,7 @@ def frequencies_on(
     Warns:
         UserWarning: The structure is far from relaxed.
     """
-    refuse_transforms("frequencies_on", WITH_DERIVATIVES, phonons.masses, mesh.q)
+    refuse_transforms("mesh_modes", WITH_DERIVATIVES, phonons.masses, mesh.q)
     check_crystal(phonons.atoms, "a mesh")
     warn_if_not_relaxed(phonons)
     _check_mesh(phonons, mesh)
@@ -235,7 +235,7 @@ def frequencies_on(
     )
     try:
         for q in left:
-            values, vectors = lattice_modes(phonons, q)
+            values, vectors = modes_at_q(phonons, q)
             done.append((values, vectors if eigenvectors else None))
             if path is not None and time.monotonic() - saved_at > SAVE_EVERY:
                 _save(path, phonons, mesh, done)
@@ -368,7 +368,7 @@ def _load(path: Path, phonons: Phonons, mesh: Mesh, eigenvectors: bool) -> Done:
             f"the checkpoint {path} has no eigenvectors: name another file, or ask for none"
         )
     values = torch.as_tensor(arrays["eigenvalues"]).to(phonons.masses)
-    again, _ = lattice_modes(phonons, mesh.q[0])
+    again, _ = modes_at_q(phonons, mesh.q[0])
     noise = 1e4 * torch.finfo(again.dtype).eps * again.abs().max()
     if (values[0] - again).abs().max() > noise:
         raise ValueError(

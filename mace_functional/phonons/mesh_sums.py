@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
-from mace_functional.phonons.mesh import Mesh, MeshModes, frequencies_on, mesh_size
+from mace_functional.phonons.mesh import Mesh, MeshModes, mesh_modes, mesh_size
 from mace_functional.phonons.modes import ImaginaryMode, check_crystal, is_gamma
 from mace_functional.support.defaults import MESH_TOLERANCE, SYMPREC
 from mace_functional.support.validation import count, positive
@@ -82,7 +82,7 @@ def mesh_thermo(modes: MeshModes, temperatures: Sequence[float] | Tensor | float
     translations taken out.
 
     Args:
-        modes: From `frequencies_on`.
+        modes: From `mesh_modes`.
         temperatures: (T,) or a scalar, K.
 
     Returns:
@@ -116,11 +116,11 @@ def mesh_convergence(
         A row for each mesh. Imaginary modes are counted in it.
 
     Raises:
-        ValueError: See `frequencies_on` and `mesh_thermo`.
+        ValueError: See `mesh_modes` and `mesh_thermo`.
     """
     rows = []
     for mesh in meshes:
-        modes = frequencies_on(phonons, mesh, eigenvectors=False, progress=progress)
+        modes = mesh_modes(phonons, mesh, eigenvectors=False, progress=progress)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*imaginary modes")
             found = mesh_thermo(modes, temperature)
@@ -215,7 +215,7 @@ def converged_mesh_thermo(
         The thermodynamics, the meshes on the way, and whether they converged.
 
     Raises:
-        ValueError: See `frequencies_on` and `mesh_thermo`, or if a limit is not positive.
+        ValueError: See `mesh_modes` and `mesh_thermo`, or if a limit is not positive.
 
     Warns:
         UserWarning: There are imaginary modes; the structure is far from relaxed; the tolerance
@@ -240,7 +240,7 @@ def converged_mesh_thermo(
                 stacklevel=2,
             )
             break
-        modes = frequencies_on(
+        modes = mesh_modes(
             phonons,
             mesh,
             eigenvectors=False,

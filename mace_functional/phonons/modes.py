@@ -51,7 +51,7 @@ class ImaginaryMode(NamedTuple):
         return summary(self)
 
 
-def lattice_modes(phonons: Phonons, q: WaveVector) -> tuple[Tensor, Tensor]:
+def modes_at_q(phonons: Phonons, q: WaveVector) -> tuple[Tensor, Tensor]:
     """Eigenvalues and eigenvectors of the dynamical matrix, D e = omega^2 e.
 
     Rigid motions are taken out by projection and come back with eigenvalues of exactly zero,
@@ -71,7 +71,7 @@ def lattice_modes(phonons: Phonons, q: WaveVector) -> tuple[Tensor, Tensor]:
         ValueError: If q has the wrong shape, is not finite or has a component along a direction
             that is not periodic, or the dynamical matrix is not finite.
     """
-    refuse_transforms("lattice_modes", WITH_DERIVATIVES, phonons.masses, q)
+    refuse_transforms("modes_at_q", WITH_DERIVATIVES, phonons.masses, q)
     q = checked_q(phonons, q)
     matrix = phonons.dynamical_matrix(q)
     if not matrix.isfinite().all():

@@ -29,7 +29,7 @@ from mace_functional.phonons import (
     Phonons,
     acoustic_branches,
     converged_mesh_thermo,
-    frequencies_on,
+    mesh_modes,
     mesh_size,
     phonons_of,
 )
@@ -316,7 +316,7 @@ def _mesh_modes(
     path, settings = task.folder / MESH, task.settings
     if size is not None:
         mesh = Mesh.of(lattice.atoms, size, symprec=settings.symprec)
-        return frequencies_on(lattice, mesh, eigenvectors=False, checkpoint=path), None
+        return mesh_modes(lattice, mesh, eigenvectors=False, checkpoint=path), None
     found = converged_mesh_thermo(
         lattice,
         settings.mesh_temperature,

@@ -114,7 +114,7 @@ def harmonic_thermo(
     out with `normal_modes`, or with `drop`. NaN stays NaN.
 
     Args:
-        modes: What `gamma_modes`, `normal_modes` and `frequencies_on` return, which know their
+        modes: What `gamma_modes`, `normal_modes` and `mesh_modes` return, which know their
             unit, weights and rigid motions; or bare frequencies, (M,), or (Q, M) for a mesh of q
             points, signed, in `unit`.
         temperatures: (T,) or a scalar, K; 0 gives the zero-point energy alone.

@@ -63,7 +63,7 @@ def plain(graph, inputs):
 
 def test_compiled_function_gives_the_plain_result_and_is_used_from_the_second_call_on():
     backend, calls = calls_of(plain)
-    function = mf.compiled(energy, backend=backend)
+    function = mf.compile_checked(energy, backend=backend)
     assert torch.equal(function(X, K), energy(X, K))
     assert len(calls) == 1  # to compare
     with warnings.catch_warnings():
@@ -74,14 +74,14 @@ def test_compiled_function_gives_the_plain_result_and_is_used_from_the_second_ca
 
 def test_rounding_is_no_reason_to_distrust():
     backend, calls = calls_of(negligible)
-    function = mf.compiled(energy, backend=backend)
+    function = mf.compile_checked(energy, backend=backend)
     function(X, K)
     torch.testing.assert_close(function(X, K), energy(X, K), rtol=1e-12, atol=0)
     assert len(calls) == 2
 
 
 def test_wrong_results_are_noticed_and_never_returned():
-    function = mf.compiled(grad(energy), backend=doubled)
+    function = mf.compile_checked(grad(energy), backend=doubled)
     with pytest.warns(UserWarning, match="another result.*plain function is used"):
         first = function(X, K)
     expected = grad(energy)(X, K)
@@ -92,7 +92,7 @@ def test_wrong_results_are_noticed_and_never_returned():
 
 
 def test_failures_of_the_compiler_are_reported_once_and_the_plain_function_is_used():
-    function = mf.compiled(energy, backend=broken)
+    function = mf.compile_checked(energy, backend=broken)
     with pytest.warns(UserWarning, match="torch.compile failed.*plain function is used"):
         assert torch.equal(function(X, K), energy(X, K))
     with warnings.catch_warnings():
@@ -105,11 +105,11 @@ def test_errors_of_the_function_itself_are_raised():
         raise ValueError("not this one")
 
     with pytest.raises(ValueError, match="not this one"):
-        mf.compiled(refuses, backend="eager")(X)
+        mf.compile_checked(refuses, backend="eager")(X)
 
 
 def test_every_shape_and_dtype_is_compared_anew():
-    function = mf.compiled(energy, backend=doubled)
+    function = mf.compile_checked(energy, backend=doubled)
     for x in (X, torch.cat([X, X]), X.float()):
         k = K.to(x.dtype)
         with pytest.warns(UserWarning, match="another result"):
@@ -117,7 +117,7 @@ def test_every_shape_and_dtype_is_compared_anew():
 
 
 def test_transforms_of_a_compiled_function_are_right():
-    function = mf.compiled(energy, backend=doubled)
+    function = mf.compile_checked(energy, backend=doubled)
     assert torch.equal(grad(function)(X, K), grad(energy)(X, K))
 
 
@@ -125,7 +125,7 @@ def test_results_in_containers_are_compared():
     def several(x):
         return {"sum": x.sum(), "parts": (x, x.long())}
 
-    function = mf.compiled(several, backend=doubled)
+    function = mf.compile_checked(several, backend=doubled)
     with pytest.warns(UserWarning, match="another result"):
         found = function(X)
     assert torch.equal(found["parts"][0], X)

@@ -35,7 +35,7 @@ def test_table_and_files_are_what_the_library_gives(tmp_path, capsys):
     salt, ethanol, gold = json.loads((tmp_path / "out" / "table.json").read_text())
     atoms = ase.io.read("salt.extxyz")
     lattice = mf.phonons_of(mf.load_model("embedded"), atoms)
-    modes = mf.frequencies_on(lattice, mf.Mesh.of(atoms, (2, 2, 2)))
+    modes = mf.mesh_modes(lattice, mf.Mesh.of(atoms, (2, 2, 2)))
     capacity = mf.mesh_thermo(modes, 290.0).specific_heat_capacity
     assert salt["heat_capacity_290K_J_per_gK"] == pytest.approx(float(capacity), rel=1e-9)
     assert salt["reference_cv_relative_error"] == pytest.approx(float(capacity) / 0.5 - 1)

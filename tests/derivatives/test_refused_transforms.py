@@ -17,7 +17,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 import mace_functional as mf
 from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.interop.vibrations_data import to_vibrations_data
-from mace_functional.phonons.modes import lattice_modes
+from mace_functional.phonons.modes import modes_at_q
 from mace_functional.vibrations.harmonic_modes import (
     internal_motions,
     normal_modes,
@@ -122,7 +122,7 @@ def test_a_gradient_through_a_model_passes_vibrational_frequencies():
 
 
 def test_smeared_densities_of_states_on_a_given_grid_have_derivatives():
-    modes = mf.frequencies_on(spring_phonons(salt()), mf.Mesh.of(salt(), (2, 2, 2)))
+    modes = mf.mesh_modes(spring_phonons(salt()), mf.Mesh.of(salt(), (2, 2, 2)))
 
     def density(step: Tensor) -> Tensor:
         there = replace(modes, eigenvalues=modes.eigenvalues * (1 + step))
@@ -196,9 +196,9 @@ REFUSED: dict[str, Callable[[Tensor], Any]] = {
         mf.lowest_modes(operator(t), 1, pbc=MOLECULE, model=HESSIAN).eigenvalues
     ),
     "band_structure": lambda t: mf.band_structure(PHONONS, t * torch.ones(1, 3)).frequencies,
-    "lattice_modes": lambda t: lattice_modes(PHONONS, t * torch.ones(3))[0],
+    "modes_at_q": lambda t: modes_at_q(PHONONS, t * torch.ones(3))[0],
     "group_velocities": lambda t: mf.group_velocities(PHONONS, t * torch.ones(3)),
-    "frequencies_on": lambda t: mf.frequencies_on(scaled_phonons(t), MESH).eigenvalues,
+    "mesh_modes": lambda t: mf.mesh_modes(scaled_phonons(t), MESH).eigenvalues,
     "to_vibrations_data": lambda t: to_vibrations_data(t * HESSIAN, WATER),
     "Structure.rebuild": lambda t: STRUCTURE.rebuild(t * STRUCTURE.positions).positions,
 }

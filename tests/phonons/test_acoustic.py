@@ -16,8 +16,8 @@ from mace_functional.phonons import (
     acoustic,
     acoustic_branches,
     converged_mesh_thermo,
-    frequencies_on,
     group_velocities,
+    mesh_modes,
     mesh_size,
     mesh_thermo,
     phonons_of,
@@ -62,7 +62,7 @@ def test_gamma_alone_misses_half_of_the_heat_capacity_of_rock_salt(model):
     modes = mf.gamma_modes(model, atoms)
     branches = acoustic_branches(model, atoms, modes)
     at_gamma = mf.harmonic_thermo(modes, 300.0).heat_capacity
-    mesh = frequencies_on(phonons_of(model, atoms), Mesh.of(atoms, (8, 8, 8)), eigenvectors=False)
+    mesh = mesh_modes(phonons_of(model, atoms), Mesh.of(atoms, (8, 8, 8)), eigenvectors=False)
     whole = mesh_thermo(mesh, 300.0).thermo.heat_capacity
     assert at_gamma < 0.52 * whole
     assert abs(at_gamma + branches.heat_capacity(300.0) - whole) < 0.01 * whole
@@ -72,7 +72,7 @@ def test_gamma_alone_misses_half_of_the_heat_capacity_of_rock_salt(model):
 def test_estimate_closes_the_gap_of_quartz(quartz):
     atoms, modes, branches, phonons = quartz
     at_gamma = mf.harmonic_thermo(modes, 300.0)
-    mesh = frequencies_on(phonons, Mesh.of(atoms, (4, 4, 4)), eigenvectors=False)
+    mesh = mesh_modes(phonons, Mesh.of(atoms, (4, 4, 4)), eigenvectors=False)
     whole = mesh_thermo(mesh, 300.0).thermo
     gap = whole.heat_capacity - at_gamma.heat_capacity
     assert gap > 0.15 * whole.heat_capacity
@@ -168,7 +168,7 @@ def test_average_over_branches_is_that_of_their_density_of_states():
 def test_converged_mesh_has_the_error_that_was_asked_for(temperatures, tolerance):
     phonons = spring_phonons(salt())
     found = converged_mesh_thermo(phonons, temperatures, tolerance)
-    fine = frequencies_on(phonons, Mesh.of(salt(), (20, 20, 20)), eigenvectors=False)
+    fine = mesh_modes(phonons, Mesh.of(salt(), (20, 20, 20)), eigenvectors=False)
     fine = mesh_thermo(fine, temperatures).thermo.heat_capacity
     fine = fine + (fine > 0) * 3 * K_B / 20**3  # its own acoustic modes at Gamma
     heat = found.result.thermo.heat_capacity

@@ -10,13 +10,13 @@ import torch
 from ase.build import bulk
 from springs import chain, phonopy_of, salt, silicon, spring_phonons
 
-from mace_functional.phonons import Mesh, density_of_states, frequencies_on
+from mace_functional.phonons import Mesh, density_of_states, mesh_modes
 from mace_functional.phonons.dos import integration_weights, tetrahedra
 from mace_functional.units import frequency_factor
 
 
 def modes_of(atoms, size, **options):
-    return frequencies_on(spring_phonons(atoms), Mesh.of(atoms, size), **options)
+    return mesh_modes(spring_phonons(atoms), Mesh.of(atoms, size), **options)
 
 
 @pytest.mark.parametrize("atoms", [salt(), silicon()])
@@ -75,7 +75,7 @@ def test_integral_is_the_number_of_modes(method, size):
 def test_linear_chain_has_its_density_in_closed_form():
     spring, mass = 2.0, 7.0
     phonons = chain((mass,), spring)
-    modes = frequencies_on(phonons, Mesh.of(phonons.atoms, (2000, 1, 1)), eigenvectors=False)
+    modes = mesh_modes(phonons, Mesh.of(phonons.atoms, (2000, 1, 1)), eigenvectors=False)
     top = frequency_factor("cm-1") * 2 * np.sqrt(spring / mass)
     dos = density_of_states(modes, grid=np.linspace(0.1, 0.9, 9) * top)
     edges = np.linspace(0.05, 0.95, 10)
@@ -92,7 +92,7 @@ def test_waves_of_one_speed_have_the_density_of_debye():
         return (speed**2 * wave @ wave * torch.eye(3)).to(torch.complex128)
 
     crystal = replace(spring_phonons(atoms), dynamical_matrix=dynamical_matrix)
-    modes = frequencies_on(crystal, Mesh.of(atoms, (30, 30, 30)), eigenvectors=False)
+    modes = mesh_modes(crystal, Mesh.of(atoms, (30, 30, 30)), eigenvectors=False)
     per_wave = frequency_factor("cm-1") * speed * 2 * torch.pi  # Å / cm
     edge = per_wave / (2 * step)
     dos = density_of_states(modes, grid=torch.linspace(0.3, 0.9, 7) * edge)
@@ -104,7 +104,7 @@ def test_flat_bands_are_not_lost():
     phonons = spring_phonons(salt())
     flat = torch.diag(torch.arange(1.0, 7).double().square()).to(torch.complex128)
     einstein = replace(phonons, dynamical_matrix=lambda q: flat)
-    modes = frequencies_on(einstein, Mesh.of(salt(), (2, 2, 2), shift=(1, 1, 1)))
+    modes = mesh_modes(einstein, Mesh.of(salt(), (2, 2, 2), shift=(1, 1, 1)))
     factor = frequency_factor("cm-1")
     dos = density_of_states(modes, grid=factor * torch.arange(0.5, 8, 0.5))
     expected = torch.tensor([0.0] + [1, 0] * 6 + [0, 0]).double() / (0.5 * factor)
@@ -118,7 +118,7 @@ def test_atoms_that_symmetry_exchanges_are_equal_as_without_symmetry():
     for method in "tetrahedron", "gaussian":
         options = {"method": method, "grid": np.linspace(0, 660, 50)}
         found = density_of_states(modes_of(atoms, (4, 4, 4)), **options)
-        expected = density_of_states(frequencies_on(phonons, whole), **options)
+        expected = density_of_states(mesh_modes(phonons, whole), **options)
         torch.testing.assert_close(found.total, expected.total, rtol=0, atol=1e-10)
         torch.testing.assert_close(found.per_atom[0], found.per_atom[1])
 

@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.build import bulk, graphene
 from springs import chain, salt, silicon, spring_phonons
 
-from mace_functional.phonons import Mesh, Phonons, frequencies_on, lattice_modes
+from mace_functional.phonons import Mesh, Phonons, mesh_modes, modes_at_q
 
 
 def slab() -> Atoms:
@@ -60,7 +60,7 @@ def test_frequencies_of_all_points_are_those_of_their_star(atoms, size, shift):
     phonons = spring_phonons(atoms)
     mesh = Mesh.of(atoms, size, shift=shift)
     assert len(mesh.q) < np.prod(size)
-    modes = frequencies_on(phonons, mesh, eigenvectors=False)
+    modes = mesh_modes(phonons, mesh, eigenvectors=False)
     for address in np.ndindex(size):
         q = torch.tensor((np.array(address) + np.array(shift) / 2) / size)
         expected = torch.linalg.eigvalsh(phonons.dynamical_matrix(q))
@@ -86,7 +86,7 @@ def test_isotopes_and_handedness_count():
 
 def test_rigid_motions_are_at_exactly_zero_and_belong_to_gamma():
     phonons = spring_phonons(salt())
-    modes = frequencies_on(phonons, Mesh.of(salt(), (2, 2, 2)))
+    modes = mesh_modes(phonons, Mesh.of(salt(), (2, 2, 2)))
     assert modes.rigid.tolist() == [3, 0, 0]
     assert (modes.eigenvalues[0, :3] == 0).all()
     vectors = modes.eigenvectors.flatten(2)
@@ -102,7 +102,7 @@ def test_eigenvectors_solve_the_dynamical_matrix():
     phonons = spring_phonons(silicon())
     for q in ([0.0, 0, 0], [0.2, -0.3, 0.1], [1.0, 0.0, -2.0]):
         q = torch.tensor(q, dtype=torch.float64)
-        values, vectors = lattice_modes(phonons, q)
+        values, vectors = modes_at_q(phonons, q)
         columns = vectors.flatten(1).mT
         torch.testing.assert_close(
             phonons.dynamical_matrix(q) @ columns, columns * values, rtol=0, atol=1e-12
@@ -125,17 +125,17 @@ def counting(phonons: Phonons, stop_after: int = 1000) -> tuple[Phonons, list[li
 @pytest.mark.parametrize("eigenvectors", [True, False])
 def test_an_interrupted_mesh_goes_on_where_it_was(tmp_path, eigenvectors):
     phonons, mesh = spring_phonons(salt()), Mesh.of(salt(), (4, 4, 4))
-    expected = frequencies_on(phonons, mesh, eigenvectors=eigenvectors)
+    expected = mesh_modes(phonons, mesh, eigenvectors=eigenvectors)
     options = {"checkpoint": tmp_path / "mesh.npz", "eigenvectors": eigenvectors}
     first, asked_first = counting(phonons, stop_after=5)
     with pytest.raises(KeyboardInterrupt):
-        frequencies_on(first, mesh, **options)
+        mesh_modes(first, mesh, **options)
     second, asked_second = counting(phonons)
-    found = frequencies_on(second, mesh, **options)
+    found = mesh_modes(second, mesh, **options)
     assert asked_second[0] == asked_first[0]  # the check
     assert asked_first + asked_second[1:] == mesh.q.tolist()
     third, asked_third = counting(phonons)
-    again = frequencies_on(third, mesh, **options)
+    again = mesh_modes(third, mesh, **options)
     assert len(asked_third) == 1
     for modes in found, again:
         assert torch.equal(modes.eigenvalues, expected.eigenvalues)
@@ -149,20 +149,20 @@ def test_an_interrupted_mesh_goes_on_where_it_was(tmp_path, eigenvectors):
 def test_checkpoints_of_something_else_are_refused(tmp_path):
     phonons, mesh = spring_phonons(salt()), Mesh.of(salt(), (2, 2, 2))
     path = tmp_path / "mesh.npz"
-    frequencies_on(phonons, mesh, checkpoint=path, eigenvectors=False)
+    mesh_modes(phonons, mesh, checkpoint=path, eigenvectors=False)
     with pytest.raises(ValueError, match="has no eigenvectors"):
-        frequencies_on(phonons, mesh, checkpoint=path)
+        mesh_modes(phonons, mesh, checkpoint=path)
     stiffer = replace(phonons, dynamical_matrix=lambda q: 1.01 * phonons.dynamical_matrix(q))
     with pytest.raises(ValueError, match="it is of another model"):
-        frequencies_on(stiffer, mesh, checkpoint=path, eigenvectors=False)
+        mesh_modes(stiffer, mesh, checkpoint=path, eigenvectors=False)
     with pytest.raises(ValueError, match="has other q"):
-        frequencies_on(phonons, Mesh.of(salt(), (3, 3, 3)), checkpoint=path, eigenvectors=False)
+        mesh_modes(phonons, Mesh.of(salt(), (3, 3, 3)), checkpoint=path, eigenvectors=False)
     path.write_text("nothing of the kind")
     with pytest.raises(ValueError, match="is no checkpoint"):
-        frequencies_on(phonons, mesh, checkpoint=path)
+        mesh_modes(phonons, mesh, checkpoint=path)
     np.savez(path, q=mesh.q)
     with pytest.raises(ValueError, match="it lacks"):
-        frequencies_on(phonons, mesh, checkpoint=path)
+        mesh_modes(phonons, mesh, checkpoint=path)
 
 
 @pytest.mark.parametrize(
@@ -178,12 +178,12 @@ def test_checkpoints_of_something_else_are_refused(tmp_path):
         (lambda: Mesh.of(slab(), (2, 2, 1), shift=(0, 0, 1)), "give it one point there"),
         (lambda: Mesh.of(Atoms("N2", [[0, 0, 0], [0, 0, 1.1]]), (1, 1, 1)), "needs a crystal"),
         (
-            lambda: frequencies_on(spring_phonons(silicon()), Mesh.of(salt(), (2, 2, 2))),
+            lambda: mesh_modes(spring_phonons(silicon()), Mesh.of(salt(), (2, 2, 2))),
             "made for another structure",
         ),
-        (lambda: lattice_modes(spring_phonons(salt()), torch.zeros(2)), r"shape \(3,\)"),
-        (lambda: lattice_modes(spring_phonons(salt()), torch.full((3,), np.nan)), "not finite"),
-        (lambda: lattice_modes(chain((1.0,)), torch.tensor([0, 0.5, 0])), "not periodic"),
+        (lambda: modes_at_q(spring_phonons(salt()), torch.zeros(2)), r"shape \(3,\)"),
+        (lambda: modes_at_q(spring_phonons(salt()), torch.full((3,), np.nan)), "not finite"),
+        (lambda: modes_at_q(chain((1.0,)), torch.tensor([0, 0.5, 0])), "not periodic"),
     ],
 )
 def test_bad_input_is_explained(call, message):
@@ -195,10 +195,10 @@ def test_matrices_that_are_not_finite_are_refused():
     phonons = spring_phonons(salt())
     broken = replace(phonons, dynamical_matrix=lambda q: phonons.dynamical_matrix(q) * np.nan)
     with pytest.raises(ValueError, match="entries that are not finite"):
-        frequencies_on(broken, Mesh.of(salt(), (2, 2, 2)))
+        mesh_modes(broken, Mesh.of(salt(), (2, 2, 2)))
 
 
 def test_a_structure_that_is_not_at_rest_is_warned_of():
     phonons = spring_phonons(salt(), largest_force=0.123)
     with pytest.warns(UserWarning, match=r"the largest force is 0.123 eV/Å"):
-        frequencies_on(phonons, Mesh.of(salt(), (2, 2, 2)))
+        mesh_modes(phonons, Mesh.of(salt(), (2, 2, 2)))

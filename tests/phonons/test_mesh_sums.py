@@ -15,11 +15,11 @@ import mace_functional as mf
 from mace_functional.phonons import (
     Mesh,
     animate,
-    frequencies_on,
-    lattice_modes,
     mean_square_displacements,
     mesh_convergence,
+    mesh_modes,
     mesh_thermo,
+    modes_at_q,
     participation_ratios,
     phonons_of,
 )
@@ -29,7 +29,7 @@ TEMPERATURES = [0.0, 10.0, 77.0, 300.0, 1200.0]
 
 
 def modes_of(atoms, size, **options):
-    return frequencies_on(spring_phonons(atoms), Mesh.of(atoms, size), **options)
+    return mesh_modes(spring_phonons(atoms), Mesh.of(atoms, size), **options)
 
 
 @pytest.mark.parametrize("atoms", [salt(), silicon()])
@@ -49,7 +49,7 @@ def test_thermodynamics_are_those_of_phonopy(atoms, size):
 
 def test_embedded_model_on_a_mesh_is_a_supercell_at_gamma():
     model, atoms = mf.load_model("embedded"), bulk("NaCl", "rocksalt", a=5.64)
-    modes = frequencies_on(phonons_of(model, atoms), Mesh.of(atoms, (2, 2, 2)))
+    modes = mesh_modes(phonons_of(model, atoms), Mesh.of(atoms, (2, 2, 2)))
     found = mesh_thermo(modes, TEMPERATURES)
     large = atoms.repeat(2)
     gamma = mf.gamma_modes(model, large)
@@ -96,7 +96,7 @@ def test_convergence_is_a_row_for_each_mesh():
 
 def unstable():
     crystal = chain((1.0,), spring=-1.0)
-    return frequencies_on(crystal, Mesh.of(crystal.atoms, (4, 1, 1)))
+    return mesh_modes(crystal, Mesh.of(crystal.atoms, (4, 1, 1)))
 
 
 def test_imaginary_modes_are_reported_with_their_waves():
@@ -126,8 +126,8 @@ def test_displacements_are_those_of_phonopy(atoms):
 def test_displacements_with_symmetry_are_those_without():
     atoms = bulk("TiO", "wurtzite", a=3.2, c=5.1)
     crystal = spring_phonons(atoms)
-    reduced = frequencies_on(crystal, Mesh.of(atoms, (3, 3, 2)))
-    whole = frequencies_on(crystal, Mesh.of(atoms, (3, 3, 2), symmetry=False))
+    reduced = mesh_modes(crystal, Mesh.of(atoms, (3, 3, 2)))
+    whole = mesh_modes(crystal, Mesh.of(atoms, (3, 3, 2), symmetry=False))
     assert len(reduced.mesh.q) < len(whole.mesh.q)
     found, expected = (mean_square_displacements(modes, 300.0) for modes in (reduced, whole))
     assert found.shape == (4, 3, 3)
@@ -139,7 +139,7 @@ def test_hot_atoms_obey_equipartition():
     """Classically, k T is the mean of m omega^2 u^2 for each mode."""
     spring, mass, temperature = 2.0, 7.0, 1e5
     crystal = chain((mass,), spring)
-    modes = frequencies_on(crystal, Mesh.of(crystal.atoms, (2, 1, 1)))
+    modes = mesh_modes(crystal, Mesh.of(crystal.atoms, (2, 1, 1)))
     found = mean_square_displacements(modes, temperature)
     # The wave at the zone boundary alone, of weight 1/2 and omega^2 = 4 spring / mass.
     expected = 0.5 * K_B * temperature / (4 * spring)
@@ -187,7 +187,7 @@ def test_frames_accelerate_as_the_springs_of_the_supercell_pull(q, repeats):
     largest = np.linalg.norm(moved[0] * np.cos(fine) + moved[2] * np.sin(fine), axis=2).max()
     assert largest == pytest.approx(0.2, rel=1e-5)
     hessian = supercell_hessian(large)
-    values, _ = lattice_modes(crystal, torch.tensor(q, dtype=torch.float64))
+    values, _ = modes_at_q(crystal, torch.tensor(q, dtype=torch.float64))
     for u in moved:
         pull = (hessian @ u.ravel()).reshape(-1, 3) / large.get_masses()[:, None]
         np.testing.assert_allclose(pull, float(values[mode]) * u, rtol=0, atol=1e-10)
@@ -230,7 +230,7 @@ def test_molecules_are_animated_at_gamma_alone():
     crystal = replace(crystal, dynamical_matrix=lambda q: matrix)
     frames = animate(crystal, (0, 0, 0), 8, frames=2)
     assert len(frames[0]) == 3
-    assert (lattice_modes(crystal, torch.zeros(3))[0][:6] == 0).all()
+    assert (modes_at_q(crystal, torch.zeros(3))[0][:6] == 0).all()
     with pytest.raises(ValueError, match="not periodic"):
         animate(crystal, (0.5, 0, 0), 8)
 
@@ -255,7 +255,7 @@ def test_bad_animations_are_explained(options, message):
 
 
 def test_graphene_has_mean_square_displacements_without_symmetry_out_of_plane():
-    modes = frequencies_on(spring_phonons(graphene(a=2.9)), Mesh.of(graphene(a=2.9), (4, 4, 1)))
+    modes = mesh_modes(spring_phonons(graphene(a=2.9)), Mesh.of(graphene(a=2.9), (4, 4, 1)))
     found = mean_square_displacements(modes, 300.0)
     torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
     assert float(found[0, 0, 0]) == pytest.approx(float(found[0, 1, 1]))

@@ -11,7 +11,7 @@ from springs import chain, phonopy_of, salt, silicon, spring_phonons
 from torch.func import jvp, vmap
 
 import mace_functional as mf
-from mace_functional.phonons import group_velocities, lattice_modes, phonons_of
+from mace_functional.phonons import group_velocities, modes_at_q, phonons_of
 from mace_functional.phonons.velocities import velocities_of
 from mace_functional.units import ANGULAR_FREQUENCY
 
@@ -73,7 +73,7 @@ def test_slopes_are_differences_of_frequencies(atoms):
 def test_degenerate_modes_have_the_slopes_of_the_bands_that_meet():
     crystal = silicon_phonons()
     for q in vector(0.5, 0.25, 0.75), vector(0.5, 0, 0.5), vector(0.2, 0, 0.2):  # W, X, Delta
-        values = lattice_modes(crystal, q)[0]
+        values = modes_at_q(crystal, q)[0]
         assert (values.diff() < 1e-10).any()
         for direction in vector(1, 2, 3), vector(0.3, -1, 0.2):
             unit = direction / direction.norm()
@@ -151,7 +151,7 @@ def test_rods_twist_and_bend():
     crystal = spring_phonons(atoms, springs=((3.0, 1.8, 0.0), (4.2, 0.35, 0.0)))
     found = group_velocities(crystal, vector(0, 0, 0))
     near = group_velocities(crystal, vector(1e-3, 0, 0))
-    assert (lattice_modes(crystal, vector(0, 0, 0))[0][:4] == 0).all()
+    assert (modes_at_q(crystal, vector(0, 0, 0))[0][:4] == 0).all()
     torch.testing.assert_close(found[:2], torch.zeros(2, 3).double(), rtol=0, atol=1e-5)
     torch.testing.assert_close(found[2:4], near[2:4], rtol=1e-3, atol=0)
     assert (found[2:4, 0] > 1).all()

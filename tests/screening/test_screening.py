@@ -213,7 +213,7 @@ def test_mesh_is_that_of_the_library_and_molecules_stay_at_gamma(thread, tmp_pat
     screening = screen(structures, tmp_path, settings, executor=thread)
     lattice = mf.phonons_of(mf.load_model("embedded"), structures["salt"], method="replicas")
     mesh = mf.Mesh.of(structures["salt"], (2, 2, 3), symmetry=False)
-    modes = mf.frequencies_on(lattice, mesh)
+    modes = mf.mesh_modes(lattice, mesh)
     expected = mf.mesh_thermo(modes, 300.0).thermo
     crystal, water, flat = screening.rows()
     thermo = crystal.spectrum.thermo(300.0)

@@ -14,7 +14,7 @@ from conftest import shared_file
 
 import mace_functional as mf
 from mace_functional.interop.phonopy import from_phonopy, write_phonopy
-from mace_functional.phonons import Mesh, frequencies_on, phonons_of
+from mace_functional.phonons import Mesh, mesh_modes, phonons_of
 from mace_functional.screening.record import STRUCTURE
 from mace_functional.structure.reading import StructureError, read
 from mace_functional.structure.reading.isotopes import HYDROGEN, Isotope
@@ -116,9 +116,9 @@ def rock_salt_of_two_isotopes() -> Atoms:
 def test_mesh_does_not_exchange_isotopes(model: mf.MaceModel) -> None:
     """Wave vectors are equivalent by operations that keep the masses: sums as without symmetry."""
     lattice = phonons_of(model, rock_salt_of_two_isotopes())
-    reduced = frequencies_on(lattice, Mesh.of(lattice.atoms, (2, 2, 2)), eigenvectors=False)
+    reduced = mesh_modes(lattice, Mesh.of(lattice.atoms, (2, 2, 2)), eigenvectors=False)
     full = Mesh.of(lattice.atoms, (2, 2, 2), symmetry=False)
-    every = frequencies_on(lattice, full, eigenvectors=False)
+    every = mesh_modes(lattice, full, eigenvectors=False)
     assert len(reduced.mesh.q) <= len(every.mesh.q)
     sums = [
         float((modes.mesh.weights[:, None] * modes.frequencies("THz") ** 2).sum())

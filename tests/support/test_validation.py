@@ -151,4 +151,4 @@ def test_supercell_and_bands_are_refused_before_memory_is_asked_for(monkeypatch)
     with pytest.raises(MemoryError, match=r"eigenvectors on the path need .* GiB"):
         mf.band_structure(phonons(), "GX", points=5)
     with pytest.raises(MemoryError, match=r"eigenvectors on the mesh need .* GiB"):
-        mf.frequencies_on(phonons(), mf.Mesh.of(SALT, (3, 3, 3)))
+        mf.mesh_modes(phonons(), mf.Mesh.of(SALT, (3, 3, 3)))

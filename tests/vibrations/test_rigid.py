@@ -12,7 +12,7 @@ from conftest import shared_file
 from torch import Tensor
 
 import mace_functional as mf
-from mace_functional.phonons.modes import lattice_modes
+from mace_functional.phonons.modes import modes_at_q
 from mace_functional.structure.connectivity import Parts, parts_of
 from mace_functional.vibrations.harmonic_modes import normal_modes
 from mace_functional.vibrations.rigid import rigid_motions
@@ -164,12 +164,12 @@ def test_two_molecules_in_a_box_have_twelve_rigid_motions_in_every_wave(model, w
     rigid = torch.as_tensor(phonons.rigid.at(q.numpy()))
     matrix = phonons.dynamical_matrix(q)
     assert (matrix @ rigid).abs().max() < 1e-4 * matrix.abs().max()
-    values, vectors = lattice_modes(phonons, q)
+    values, vectors = modes_at_q(phonons, q)
     assert (values == 0).sum() == 12
     torch.testing.assert_close(
         vectors.flatten(1).conj() @ vectors.flatten(1).mT, torch.eye(18, dtype=vectors.dtype)
     )
-    modes = mf.frequencies_on(phonons, mf.Mesh.of(pair, (2, 1, 1)))
+    modes = mf.mesh_modes(phonons, mf.Mesh.of(pair, (2, 1, 1)))
     assert modes.rigid.tolist() == [12, 12]
     on_mesh = mf.mesh_thermo(modes, 300.0).thermo
     alone = mf.harmonic_thermo(mf.gamma_modes(model, water), 300.0)
