@@ -23,7 +23,8 @@ from ase import Atoms
 from ase.optimize import LBFGS
 
 import mace_functional as mf
-from mace_functional.optimize.lowest_modes import check_stability, lowest_modes
+from mace_functional.optimize.lowest_modes import lowest_modes
+from mace_functional.optimize.stability import check_stability
 from mace_functional.vibrations.harmonic_modes import internal_motions, rigid_motions
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -26,9 +26,11 @@ from .mace.loading import load_model
 from .mace.model import MaceModel
 from .mace.model_file import save_model
 from .optimize.follow_mode import follow_mode
-from .optimize.lowest_modes import check_stability, lowest_modes
+from .optimize.lowest_modes import lowest_modes
+from .optimize.outcome import Outcome
 from .optimize.relax import RelaxResult, relax
 from .optimize.saddle import SaddleResult, find_saddle
+from .optimize.stability import check_stability
 from .phonons import (
     Mesh,
     Phonons,
@@ -86,6 +88,7 @@ __all__ = [
     "Mesh",
     "Neighbourhood",
     "NormalModes",
+    "Outcome",
     "Phonons",
     "Potential",
     "PotentialCalculator",

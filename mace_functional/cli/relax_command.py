@@ -74,10 +74,7 @@ def _print(results: dict[str, Any]) -> None:
     """How it went, on standard output."""
     console = Console()
     relaxation = results["relaxation"]
-    console.print(
-        f"{results['formula']}: {'relaxed' if relaxation['converged'] else 'not relaxed'}, "
-        f"{relaxation['reason']}"
-    )
+    console.print(f"{results['formula']}: {relaxation['reason']}")
     console.print(f"energy {results['energy_eV']:.6f} eV")
     print_rest(console, relaxation["largest_force_eV_per_A"], results)
     console.print(

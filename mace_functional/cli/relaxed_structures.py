@@ -56,7 +56,7 @@ def relax_in_place(
     atoms.set_cell(result.atoms.cell)
     atoms.set_positions(result.atoms.positions, apply_constraint=False)
     if not result.converged:
-        console.print(f"not relaxed: {result.reason}", style=BOLD)
+        console.print(f"relaxation {result.reason}", style=BOLD)
     return relaxation_results(result, options)
 
 
@@ -64,6 +64,7 @@ def relaxation_results(result: RelaxResult, options: dict[str, Any]) -> dict[str
     """What happened in a relaxation."""
     return {
         "converged": result.converged,
+        "outcome": result.outcome.name.lower(),
         "reason": result.reason,
         "steps": result.n_gradients,
         "hessian_vector_products": result.n_hvps,

@@ -13,7 +13,13 @@ from mace_functional.autodiff.columns import ChunkSize, map_columns
 from mace_functional.autodiff.concrete import is_concrete
 
 if TYPE_CHECKING:
+    from typing import Self
+
+    from ase import Atoms
     from scipy.sparse.linalg import LinearOperator
+
+    from mace_functional.potential.protocol import Potential
+    from mace_functional.structure.structure import Structure
 
 
 class HessianOperator:
@@ -35,6 +41,7 @@ class HessianOperator:
         positions, cell, params, masses: As given.
         shape: (3N, 3N).
         dtype, device: Those of the positions.
+        atoms, structure: What the operator was made of by `from_potential`; else None.
 
     Raises:
         ValueError: If masses are not one positive number for each atom.
@@ -69,6 +76,30 @@ class HessianOperator:
         self.positions, self.cell, self.params, self.masses = positions, cell, params, masses
         self.shape = torch.Size([positions.numel(), positions.numel()])
         self.dtype, self.device = positions.dtype, positions.device
+        self.atoms: Atoms | None = None
+        self.structure: Structure | None = None
+
+    @classmethod
+    def from_potential(
+        cls, potential: Potential, atoms: Atoms, *, mass_weighted: bool = True, **options: Any
+    ) -> Self:
+        """The Hessian of a structure, which the operator then knows: see `lowest_modes`.
+
+        Args:
+            potential: A model from `load_model`, or any other potential.
+            atoms: The structure; periodic in any directions.
+            mass_weighted: Whether it is `M^(-1/2) H M^(-1/2)` and not H.
+            **options: `chunk_size` and `memory_budget`.
+
+        Raises:
+            ValueError: If the structure does not fit the potential.
+        """
+        s = potential.structure(atoms)
+        masses = s.masses if mass_weighted else None
+        energy = potential.energy_fn(s.topology)
+        op = cls(energy, s.positions, s.cell, potential.params, masses, **options)
+        op.atoms, op.structure = atoms.copy(), s
+        return op
 
     def __repr__(self) -> str:
         weighted = "" if self.masses is None else ", mass-weighted"

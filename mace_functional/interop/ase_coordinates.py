@@ -1,17 +1,18 @@
-"""What ASE's optimisers see, in displacements and strain: atoms with constraints, and filters.
+"""Free coordinates of what ASE's optimisers see: atoms with constraints, and filters.
 
-An optimiser sees coordinates q and forces f_q, those of the atoms or those of a filter that adds
-the cell. Whatever the filter, and whatever linear constraints do to forces, f_q is linear in the
-derivatives of the energy by displacements u and strain e, y = (u, L e),
+ASE's optimisers see coordinates q and forces f_q = -dE/dq of atoms or of a filter, which adds the
+cell. Whatever the filter and its linear constraints, these forces are linear in the derivatives of
+the energy by displacements u and strain e, y = (u, L e),
 
-    dE/dq = A^T dE/dy,        A = dy/dq = U S V^T,
+    dE/dq = A^T dE/dy,        A = dy/dq = U S V^T.
 
-so a calculator that answers with one component of dE/dy at a time shows A. Coordinates z, with
+The Jacobian A is obtained row by row: a dummy calculator is attached, whose forces and stress are
+unit vectors. Coordinates z with
 
     q = q_0 + V S^-1 z,        dE/dz = S^-1 V^T dE/dq,        d2E/dz2 ~ U^T (d2E/dy2) U,
 
-are without all that forces never point to, and a step is as long as the displacements that it
-brings.
+span the range of A only. With this scaling, the length of a step in z is the length of the
+displacements of the atoms.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from mace_functional.optimize.coordinates import STRAIN_WEIGHT, STRAINS, Coordin
 from mace_functional.structure.lattice import periodic_projector
 from mace_functional.structure.selection import CONSTRAINTS
 
-NOTHING = 1e-8
-"""Singular values of A this small, relative to the largest one, are of what never moves."""
+NO_MOTION = 1e-8
+"""Singular value of A over the largest one, below which a direction is held by constraints."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,8 @@ class Chart:
     def of(cls, optimised: Atoms | Filter) -> Chart:
         """Coordinates around the present geometry of atoms or a filter.
 
-        Constraints that are not linear are left out: their free directions turn on the way.
+        Constraints that are not linear are left out, because their free directions change on the
+        way.
         """
         atoms = innermost(optimised)
         positions, cell = (torch.tensor(t) for t in (atoms.positions, atoms.cell.array))
@@ -60,7 +62,7 @@ class Chart:
         length = STRAIN_WEIGHT * max(spread, len(atoms) ** 0.5)
         slopes = _slopes(optimised, length)
         left, sizes, right = np.linalg.svd(slopes, full_matrices=False)
-        free = sizes > NOTHING * max(sizes.max(initial=0.0), NOTHING)
+        free = sizes > NO_MOTION * max(sizes.max(initial=0.0), NO_MOTION)
         # Rounding would involve atoms that are held.
         basis = left[:, free] * np.any(slopes, axis=1, keepdims=True)
         return cls(
@@ -75,7 +77,7 @@ class Chart:
 
 
 class _Derivatives:
-    """A calculator that has forces and a stress, and never looks at the atoms."""
+    """A dummy calculator: forces and a stress that do not depend on the atoms."""
 
     def __init__(self, count: int) -> None:
         self.forces, self.stress = np.zeros((count, 3)), np.zeros(6)
@@ -108,12 +110,12 @@ def _slopes(optimised: Atoms | Filter, length: float) -> np.ndarray:
     def gradient() -> np.ndarray:
         return -np.array(copy.get_forces()).ravel()
 
-    # Not zero under pressure.
-    nothing = gradient()
-    slopes = np.zeros((3 * len(atoms) + 6, len(nothing)))
+    # The gradient without forces and stress is not zero under pressure.
+    constant = gradient()
+    slopes = np.zeros((3 * len(atoms) + 6, len(constant)))
     for k in range(3 * len(atoms)):
         answer.forces.flat[k] = -1.0
-        slopes[k] = gradient() - nothing
+        slopes[k] = gradient() - constant
         answer.forces.flat[k] = 0.0
     if isinstance(optimised, Filter) and volume > 0:
         cell, pbc = torch.as_tensor(atoms.cell.array.copy()), atoms.pbc.tolist()
@@ -121,5 +123,5 @@ def _slopes(optimised: Atoms | Filter, length: float) -> np.ndarray:
         for k, strain in enumerate(STRAINS):
             along = full_3x3_to_voigt_6_stress(inside @ strain @ inside)
             answer.stress = along * length / volume
-            slopes[k - 6] = gradient() - nothing
+            slopes[k - 6] = gradient() - constant
     return slopes

@@ -1,14 +1,14 @@
-"""The coordinates of a relaxation: displacements of atoms and strain, together, less what is held.
+"""The free coordinates of an optimiser: displacements of atoms and strain, without what is held.
 
 With displacements u (N, 3) and a symmetric strain e, both from a reference geometry (x, h),
 
     x' = (x + u)(1 + e),        h' = h (1 + e).
 
-Displacements therefore follow the crystal when it is strained, and atoms that are held keep their
-place in the cell. The joint vector is y = (u, L e), with e in an orthonormal basis of the symmetric
-matrices, and a length L that makes a strain worth the displacements that it brings. It is confined
-to a linear space, y = basis z, without translations, and without whatever constraints, symmetry or
-a choice of strains take away.
+Atoms that are held therefore keep their place in the cell when it is strained. The joint vector is
+y = (u, L e), with e in an orthonormal basis of the symmetric matrices. The length L is that of the
+displacements that a strain causes, so that steps of u and L e are comparable. Free coordinates z
+span a linear space, y = basis z, without translations and without what constraints, symmetry or a
+choice of strains exclude.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 CellFreedom = bool | Literal["isotropic"] | Sequence[bool]
-"""Which strains relax: all or none, those that keep the shape, or a choice of the six components
+"""Free strains: all or none, those that keep the shape, or a choice of the six components
 xx, yy, zz, yz, xz, xy."""
 
 STRAIN_WEIGHT = 2.0
-"""Length of a strain over that of the displacements that it brings: cells relax by shorter steps,
-because far from rest a cell that gives way too early falls into another minimum."""
+"""L over the root mean square displacement that a unit strain causes. A larger one makes the steps
+of the cell shorter. Far from a minimum, a cell that changes too early relaxes into another one:
+with smaller ones the framework RSM0004 ends 2 meV per atom higher (`benchmarks/README.md`)."""
 
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
@@ -54,11 +55,11 @@ STRAINS = _strain_basis()
 
 @dataclass(frozen=True, eq=False)
 class Coordinates:
-    """Free coordinates z, (d,), and the geometries that they stand for.
+    """Free coordinates z, (d,), and the geometries that they describe.
 
     Attributes:
-        positions: Reference, Å, (N, 3).
-        cell: Reference, Å, (3, 3).
+        positions: Reference positions x, Å, (N, 3).
+        cell: Reference cell h, Å, (3, 3).
         basis: Orthonormal columns, (3N + 6, d).
         strain_length: L, Å.
     """
@@ -75,7 +76,7 @@ class Coordinates:
 
     @property
     def involved(self) -> np.ndarray:
-        """Components of y that free coordinates involve."""
+        """Components of y that are not always zero."""
         return np.flatnonzero(np.abs(self.basis).sum(1))
 
     def joint(self, z: np.ndarray) -> Tensor:
@@ -95,7 +96,7 @@ class Coordinates:
         return joint[:-6].view(-1, 3), strain
 
     def confined(self, forces: np.ndarray, virial: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What is left of forces (N, 3) and virial (3, 3) in the free space.
+        """The free parts of forces (N, 3) and virial (3, 3).
 
         Args:
             forces: eV/Å, (N, 3).
@@ -115,15 +116,15 @@ def rigid_directions(
     parts: Parts,
     hessian: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The rigid motions of a geometry that are free.
+    """The free rigid motions at a geometry.
 
     Args:
         coordinates: Give the meaning of z.
         positions: Å, (N, 3).
         cell: Å, (3, 3).
         parts: The connected parts.
-        hessian: By z, (d, d), exact, where nothing is held: to tell nearly straight molecules from
-            bent ones; see `rigid`.
+        hessian: Exact Hessian by z, (d, d), where nothing is held: it tells nearly straight
+            molecules from bent ones; see `rigid`.
 
     Returns:
         Orthonormal directions of z, (d, r).
@@ -151,14 +152,14 @@ def free_coordinates(
     cell_freedom: CellFreedom = True,
     symmetry: Operations | None = None,
 ) -> Coordinates:
-    """The coordinates of a structure, less what its constraints hold.
+    """The free coordinates of a structure.
 
     Args:
         atoms: Gives periodic directions and constraints; see `selection.freedom`.
-        positions: Reference, Å, (N, 3).
-        cell: Reference, Å, (3, 3).
-        cell_freedom: Which strains are free, of those along periodic directions.
-        symmetry: Operations that all motions keep; none if None.
+        positions: Reference positions, Å, (N, 3).
+        cell: Reference cell, Å, (3, 3).
+        cell_freedom: The strains that are free, among those along periodic directions.
+        symmetry: Operations of the space group that all motions keep; None to keep none.
 
     Returns:
         The coordinates.
@@ -209,14 +210,14 @@ def _free_strains(freedom: CellFreedom, atoms: Atoms) -> np.ndarray:
 
 
 def _fixed_space(projectors: list[np.ndarray]) -> np.ndarray:
-    """Orthonormal basis of what all projectors leave as it is."""
+    """Orthonormal basis of the space that all projectors leave unchanged."""
     lost = sum(np.eye(len(p)) - p for p in projectors)
     values, vectors = np.linalg.eigh(lost)
     return vectors[:, values < 1e-9]
 
 
 def _invariant(basis: np.ndarray, symmetry: Operations, count: int) -> np.ndarray:
-    """The part of a space (3N + 6, d) that symmetry operations leave as it is."""
+    """The part of a space (3N + 6, d) that symmetry operations leave unchanged."""
     moved = np.zeros_like(basis)
     displacements = basis[:-6].reshape(count, 3, -1)
     for w, atom in zip(symmetry.cartesian, symmetry.atom, strict=True):

@@ -1,6 +1,6 @@
-"""Down from a saddle point: along a mode until the energy has fallen, and to rest from there.
+"""The way down from a saddle point: along a mode until the energy has fallen, then a relaxation.
 
-The energies of a relaxation never rise: one that begins below the saddle point ends in the valley
+The energies of a relaxation never rise, so one that begins below the saddle point ends in a minimum
 on that side.
 """
 
@@ -16,7 +16,6 @@ from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.optimize.coordinates import free_coordinates
 from mace_functional.optimize.relax import RelaxResult, relax
 from mace_functional.optimize.surface import Surface
-from mace_functional.potential.energy import from_ase
 from mace_functional.support import validation
 from mace_functional.support.validation import in_order
 
@@ -28,12 +27,13 @@ if TYPE_CHECKING:
 LONGEST, SHORTEST = 0.1, 1e-3
 """First and last displacement to try, of the atom that moves most, Å."""
 
-ENOUGH = 0.25
-"""The energy has to fall by this part of what gradient and curvature say."""
+LEAST_FALL = 0.25
+"""Fall of the energy over the one that gradient and curvature predict, below which a displacement
+is too long."""
 
 
 def follow_mode(
-    model: Potential,
+    potential: Potential,
     atoms: Atoms,
     mode: Tensor | np.ndarray,
     *,
@@ -44,14 +44,15 @@ def follow_mode(
     """Leave a saddle point along a mode, and relax at fixed cell.
 
     The structure is displaced by 0.1 Å, as the atom goes that moves most, or by half of that, a
-    quarter, ... until the energy falls as it should by the exact curvature along the mode.
+    quarter, ... until the energy falls by at least a quarter of what the slope and the exact
+    curvature along the mode predict.
 
     Args:
-        model: From `load_model`.
+        potential: A model from `load_model`, or any other potential.
         atoms: A stationary point; it is not changed. Constraints of ASE are kept, as by `relax`.
-        mode: Cartesian direction, (N, 3), of any length: `Stability.mode`,
-            `SaddleResult.mode`, an entry of `NormalModes.displacements`, or of `LowestModes.modes`
-            over the square roots of the masses.
+        mode: Cartesian direction, (N, 3), of any length: `Stability.mode`, `SaddleResult.mode`,
+            an entry of `NormalModes.displacements`, or of `LowestModes.modes` over the square roots
+            of the masses.
         sign: 1 to follow the mode, -1 to go the opposite way.
         fmax: Largest force on an atom to stop at, eV/Å.
         max_steps: Most gradients of the relaxation.
@@ -64,15 +65,15 @@ def follow_mode(
         ValueError: If the mode is of another shape, not finite, zero or held by constraints, the
             sign is another number, or the energy does not fall along the mode.
     """
-    in_order("follow_mode(model, atoms, mode)", (model, "Potential"), (atoms, "Atoms"))
-    refuse_transforms("follow_mode", "energy_fn and its derivatives", model.params, mode)
+    in_order("follow_mode(potential, atoms, mode)", (potential, "Potential"), (atoms, "Atoms"))
+    refuse_transforms("follow_mode", "energy_fn and its derivatives", potential.params, mode)
     if sign not in (1, -1):
         raise ValueError(f"sign must be 1 or -1, not {sign!r}")
     fmax = validation.positive("fmax", fmax, "eV/Å")
     max_steps = validation.count("max_steps", max_steps)
-    s = from_ase(atoms, model)
+    s = potential.structure(atoms)
     surface = Surface(
-        model, atoms, free_coordinates(atoms, s.positions, s.cell, cell_freedom=False)
+        potential, atoms, free_coordinates(atoms, s.positions, s.cell, cell_freedom=False)
     )
     direction = sign * free_direction(mode, surface)
     here = surface.at(np.zeros(len(direction)))
@@ -80,11 +81,11 @@ def follow_mode(
     curvature = float(direction @ surface.products(here.z)(direction))
     size = LONGEST
     while size >= SHORTEST:
-        foreseen = slope * size + 0.5 * curvature * size**2
+        predicted = slope * size + 0.5 * curvature * size**2
         there = surface.at(size * direction)
-        if foreseen < 0 and there.energy < here.energy + ENOUGH * foreseen:
+        if predicted < 0 and there.energy < here.energy + LEAST_FALL * predicted:
             found = relax(
-                model, surface.atoms_at(there.z), cell=False, fmax=fmax, max_steps=max_steps
+                potential, surface.atoms_at(there.z), cell=False, fmax=fmax, max_steps=max_steps
             )
             return replace(
                 found,

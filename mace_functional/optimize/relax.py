@@ -1,29 +1,27 @@
-"""Relaxation of a structure to rest: positions, and the cell with them.
+"""Relaxation of a structure: its positions, and its cell with them.
 
-In the joint space of positions and strain (`coordinates`): a model of the energy that lets bonds
-turn (`minimiser`, `bond_stretch`), whose Hessian begins as that of a valence force field
-(`model_hessian`) and learns from every gradient and, near rest, from exact products along the
-softest directions. Exact products also show, before a structure counts as relaxed, that it is no
-saddle point. An exact Hessian at the start saves no more gradients than it costs, and is computed
-only where steps fail.
+A quasi-Newton method with a trust region (`descend`) in the joint space of positions and strain
+(`coordinates`). The first Hessian is that of a valence force field. It is corrected by every
+gradient and, near the minimum, by exact Hessian products along the softest directions. Springs let
+the model of the energy follow bonds that turn (`bond_springs`). Before a structure counts as
+relaxed, exact products show that it is no saddle point. The exact Hessian is computed only where
+steps fail: at the start it would cost more gradients than it saves.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ase import Atoms
-from ase.io.trajectory import Trajectory
-from rich.console import Console
 
 from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.optimize.coordinates import CellFreedom
+from mace_functional.optimize.outcome import HasOutcome, Outcome
 from mace_functional.optimize.relaxation import Relaxation, RelaxStep
+from mace_functional.optimize.search_loop import LoopOptions, run_to_end
 from mace_functional.structure.symmetry import made_symmetric
 from mace_functional.support import validation
 from mace_functional.support.defaults import SYMPREC
@@ -34,13 +32,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class RelaxResult:
-    """A relaxation, as it ended.
+class RelaxResult(HasOutcome):
+    """The end of a relaxation.
 
     Attributes:
         atoms: The structure, with its energy and forces; the best one if it did not converge.
-        converged: Whether the residual is below fmax, at no saddle point.
-        reason: Why it ended, in words.
+        outcome: Why it ended: CONVERGED, FLAT or NOTHING_FREE where it has converged, else
+            MAX_STEPS, NOISE_LIMIT, STUCK or NOT_FINITE.
+        detail: Numbers and advice, in words.
         history: One entry for every gradient.
         n_gradients: Energies with gradients that it took.
         n_hvps: Hessian-vector products that it took; each costs 0.4 of a gradient in
@@ -48,11 +47,16 @@ class RelaxResult:
     """
 
     atoms: Atoms
-    converged: bool
-    reason: str
+    outcome: Outcome
+    detail: str
     history: list[RelaxStep]
     n_gradients: int
     n_hvps: int
+
+    @property
+    def converged(self) -> bool:
+        """Whether the residual is below fmax, at no saddle point."""
+        return self.outcome in (Outcome.CONVERGED, Outcome.FLAT, Outcome.NOTHING_FREE)
 
     @property
     def last(self) -> RelaxStep:
@@ -66,13 +70,13 @@ class RelaxResult:
 
     def __repr__(self) -> str:
         return (
-            f"RelaxResult({'converged' if self.converged else 'not converged'}: {self.reason}; "
-            f"{self.n_gradients} gradients, {self.n_hvps} Hessian-vector products)"
+            f"RelaxResult({self.reason}; {self.n_gradients} gradients, "
+            f"{self.n_hvps} Hessian-vector products)"
         )
 
 
 def relax(
-    model: Potential,
+    potential: Potential,
     atoms: Atoms,
     *,
     cell: CellFreedom = True,
@@ -93,7 +97,7 @@ def relax(
     optimiser.
 
     Args:
-        model: From `load_model`.
+        potential: A model from `load_model`, or any other potential.
         atoms: Where to start; it is not changed. Constraints of ASE hold what they say (see
             `selection.freedom`); atoms that are held keep their place in the cell.
         cell: True, all strains along periodic directions; False, none; "isotropic", one that keeps
@@ -118,58 +122,31 @@ def relax(
 
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
-        ValueError: If the structure does not fit the model (see `from_ase`), has an energy or
-            forces that are not finite, an option is bad, or the checkpoint is of another
-            relaxation.
+        ValueError: If the structure does not fit the potential, has an energy or forces that are
+            not finite, an option is bad, or the checkpoint is of another relaxation.
 
     Warns:
         UserWarning: A higher symmetry than the one that is kept lies just out of reach of
             `symprec`.
     """
-    in_order("relax(model, atoms)", (model, "Potential"), (atoms, "Atoms"))
+    in_order("relax(potential, atoms)", (potential, "Potential"), (atoms, "Atoms"))
     fmax = validation.positive("fmax", fmax, "eV/Å")
     max_steps = validation.count("max_steps", max_steps)
     pressure = validation.pressure("pressure", pressure)
     symprec = validation.symmetry_tolerance("symprec", symprec)
-    refuse_transforms("relax", "energy_fn and its derivatives", model.params)
+    refuse_transforms("relax", "energy_fn and its derivatives", potential.params)
     if pressure and not (atoms.pbc.all() and cell is not False):
         raise ValueError("a pressure needs a crystal whose cell is free")
     if symmetry and atoms.pbc.all():
         atoms = made_symmetric(atoms, symprec)
-    run = Relaxation(model, atoms, cell, pressure, symprec if symmetry else None)
-    path = None if checkpoint is None else Path(checkpoint)
-    if path is not None and path.exists():
-        run.load(path)
-    else:
-        run.begin()
-    with ExitStack() as stack:
-        frames = None
-        if trajectory is not None:
-            frames = stack.enter_context(
-                Trajectory(os.fspath(trajectory), "a" if run.resumed else "w")
-            )
-        status = stack.enter_context(Console(stderr=True, quiet=not progress).status("relaxing"))
-        accepted, reason = not run.resumed, None
-        while reason is None:
-            last = run.history[-1]
-            if accepted:
-                if frames is not None:
-                    frames.write(run.atoms())
-                if path is not None:
-                    run.save(path)
-                if callback is not None:
-                    callback(run.atoms(), last)
-            status.update(
-                f"relaxing: {run.surface.n_gradients} gradients, energy {last.energy:.6f} eV, "
-                f"largest force {last.largest_force:.5f} eV/Å"
-            )
-            reason = run.reason_to_stop(fmax, max_steps)
-            accepted = reason is None and run.step()
+    search = Relaxation(potential, atoms, cell, pressure, symprec if symmetry else None)
+    options = LoopOptions(trajectory, checkpoint, callback, progress)
+    ending = run_to_end(search, fmax, max_steps, options)
     return RelaxResult(
-        atoms=run.atoms(),
-        converged=reason.converged,
-        reason=reason.words,
-        history=run.history,
-        n_gradients=run.surface.n_gradients,
-        n_hvps=run.surface.n_hvps,
+        atoms=search.atoms(),
+        outcome=ending.outcome,
+        detail=ending.detail,
+        history=search.history,
+        n_gradients=search.surface.n_gradients,
+        n_hvps=search.surface.n_hvps,
     )

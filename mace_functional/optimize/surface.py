@@ -1,4 +1,4 @@
-"""The potential energy surface in the coordinates of a relaxation."""
+"""The potential energy surface as a function of the free coordinates of an optimiser."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 from ase.units import GPa
 from torch import Tensor
-from torch.func import grad, grad_and_value, vjp
+from torch.func import grad, vjp
 
 from mace_functional.autodiff.columns import map_columns
+from mace_functional.derivatives.forces_and_virial import energy_forces_virial
 from mace_functional.optimize.coordinates import STRAINS, Coordinates
-from mace_functional.potential.energy import from_ase
 from mace_functional.potential.protocol import Potential
 from mace_functional.structure.arrays import as_array
 from mace_functional.structure.connectivity import Parts, parts_of
@@ -26,9 +26,10 @@ from mace_functional.structure.lattice import volume_of
 from mace_functional.structure.structure import Structure
 
 SKIN = 0.1
-"""Of the neighbour lists, Å."""
+"""Skin of the neighbour list, Å: it is made again after atoms have moved by half of it."""
 
 Products = Callable[[np.ndarray], np.ndarray]
+"""Products of a Hessian with a vector (d,), or with the columns of a matrix (d, m)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +39,12 @@ class Point:
     Attributes:
         z: Free coordinates, (d,).
         energy: Energy, or enthalpy under pressure, eV; infinite where there is no structure.
-        gradient: By z, (d,).
+        gradient: Gradient by z, eV/Å, (d,).
         results: Energy, forces and, for crystals, stress, as calculators of ASE have them.
-        largest_force: On any atom, of what is free, eV/Å.
+        largest_force: Largest free force on an atom, eV/Å.
         largest_virial: Largest row of the free part of dE/de, over the number of atoms, eV.
-        largest_stress: Largest component of its free part, pressure included, GPa; for slabs and
-            rods over the volume of the cell as it is given, with its vacuum.
+        largest_stress: Largest component of the free stress, pressure included, GPa; of slabs and
+            rods per volume of the cell as it is given, with its vacuum.
     """
 
     z: np.ndarray
@@ -56,7 +57,7 @@ class Point:
 
     @property
     def residual(self) -> float:
-        """Largest of the forces and the virial per atom, as optimisers of ASE's filters see it."""
+        """The larger of `largest_force` and `largest_virial`, as ASE's cell filters have it."""
         return max(self.largest_force, self.largest_virial)
 
 
@@ -64,21 +65,26 @@ class Surface:
     """Energy, gradient and Hessian by free coordinates; the neighbour list follows the atoms.
 
     Args:
-        model: From `load_model`.
+        potential: Gives the energy.
         atoms: The geometry at z = 0.
         coordinates: The meaning of z.
-        pressure: GPa.
+        pressure: External pressure, GPa; the energy is the enthalpy E + pV.
+
+    Attributes:
+        n_gradients: Number of gradients so far.
+        n_hvps: Number of Hessian-vector products so far.
+        smallest_ratio: Smallest ratio of a distance to the sum of the covalent radii, where the
+            surface was evaluated last; see `contacts`.
     """
 
     def __init__(
-        self, model: Potential, atoms: Atoms, coordinates: Coordinates, pressure: float = 0.0
+        self, potential: Potential, atoms: Atoms, coordinates: Coordinates, pressure: float = 0.0
     ) -> None:
-        self.model, self.coordinates = model, coordinates
+        self.potential, self.coordinates = potential, coordinates
         self.n_gradients = self.n_hvps = 0
         self._atoms, self._pressure = atoms.copy(), pressure * GPa
-        self._structure = from_ase(atoms, model, SKIN)
+        self._structure = potential.structure(atoms, skin=SKIN)
         self.smallest_ratio = smallest_ratio(atoms)
-        """Of a distance to the sum of covalent radii, where atoms were last; see `contacts`."""
         self._least_ratio = min(REFUSED, 0.9 * self.smallest_ratio)
 
     def at(self, z: np.ndarray) -> Point:
@@ -89,29 +95,26 @@ class Surface:
         except ValueError:  # atoms that coincide, a cell that has collapsed
             return Point(z, np.inf, nothing, {}, np.inf, np.inf, np.inf)
         self.n_gradients += 1
-        slopes, energy = grad_and_value(self.model.energy_fn(s.topology), argnums=(0, 1))(
-            s.positions, s.cell, self.model.params
-        )
-        by_positions, by_cell = map(as_array, slopes)
-        positions, cell, volume = as_array(s.positions), as_array(s.cell), float(volume_of(s.cell))
-        virial = positions.T @ by_positions + cell.T @ by_cell
-        virial = (virial + virial.T) / 2
-        results = {"energy": float(energy), "forces": -by_positions}
+        derivatives = energy_forces_virial(self.potential.energy_fn(s.topology))
+        found = derivatives(s.positions, s.cell, self.potential.params)
+        energy, forces, virial = float(found.energy), as_array(found.forces), as_array(found.virial)
+        volume = float(volume_of(s.cell))
+        results: dict[str, Any] = {"energy": energy, "forces": forces}
         if self._atoms.pbc.all():
             results["stress"] = full_3x3_to_voigt_6_stress(virial / volume)
-        virial += self._pressure * volume * np.eye(3)
+        virial = virial + self._pressure * volume * np.eye(3)
         c = self.coordinates
         deformation = np.eye(3) + as_array(c.split(c.joint(z))[1])
         by_strain = np.tensordot(STRAINS, np.linalg.solve(deformation, virial)) / c.strain_length
-        joint = np.concatenate([(by_positions @ deformation).ravel(), by_strain])
-        forces, free_virial = c.confined(-by_positions, virial)
+        joint = np.concatenate([-(forces @ deformation).ravel(), by_strain])
+        free_forces, free_virial = c.confined(forces, virial)
         return Point(
             z,
-            float(energy) + self._pressure * volume,
+            energy + self._pressure * volume,
             c.basis.T @ joint,
             results,
-            float(np.linalg.norm(forces, axis=1).max()),
-            float(np.linalg.norm(free_virial, axis=1).max()) / len(positions),
+            float(np.linalg.norm(free_forces, axis=1).max()),
+            float(np.linalg.norm(free_virial, axis=1).max()) / len(forces),
             float(np.abs(free_virial).max() / volume / GPa) if volume > 0 else 0.0,
         )
 
@@ -125,15 +128,17 @@ class Surface:
             atoms.calc = SinglePointCalculator(atoms, **results)
         return atoms
 
-    def joint_hessian(self, z: np.ndarray, model: Potential | None = None) -> np.ndarray:
-        """Hessian by the joint vector y, eV/Å², (3N + 6, 3N + 6); zero for what is never free.
+    def joint_hessian(self, z: np.ndarray, potential: Potential | None = None) -> np.ndarray:
+        """The Hessian by the joint vector y, eV/Å², (3N + 6, 3N + 6).
 
         Args:
             z: Free coordinates, (d,).
-            model: Computes it: that of the surface if None.
+            potential: Computes it; the potential of the surface if None.
+
+        Returns:
+            The matrix, symmetric, zero for components of y that are never free.
         """
-        model = self.model if model is None else model
-        pull_back, like = self._linearised(z, model)
+        pull_back, like = self._linearised(z, potential)
         involved = self.coordinates.involved
         units = torch.eye(self.coordinates.basis.shape[0], dtype=like.dtype, device=like.device)
         columns = map_columns(pull_back, units[torch.as_tensor(involved, device=like.device)])
@@ -142,17 +147,17 @@ class Surface:
         hessian[np.ix_(involved, involved)] = as_array(columns)[:, involved]
         return (hessian + hessian.T) / 2
 
-    def products(self, z: np.ndarray, model: Potential | None = None) -> Products:
+    def products(self, z: np.ndarray, potential: Potential | None = None) -> Products:
         """Products of the Hessian by z, from one linearisation of the gradient.
 
         Args:
             z: Free coordinates, (d,).
-            model: Computes them: that of the surface if None.
+            potential: Computes them; the potential of the surface if None.
 
         Returns:
             A function of a vector (d,), or of the columns of a matrix (d, m).
         """
-        pull_back, like = self._linearised(z, self.model if model is None else model)
+        pull_back, like = self._linearised(z, potential)
         basis = self.coordinates.basis
 
         def product(vectors: np.ndarray) -> np.ndarray:
@@ -162,7 +167,7 @@ class Surface:
             if not np.isfinite(images).all():
                 raise ArithmeticError(
                     "a product of the Hessian has entries that are not finite, where forces are: "
-                    "use a model in float64"
+                    "use a potential in float64"
                 )
             return images.T.reshape(vectors.shape)
 
@@ -174,29 +179,44 @@ class Surface:
         return parts_of(s.topology, s.positions, s.cell)
 
     def _linearised(
-        self, z: np.ndarray, model: Potential
+        self, z: np.ndarray, potential: Potential | None
     ) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        """`v -> H v` by y, and a tensor of the precision and place it works in."""
-        s = from_ase(self.atoms_at(z), model)
-        energy, c = model.energy_fn(s.topology), self.coordinates
+        """The function v -> H v by y, and a tensor with its dtype and device."""
+        potential = self.potential if potential is None else potential
+        s = potential.structure(self.atoms_at(z))
+        energy, c = potential.energy_fn(s.topology), self.coordinates
 
         def enthalpy(joint: Tensor) -> Tensor:
             positions, cell = c.place(joint)
-            return energy(positions, cell, model.params) + self._pressure * volume_of(cell)
+            return energy(positions, cell, potential.params) + self._pressure * volume_of(cell)
 
         joint = c.joint(z).to(s.positions)
         pull_back = vjp(grad(enthalpy), joint)[1]
         return lambda vector: pull_back(vector)[0], joint
 
     def _structure_at(self, z: np.ndarray) -> Structure:
-        """The structure, with the neighbour list of the last one while it holds."""
+        """The structure at z, with the neighbour list of the last one while it holds.
+
+        Raises:
+            ValueError: If the cell has collapsed, or atoms are on top of each other.
+        """
         joint = self.coordinates.joint(z)
         strain = as_array(self.coordinates.split(joint)[1])
         if not np.linalg.eigvalsh(np.eye(3) + strain)[0] > 0:
             raise ValueError("the cell has collapsed")
         positions, cell = self.coordinates.place(joint)
-        self._structure = self._structure.at(positions, cell)
         self.smallest_ratio = smallest_ratio(self.atoms_at(z))
         if self.smallest_ratio < self._least_ratio:
             raise ValueError("atoms are on top of each other")
+        self._structure = self._structure.at(positions, cell)
         return self._structure
+
+
+def in_single_precision(potential: Potential) -> Potential:
+    """The potential in single precision, or as it is if it exists in one precision only."""
+    if potential.dtype == torch.float32:
+        return potential
+    try:
+        return potential.to(dtype=torch.float32)
+    except ValueError:
+        return potential

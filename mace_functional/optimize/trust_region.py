@@ -1,4 +1,7 @@
-"""Steps within a trust radius: exactly for a quadratic model, and for one with springs in it."""
+"""Steps that minimise a model of the energy within a trust radius.
+
+The model is quadratic (`quadratic_step`), or quadratic with springs in it (`model_step`).
+"""
 
 from __future__ import annotations
 
@@ -10,31 +13,32 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh, solve_triangu
 from scipy.optimize import brentq
 
 BOUNDARY = 1e-2
-"""How well a step on the boundary has the length of the radius."""
+"""Relative error of the length of a step on the boundary."""
 
 EPSILON = float(np.finfo(float).eps)
 
 NEWTON_STEPS = 10
-"""Steps of Newton's method for the length of a step; after more, eigenvectors give it. Random
+"""Largest number of Newton steps for the length of a step; after them, eigenvectors give it. Random
 matrices with condition numbers from 1e2 to 1e16 need up to 4."""
 
 INNER_STEPS = 8
 INNER_TOLERANCE = 1e-3
-"""Steps towards the minimum of the model with springs, and the change of a step that ends them."""
+"""Largest number of Newton steps to the minimum of a model with springs, and the relative change of
+the step below which they end."""
 
 Springs = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
 """Energy, gradient and Hessian of the part of the model that is not quadratic, at a step."""
 
 
 class Step(NamedTuple):
-    """A step, and what the model expects of it.
+    """A step, and what the model predicts for it.
 
     Attributes:
-        step: (d,).
-        energy: Change of the energy.
-        gradient: Change of the gradient, (d,).
-        hessian: At the end of the step, (d, d).
-        inside: Whether the step is that of a model that curves upwards, not cut short.
+        step: s, (d,).
+        energy: Predicted change of the energy.
+        gradient: Predicted change of the gradient, (d,).
+        hessian: Hessian of the model at the end of the step, (d, d).
+        inside: Whether the step is a minimum of the model, and not limited by the radius.
     """
 
     step: np.ndarray
@@ -86,7 +90,7 @@ def quadratic_step(
 
 
 def _step_by_cholesky(gradient: np.ndarray, hessian: np.ndarray) -> tuple[np.ndarray, bool] | None:
-    """The step of length at most one where the matrix is safely positive definite; else None."""
+    """The step of length at most one if the matrix is clearly positive definite; else None."""
     try:
         factor = cho_factor(hessian, lower=True, check_finite=False)
         step = -cho_solve(factor, gradient, check_finite=False)
@@ -156,29 +160,23 @@ def model_step(gradient: np.ndarray, hessian: np.ndarray, radius: float, springs
         springs: V, V' and V'' at a step; V and V' vanish at zero.
     """
     rest = hessian - springs(np.zeros_like(gradient))[2]
-    here = Step(np.zeros_like(gradient), 0.0, np.zeros_like(gradient), hessian, True)
+    best = Step(np.zeros_like(gradient), 0.0, np.zeros_like(gradient), hessian, True)
     for _ in range(INNER_STEPS):
-        slope = gradient + here.gradient
-        target, inside = quadratic_step(slope - here.hessian @ here.step, here.hessian, radius)
+        slope = gradient + best.gradient
+        target, inside = quadratic_step(slope - best.hessian @ best.step, best.hessian, radius)
         fraction = 1.0
         while True:
-            step = here.step + fraction * (target - here.step)
-            energy, force, curvature = springs(step)
-            bent = rest @ step
-            there = Step(
-                step,
-                float(gradient @ step + 0.5 * bent @ step) + energy,
-                bent + force,
-                rest + curvature,
-                inside,
-            )
-            if there.energy <= here.energy or fraction < INNER_TOLERANCE:
+            s = best.step + fraction * (target - best.step)
+            v, dv, d2v = springs(s)
+            h_s = rest @ s
+            tried = Step(s, float(gradient @ s + 0.5 * h_s @ s) + v, h_s + dv, rest + d2v, inside)
+            if tried.energy <= best.energy or fraction < INNER_TOLERANCE:
                 break
             fraction *= 0.5
-        moved = np.linalg.norm(there.step - here.step)
-        if not there.energy <= here.energy:  # it rises, or is not finite
+        change = np.linalg.norm(tried.step - best.step)
+        if not tried.energy <= best.energy:  # it rises, or is not finite
             break
-        here = there
-        if moved < INNER_TOLERANCE * np.linalg.norm(here.step):
+        best = tried
+        if change < INNER_TOLERANCE * np.linalg.norm(best.step):
             break
-    return here
+    return best

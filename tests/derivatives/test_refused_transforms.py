@@ -193,7 +193,7 @@ REFUSED: dict[str, Callable[[Tensor], Any]] = {
     "follow_mode": lambda t: mf.follow_mode(MODEL, WATER, t * BENT).atoms,
     "check_stability": lambda t: mf.check_stability(scaled_model(t), WATER).mode,
     "lowest_modes": lambda t: (
-        mf.lowest_modes(operator(t), 1, pbc=MOLECULE, model=HESSIAN).eigenvalues
+        mf.lowest_modes(operator(t), 1, pbc=MOLECULE, preconditioner=HESSIAN).eigenvalues
     ),
     "band_structure": lambda t: mf.band_structure(PHONONS, t * torch.ones(1, 3)).frequencies,
     "modes_at_q": lambda t: modes_at_q(PHONONS, t * torch.ones(3))[0],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ase.io
@@ -17,10 +19,13 @@ from ase.optimize import BFGS
 
 import mace_functional as mf
 from mace_functional.optimize import saddle
-from mace_functional.optimize.climber import Climber, Internal
+from mace_functional.optimize.climb_mode import ClimbMode, InternalMotions
+from mace_functional.optimize.dense_hessian import DenseHessian, HessianModel
 from mace_functional.optimize.follow_mode import follow_mode
 from mace_functional.optimize.relax import relax
-from mace_functional.optimize.saddle import SaddleResult, find_saddle
+from mace_functional.optimize.saddle import Connection, SaddleResult, find_saddle
+from mace_functional.optimize.saddle_search import SaddleSearch, SaddleStep
+from mace_functional.optimize.trust_region_state import TrustRegionState
 
 MUELLER_BROWN_MINIMUM = np.array((0.623, 0.028))
 MUELLER_BROWN_SADDLES = ((-0.822, 0.624), (0.212, 0.293))
@@ -106,13 +111,18 @@ def mueller_brown(x: torch.Tensor) -> torch.Tensor:
     return (height * torch.exp(a * u**2 + b * u * v + c * v**2)).sum()
 
 
+def matrix_of(hessian: HessianModel) -> np.ndarray:
+    assert isinstance(hessian, DenseHessian)
+    return hessian.matrix
+
+
 def climb(
     surface: Callable[[torch.Tensor], torch.Tensor],
     begin: Any,
     masses: Any = (1.0, 1.0),
     followed: Any = None,
     steps: int = 60,
-) -> tuple[Climber, list[bool]]:
+) -> tuple[TrustRegionState, list[bool]]:
     """A search with the exact Hessian at every step, without springs."""
 
     def at(z: np.ndarray) -> tuple[float, np.ndarray]:
@@ -124,68 +134,70 @@ def climb(
 
     z = np.asarray(begin, dtype=float)
     size = len(z)
-    climber = Climber(z, *at(z), exact(z), 0.05, 0.2, 2e-16, followed)
-    internal = Internal(np.eye(size), np.eye(size), np.diag(masses))
+    state = TrustRegionState(z, *at(z), DenseHessian(exact(z)), 0.05, 0.2, 3e-15)
+    strategy = ClimbMode(InternalMotions(np.eye(size), np.eye(size), np.diag(masses)), followed)
     accepted = []
     for _ in range(steps):
-        proposed = climber.propose(
-            lambda step: (0.0, np.zeros(size), np.zeros((size, size))), internal
-        )
-        assert np.linalg.norm(proposed - climber.z) < 1.02 * climber.radius
-        accepted.append(climber.take(*at(proposed)))
-        if accepted[-1]:
-            climber.hessian = exact(climber.z)
-        if np.linalg.norm(climber.gradient) < 1e-10:
+        strategy = strategy.track(state.hessian)
+        trial = strategy.propose(state, lambda step: (0.0, np.zeros(size), np.zeros((size, size))))
+        assert np.linalg.norm(trial.step) < 1.02 * state.radius
+        state, taken = state.tell(trial, *at(state.z + trial.step), strategy)
+        accepted.append(taken)
+        if taken:
+            state = replace(state, hessian=DenseHessian(exact(state.z)))
+        if np.linalg.norm(state.gradient) < 1e-10:
             break
-    return climber, accepted
+    return state, accepted
 
 
 @pytest.mark.parametrize("begin", [(-0.8, 0.8), (-0.6, 0.9), (0.45, 0.15), (0.1, 0.4)])
 @pytest.mark.parametrize("masses", [(1.0, 1.0), (1.0, 16.0)])
 def test_the_model_surface_is_climbed_to_a_saddle_point(begin, masses):
-    climber, _ = climb(mueller_brown, begin, masses)
-    assert np.linalg.norm(climber.gradient) < 1e-8
-    assert np.linalg.eigvalsh(climber.hessian)[0] < 0 < np.linalg.eigvalsh(climber.hessian)[1]
-    assert min(np.linalg.norm(climber.z - s) for s in MUELLER_BROWN_SADDLES) < 2e-3
+    end, _ = climb(mueller_brown, begin, masses)
+    assert np.linalg.norm(end.gradient) < 1e-8
+    curvatures = np.linalg.eigvalsh(matrix_of(end.hessian))
+    assert curvatures[0] < 0 < curvatures[1]
+    assert min(np.linalg.norm(end.z - s) for s in MUELLER_BROWN_SADDLES) < 2e-3
 
 
 def test_a_direction_leads_from_a_minimum_to_its_saddle_point():
     way = np.array((-0.8, 0.6))
-    climber, _ = climb(mueller_brown, MUELLER_BROWN_MINIMUM + 0.05 * way, followed=way)
-    assert np.linalg.norm(climber.gradient) < 1e-8
-    assert np.linalg.norm(climber.z - MUELLER_BROWN_SADDLES[1]) < 2e-3
+    end, _ = climb(mueller_brown, MUELLER_BROWN_MINIMUM + 0.05 * way, followed=way)
+    assert np.linalg.norm(end.gradient) < 1e-8
+    assert np.linalg.norm(end.z - MUELLER_BROWN_SADDLES[1]) < 2e-3
 
 
 def test_the_stiffer_of_two_modes_is_followed_where_it_is_asked_for():
     def corrugated(x: torch.Tensor) -> torch.Tensor:
         return -torch.cos(x[0]) - 3 * torch.cos(x[1])
 
-    climber, _ = climb(corrugated, (0.1, 0.3), followed=np.array([0.1, 1.0]))
-    np.testing.assert_allclose(climber.z, (0, np.pi), atol=1e-8)
-    climber, _ = climb(corrugated, (0.3, 0.1))
-    np.testing.assert_allclose(climber.z, (np.pi, 0), atol=1e-8)
+    end, _ = climb(corrugated, (0.1, 0.3), followed=np.array([0.1, 1.0]))
+    np.testing.assert_allclose(end.z, (0, np.pi), atol=1e-8)
+    end, _ = climb(corrugated, (0.3, 0.1))
+    np.testing.assert_allclose(end.z, (np.pi, 0), atol=1e-8)
 
 
 def test_a_saddle_point_of_second_order_is_left_downhill():
     def two_hills(x: torch.Tensor) -> torch.Tensor:
         return torch.cos(x[0]) + 3 * torch.cos(x[1])
 
-    climber, _ = climb(two_hills, (0.0, 0.0))
-    assert abs(climber.z[0]) == pytest.approx(np.pi, abs=1e-8)
-    assert climber.z[1] == pytest.approx(0, abs=1e-8)
+    end, _ = climb(two_hills, (0.0, 0.0))
+    assert abs(end.z[0]) == pytest.approx(np.pi, abs=1e-8)
+    assert end.z[1] == pytest.approx(0, abs=1e-8)
 
 
 def test_steps_that_the_model_did_not_foresee_are_refused():
     def cliff(x: torch.Tensor) -> torch.Tensor:
         return x[1] ** 2 - x[0] ** 2 + torch.exp(1000 * (0.03 - x[0]))
 
-    climber, accepted = climb(cliff, (0.05, 0.02), steps=1)
+    state, accepted = climb(cliff, (0.05, 0.02), steps=1)
     assert accepted == [False]
-    assert climber.radius < 0.02
-    before = climber.z
-    climber.propose(lambda s: (0.0, 0 * s, np.zeros((2, 2))), Internal(*[np.eye(2)] * 3))
-    assert not climber.take(np.inf, np.full(2, np.nan))
-    np.testing.assert_array_equal(climber.z, before)
+    assert state.radius < 0.02
+    strategy = ClimbMode(InternalMotions(*[np.eye(2)] * 3)).track(state.hessian)
+    trial = strategy.propose(state, lambda s: (0.0, 0 * s, np.zeros((2, 2))))
+    after, taken = state.tell(trial, np.inf, np.full(2, np.nan), strategy)
+    assert not taken
+    np.testing.assert_array_equal(after.z, state.z)
 
 
 @pytest.mark.parametrize("name", ["ethane", "ammonia"])
@@ -199,7 +211,7 @@ def test_rattled_guesses_find_the_saddle_point(model, minima, name, seed):
     if found.minima is None:
         assert seed == 1
         return
-    assert "each side" in found.reason
+    assert found.connection is Connection.TWO_MINIMA
     assert found.barriers == pytest.approx((height, height), abs=1e-5)
     for atoms in found.minima:
         assert mf.gamma_modes(model, atoms).n_imaginary == 0
@@ -239,7 +251,7 @@ def test_the_barrier_of_ammonia_is_that_of_neb(model, minima):
 
 
 def test_a_mode_leads_from_a_minimum_to_the_saddle_point(model, minima, tmp_path):
-    steps: list[saddle.SaddleStep] = []
+    steps: list[SaddleStep] = []
     found = find_saddle(
         model,
         minima["ammonia"],
@@ -253,7 +265,7 @@ def test_a_mode_leads_from_a_minimum_to_the_saddle_point(model, minima, tmp_path
     height = found.energy - energy_of(model, minima["ammonia"])
     assert height == pytest.approx(0.1119, abs=1e-4)
     frames: Any = ase.io.read(tmp_path / "climb.traj", index=":")
-    assert len(frames) == len(steps) == sum(s.accepted for s in found.history[2:])
+    assert len(frames) == len(steps) == sum(s.accepted for s in found.history[1:])
     np.testing.assert_allclose(frames[-1].positions, found.atoms.positions, atol=1e-12)
 
 
@@ -337,10 +349,55 @@ def test_an_exact_second_order_saddle_point_is_not_taken_for_one_of_first_order(
     assert_saddle(model, found)
 
 
+@pytest.mark.parametrize("mode", [None, 0])
+def test_a_search_goes_on_where_it_was(
+    model: mf.Model, minima: dict[str, Atoms], tmp_path: Path, mode: int | None
+) -> None:
+    """Interrupted and resumed, it takes the steps that it would have taken."""
+    name = "ammonia" if mode is None else "ethane"
+    atoms = start(minima[name], name, 3) if mode is None else minima[name]
+    path, frames = tmp_path / "state.npz", tmp_path / "climb.traj"
+    whole = find_saddle(model, atoms, mode=mode, connect=False)
+    for steps in (4, 5):
+        first = find_saddle(
+            model,
+            atoms,
+            mode=mode,
+            connect=False,
+            max_steps=steps,
+            checkpoint=path,
+            trajectory=frames,
+        )
+        assert first.outcome is mf.Outcome.MAX_STEPS
+    second = find_saddle(model, atoms, mode=mode, connect=False, checkpoint=path, trajectory=frames)
+    assert_saddle(model, second)
+    accepted = [
+        [step.energy for step in found.history if step.accepted] for found in (whole, second)
+    ]
+    np.testing.assert_allclose(accepted[1], accepted[0], atol=1e-7)
+    np.testing.assert_allclose(second.atoms.positions, whole.atoms.positions, atol=1e-6)
+    written: Any = ase.io.read(frames, index=":")
+    np.testing.assert_allclose(
+        [frame.get_potential_energy() for frame in written],
+        accepted[0][0 if mode is None else 1 :],
+        atol=1e-7,
+    )
+
+
+def test_a_checkpoint_of_another_search_is_refused(model, minima, tmp_path):
+    path = tmp_path / "state.npz"
+    find_saddle(model, minima["ammonia"], mode=0, fmax=1.0, connect=False, checkpoint=path)
+    with pytest.raises(ValueError, match="differs in settings"):
+        find_saddle(model, minima["ammonia"], mode=1, checkpoint=path)
+    with pytest.raises(ValueError, match="differs in settings"):
+        relax(model, minima["ammonia"], cell=False, checkpoint=path)
+
+
 def test_few_steps_end_with_the_best_structure(model, minima):
     atoms = start(minima["ethane"], "ethane", 1)
     found = find_saddle(model, atoms, max_steps=4)
     assert not found.converged
+    assert found.outcome is mf.Outcome.MAX_STEPS
     assert "raise max_steps" in found.reason
     assert np.isnan(found.frequency)
     assert found.minima is None
@@ -365,12 +422,14 @@ def test_molecules_that_do_not_feel_each_other_have_the_saddle_points_of_each(mo
 def test_fragments_that_came_apart_on_the_way_are_said_to_be_apart(model, minima):
     far = minima["ammonia"].copy()
     far.positions += 20.0
-    search = saddle._Search(model, minima["ammonia"] + far, None)
-    assert search._parts == 2
-    search._parts = 1  # as if they had been together at first
-    converged, reason = search.reason_to_stop(1e-2, 10)
-    assert not converged
-    assert "fragments have come apart: 2 parts" in reason
+    search = SaddleSearch(model, minima["ammonia"] + far, None)
+    search.begin()
+    assert search._fragments == 2
+    search._fragments = 1  # as if they had been together at first
+    ending = search.ending(1e-2, 10)
+    assert ending is not None
+    assert ending.outcome is mf.Outcome.FRAGMENTED
+    assert "2 parts" in ending.detail
 
 
 def test_single_precision_finds_the_saddle_point(model, minima):
@@ -452,7 +511,7 @@ def test_ways_that_end_on_one_side_are_told(model, minima, flat_ammonia, monkeyp
     monkeypatch.setattr(saddle, "follow_mode", lambda *_, **__: end)
     found = find_saddle(model, flat_ammonia.atoms)
     assert found.converged
-    assert "same side" in found.reason
+    assert found.connection is Connection.ONE_MINIMUM
 
     def refuse(*_: Any, **__: Any) -> None:
         raise ValueError("the energy does not fall")
@@ -461,4 +520,5 @@ def test_ways_that_end_on_one_side_are_told(model, minima, flat_ammonia, monkeyp
     found = find_saddle(model, flat_ammonia.atoms)
     assert found.converged
     assert found.minima is None
-    assert "not left" in found.reason
+    assert found.connection is Connection.NOT_LEFT
+    assert "the energy does not fall" in found.reason

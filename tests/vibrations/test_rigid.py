@@ -312,6 +312,7 @@ def test_relaxation_and_saddle_search_leave_out_the_rigid_motions_of_each_part(m
     pair = in_box(water) + in_box(water, turn=50.0, shift=0.0)
     relaxed = mf.relax(model, pair, cell=False, fmax=1e-4)
     assert relaxed.converged
+    assert relaxed.outcome is mf.Outcome.FLAT
     assert "2 parts do not feel each other" in relaxed.reason
     stability = mf.check_stability(model, relaxed.atoms)
     assert (stability.stable, stability.certain) == (True, True)

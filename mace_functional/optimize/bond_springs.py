@@ -1,18 +1,17 @@
-"""What a quadratic model of the energy does not know: that bonds keep their length when they turn.
+"""Springs between near atoms: the part of the energy model that follows bonds that turn.
 
-A group of atoms that turns moves on a circle, and a step along the tangent stretches its bonds. The
-quadratic model does not see that the stretch is of second order in the step and its energy of
-fourth, k (d^2 / 2 r)^2 / 2, which limits steps to a fraction of what the true surface would allow.
-Springs do,
+A group of atoms that turns moves on a circle, and a step s along the tangent stretches its bonds of
+length r by s^2 / 2r. A quadratic model of the energy does not contain this stretch and allows only
+short steps. Springs contain it,
 
     V(y) = sum_p  k_p (|r_p(y)| - |r_p(0)|)^2 / 2,
 
-whose Hessian at y = 0 is contained in the full one. So the model of the energy is
+and their Hessian V'' at y = 0 is a part of the full Hessian H. The model of the energy becomes
 
     m(s) = g s + s (H - V'') s / 2 + V(s),
 
-which has the same gradient and Hessian, and follows bonds around. The stiffness of a pair is read
-off the exact Hessian, k_p = -n^T H_ij n, with the unit vector n along the pair.
+with the same gradient and Hessian at s = 0. The stiffness of a pair is taken from H,
+k_p = -n^T H_ij n, with the unit vector n along the pair.
 """
 
 from __future__ import annotations
@@ -26,18 +25,19 @@ from mace_functional.optimize.coordinates import STRAINS, Coordinates
 from mace_functional.optimize.trust_region import Springs
 from mace_functional.structure.neighbours import search
 
-REACH = 3.5
-"""Pairs up to here, Å: bonds, and the distances that keep angles."""
+SPRING_REACH = 3.5
+"""Largest distance of atoms with a spring, Å: bonds, and the second neighbours that keep angles."""
 
-SOFTENING = 0.5
-"""A spring that is longer by this, in Å, is softer by a factor of e."""
+SOFTENING_LENGTH = 0.5
+"""Extension of a spring that makes it softer by a factor of e, Å."""
 
 SAME_DISTANCE = 1.15
-"""Images of a pair further away than this times the nearest one are left out."""
+"""Distance of a periodic image over that of the nearest image of the same pair, above which the
+image has no spring."""
 
 
 @dataclass(frozen=True, eq=False)
-class BondStretch:
+class BondSprings:
     """Springs between pairs of atoms, as a function of the joint vector y = (u, L e).
 
     Attributes:
@@ -56,15 +56,15 @@ class BondStretch:
     strains: np.ndarray
 
     @classmethod
-    def of(
+    def from_hessian(
         cls, coordinates: Coordinates, y: np.ndarray, hessian: np.ndarray, pbc: np.ndarray
-    ) -> BondStretch:
-        """Springs of a geometry.
+    ) -> BondSprings:
+        """Springs with the stiffness that a Hessian shows, at their natural lengths at y.
 
         Args:
             coordinates: Give the meaning of y.
             y: The geometry, (3N + 6,).
-            hessian: There, by y, eV/Å², (3N + 6, 3N + 6); zero where it is not known.
+            hessian: The Hessian by y at y, eV/Å², (3N + 6, 3N + 6); zero where it is not known.
             pbc: Periodic directions, (3,).
         """
         home, box = (t.cpu().double().numpy() for t in (coordinates.positions, coordinates.cell))
@@ -88,28 +88,28 @@ class BondStretch:
             strains=STRAINS / coordinates.strain_length,
         )
 
-    def at_rest(self, y: np.ndarray) -> BondStretch:
-        """The springs with the lengths that they have at y; longer ones are softer."""
+    def with_current_lengths(self, y: np.ndarray) -> BondSprings:
+        """Springs whose natural lengths are those at y; longer ones are softer."""
         lengths = np.linalg.norm(self._strained(y)[0], axis=1)
-        softer = np.exp(-(lengths - self.lengths) / SOFTENING)
+        softer = np.exp(-(lengths - self.lengths) / SOFTENING_LENGTH)
         return replace(self, lengths=lengths, stiffness=self.stiffness * softer)
 
-    def here(self, y: np.ndarray, basis: np.ndarray) -> Springs:
-        """The springs at rest at y, as a function of a step in a linear space.
+    def as_step_function(self, y: np.ndarray, basis: np.ndarray) -> Springs:
+        """Springs with their natural lengths at y, as a function of a step from y.
 
         Args:
             y: The geometry, (3N + 6,).
             basis: Orthonormal columns, (3N + 6, d).
 
         Returns:
-            Step (d,) to energy, gradient (d,) and Hessian (d, d).
+            A function of the step (d,), to energy, gradient (d,) and Hessian (d, d).
         """
-        resting = self.at_rest(y)
+        springs = self.with_current_lengths(y)
 
         def at(step: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
             there = y + basis @ step
-            energy, gradient = resting(there)
-            return energy, basis.T @ gradient, basis.T @ resting.hessian(there) @ basis
+            energy, gradient = springs(there)
+            return energy, basis.T @ gradient, basis.T @ springs.hessian(there) @ basis
 
         return at
 
@@ -126,7 +126,7 @@ class BondStretch:
         return 0.5 * float(self.stiffness @ extension**2), gradient.ravel()
 
     def hessian(self, y: np.ndarray) -> np.ndarray:
-        """Second derivatives (3N + 6, 3N + 6), but for those of strain with displacement."""
+        """Hessian (3N + 6, 3N + 6), without the term of each pair's force in the mixed block."""
         vectors, unstrained, deformation = self._strained(y)
         lengths = np.linalg.norm(vectors, axis=1)
         units = vectors / lengths[:, None]
@@ -154,7 +154,7 @@ class BondStretch:
         return result
 
     def _strained(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Vectors of the pairs with and without the strain, (P, 3) each, and 1 + e."""
+        """Pair vectors with and without the strain, (P, 3) each, and 1 + e."""
         displacements = y.reshape(-1, 3)[:-2]
         deformation = np.eye(3) + np.tensordot(y[-6:], self.strains, axes=1)
         unstrained = self.vectors + displacements[self.first] - displacements[self.second]
@@ -164,8 +164,8 @@ class BondStretch:
 def _near_pairs(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs i < j and the nearest of their images: i, j and unit shifts."""
-    first, second, shifts = search(positions, cell, pbc, REACH)
+    """Pairs i < j with their nearest images: i, j and unit shifts."""
+    first, second, shifts = search(positions, cell, pbc, SPRING_REACH)
     once = first < second
     first, second, shifts = first[once], second[once], shifts[once]
     lengths = np.linalg.norm(positions[first] - positions[second] + shifts @ cell, axis=1)
@@ -176,7 +176,7 @@ def _near_pairs(
 
 
 def _multiplicity(first: np.ndarray, second: np.ndarray, count: int) -> np.ndarray:
-    """How many images each pair has among the pairs, (P,)."""
+    """Number of images of each pair among the pairs, (P,)."""
     images = np.zeros((count, count))
     np.add.at(images, (first, second), 1)
     return images[first, second]

@@ -1,0 +1,56 @@
+"""Steps down to a minimum.
+
+A step minimises the model of the energy within the trust radius. It is accepted if the energy
+falls. Where the surface curves downwards the minimum lies on the boundary, so that a saddle point
+is left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mace_functional.optimize.dense_hessian import Trial
+from mace_functional.optimize.trust_region import Springs
+from mace_functional.optimize.trust_region_state import TrustRegionState, Verdict
+
+
+@dataclass(frozen=True)
+class Descend:
+    """The strategy of `relax` and `SecondOrder`.
+
+    Attributes:
+        first_radius: First trust radius over the square root of the number of atoms, Å.
+        max_radius: Largest trust radius, in the same unit. Far from rest there are many minima, and
+            short steps stay near the path down: with larger radii the framework RSM0004 ends
+            2 meV per atom higher (`benchmarks/README.md`).
+        poor: Ratio of the computed to the predicted change of the energy, below which the trust
+            radius shrinks.
+        good: The same ratio, above which the trust radius grows.
+    """
+
+    first_radius: float = 0.05
+    max_radius: float = 0.07
+    poor: float = 0.25
+    good: float = 0.75
+
+    def propose(self, state: TrustRegionState, springs: Springs) -> Trial:
+        """The step that minimises the model of the energy within the trust radius."""
+        return state.hessian.step(state.gradient, state.radius, springs)
+
+    def judge(
+        self, state: TrustRegionState, trial: Trial, energy: float, gradient: np.ndarray
+    ) -> Verdict:
+        """Accept the step if the energy falls.
+
+        Where the predicted change is within the noise of the energy, the change is taken from the
+        gradients at both ends, (g + g') s / 2.
+        """
+        change = energy - state.energy
+        within_noise = abs(trial.energy) < state.noise
+        if within_noise:
+            change = 0.5 * float((state.gradient + gradient) @ trial.step)
+        accepted, ratio = change < 0, change / trial.energy
+        poor = ratio < self.poor or not accepted
+        return Verdict(accepted, accepted and ratio > self.good, poor, within_noise)

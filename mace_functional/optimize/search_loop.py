@@ -1,0 +1,276 @@
+"""The loop of a relaxation or a search for a saddle point.
+
+It steps until there is an ending and, at first and after each accepted step, writes a frame of the
+trajectory and a checkpoint, and calls back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.io.trajectory import Trajectory
+from rich.console import Console
+
+from mace_functional.optimize.bond_springs import BondSprings
+from mace_functional.optimize.dense_hessian import DenseHessian
+from mace_functional.optimize.optimizer_run import OptimizerRun
+from mace_functional.optimize.outcome import Ending
+from mace_functional.optimize.search_checkpoint import read_checkpoint, write_checkpoint
+from mace_functional.optimize.surface import Point, Surface, in_single_precision
+from mace_functional.optimize.trust_region_state import Strategy
+from mace_functional.potential.protocol import Potential, energy_jump_of
+from mace_functional.structure.contacts import REPORTED
+
+SAME_ENERGY = 1e-5
+"""Relative difference between the energy of a checkpoint and the computed one, above which the
+checkpoint is of another potential. Single precision gives differences of 1e-7."""
+
+StepT = TypeVar("StepT", bound=tuple[Any, ...])
+
+
+@dataclass(frozen=True)
+class LoopOptions(Generic[StepT]):
+    """What the loop writes and shows.
+
+    Attributes:
+        trajectory: File of ASE's format for the structures; None for none.
+        checkpoint: File to go on from if it exists, and to write; None for none.
+        callback: Called with the structure and the step; None for none.
+        progress: Whether to show a line of progress.
+    """
+
+    trajectory: str | os.PathLike[str] | None = None
+    checkpoint: str | os.PathLike[str] | None = None
+    callback: Callable[[Atoms, StepT], object] | None = None
+    progress: bool = False
+
+
+class Search(OptimizerRun[Point], ABC, Generic[StepT]):
+    """A relaxation or a search for a saddle point, step by step.
+
+    Args:
+        surface: Energy, gradient and Hessian by free coordinates.
+        strategy: Chooses and judges steps.
+        atoms: The structure at the start.
+        settings: What must be the same where a checkpoint is continued; to be written as JSON.
+
+    Attributes:
+        history: One entry for every gradient.
+        resumed: Whether the search went on from a checkpoint.
+    """
+
+    doing: ClassVar[str]
+    """What the line of progress says."""
+
+    surface: Surface
+    history: list[StepT]
+
+    def __init__(
+        self, surface: Surface, strategy: Strategy, atoms: Atoms, settings: list[Any]
+    ) -> None:
+        potential = surface.potential
+        super().__init__(
+            surface,
+            strategy,
+            atoms.pbc,
+            torch.finfo(potential.dtype).eps,
+            len(atoms) * energy_jump_of(potential),
+        )
+        self.history = []
+        self.resumed = False
+        self.start_atoms = atoms
+        self._settings = settings
+        self._gradients_before = 0
+        self._exact_at = np.zeros(0)
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Evaluate the start, and make the first Hessian."""
+
+    @abstractmethod
+    def step(self) -> bool:
+        """Try a step, and note it in the history; whether it was accepted."""
+
+    @abstractmethod
+    def ending(self, fmax: float, max_steps: int) -> Ending | None:
+        """How the search ends, if it does.
+
+        Args:
+            fmax: Largest force to stop at, eV/Å.
+            max_steps: Most gradients.
+        """
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The last step, for the line of progress."""
+
+    @abstractmethod
+    def memory(self) -> dict[str, Any]:
+        """What a checkpoint holds of this kind of search, by name: arrays and numbers."""
+
+    @abstractmethod
+    def recall(self, memory: Mapping[str, np.ndarray]) -> None:
+        """Take over what a checkpoint holds of this kind of search, and its history."""
+
+    @cached_property
+    def float32_potential(self) -> Potential:
+        """The potential in single precision, for Hessians that gradients go on to correct."""
+        return in_single_precision(self.surface.potential)
+
+    @property
+    def new_gradients(self) -> int:
+        """Number of gradients since the start, or since the search went on from a checkpoint."""
+        return self.surface.n_gradients - self._gradients_before
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the exact Hessian of the present geometry has been computed."""
+        return np.array_equal(self._exact_at, self.state.z)
+
+    def atoms(self) -> Atoms:
+        """The present structure, with its energy, forces and stress."""
+        return self.surface.atoms_at(self.point.z, self.point.results)
+
+    def start_at(self, point: Point) -> None:
+        """Begin at a point.
+
+        Raises:
+            ValueError: If its energy or its gradient is not finite.
+        """
+        if not (np.isfinite(point.energy) and np.isfinite(point.gradient).all()):
+            raise ValueError(
+                "the energy or the forces of the first structure are not finite: look for atoms on "
+                "top of each other, a structure far from all that the potential was made for, or "
+                "float32 where float64 is needed"
+            )
+        super().start_at(point)
+
+    def limit_of_steps(self, max_steps: int) -> str:
+        """Advice where `max_steps` gradients were not enough."""
+        return f"{max_steps} gradients were not enough: raise max_steps{self.clash()}"
+
+    def clash(self) -> str:
+        """A remark where atoms have come too close, after a semicolon; empty where not."""
+        ratio = self.surface.smallest_ratio
+        if ratio >= REPORTED:
+            return ""
+        return f"; atoms have come as close as {ratio:.2f} of the sum of their covalent radii"
+
+    def save(self, path: Path) -> None:
+        """Write all that is needed to go on."""
+        hessian = self.state.hessian
+        if not isinstance(hessian, DenseHessian):
+            raise TypeError(f"a checkpoint holds a DenseHessian, not {type(hessian).__name__}")
+        write_checkpoint(
+            path,
+            self.identity(),
+            {
+                "z": self.state.z,
+                "energy": self.state.energy,
+                "gradient": self.state.gradient,
+                "radius": self.state.radius,
+                "hessian": hessian.matrix,
+                **{f"springs_{f.name}": getattr(self.springs, f.name) for f in fields(BondSprings)},
+                "basis": self.surface.coordinates.basis,
+                "history": np.array(self.history, dtype=float),
+                "counts": (self.surface.n_gradients, self.surface.n_hvps),
+                "since_hessian": (self.rejected, self.trials, self.accepted),
+                "exact_at": self._exact_at,
+                **self.memory(),
+            },
+        )
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: If it is none of this search.
+        """
+        data = read_checkpoint(path, self.identity(), self.surface.coordinates.basis)
+        # The same space may have another basis on another machine, and z is in that of the file.
+        self.surface.coordinates = replace(self.surface.coordinates, basis=data["basis"])
+        self.surface.n_gradients, self.surface.n_hvps = map(int, data["counts"])
+        self._gradients_before = self.surface.n_gradients
+        self.start_at(self.surface.at(data["z"]))
+        if abs(self.point.energy - data["energy"]) > SAME_ENERGY * abs(data["energy"]):
+            raise ValueError(f"{path} is of another potential: remove it, or name another")
+        self.state = replace(
+            self.state,
+            energy=float(data["energy"]),
+            gradient=data["gradient"],
+            radius=float(data["radius"]),
+            hessian=DenseHessian(data["hessian"]),
+        )
+        self.springs = BondSprings(
+            **{f.name: data[f"springs_{f.name}"] for f in fields(BondSprings)}
+        )
+        self.rejected, self.trials, self.accepted = map(int, data["since_hessian"])
+        self._exact_at = data["exact_at"]
+        self.recall(data)
+        self.resumed = True
+
+    def identity(self) -> dict[str, np.ndarray]:
+        """What two runs of one search have in common, by name."""
+        return {
+            "settings": np.array(json.dumps(self._settings)),
+            "elements": self.start_atoms.numbers,
+            "positions": self.start_atoms.positions,
+            "cell": self.start_atoms.cell.array,
+        }
+
+
+def run_to_end(
+    search: Search[StepT], fmax: float, max_steps: int, options: LoopOptions[StepT]
+) -> Ending:
+    """Step until the search ends.
+
+    Args:
+        search: Not yet begun.
+        fmax: Largest force to stop at, eV/Å.
+        max_steps: Most gradients.
+        options: What to write and show.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        ValueError: If the start is no structure, or the checkpoint of another search.
+    """
+    path = None if options.checkpoint is None else Path(options.checkpoint)
+    with ExitStack() as stack:
+        console = Console(stderr=True, quiet=not options.progress)
+        status = stack.enter_context(console.status(search.doing))
+        if path is not None and path.exists():
+            search.load(path)
+        else:
+            search.begin()
+        frames = None
+        if options.trajectory is not None:
+            name, mode = os.fspath(options.trajectory), "a" if search.resumed else "w"
+            frames = stack.enter_context(Trajectory(name, mode))
+        accepted, ending = not search.resumed, None
+        while ending is None:
+            if accepted:
+                if frames is not None:
+                    frames.write(search.atoms())
+                if path is not None:
+                    search.save(path)
+                if options.callback is not None:
+                    options.callback(search.atoms(), search.history[-1])
+            status.update(
+                f"{search.doing}: {search.surface.n_gradients} gradients, {search.describe()}"
+            )
+            ending = search.ending(fmax, max_steps)
+            accepted = ending is None and search.step()
+    return ending
