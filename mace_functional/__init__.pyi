@@ -14,8 +14,8 @@ from . import (
     vibrations,
 )
 from .autodiff.compilation import compile_checked
+from .certificate.certificate import Certificate
 from .certificate.checking import check_potential
-from .certificate.table import Certificate
 from .derivatives import forces, hessian, hvp, strained, stress
 from .derivatives.hessian_operator import HessianOperator
 from .dispersion.d3 import dispersion_fn

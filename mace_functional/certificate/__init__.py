@@ -3,7 +3,7 @@
 | file | what it has |
 | --- | --- |
 | `checking.py` | `check_potential`, which runs all checks |
-| `table.py` | the result: `Certificate`, a table of `Check`s with errors, bounds and verdicts |
+| `certificate.py` | the result: `Certificate`, `Check`s with errors, bounds and verdicts |
 | `subject.py` | what is checked: the potential, a structure without symmetry, directions |
 | `comparison.py` | one comparison, and how verdicts follow from errors and bounds |
 | `richardson.py` | differences extrapolated to a step of zero, with their uncertainty |
@@ -12,5 +12,5 @@
 | `invariances.py` | rotation, permutation, periodic images and what else changes no energy |
 | `precision.py` | single against double precision |
 | `parts.py` | sums of potentials |
-| `phonons.py` | D(q) against a supercell |
+| `dynamical_matrices.py` | D(q) against a supercell |
 """

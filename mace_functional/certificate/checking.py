@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mace_functional.certificate import differences, invariances, parts, precision, repeats
 from mace_functional.certificate import dynamical_matrices as phonons
+from mace_functional.certificate.certificate import Certificate, Check
 from mace_functional.certificate.comparison import Examination, NotApplicableError, Verdict
 from mace_functional.certificate.subject import Subject
-from mace_functional.certificate.table import Certificate, Check
 from mace_functional.potential.protocol import Potential
 from mace_functional.support.defaults import CHECK_DISPLACEMENT, LARGEST_CHECK_DISPLACEMENT
 from mace_functional.support.validation import between, count

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from mace_functional.certificate.certificate import WIDTH, Certificate
 from mace_functional.certificate.checking import check_potential
-from mace_functional.certificate.table import WIDTH, Certificate
 from mace_functional.cli.console import Console
 from mace_functional.cli.found_structures import find_structure
 from mace_functional.cli.loaded_models import load

@@ -33,7 +33,7 @@ from mace_functional.potential.protocol import (
 from mace_functional.structure.cluster import Cluster
 from mace_functional.structure.graph import Graph
 from mace_functional.structure.selection import refuse_constraints
-from mace_functional.structure.symmetry import Image, Operations, Plan, plan
+from mace_functional.structure.symmetry import Operations, Plan, RowImage, plan
 from mace_functional.support.atomic_write import atomic_write
 from mace_functional.support.defaults import SYMPREC
 from mace_functional.support.validation import in_order
@@ -297,7 +297,7 @@ def _assembled(
     """
     coupled = [np.flatnonzero(row.any(1)) for row in rows]
 
-    def moved(image: Image) -> np.ndarray:
+    def moved(image: RowImage) -> np.ndarray:
         """Cells, seen from that of the displaced atom."""
         s, g = image
         shift = operations.shift[g]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from matplotlib.figure import Figure
 
-from mace_functional.screening.page import Image
+from mace_functional.screening.page import PngFigure
 from mace_functional.screening.rows import Row
 
 RESOLUTION = 160
@@ -34,7 +34,7 @@ class Drawn:
         failure: Why there are no images; None if there are, or there is nothing to draw.
     """
 
-    images: list[Image] = field(default_factory=list)
+    images: list[PngFigure] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     failure: str | None = None
 
@@ -77,11 +77,11 @@ def _culprits(draw: Draw, rows: Sequence[Row]) -> dict[str, str]:
     return {}
 
 
-def _images(figures: Sequence[Figure]) -> list[Image]:
+def _images(figures: Sequence[Figure]) -> list[PngFigure]:
     return [_image(figure) for figure in figures]
 
 
-def _image(figure: Figure) -> Image:
+def _image(figure: Figure) -> PngFigure:
     """A figure as PNG.
 
     Raises:
@@ -94,4 +94,4 @@ def _image(figure: Figure) -> Image:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # names in any script
         figure.savefig(buffer, format="png", dpi=RESOLUTION)
-    return Image(buffer.getvalue(), figure.get_figwidth())
+    return PngFigure(buffer.getvalue(), figure.get_figwidth())

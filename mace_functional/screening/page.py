@@ -83,7 +83,7 @@ figure img { display: block; width: calc(var(--inches) * 7.5rem); max-width: 100
 """
 
 
-class Image(NamedTuple):
+class PngFigure(NamedTuple):
     """A figure as PNG, and its width in inches."""
 
     data: bytes
@@ -101,7 +101,7 @@ def html_page(title: str, body: Sequence[str]) -> str:
     )
 
 
-def html_figure(image: Image, alt: str, caption: str) -> str:
+def html_figure(image: PngFigure, alt: str, caption: str) -> str:
     """An image in the page itself, with what stands for it where it is not seen, and a caption."""
     data = base64.b64encode(image.data).decode()
     note = f'<figcaption class="note">{caption}</figcaption>' if caption else ""

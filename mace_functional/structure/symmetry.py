@@ -273,14 +273,14 @@ def _spglib(
     return found["rotations"], found["translations"]
 
 
-class Source(NamedTuple):
+class AtomDisplacement(NamedTuple):
     """A row of the force constants to compute: of an atom that is displaced along a unit vector."""
 
     atom: int
     direction: np.ndarray
 
 
-class Image(NamedTuple):
+class RowImage(NamedTuple):
     """The row that an operation makes of a source: both by their numbers."""
 
     source: int
@@ -296,29 +296,29 @@ class Plan:
         images: For each atom, three images of sources that are rows of that atom.
     """
 
-    sources: list[Source]
-    images: list[list[Image]]
+    sources: list[AtomDisplacement]
+    images: list[list[RowImage]]
 
 
 def plan(operations: Operations) -> Plan:
     """Choose rows: as few as the operations allow, one to three for each inequivalent atom."""
-    sources: list[Source] = []
+    sources: list[AtomDisplacement] = []
     images = []
     for atom in range(operations.atom.shape[1]):
         found, volume = _best_images(operations, sources, atom)
         if volume < MIN_VOLUME:
-            sources += [Source(atom, e) for e in _displacements(operations, atom)]
+            sources += [AtomDisplacement(atom, e) for e in _displacements(operations, atom)]
             found, _ = _best_images(operations, sources, atom)
         images.append(found)
     return Plan(sources, images)
 
 
 def _best_images(
-    operations: Operations, sources: list[Source], atom: int
-) -> tuple[list[Image], float]:
+    operations: Operations, sources: list[AtomDisplacement], atom: int
+) -> tuple[list[RowImage], float]:
     """Three images of sources at an atom, and the volume that their directions span."""
     found = [
-        Image(s, int(g))
+        RowImage(s, int(g))
         for s, source in enumerate(sources)
         for g in np.flatnonzero(operations.atom[:, source.atom] == atom)
     ]

@@ -18,9 +18,9 @@ from torch._C._functorch import maybe_current_level
 
 import mace_functional as mf
 from mace_functional.autodiff.primitive import Primitive
+from mace_functional.certificate.certificate import Certificate
 from mace_functional.certificate.comparison import Comparison, Verdict, worst
 from mace_functional.certificate.richardson import differentiate
-from mace_functional.certificate.table import Certificate
 from mace_functional.cli import main
 
 WRONG = 1 + 1e-4

@@ -38,7 +38,12 @@ from mace_functional.structure.reading.filler import FINDING, is_filler
 from mace_functional.structure.reading.labels import element_of_symbol, elements_of_labels
 from mace_functional.structure.reading.occupancy import check_alternatives, check_occupancies, named
 from mace_functional.structure.reading.reading_record import Read, Stated
-from mace_functional.structure.reading.sites import FINEST, Operations, orbits, tolerance_of
+from mace_functional.structure.reading.sites import (
+    FINEST,
+    FractionalOperations,
+    orbits,
+    tolerance_of,
+)
 from mace_functional.structure.reading.space_groups import group_of
 
 CELL = (
@@ -292,7 +297,9 @@ SAME_CONTACT = 0.02
 """Two crystals of as many atoms whose smallest ratios differ by less are taken for the same one."""
 
 
-def _candidate(sites: Sites, operations: Operations, cell: np.ndarray, stated: Stated) -> Candidate:
+def _candidate(
+    sites: Sites, operations: FractionalOperations, cell: np.ndarray, stated: Stated
+) -> Candidate:
     """The crystal by one choice of the operations."""
     found = orbits(sites.scaled, operations, cell, sites.tolerances)
     counts = np.bincount(found.sites, minlength=len(sites.labels))

@@ -17,7 +17,7 @@ from mace_functional.structure.reading.filler import FINDING, is_filler
 from mace_functional.structure.reading.labels import element_of_symbol
 from mace_functional.structure.reading.occupancy import check_alternatives, check_occupancies, named
 from mace_functional.structure.reading.reading_record import Read, Stated
-from mace_functional.structure.reading.sites import FINEST, Operations, orbits
+from mace_functional.structure.reading.sites import FINEST, FractionalOperations, orbits
 from mace_functional.structure.reading.space_groups import FITS, groups_named
 
 END = re.compile(r"^END(?:MDL)?\s*$", re.MULTILINE)
@@ -96,14 +96,14 @@ def read_pdb(text: str) -> Read:
     return Read(atoms, stated, (*findings, *told))
 
 
-def _operations(name: str, cell: np.ndarray) -> Operations:
+def _operations(name: str, cell: np.ndarray) -> FractionalOperations:
     """Operations of the group that the file names, or the identity.
 
     Raises:
         StructureError: If the group is unknown, or does not fit the cell.
     """
     if not name.strip():
-        return Operations(np.eye(3)[None], np.zeros((1, 3)))
+        return FractionalOperations(np.eye(3)[None], np.zeros((1, 3)))
     fitting = [g for g in groups_named(None, name, None, None, cell) if g.misfit(cell) < FITS]
     if not fitting:
         raise StructureError(

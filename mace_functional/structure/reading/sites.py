@@ -50,7 +50,7 @@ DIRECTION = np.sqrt([2.0, 3.0, 5.0])
 
 
 @dataclass(frozen=True, eq=False)
-class Operations:
+class FractionalOperations:
     """Symmetry operations `x -> R x + t` of fractional coordinates.
 
     Attributes:
@@ -95,7 +95,7 @@ class Orbits:
 
 
 def orbits(
-    scaled: np.ndarray, operations: Operations, cell: np.ndarray, tolerances: np.ndarray
+    scaled: np.ndarray, operations: FractionalOperations, cell: np.ndarray, tolerances: np.ndarray
 ) -> Orbits:
     """All images of all sites.
 
@@ -156,7 +156,7 @@ def tolerance_of(coordinates: Sequence[str]) -> float:
 
 
 def _special_position(
-    x: np.ndarray, operations: Operations, cell: np.ndarray, tolerance: float
+    x: np.ndarray, operations: FractionalOperations, cell: np.ndarray, tolerance: float
 ) -> np.ndarray:
     """The site moved to the mean of those of its images that are nearly in its place."""
     for _ in range(ROUNDS):
@@ -172,7 +172,7 @@ def _special_position(
     return x
 
 
-def _images(x: np.ndarray, operations: Operations) -> np.ndarray:
+def _images(x: np.ndarray, operations: FractionalOperations) -> np.ndarray:
     """Different images of a site in the cell, which differ by rounding or by much more."""
     images = _apply(x, operations) % 1.0
     images[images > 1 - SAME] = 0.0
@@ -181,10 +181,10 @@ def _images(x: np.ndarray, operations: Operations) -> np.ndarray:
     return images[np.sort(order[np.concatenate([[True], np.diff(along) > SAME])])]
 
 
-def _count(x: np.ndarray, operations: Operations) -> int:
+def _count(x: np.ndarray, operations: FractionalOperations) -> int:
     """Number of different images of a site as it is."""
     return len(np.unique(np.round(_apply(x, operations) % 1.0, 6) % 1.0, axis=0))
 
 
-def _apply(x: np.ndarray, operations: Operations) -> np.ndarray:
+def _apply(x: np.ndarray, operations: FractionalOperations) -> np.ndarray:
     return operations.rotations @ x + operations.translations

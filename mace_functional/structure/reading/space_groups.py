@@ -10,7 +10,7 @@ import numpy as np
 
 from mace_functional.structure.reading.cif_text import NOTHING, Block
 from mace_functional.structure.reading.errors import StructureError
-from mace_functional.structure.reading.sites import Operations
+from mace_functional.structure.reading.sites import FractionalOperations
 
 LISTED = ("_space_group_symop_operation_xyz", "_symmetry_equiv_pos_as_xyz")
 HALL = ("_space_group_name_hall", "_symmetry_space_group_name_hall")
@@ -44,8 +44,8 @@ class Group:
     """
 
     stated: str | None
-    choices: tuple[Operations, ...]
-    named: Operations | None
+    choices: tuple[FractionalOperations, ...]
+    named: FractionalOperations | None
     point_order: int | None
 
 
@@ -71,7 +71,7 @@ def group_of(block: Block, cell: np.ndarray) -> Group:
     fitting = [group for group in named if group.misfit(cell) < FITS]
     choices = [listed] if listed is not None else fitting
     if not choices and stated is None:
-        choices = [Operations(np.eye(3)[None], np.zeros((1, 3)))]
+        choices = [FractionalOperations(np.eye(3)[None], np.zeros((1, 3)))]
     if not choices:
         known = "does not fit the cell" if named else "is not known"
         raise StructureError(
@@ -88,7 +88,7 @@ def group_of(block: Block, cell: np.ndarray) -> Group:
     )
 
 
-def _listed(block: Block) -> Operations | None:
+def _listed(block: Block) -> FractionalOperations | None:
     """The operations that are listed, if any.
 
     Raises:
@@ -114,7 +114,7 @@ def _listed(block: Block) -> Operations | None:
     return group
 
 
-def _is_closed(group: Operations) -> bool:
+def _is_closed(group: FractionalOperations) -> bool:
     """Whether the product of any two operations is an operation of the group."""
     rotations = np.rint(group.rotations).astype(int)
     steps = np.rint(group.translations * gemmi.Op.DEN).astype(int)
@@ -131,7 +131,7 @@ def _is_closed(group: Operations) -> bool:
 
 def groups_named(
     hall: str | None, name: str | None, number: str | None, code: str | None, cell: np.ndarray
-) -> list[Operations]:
+) -> list[FractionalOperations]:
     """Operations of the group that is named; of each origin, if it may be any of two."""
     if hall is not None:
         try:
@@ -168,7 +168,7 @@ def _by_name(name: str, code: str | None) -> list[gemmi.SpaceGroup]:
     return chosen or alike
 
 
-def _as_arrays(operations: list[gemmi.Op]) -> Operations:
+def _as_arrays(operations: list[gemmi.Op]) -> FractionalOperations:
     rotations = np.array([op.rot for op in operations]) / gemmi.Op.DEN
     translations = np.array([op.tran for op in operations]) / gemmi.Op.DEN
-    return Operations(rotations, translations)
+    return FractionalOperations(rotations, translations)
