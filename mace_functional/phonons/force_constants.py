@@ -1,9 +1,8 @@
 """Force constants of a crystal in real space, exact to their full range.
 
-The energy of an atom depends on the atoms that n layers of a potential reach, n steps along the
-edges of the graph, so that two atoms are coupled only where 2n steps connect them. The crystal is
-unrolled that far around the atoms to be displaced. What is further out does not feel them, so that
-the force constants of the piece are those of the crystal, although the energies at its rim are not.
+A row of them is the change of all forces as an atom is displaced. Rows are computed exactly
+(`force_constant_rows`), as few as the symmetry of the crystal allows, and the operations of the
+space group give all others.
 """
 
 from __future__ import annotations
@@ -12,26 +11,22 @@ import os
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import grad, vjp
 
-from mace_functional.autodiff.columns import ChunkSize, map_columns
+from mace_functional.autodiff.columns import ChunkSize
 from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.autodiff.memory import keep_freed_memory
+from mace_functional.phonons.force_constant_rows import finite_parts, rows_of
 from mace_functional.phonons.wave_vector import WaveVector, wave_vector
 from mace_functional.potential.protocol import (
-    EdgePotential,
-    HasParts,
     Potential,
     features_of,
     is_mirror_symmetric,
 )
-from mace_functional.structure.cluster import Cluster
-from mace_functional.structure.graph import Graph
 from mace_functional.structure.selection import refuse_constraints
 from mace_functional.structure.symmetry import Operations, Plan, RowImage, plan
 from mace_functional.support.atomic_write import atomic_write
@@ -40,8 +35,6 @@ from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-    from mace_functional.structure.structure import Structure
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +145,8 @@ def force_constants(
     made in single precision.
 
     Args:
-        potential: An `EdgePotential`, such as a model of `load_model`, or a sum of these.
+        potential: An `EdgePotential`, such as a model of `load_model`, one that `HasReach`, or a
+            sum of these.
         atoms: The crystal, periodic in one direction or more.
         symmetry: Displace only inequivalent atoms, along as few directions as their site symmetry
             asks for, and let the operations of the space group give all else.
@@ -169,20 +163,20 @@ def force_constants(
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
         ValueError: If the structure is not periodic, does not fit the potential (see `from_ase`),
-            or a part of the potential has no edges, such as D3, which reaches much further; or if
-            constraints hold atoms, or parameters require grad or are inside of a transform.
+            or a part of the potential has neither edges nor a reach, such as D3; or if constraints
+            hold atoms, or parameters require grad or are inside of a transform.
     """
     kinds = (potential, "Potential"), (atoms, "Atoms")
     in_order("force_constants(potential, atoms)", *kinds)
     refuse_transforms("force_constants", "hessian or dynamical_matrix_fn", potential.params)
     refuse_constraints(atoms, "force_constants", "take hessian(..., indices=...) of free atoms")
     s = potential.structure(atoms)
-    parts = edge_parts(potential, s.topology, potential.params)
+    parts = finite_parts(potential, s.topology, potential.params)
     if parts is None:
         raise ValueError(
-            f"force constants end where the edges of a potential do, and a part of {potential} has "
-            "no edges: take the dynamical matrix at each wave vector, dynamical_matrix_fn or "
-            "phonons_of(method='replicas'), which has all of it"
+            f"a part of {potential} has neither edges nor a reach, at which its force constants "
+            "would end: take the dynamical matrix at each wave vector, dynamical_matrix_fn or "
+            "phonons_of(method='replicas'), where the potential has one, or give it a reach"
         )
     if not bool(s.topology.pbc.any()):
         raise ValueError(
@@ -197,7 +191,11 @@ def force_constants(
     else:
         operations = Operations.identity(len(atoms))
     columns = {"chunk_size": chunk_size, "memory_budget": memory_budget, "progress": progress}
-    found = [_of_part(*part, s, operations, columns) for part in parts]
+    chosen = plan(operations)
+    found = [
+        _assembled(*rows_of(part, s, atoms, chosen.sources, columns), operations, chosen)
+        for part in parts
+    ]
     cells, values = _added(found)
     return ForceConstants(
         cells=torch.as_tensor(cells, device=s.cell.device),
@@ -207,54 +205,6 @@ def force_constants(
         pbc=s.topology.pbc,
         masses=s.masses,
     )
-
-
-EdgePart = tuple[EdgePotential, Graph, Any]
-"""A potential with edges, its graph, and its parameters."""
-
-
-def edge_parts(potential: Potential, topology: Any, params: Any) -> list[EdgePart] | None:
-    """A potential, or the parts of a sum, with graphs and parameters; None if one has no edges."""
-    if isinstance(potential, HasParts):
-        columns = potential.potentials, topology.parts, potential.parts_of(params)
-        found: list[EdgePart] = []
-        for part in zip(*columns, strict=True):
-            of_part = edge_parts(*part)
-            if of_part is None:
-                return None
-            found += of_part
-        return found
-    return [(potential, topology, params)] if isinstance(potential, EdgePotential) else None
-
-
-def _of_part(
-    potential: EdgePotential,
-    graph: Graph,
-    params: Any,
-    s: Structure,
-    operations: Operations,
-    columns: dict[str, Any],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cells (R, 3) and force constants (R, N, 3, N, 3) of a potential with edges."""
-    chosen = plan(operations)
-    displaced = sorted({source.atom for source in chosen.sources})
-    cluster = Cluster.around(displaced, graph, potential.layers)
-
-    def energy(x: Tensor) -> Tensor:
-        return potential.atom_energies(cluster, x, s.cell, params).sum()
-
-    atom, cells = cluster.atom, cluster.cells
-    positions = s.positions[atom] + cells.to(s.cell) @ s.cell
-    pull_back = vjp(grad(energy), positions)[1]
-    home = (cells == 0).all(1)
-    displacements = positions.new_zeros(len(chosen.sources), *positions.shape)
-    for row, (j, direction) in zip(displacements, chosen.sources, strict=True):
-        row[home & (atom == j)] = torch.as_tensor(direction).to(row)
-    rows = map_columns(
-        lambda u: pull_back(u)[0], displacements, description="Force constants", **columns
-    )
-    ends = atom.cpu().numpy(), cells.cpu().numpy()
-    return _assembled(rows.cpu().numpy(), *ends, operations, chosen)
 
 
 def _added(found: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

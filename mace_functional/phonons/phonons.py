@@ -14,13 +14,17 @@ from torch import Tensor
 from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.autodiff.memory import BUDGET_FRACTION, free_memory
 from mace_functional.derivatives import forces, stress
-from mace_functional.phonons.dynamical_matrix import dynamical_matrix_fn
+from mace_functional.phonons.dynamical_matrix import (
+    dynamical_matrix_fn,
+    has_dynamical_matrix,
+)
+from mace_functional.phonons.force_constant_rows import finite_parts
 from mace_functional.phonons.force_constants import (
     ForceConstants,
-    edge_parts,
     force_constants,
 )
 from mace_functional.phonons.wave_vector import WaveVector
+from mace_functional.potential.protocol import EdgePotential, Potential
 from mace_functional.structure.arrays import as_array
 from mace_functional.structure.cluster import Cluster
 from mace_functional.structure.connectivity import Parts, parts_of
@@ -36,7 +40,6 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from mace_functional.autodiff.columns import ChunkSize
-    from mace_functional.potential.protocol import Potential
 
 WAVE_VECTORS = 1000
 """How many wave vectors force constants must save to be worth their computation."""
@@ -223,11 +226,15 @@ def _cluster_pays(potential: Potential, topology: Any, memory_budget: int | None
     Both ways linearise the network once for 3N columns: force constants on the nodes of a cluster,
     replicas on 3N nodes for every wave vector.
     """
-    parts = edge_parts(potential, topology, potential.params)
+    parts = finite_parts(potential, topology, potential.params)
     if parts is None or not bool(topology.pbc.any()):
         return False
+    if not has_dynamical_matrix(potential):
+        return True
     atoms, numbers, nodes = topology.n_atoms, 0, 0
     for part, graph, _ in parts:
+        if not isinstance(part, EdgePotential):
+            return False
         cluster = Cluster.around(list(range(atoms)), graph, part.layers)
         weights = part.n_edge_features * part.layers
         columns = 3 * atoms * cluster.cells.numel()

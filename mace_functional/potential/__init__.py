@@ -14,6 +14,7 @@ from mace_functional.potential.protocol import (
     HasDynamicalMatrix,
     HasFeatures,
     HasParts,
+    HasReach,
     HoldsPairs,
     Potential,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "HasDynamicalMatrix",
     "HasFeatures",
     "HasParts",
+    "HasReach",
     "HoldsPairs",
     "Neighbourhood",
     "Potential",

@@ -109,6 +109,22 @@ class EdgePotential(Potential, Protocol):
 
 
 @runtime_checkable
+class HasReach(Potential, Protocol):
+    """A potential that says how far its force constants reach, without edges to tell.
+
+    Its exact force constants come from a supercell in which images are out of reach.
+
+    Attributes:
+        reach: Atoms further apart than this have no force constants, Å. That is the cutoff of pair
+            energies, and twice the distance within which atoms feel others where their energies
+            depend on more than pairs.
+    """
+
+    @property
+    def reach(self) -> float: ...  # noqa: D102
+
+
+@runtime_checkable
 class HasDynamicalMatrix(Protocol):
     """A potential that has a dynamical matrix of its own at any wave vector."""
 
