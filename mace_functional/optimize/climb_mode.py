@@ -23,7 +23,7 @@ from scipy.linalg import eigh
 
 from mace_functional.optimize.dense_hessian import DenseHessian, HessianModel, Trial
 from mace_functional.optimize.trust_region import Springs, model_step
-from mace_functional.optimize.trust_region_state import TrustRegionState, Verdict
+from mace_functional.optimize.trust_region_state import StepVerdict, TrustRegionState
 
 
 class InternalMotions(NamedTuple):
@@ -135,7 +135,7 @@ class ClimbMode:
 
     def judge(
         self, state: TrustRegionState, trial: Trial, energy: float, gradient: np.ndarray
-    ) -> Verdict:
+    ) -> StepVerdict:
         """Accept the step if the predicted gradient and energy are close to the computed ones.
 
         The error is that of the gradient, or twice that of the energy over the length of the step,
@@ -147,7 +147,7 @@ class ClimbMode:
         energy_error /= float(np.linalg.norm(trial.step))
         error = max(float(np.linalg.norm(gradient - predicted)), 2 * energy_error)
         accepted = error < self.rejected * scale
-        return Verdict(accepted, error < self.good * scale, error > self.poor * scale)
+        return StepVerdict(accepted, error < self.good * scale, error > self.poor * scale)
 
 
 def _matrix(hessian: HessianModel) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from mace_functional.optimize.dense_hessian import Trial
 from mace_functional.optimize.trust_region import Springs
-from mace_functional.optimize.trust_region_state import TrustRegionState, Verdict
+from mace_functional.optimize.trust_region_state import StepVerdict, TrustRegionState
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Descend:
 
     def judge(
         self, state: TrustRegionState, trial: Trial, energy: float, gradient: np.ndarray
-    ) -> Verdict:
+    ) -> StepVerdict:
         """Accept the step if the energy falls.
 
         Where the predicted change is within the noise of the energy, the change is taken from the
@@ -53,4 +53,4 @@ class Descend:
             change = 0.5 * float((state.gradient + gradient) @ trial.step)
         accepted, ratio = change < 0, change / trial.energy
         poor = ratio < self.poor or not accepted
-        return Verdict(accepted, accepted and ratio > self.good, poor, within_noise)
+        return StepVerdict(accepted, accepted and ratio > self.good, poor, within_noise)

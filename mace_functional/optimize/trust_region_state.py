@@ -28,7 +28,7 @@ AT_BOUNDARY = 0.8
 grow."""
 
 
-class Verdict(NamedTuple):
+class StepVerdict(NamedTuple):
     """What a strategy says of an evaluated trial step.
 
     Attributes:
@@ -65,7 +65,7 @@ class Strategy(Protocol):
 
     def judge(
         self, state: TrustRegionState, trial: Trial, energy: float, gradient: np.ndarray
-    ) -> Verdict:
+    ) -> StepVerdict:
         """Whether to accept a step, by the energy (eV) and gradient (d,) at its end, both finite.
 
         The step is not zero.

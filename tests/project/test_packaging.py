@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import tarfile
@@ -100,3 +101,14 @@ def test_the_table_of_the_engine_lists_all_of_its_modules():
     modules = {path.stem for path in folder.glob("*.py")}
     listed = {line.split()[0] for line in table.splitlines() if line.startswith("    ")}
     assert modules - {"__init__"} <= listed
+
+
+def test_no_two_modules_and_no_two_classes_have_one_name():
+    names: dict[str, list[str]] = {}
+    for path in (ROOT / "mace_functional").rglob("*.py"):
+        if path.stem != "__init__":
+            names.setdefault(f"module {path.stem}", []).append(str(path))
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                names.setdefault(f"class {node.name}", []).append(str(path))
+    assert not {name: paths for name, paths in names.items() if len(paths) > 1}
