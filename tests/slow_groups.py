@@ -18,6 +18,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "phonons": ("phonons", "vibrations", "dispersion", "interop"),
     "optimize": ("optimize",),
     "derivatives": ("derivatives",),
+    "repeats": ("derivatives/test_repeats.py",),
     "mace": ("mace", "autodiff", "certificate"),
 }
 """Folders and files, within `tests`, of the slow tests of a group."""

@@ -6,70 +6,36 @@ loops instead of `vmap`, and the symmetries of space.
 
 from __future__ import annotations
 
-import functools
 import itertools
-import os
 import re
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import bulk, make_supercell, molecule
-from conftest import ROOT, shared_file
+from ase.build import bulk, make_supercell
+from energies import (
+    MODELS,
+    STRUCTURES,
+    Case,
+    Function,
+    case,
+    central_difference,
+    compressed_methanol,
+    crystal,
+    load,
+    make_case,
+    random_like,
+)
 from helpers import assert_close
-from mace.modules import NonLinearBiasReadoutBlock
-from models import build
 from scipy.stats import special_ortho_group
 from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import mace_functional as mf
-from mace_functional.structure.reading import find
-
-MODELS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "density-agnesi-zbl": {
-        "interaction_cls": "RealAgnosticDensityResidual",
-        "interaction_cls_first": "RealAgnosticDensity",
-        "distance_transform": "Agnesi",
-        "pair_repulsion": True,
-    },
-    "attention-tanh": {"interaction_cls": "RealAgnosticAttResidual", "gate": torch.tanh},
-    "nonlinear-two-heads": {
-        "interaction_cls": "RealAgnosticResidualNonLinear",
-        "interaction_cls_first": "RealAgnosticResidualNonLinear",
-        "readout_cls": NonLinearBiasReadoutBlock,
-        "apply_cutoff": False,
-        "heads": ["a", "b"],
-        "edge_irreps": "4x0e + 4x1o",
-    },
-    "gaussian-soft": {
-        "radial_type": "gaussian",
-        "distance_transform": "Soft",
-        "scale_shift": False,
-    },
-    "chebyshev": {
-        "radial_type": "chebyshev",
-        "distance_transform": "Agnesi",
-        "interaction_cls": "RealAgnostic",
-        "interaction_cls_first": "RealAgnostic",
-    },
-    "correlation-3": {"correlation": 3, "hidden_irreps": "3x0e + 3x1o + 3x2e"},
-    "embeddings": {
-        "embedding_specs": {
-            "total_charge": {"type": "continuous", "per": "graph", "in_dim": 1, "emb_dim": 3},
-            "total_spin": {"type": "categorical", "per": "graph", "num_classes": 4, "emb_dim": 3},
-        },
-        "use_embedding_readout": True,
-    },
-}
-"""Together they run every operation of the engine."""
 
 
 def models(*quick: str, without: str = "") -> list[Any]:
@@ -88,77 +54,6 @@ every_structure = pytest.mark.parametrize(
 NO_INFLUENCE = r".*\.output_mask|r_max|radial_embedding\.bessel_fn\.(r_max|n)"
 """Tensors of a state dict that the energy of mace-torch does not depend on either."""
 
-Function = Callable[..., Tensor]
-
-
-class Case(NamedTuple):
-    """An energy function and its arguments."""
-
-    energy: Function
-    positions: Tensor
-    cell: Tensor
-    params: dict[str, Tensor]
-
-    @property
-    def arguments(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        return self.positions, self.cell, self.params
-
-
-@functools.cache
-def mace_torch_module(name: str) -> torch.nn.Module:
-    module = build(seed=1, avg_num_neighbors=3.0, **MODELS[name])
-    generator = torch.Generator().manual_seed(2)
-    for key, tensor in module.state_dict().items():
-        if key.endswith(("bias", "beta")):  # mace-torch starts them from zero
-            tensor.copy_(0.5 * torch.randn(tensor.shape, generator=generator).to(tensor))
-    return module
-
-
-@functools.cache
-def load(name: str, dtype: torch.dtype = torch.float64) -> mf.MaceModel:
-    head = "b" if "heads" in MODELS[name] else None
-    return mf.load_model(mace_torch_module(name), dtype=dtype, head=head)
-
-
-def crystal() -> Atoms:
-    """Rattled SiC under pressure, so that the short-range repulsion acts."""
-    atoms = Atoms(
-        "SiC",
-        positions=[[0, 0, 0], [1.0, 1.1, 0.9]],
-        cell=[[0, 2.3, 2.1], [2.2, 0.1, 2.3], [2.1, 2.2, 0]],
-        pbc=True,
-        info={"charge": 1.0, "spin": 2.0},
-    )
-    atoms.rattle(0.05, seed=1)
-    return atoms
-
-
-def compressed_methanol() -> Atoms:
-    atoms = molecule("CH3OH")
-    atoms.info |= {"charge": -1.0, "spin": 3.0}
-    atoms.positions *= 0.93
-    atoms.rattle(0.05, seed=2)
-    return atoms
-
-
-STRUCTURES = {"crystal": crystal, "molecule": compressed_methanol}
-
-
-def make_case(name: str, atoms: Atoms, dtype: torch.dtype = torch.float64, **options: Any) -> Case:
-    model = load(name, dtype)
-    s = mf.from_ase(atoms, model, **options)
-    return Case(mf.energy_fn(model, s.graph), s.positions, s.cell, model.params)
-
-
-@functools.cache
-def case(name: str = "default", structure: str = "crystal") -> Case:
-    return make_case(name, STRUCTURES[structure]())
-
-
-def random_like(tensor: Tensor, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
-
 
 def random_params(params: dict[str, Tensor], seed: int, size: float = 0.1) -> dict[str, Tensor]:
     """A direction in the space of parameters, each tensor in proportion to its size."""
@@ -170,12 +65,6 @@ def random_params(params: dict[str, Tensor], seed: int, size: float = 0.1) -> di
 
 def moved(params: dict[str, Tensor], direction: dict[str, Tensor], step: Any) -> dict[str, Tensor]:
     return {name: t + step * direction[name] for name, t in params.items()}
-
-
-def central_difference(function: Callable[[float], Tensor], step: float = 1e-3) -> Tensor:
-    """Derivative at zero, with an error of fourth order in the step."""
-    near, far = (function(k * step) - function(-k * step) for k in (1, 2))
-    return (8 * near - far) / (12 * step)
 
 
 def forward(function: Function, k: int = 0) -> Function:
@@ -648,110 +537,6 @@ def test_every_operation_has_a_batching_rule(name, structure, no_slow_vmap):
 # ---- A pure function
 
 
-REPEATS = 4
-
-
-def nestings_to_repeat(source: str, structure: str) -> dict[str, Callable[[], Tensor]]:
-    """Nested transforms at one structure; see `test_nothing_changes_when_called_again`."""
-    if source in MODELS:
-        model, atoms = load(source), STRUCTURES[structure]()
-    else:
-        model, atoms = mf.load_model(source), find(structure).atoms
-        atoms.rattle(0.05, seed=3)
-    s = mf.from_ase(atoms, model)
-    energy, x = mf.energy_fn(model, s.graph), s.positions
-    v = random_like(x, 9)
-    v = v / v.norm()
-
-    def gradient(y: Tensor) -> Tensor:
-        return grad(energy)(y, s.cell, model.params)
-
-    def push(y: Tensor) -> Tensor:
-        return jvp(gradient, (y,), (v,))[1]
-
-    def block(mode: Any) -> Tensor:
-        return mf.hessian(energy, mode=mode, indices=[0])(x, s.cell, model.params)
-
-    return {
-        "jvp(grad)": lambda: push(x),
-        "vjp(grad)": lambda: vjp(gradient, x)[1](v)[0],
-        "grad(grad.v)": lambda: grad(lambda y: (gradient(y) * v).sum())(x),
-        "vmap(jvp(grad))": lambda: vmap(lambda u: jvp(gradient, (x,), (u,))[1])(v[None])[0],
-        "jvp(jvp(grad))": lambda: jvp(push, (x,), (v,))[1],
-        "hessian fwd-rev": lambda: block("fwd-rev"),
-        "hessian rev-rev": lambda: block("rev-rev"),
-        "difference": lambda: central_difference(lambda h: gradient(x + h * v)),
-    }
-
-
-PRODUCTS = ("jvp(grad)", "vjp(grad)", "grad(grad.v)", "vmap(jvp(grad))")
-
-
-def repeat(source: str, structure: str, order: str, file: str) -> None:
-    """Call every nesting four times, one after the other or in turns; the work of a process."""
-    functions = nestings_to_repeat(source, structure)
-    difference = functions.pop("difference")
-    names = list(functions)
-    calls = {
-        "one after another": [name for name in names for _ in range(REPEATS)],
-        "backwards and in turns": names[::-1] * REPEATS,
-        "hessians first": sorted(names * REPEATS, key=lambda name: "hessian" not in name),
-    }[order]
-    results: dict[str, list[Tensor]] = {name: [] for name in names}
-    for name in calls:
-        results[name].append(functions[name]())
-    torch.save(({name: torch.stack(r) for name, r in results.items()}, difference()), file)
-
-
-def check_repeated(source: str, structure: str, order: str, file: str) -> None:
-    command = [sys.executable, "-W", "ignore", __file__, source, structure, order, file]
-    paths = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths}
-    subprocess.run(command, check=True, timeout=1500, env=environment)
-    results, difference = torch.load(file)
-    for result in results.values():
-        assert_close(result, result[:1].expand_as(result), 1e-13)
-    for name in PRODUCTS:
-        assert_close(results[name][0], results["jvp(grad)"][0], 1e-12)
-    assert_close(results["jvp(grad)"][0], difference, 1e-7)
-    assert_close(results["hessian fwd-rev"], results["hessian rev-rev"], 1e-12)
-
-
-@pytest.mark.parametrize(
-    "order",
-    [
-        "backwards and in turns",
-        pytest.param("one after another", marks=pytest.mark.slow),
-        pytest.param("hessians first", marks=pytest.mark.slow),
-    ],
-)
-def test_nothing_changes_when_called_again_in_a_fresh_process(order, tmp_path):
-    """TorchScript on the path makes every call but the first silently wrong."""
-    check_repeated("correlation-3", "crystal", order, str(tmp_path / "results.pt"))
-
-
-EVERY_ORDER = pytest.mark.parametrize(
-    "order", ["one after another", "backwards and in turns", "hessians first"]
-)
-
-
-@pytest.mark.slow
-@EVERY_ORDER
-def test_nothing_changes_when_called_again_on_a_metal_organic_framework(order, tmp_path):
-    check_repeated("embedded", "MOF-5", order, str(tmp_path / "results.pt"))
-
-
-@pytest.mark.slow
-@EVERY_ORDER
-def test_nothing_changes_when_called_again_with_a_foundation_model(order, tmp_path):
-    check_repeated(
-        str(shared_file("weights", "MACE-MP-0_small.model")),
-        str(shared_file("heatcapacity", "structures", "RSM0004.cif")),
-        order,
-        str(tmp_path / "results.pt"),
-    )
-
-
 @some_models
 def test_arguments_graph_and_model_are_left_as_they_were(name):
     model = load(name)
@@ -1017,7 +802,3 @@ def test_second_derivatives_are_continuous_where_a_neighbour_crosses_the_cutoff(
         function = transform(energy)
         assert_close(function(inside, cell, params), function(outside, cell, params), tolerance)
     assert torch.isfinite(mf.hessian(energy)(x, cell, params)).all()
-
-
-if __name__ == "__main__":
-    repeat(*sys.argv[1:])
