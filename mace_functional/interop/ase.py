@@ -16,9 +16,9 @@ from ase.calculators.calculator import (
 )
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
-from torch.func import grad
 
-from mace_functional.derivatives import hessian, strained
+from mace_functional.derivatives import hessian
+from mace_functional.derivatives.forces_and_virial import energy_forces_virial
 from mace_functional.mace.loading import load_model
 from mace_functional.potential.protocol import Potential, features_of
 from mace_functional.structure.lattice import periodic_projector, volume_of
@@ -96,24 +96,18 @@ class PotentialCalculator(Calculator):
                 "a stress is per volume, and the cell has none: give it a lattice vector along the "
                 "directions that are not periodic too"
             )
-        per_atom = strained(self.potential.energy_fn(s.topology, per_atom=True))
-
-        def of_strain(strain: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-            energies = per_atom(strain, positions, s.cell, self.potential.params)
-            return energies.sum(), energies
-
-        derivatives = grad(of_strain, argnums=(0, 1), has_aux=True)
-        (virial, gradient), energies = derivatives(torch.zeros_like(s.cell), s.positions)
+        derivatives = energy_forces_virial(self.potential.energy_fn(s.topology, per_atom=True))
+        found = derivatives(s.positions, s.cell, self.potential.params)
         self._features = features_of(self.potential, self.atoms)
         self.results = {
-            "energy": float(energies.sum()),
-            "free_energy": float(energies.sum()),
-            "energies": energies.detach().cpu().numpy(),
-            "forces": -gradient.detach().cpu().numpy(),
+            "energy": float(found.energy),
+            "free_energy": float(found.energy),
+            "energies": found.energies.detach().cpu().numpy(),
+            "forces": found.forces.detach().cpu().numpy(),
         }
         if volume > 0 and any(pbc):
             inside = periodic_projector(s.cell, pbc)
-            stress = (inside @ virial @ inside / volume).detach().cpu().numpy()
+            stress = (inside @ found.virial @ inside / volume).detach().cpu().numpy()
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
 
     def get_hessian(self, atoms: Atoms | None = None, **options: Any) -> np.ndarray:

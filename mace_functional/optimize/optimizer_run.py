@@ -23,12 +23,12 @@ from mace_functional.optimize.trust_region_state import (
 )
 
 MAX_REJECTED_STEPS = 8
-"""Trial steps rejected in a row, after which a relaxation computes its Hessian again."""
+"""Trial steps rejected in a row, after which a relaxation computes the exact Hessian, or ends if it
+has it already."""
 
 CLASH_FORCE = 20.0
-"""Largest force, eV/Å, above which atoms are so close that the Hessian is of no use once they have
-come apart; it is then made again, at a tenth of this force. Relaxed or rattled structures have less
-than half of it."""
+"""Largest force, eV/Å, that is found only where atoms are too close. A Hessian from such a place is
+of no use once they have come apart: it is made again where forces are below a tenth of this."""
 
 
 class EvaluatedPoint(Protocol):
