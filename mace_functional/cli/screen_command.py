@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
             executor=executor,
             workers=None if options.dask == LOCAL else options.workers,
             devices=options.device,
-            memory=None if options.memory is None else int(options.memory * GIB),
+            memory_budget=None if options.memory is None else int(options.memory * GIB),
             retry=options.retry,
         )
     rows = screening.rows()

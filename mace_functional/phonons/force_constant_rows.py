@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from mace_functional.structure.structure import Structure
-    from mace_functional.structure.symmetry import Source
+    from mace_functional.structure.symmetry import AtomDisplacement
 
 BEYOND = 1e-8
 """Largest force constant beyond the reach of a potential, as a part of the largest of all. Larger
@@ -79,7 +79,7 @@ def rows_of(
     part: FinitePart,
     s: Structure,
     atoms: Atoms,
-    sources: Sequence[Source],
+    sources: Sequence[AtomDisplacement],
     columns: dict[str, Any],
 ) -> Rows:
     """Rows of a potential whose force constants end.
@@ -104,7 +104,7 @@ def _of_cluster(
     graph: Any,
     params: Any,
     s: Structure,
-    sources: Sequence[Source],
+    sources: Sequence[AtomDisplacement],
     columns: dict[str, Any],
 ) -> Rows:
     """Rows of a potential with edges, from a cluster around the atoms that are displaced."""
@@ -130,7 +130,7 @@ def _of_supercell(
     potential: HasReach,
     params: Any,
     atoms: Atoms,
-    sources: Sequence[Source],
+    sources: Sequence[AtomDisplacement],
     columns: dict[str, Any],
 ) -> Rows:
     """Rows of a potential with a reach, from a supercell in which images are out of reach."""
@@ -157,7 +157,7 @@ def _unfolded(
     rows: np.ndarray,
     atoms: Atoms,
     repeats: np.ndarray,
-    sources: Sequence[Source],
+    sources: Sequence[AtomDisplacement],
     reach: float,
 ) -> Rows:
     """Rows of a supercell as those of the crystal: each atom at its nearest image.

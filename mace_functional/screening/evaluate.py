@@ -68,7 +68,7 @@ class Task:
         folder: Of its files; absolute.
         settings: What to compute.
         device: Where.
-        memory: Bytes for second derivatives; half of what is free if None.
+        memory_budget: Bytes for second derivatives; half of what is free if None.
         findings: Of the structure as it was read.
         potential: Computes it; the model that the settings name if None.
     """
@@ -80,7 +80,7 @@ class Task:
     folder: Path
     settings: ScreenSettings
     device: str = "cpu"
-    memory: int | None = None
+    memory_budget: int | None = None
     findings: tuple[str, ...] = ()
     potential: Potential | None = None
 
@@ -255,8 +255,10 @@ def _energy_of_free_atoms(atoms: Atoms) -> float:
 
 def _at_gamma(task: Task, model: Potential, atoms: Atoms) -> Modes:
     """At Gamma alone, with what that leaves out."""
-    modes = gamma_modes(model, atoms, memory_budget=task.memory)
-    return _gamma_alone(modes, acoustic_branches(model, atoms, modes, memory_budget=task.memory))
+    modes = gamma_modes(model, atoms, memory_budget=task.memory_budget)
+    return _gamma_alone(
+        modes, acoustic_branches(model, atoms, modes, memory_budget=task.memory_budget)
+    )
 
 
 def _gamma_alone(modes: NormalModes, branches: AcousticBranches) -> Modes:
@@ -275,10 +277,10 @@ def _gamma_alone(modes: NormalModes, branches: AcousticBranches) -> Modes:
 def _on_mesh(task: Task, model: Potential, atoms: Atoms) -> Modes:
     """On the mesh of the settings, with one point along directions that are not periodic."""
     size, symprec = _mesh_size(task.settings.mesh, atoms), task.settings.symprec
-    lattice = phonons_of(model, atoms, symprec=symprec, memory_budget=task.memory)
+    lattice = phonons_of(model, atoms, symprec=symprec, memory_budget=task.memory_budget)
     at_gamma = replace(lattice.gamma_modes(), largest_force=lattice.diagnostics.largest_force)
     if size in (None, (1, 1, 1)):
-        branches = acoustic_branches(model, atoms, at_gamma, memory_budget=task.memory)
+        branches = acoustic_branches(model, atoms, at_gamma, memory_budget=task.memory_budget)
         # Where parts do not feel their images, all waves are like that at Gamma.
         if size is not None or not branches.count:
             return _gamma_alone(at_gamma, branches)

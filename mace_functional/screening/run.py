@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -108,9 +109,10 @@ def screen(
     executor: Executor | None = None,
     workers: int | None = None,
     devices: Sequence[str] = ("cpu",),
-    memory: int | None = None,
+    memory_budget: int | None = None,
     retry: bool = False,
     progress: bool = True,
+    memory: int | None = None,
 ) -> Screening:
     """Relaxation, frequencies and harmonic thermodynamics of many structures.
 
@@ -139,10 +141,11 @@ def screen(
         workers: Tasks at once. If None, as many as there are cores, because small structures gain
             little from several threads; or what the executor has.
         devices: Of the models: "cpu", or one entry for each process, such as "cuda:0", "cuda:1".
-        memory: Bytes that each worker may take for second derivatives. If None, its share of half
-            of the free memory.
+        memory_budget: Bytes that each worker may take for second derivatives. If None, its share of
+            half of the free memory.
         retry: Compute structures again that have failed before.
         progress: Show a bar, and a line for every structure, on standard error.
+        memory: The old name of `memory_budget`.
 
     Returns:
         Records and folders, in the order of the structures.
@@ -154,7 +157,10 @@ def screen(
         ChildProcessError: If the executor breaks, or no process can begin.
         Exception: As `load_model`.
     """
-    _check(settings, temperatures, workers, memory)
+    _check(settings, temperatures, workers)
+    if memory is not None:
+        warnings.warn("memory is now memory_budget", DeprecationWarning, stacklevel=2)
+    memory_budget = validation.memory_budget(memory if memory_budget is None else memory_budget)
     if potential is not None:
         _check_potential(potential, settings, executor)
     sources = find_sources(structures)
@@ -185,8 +191,8 @@ def screen(
             )
 
         crew = _crew(executor, workers, devices, len(tasks))
-        share = _share(executor, devices, len(crew)) if memory is None else memory
-        tasks = [replace(task, memory=share, potential=potential) for task in tasks]
+        share = _share(executor, devices, len(crew)) if memory_budget is None else memory_budget
+        tasks = [replace(task, memory_budget=share, potential=potential) for task in tasks]
         failed = sum(record.failure is not None for record in done.values())
         try:
             with ScreeningProgress(tasks, len(done), failed, progress) as shown:
@@ -204,9 +210,7 @@ def screen(
         return screening
 
 
-def _check(
-    settings: ScreenSettings, temperatures: Sequence[float], workers: int | None, memory: int | None
-) -> None:
+def _check(settings: ScreenSettings, temperatures: Sequence[float], workers: int | None) -> None:
     """Refuse what every structure would fail with."""
     validation.floating_type(settings.dtype)
     validation.positive("fmax", settings.fmax, "eV/Å")
@@ -216,8 +220,6 @@ def _check(
     validation.temperatures(temperatures)
     if workers is not None:
         validation.count("workers", workers)
-    if memory is not None:
-        validation.count("memory", memory)
 
 
 def _check_potential(

@@ -264,7 +264,7 @@ def test_failures_are_kept_until_they_are_tried_again(thread, tmp_path):
 def test_what_is_too_large_for_the_memory_fails_alone(thread, tmp_path):
     both = {"ethanol": mf.example_structure("ethanol"), "atom": Atoms("H")}
     settings = replace(SETTINGS, relax=False)
-    screening = screen(both, tmp_path, settings, executor=thread, memory=2**16)
+    screening = screen(both, tmp_path, settings, executor=thread, memory_budget=2**16)
     assert "not enough memory" in by_name(screening)["ethanol"].failure
 
 
