@@ -205,7 +205,7 @@ class SecondOrder(Optimizer):
         self._force_at_hessian = data["force_at_hessian"]
 
     def _restart_data(self) -> dict[str, Any]:
-        """What the restart file holds."""
+        """The contents of the restart file."""
         run, chart = self._run, cast(_AseSurface, self._surface).chart
         return {
             "hessian": cast(DenseHessian, run.state.hessian).matrix,

@@ -22,7 +22,7 @@ from mace_functional.vibrations.rigid import internal_motions, rigid_motions_of
 
 
 class FreeStructure(NamedTuple):
-    """What the modes of a structure depend on, besides its Hessian.
+    """Facts of a structure on which its modes depend, besides the Hessian.
 
     Attributes:
         pbc: Periodic directions.

@@ -9,8 +9,24 @@ from typing import NamedTuple
 class Outcome(Enum):
     """Why an iterative search ended; the value is a sentence.
 
-    A result has it as `outcome`: `result.outcome is Outcome.MAX_STEPS`. Its `reason` is the
-    sentence with numbers and advice, to be read by people.
+    A result has it as `outcome`, to be compared by `is`. Its `reason` is the sentence with numbers
+    and advice, to be read by people.
+
+    Attributes:
+        CONVERGED: The criteria are met.
+        FLAT: Forces vanish, and some direction has no curvature: fragments that do not feel each
+            other, or a motion that costs no energy.
+        NOTHING_FREE: Constraints hold everything.
+        MAX_STEPS: The limit of gradients or products was reached.
+        NOISE_LIMIT: Rounding, or noise of the energy, leaves nothing to gain.
+        STUCK: No step is accepted, even with the exact Hessian.
+        NOT_FINITE: The exact Hessian has entries that are not finite.
+        FRAGMENTED: Forces vanish, but the structure has more connected parts than at the start.
+        NEGATIVE_EIGENVALUE: A search that was to end with the first negative eigenvalue found one.
+        MODES_MAY_BE_MISSING: The modes that were found are converged, but softer ones may exist.
+
+    >>> Outcome.MAX_STEPS.value
+    'not converged: the limit of evaluations was reached'
     """
 
     CONVERGED = "converged"

@@ -92,8 +92,8 @@ def relax(
 ) -> RelaxResult:
     """Relax a structure: its positions, and its cell where it is periodic.
 
-    Energies never rise. The end is a minimum: where forces vanish at a saddle point, the
-    relaxation goes on downhill. Which of several minima that is depends on the path, as with any
+    The energy never rises. The relaxation ends in a minimum: where forces vanish at a saddle point,
+    it goes on downhill. Which of several minima it finds depends on the path, as with any
     optimiser.
 
     Args:

@@ -162,7 +162,7 @@ class Relaxation(Search[RelaxStep]):
         return f"energy {last.energy:.6f} eV, largest force {last.largest_force:.5f} eV/Å"
 
     def memory(self) -> dict[str, Any]:
-        """What decides when to correct the Hessian and when to end."""
+        """Counters that decide when the Hessian is corrected and when the search ends."""
         return {
             "residual_at_hessian": self._residual_at_hessian,
             "refined": self._refined,

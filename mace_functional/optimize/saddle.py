@@ -107,10 +107,11 @@ def find_saddle(
 ) -> SaddleResult:
     """Find a first-order saddle point at fixed cell, from a guess or from a minimum.
 
-    From a guess, the lowest mode is climbed at every step. With `mode`, the normal mode that it is
-    most like, followed by overlap from step to step; a direction that is like none, such as that of
-    an atom in a crystal that hops, is itself climbed until one is. Where the structure is at rest,
-    it is first displaced. Rigid motions that the constraints leave are never climbed.
+    Without `mode`, the lowest normal mode is climbed at every step. With `mode`, the normal mode of
+    largest overlap with it is climbed, and followed by overlap from step to step. A direction that
+    overlaps with no single mode, such as the hop of an atom in a crystal, is climbed itself until
+    one mode does. From a minimum, the structure is first displaced along the mode. Rigid motions
+    are never climbed.
 
     Args:
         potential: A model from `load_model`, or any other potential.
@@ -130,17 +131,17 @@ def find_saddle(
         progress: Show a line of progress.
 
     Returns:
-        The result. Look at `converged`; whether the saddle point leads where it should is told by
-        `minima`.
+        The result. Look at `converged`, and at `connection` and `minima` for where the saddle point
+        leads.
 
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
-        ValueError: If the structure does not fit the potential, has atoms on top of
-            each other, an energy or forces that are not finite, no internal motion is free, an
-            option is bad, or the mode is none of this structure.
+        ValueError: If the structure does not fit the potential, has atoms on top of each other, an
+            energy or forces that are not finite, or no free internal motion; or if an option is
+            bad, the mode is none of this structure, or the checkpoint is of another search.
 
     Source: Helgaker, Chem. Phys. Lett. 1991, 182, 503, for the image; Hermes, Sargsyan, Najm,
-    Zador, J. Chem. Theory Comput. 2022, 18, 6974, for what a search must withstand.
+    Zador, J. Chem. Theory Comput. 2022, 18, 6974, for the cases that a search has to cope with.
     """
     in_order("find_saddle(potential, atoms)", (potential, "Potential"), (atoms, "Atoms"))
     fmax = validation.positive("fmax", fmax, "eV/Å")
@@ -190,7 +191,7 @@ class WaysDown(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """Where they lead, in words; empty if they were not followed."""
+        """The connection in words, with the reason; empty if they were not followed."""
         if self.connection is None:
             return ""
         return "; ".join(part for part in (self.connection.value, self.why) if part)

@@ -205,7 +205,7 @@ class SaddleSearch(Search[SaddleStep]):
         self._fragments = int(memory["fragments"])
 
     def _begin_along(self, mode: int | np.ndarray | Tensor) -> None:
-        """Follow a mode; where the start is at rest along it, displace the structure along it."""
+        """Follow a mode; if the start is a minimum along it, displace the structure along it."""
         internal = self._internal()
         signs: tuple[int, ...] = (1,)
         if isinstance(mode, int | np.integer):

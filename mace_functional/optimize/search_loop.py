@@ -41,7 +41,7 @@ StepT = TypeVar("StepT", bound=tuple[Any, ...])
 
 @dataclass(frozen=True)
 class LoopOptions(Generic[StepT]):
-    """What the loop writes and shows.
+    """Files that the loop writes, and its reports.
 
     Attributes:
         trajectory: File of ASE's format for the structures; None for none.
@@ -71,7 +71,7 @@ class Search(OptimizerRun[Point], ABC, Generic[StepT]):
     """
 
     doing: ClassVar[str]
-    """What the line of progress says."""
+    """First word of the line of progress."""
 
     surface: Surface
     history: list[StepT]
@@ -117,7 +117,7 @@ class Search(OptimizerRun[Point], ABC, Generic[StepT]):
 
     @abstractmethod
     def memory(self) -> dict[str, Any]:
-        """What a checkpoint holds of this kind of search, by name: arrays and numbers."""
+        """Arrays and numbers of this kind of search for a checkpoint, by name."""
 
     @abstractmethod
     def recall(self, memory: Mapping[str, np.ndarray]) -> None:
@@ -221,7 +221,7 @@ class Search(OptimizerRun[Point], ABC, Generic[StepT]):
         self.resumed = True
 
     def identity(self) -> dict[str, np.ndarray]:
-        """What two runs of one search have in common, by name."""
+        """Arrays by which a checkpoint is told from those of other searches, by name."""
         return {
             "settings": np.array(json.dumps(self._settings)),
             "elements": self.start_atoms.numbers,

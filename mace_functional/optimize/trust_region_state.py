@@ -29,7 +29,7 @@ grow."""
 
 
 class StepVerdict(NamedTuple):
-    """What a strategy says of an evaluated trial step.
+    """The judgement of a strategy on an evaluated trial step.
 
     Attributes:
         accepted: Whether to go there.
@@ -45,7 +45,7 @@ class StepVerdict(NamedTuple):
 
 
 class Strategy(Protocol):
-    """How trial steps are chosen and judged."""
+    """A way to choose and to judge trial steps."""
 
     @property
     def first_radius(self) -> float:
@@ -74,7 +74,7 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TrustRegionState:
-    """Where an optimiser is, and its model of the surface there.
+    """The place of an optimiser on the surface, and its model of the surface there.
 
     Attributes:
         z: Coordinates, Å, (d,).
