@@ -1,7 +1,24 @@
-"""The command line: `mace-functional VERB ...`.
+"""The command line: `mace-functional SUBCOMMAND ...`.
 
 Each subcommand has two files: `..._parser` has its options and checks them, `..._command` computes.
 The second, and torch with it, is imported only when the options are right.
+
+    thermo_parser, thermo_command    heat capacity, entropy and free energy of a structure
+    phonons_parser, phonons_command  band structure, density of states, heat capacity of a crystal
+    relax_parser, relax_command      a structure at rest
+    screen_parser, screen_command    heat capacities of many structures
+    check_parser, check_command      whether a model's derivatives, symmetries and phonons hold
+
+    arguments           arguments that argparse would take for something else
+    options             options that subcommands share
+    mesh_options        meshes of wave vectors
+    ranges              numbers of atoms in words
+    found_structures    the structure that a subcommand is for
+    loaded_models       the model, and the structure relaxed with it
+    relaxed_structures  relaxations, shown and kept in a file
+    printed_results     results as they are printed and written
+    output_files        files that are written, checked before anything is computed
+    console             the console that is printed to
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 first              forces, stress, the energy as a function of strain
 second             Hessian-vector products and Hessians
 hessian_operator   products with a Hessian that is linearised once
+forces_and_virial  energy, forces and virial of a structure, from one gradient
 """
 
 from mace_functional.derivatives.first import forces, strained, stress

@@ -1,4 +1,7 @@
-"""Figures of spectra, heat capacities and band structures."""
+"""Figures of spectra, heat capacities and band structures.
+
+plots  the figures
+"""
 
 from mace_functional.figures.plots import band_figure, thermo_figure
 

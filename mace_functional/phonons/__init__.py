@@ -1,4 +1,21 @@
-"""Phonons: lattice vibrations at any wave vector."""
+"""Phonons: lattice vibrations at any wave vector.
+
+phonons              the phonons of a structure: its dynamical matrix, and diagnostics
+dynamical_matrix     D(q) as a pure function, from the primitive cell
+force_constants      force constants in real space, exact to their range
+force_constant_rows  the rows of them that have to be computed
+wave_vector          what every function of q takes and refuses
+
+modes                frequencies and eigenvectors at a wave vector
+bands                band structures along paths
+mesh                 meshes reduced by symmetry, and the modes on them
+mesh_sums            thermodynamics on a mesh, and its convergence
+dos                  densities of states
+velocities           group velocities
+displacements        mean square displacements, participation ratios
+acoustic             what Gamma alone leaves out of a heat capacity
+animation            modes as moving pictures
+"""
 
 from mace_functional.phonons.acoustic import AcousticBranches, acoustic_branches
 from mace_functional.phonons.animation import animate

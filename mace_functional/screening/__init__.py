@@ -1,1 +1,25 @@
-"""Many structures, one after the other or side by side: records, workers, tables and reports."""
+"""Many structures, one after the other or side by side: records, workers, tables and reports.
+
+run               a screening from beginning to end
+screen_settings   what is computed for every structure
+sources           the structures
+keys              what a result belongs to: structure, potential and settings
+evaluate          one structure from beginning to end
+saved_structures  the structure that results are for, in a file
+record            what is known of one structure, as it is kept in files
+workers           workers, and how tasks come to them
+dask_workers      workers of Dask
+progress          what is shown while it runs
+
+rows              structures with their results and references
+references        heat capacities of others, from a table
+changes           what a relaxation did to a structure
+missing           what is missing at Gamma alone
+findings          what needs a person's eye
+table             the table of all results
+parity            predicted against reference heat capacities
+report            the report, one page of HTML
+report_figures    its figures
+drawing           figures as images
+page              pieces of the page
+"""
