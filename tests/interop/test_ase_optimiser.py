@@ -385,6 +385,23 @@ def test_the_exact_hessian_by_choice(model):
         SecondOrder(copper, hessian="exact", logfile=None).run()
 
 
+def pairs(near, params):
+    s6 = (params["sigma"] / near.distances) ** 6
+    smooth = (1 - (near.distances / 8.0) ** 2) ** 4
+    return near.sum(2 * params["epsilon"] * (s6**2 - s6) * smooth)
+
+
+def test_the_exact_hessian_of_any_potential():
+    """Of pairs: both first Hessians lead to one minimum."""
+    potential = mf.FunctionPotential(pairs, cutoff=8.0, params={"sigma": 2.3, "epsilon": 0.4})
+    runs = [
+        minimum(SecondOrder, cluster("Cu", 3), mf.PotentialCalculator(potential), hessian=word)
+        for word in ("exact", None)
+    ]
+    assert runs[0][1] == pytest.approx(runs[1][1], abs=1e-5)
+    assert max(run.force_calls for run, _ in runs) < 30
+
+
 def test_logfile_trajectory_and_observers(model, tmp_path):
     atoms = rattled("ethanol")
     atoms.calc = mf.MaceCalculator(model)

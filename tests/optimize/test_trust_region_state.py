@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from optimizer_problems import GRADIENTS, SPECTRA, no_springs, problem, random_m
 from scipy.optimize import rosen, rosen_der, rosen_hess
 
 from mace_functional.optimize.climb_mode import ClimbMode, InternalMotions
-from mace_functional.optimize.dense_hessian import DenseHessian
+from mace_functional.optimize.dense_hessian import DenseHessian, Trial
 from mace_functional.optimize.descend import Descend
 from mace_functional.optimize.negative_curvature import lowest_curvature
 from mace_functional.optimize.trust_region_state import TrustRegionState
@@ -69,6 +71,53 @@ def test_descent_finds_the_end_of_a_bent_valley(dimensions):
             break
     assert np.linalg.norm(state.gradient) < 1e-8
     assert state.hessian.expected_gain(state.gradient, 1e-6) < 1e-12
+
+
+@dataclass(frozen=True)
+class OneNumber:
+    """The least model of a Hessian, c times one, with c from the last step."""
+
+    c: float
+
+    def product(self, vectors):
+        return self.c * vectors
+
+    def predict(self, gradient, step):
+        return Trial(step, float((gradient + 0.5 * self.c * step) @ step), self.c * step, self)
+
+    def step(self, gradient, radius, springs):
+        step = -gradient / self.c
+        return self.predict(gradient, step * min(1.0, radius / np.linalg.norm(step)))
+
+    def update(self, step, gradient_error):
+        change = self.c * step + gradient_error
+        return OneNumber(float(change @ step / (step @ step)))
+
+    def refine(self, directions, products):
+        return OneNumber(float((directions * products).sum() / (directions**2).sum()))
+
+    def softest(self, count):
+        raise NotImplementedError
+
+    def expected_gain(self, gradient, flat):
+        return 0.5 * float(gradient @ gradient) / self.c
+
+    def inverse_root(self, rigid):
+        raise NotImplementedError
+
+
+def test_a_state_takes_any_model_of_the_hessian():
+    """Large structures need one that keeps no matrix."""
+    hessian = np.diag(np.linspace(1.0, 10.0, 50))
+    z = np.ones(50)
+    state = TrustRegionState(z, 0.5 * z @ hessian @ z, hessian @ z, OneNumber(5.0), 1.0, 5.0, 3e-15)
+    state = state.refine(np.eye(50)[:, -1:], hessian[:, -1:])
+    assert state.hessian.c == 10.0
+    for _ in range(300):
+        trial = Descend().propose(state, no_springs)
+        there = state.z + trial.step
+        state, _ = state.tell(trial, 0.5 * there @ hessian @ there, hessian @ there, Descend())
+    assert state.hessian.expected_gain(state.gradient, 1e-6) < 1e-10
 
 
 def test_a_state_is_never_changed():
