@@ -20,7 +20,6 @@ from mace_functional.cli.screen_parser import FAILED
 from mace_functional.screening.dask_workers import dask_executor
 from mace_functional.screening.missing import missing_at_gamma
 from mace_functional.screening.references import Reference, read_references
-from mace_functional.screening.report import REPORT
 from mace_functional.screening.rows import Row
 from mace_functional.screening.run import Screening, screen
 from mace_functional.screening.screen_settings import COLDEST, LOCAL, ScreenSettings
@@ -58,8 +57,7 @@ def run(options: argparse.Namespace) -> int:
     written = [CSV, JSON]
     if not options.no_report:
         with console.status("report"):
-            screening.report()
-        written.append(REPORT)
+            written.append(screening.report().name)
     _print_end(console, screening)
     print_written(console, *(options.output / name for name in written))
     return FAILED if screening.failed else 0

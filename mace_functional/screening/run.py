@@ -28,7 +28,6 @@ from mace_functional.screening.keys import key_of, potential_digest
 from mace_functional.screening.progress import ScreeningProgress
 from mace_functional.screening.record import RECORD, STRUCTURE, Record, Spectrum
 from mace_functional.screening.references import Reference
-from mace_functional.screening.report import write_report
 from mace_functional.screening.rows import Row, checked
 from mace_functional.screening.screen_settings import ScreenSettings
 from mace_functional.screening.sources import Source, Structures, find_sources
@@ -93,6 +92,8 @@ class Screening:
         Returns:
             Path of the page.
         """
+        from mace_functional.screening.report import write_report  # matplotlib, for a report alone
+
         return write_report(
             self.folder, self.rows(), self.settings, self.temperatures, self.references
         )

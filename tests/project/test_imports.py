@@ -34,7 +34,10 @@ for words in (
 from ase import Atoms
 model = mf.load_model("embedded")
 structure = mf.from_ase(Atoms("OH", [[0, 0, 0], [0, 0, 1]]), model)
-mf.energy_fn(model, structure.graph)(structure.positions, structure.cell, model.params)
+mf.energy_fn(model, structure.topology)(structure.positions, structure.cell, model.params)
+""",
+    "commands": """
+from mace_functional.cli import relax_command, thermo_command, phonons_command, screen_command
 """,
 }
 """What a user does, in this order, in one process."""
@@ -71,3 +74,7 @@ def test_our_own_weights_need_neither_mace_torch_nor_e3nn(imported):
 def test_an_energy_needs_no_package_that_draws_prints_reads_files_or_finds_symmetry(imported):
     others = {"matplotlib", "rich", "gemmi", "phonopy", "spglib", "seekpath", "scipy", "tad_dftd3"}
     assert not others & imported["energy"]
+
+
+def test_only_what_draws_imports_matplotlib_and_only_what_asks_for_it_phonopy(imported):
+    assert not {"matplotlib", "phonopy", "mace", "e3nn", "dask"} & imported["commands"]
