@@ -2,6 +2,7 @@
 
 run               a screening from beginning to end
 screen_settings   what is computed for every structure
+screen_checks     what is refused before anything is computed
 sources           the structures
 keys              what a result belongs to: structure, potential and settings
 evaluate          one structure from beginning to end

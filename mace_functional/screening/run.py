@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +28,11 @@ from mace_functional.screening.progress import ScreeningProgress
 from mace_functional.screening.record import RECORD, STRUCTURE, Record, Spectrum
 from mace_functional.screening.references import Reference
 from mace_functional.screening.rows import Row, checked
+from mace_functional.screening.screen_checks import (
+    check_potential,
+    check_references,
+    check_settings,
+)
 from mace_functional.screening.screen_settings import ScreenSettings
 from mace_functional.screening.sources import Source, Structures, find_sources
 from mace_functional.screening.table import table, write_table
@@ -158,14 +162,14 @@ def screen(
         ChildProcessError: If the executor breaks, or no process can begin.
         Exception: As `load_model`.
     """
-    _check(settings, temperatures, workers)
+    check_settings(settings, temperatures, workers)
     if memory is not None:
         warnings.warn("memory is now memory_budget", DeprecationWarning, stacklevel=2)
     memory_budget = validation.memory_budget(memory if memory_budget is None else memory_budget)
     if potential is not None:
-        _check_potential(potential, settings, executor)
+        check_potential(potential, settings, executor)
     sources = find_sources(structures)
-    _check_references(references, sources)
+    check_references(references, sources)
     settings = _with_absolute_path(settings)
     folder = Path(output).absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -194,88 +198,28 @@ def screen(
         crew = _crew(executor, workers, devices, len(tasks))
         share = _share(executor, devices, len(crew)) if memory_budget is None else memory_budget
         tasks = [replace(task, memory_budget=share, potential=potential) for task in tasks]
-        failed = sum(record.failure is not None for record in done.values())
         try:
-            with ScreeningProgress(tasks, len(done), failed, progress) as shown:
-                try:
-                    with closing(completed(tasks, crew, evaluate)) as coming:
-                        for task, record in coming:
-                            done[task.key] = record
-                            shown.done(task, record)
-                except KeyboardInterrupt:
-                    shown.say("interrupted: call the same again, to go on from here")
-                    raise
+            _compute(tasks, crew, done, progress)
         finally:
             screening = result()
             write_table(folder, table(screening.rows(), temperatures, references))
         return screening
 
 
-def _check(settings: ScreenSettings, temperatures: Sequence[float], workers: int | None) -> None:
-    """Refuse what every structure would fail with."""
-    validation.floating_type(settings.dtype)
-    validation.positive("fmax", settings.fmax, "eV/Å")
-    validation.count("max_steps", settings.max_steps)
-    _check_mesh(settings)
-    validation.symmetry_tolerance("symprec", settings.symprec)
-    validation.temperatures(temperatures)
-    if workers is not None:
-        validation.count("workers", workers)
-
-
-def _check_potential(
-    potential: Potential, settings: ScreenSettings, executor: Executor | None
+def _compute(
+    tasks: list[Task], crew: Sequence[Worker], done: dict[str, Record], progress: bool
 ) -> None:
-    """Refuse settings of a model beside a potential, and one that processes cannot be sent."""
-    if settings.head is not None or settings.dispersion is not None:
-        raise ValueError(
-            "head and dispersion belong to the model that settings name: choose the head as you "
-            "load a model, and add dispersion with SumPotential(potential, D3(...))"
-        )
-    if potential.dtype != validation.floating_type(settings.dtype):
-        raise ValueError(
-            f"the potential is in {potential.dtype} and the settings say {settings.dtype}: give "
-            "both the same, with potential.to(dtype=...)"
-        )
-    if isinstance(executor, ThreadPoolExecutor):
-        return
-    try:
-        pickle.dumps(potential)
-    except Exception as error:  # whatever a class raises that cannot be pickled
-        raise ValueError(
-            f"processes cannot be sent {potential} ({error}): define its functions in a module, "
-            "or take threads, executor=ThreadPoolExecutor(1)"
-        ) from error
-
-
-def _check_mesh(settings: ScreenSettings) -> None:
-    mesh = settings.mesh
-    if isinstance(mesh, float):
-        validation.positive("the spacing of a mesh", mesh, "1/Å")
-    elif mesh not in (None, "auto"):
+    """Add the records of all tasks to those that are done, as they come."""
+    failed = sum(record.failure is not None for record in done.values())
+    with ScreeningProgress(tasks, len(done), failed, progress) as shown:
         try:
-            validation.mesh(mesh)
-        except ValueError as error:
-            raise ValueError(
-                f'{error}; or take a spacing in 1/Å with a decimal point, "auto", or None'
-            ) from error
-    validation.positive("mesh_tolerance", settings.mesh_tolerance)
-    validation.positive("mesh_temperature", settings.mesh_temperature, "K")
-
-
-def _check_references(references: Sequence[Reference], sources: Sequence[Source]) -> None:
-    """Refuse references of other structures, which may only be called otherwise."""
-    names = [source.name for source in sources]
-    for reference in references:
-        if not set(names) & set(reference.values):
-            raise ValueError(
-                f"{reference.label} has values for none of the structures: it knows "
-                f"{_some(list(reference.values))}, and structures are called {_some(names)}"
-            )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
+            with closing(completed(tasks, crew, evaluate)) as coming:
+                for task, record in coming:
+                    done[task.key] = record
+                    shown.done(task, record)
+        except KeyboardInterrupt:
+            shown.say("interrupted: call the same again, to go on from here")
+            raise
 
 
 def _with_absolute_path(settings: ScreenSettings) -> ScreenSettings:

@@ -1,0 +1,82 @@
+"""What a screening refuses before it begins, because every structure would fail with it."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+from mace_functional.potential.protocol import Potential
+from mace_functional.screening.references import Reference
+from mace_functional.screening.screen_settings import ScreenSettings
+from mace_functional.screening.sources import Source
+from mace_functional.support import validation
+
+
+def check_settings(
+    settings: ScreenSettings, temperatures: Sequence[float], workers: int | None
+) -> None:
+    """Refuse what every structure would fail with."""
+    validation.floating_type(settings.dtype)
+    validation.positive("fmax", settings.fmax, "eV/Å")
+    validation.count("max_steps", settings.max_steps)
+    _check_mesh(settings)
+    validation.symmetry_tolerance("symprec", settings.symprec)
+    validation.temperatures(temperatures)
+    if workers is not None:
+        validation.count("workers", workers)
+
+
+def check_potential(
+    potential: Potential, settings: ScreenSettings, executor: Executor | None
+) -> None:
+    """Refuse settings of a model beside a potential, and one that processes cannot be sent."""
+    if settings.head is not None or settings.dispersion is not None:
+        raise ValueError(
+            "head and dispersion belong to the model that settings name: choose the head as you "
+            "load a model, and add dispersion with SumPotential(potential, D3(...))"
+        )
+    if potential.dtype != validation.floating_type(settings.dtype):
+        raise ValueError(
+            f"the potential is in {potential.dtype} and the settings say {settings.dtype}: give "
+            "both the same, with potential.to(dtype=...)"
+        )
+    if isinstance(executor, ThreadPoolExecutor):
+        return
+    try:
+        pickle.dumps(potential)
+    except Exception as error:  # whatever a class raises that cannot be pickled
+        raise ValueError(
+            f"processes cannot be sent {potential} ({error}): define its functions in a module, "
+            "or take threads, executor=ThreadPoolExecutor(1)"
+        ) from error
+
+
+def _check_mesh(settings: ScreenSettings) -> None:
+    mesh = settings.mesh
+    if isinstance(mesh, float):
+        validation.positive("the spacing of a mesh", mesh, "1/Å")
+    elif mesh not in (None, "auto"):
+        try:
+            validation.mesh(mesh)
+        except ValueError as error:
+            raise ValueError(
+                f'{error}; or take a spacing in 1/Å with a decimal point, "auto", or None'
+            ) from error
+    validation.positive("mesh_tolerance", settings.mesh_tolerance)
+    validation.positive("mesh_temperature", settings.mesh_temperature, "K")
+
+
+def check_references(references: Sequence[Reference], sources: Sequence[Source]) -> None:
+    """Refuse references of other structures, which may only be called otherwise."""
+    names = [source.name for source in sources]
+    for reference in references:
+        if not set(names) & set(reference.values):
+            raise ValueError(
+                f"{reference.label} has values for none of the structures: it knows "
+                f"{_some(list(reference.values))}, and structures are called {_some(names)}"
+            )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
