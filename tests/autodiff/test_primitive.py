@@ -253,7 +253,16 @@ def test_all_nestings_of_two_transforms_equal_those_of_the_plain_function(name, 
     assert_nestings(name, itertools.product(TRANSFORMS, repeat=order))
 
 
-@pytest.mark.parametrize("name", [name for name in FUNCTIONS if "change" not in name])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "local function",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("rules by hand", "only value", "join and split")
+        ),
+    ],
+)
 @pytest.mark.parametrize("outermost", [*DERIVATIVES, mapped])
 def test_all_nestings_of_three_transforms_equal_those_of_the_plain_function(name, outermost):
     inner = itertools.product([*DERIVATIVES, mapped], repeat=2)

@@ -524,7 +524,13 @@ def test_params_changed_here_load_back_into_mace_torch_and_give_the_same_energy(
 # Models that wrap, accelerate or predate plain weights.
 
 
-@pytest.mark.parametrize("kind", ["RealAgnosticResidual", "RealAgnosticResidualNonLinear"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "RealAgnosticResidual",
+        pytest.param("RealAgnosticResidualNonLinear", marks=pytest.mark.slow),
+    ],
+)
 def test_low_rank_adaptations_are_merged(kind):
     module = build(interaction_cls=kind, interaction_cls_first=kind)
     plain = mf.load_model(module)
