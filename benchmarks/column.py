@@ -137,11 +137,10 @@ class Parts:
 
     def _name(self, primitive: Any) -> str:
         """Of what, numbered as they came, and by which rule."""
-        rule = {"_Gradient": "gradient", "_Second": "second"}.get(type(primitive).__name__, "value")
-        owner = getattr(primitive, "passing", getattr(primitive, "function", primitive))
-        if (matrices := getattr(primitive, "matrices", None)) is not None:
-            owner = getattr(matrices, "__self__", primitive)
-            rule = matrices.__name__ + "ᵀ" * primitive.transposed
+        rule = type(primitive).__name__.strip("_").lower()
+        owner = getattr(primitive, "operation", primitive)  # of the second-order ladder
+        rule = rule if owner is not primitive else "value"
+        owner = getattr(owner, "function", owner)
         title = TITLES.get(type(owner).__name__, type(owner).__name__.strip("_"))
         known = self.owners.setdefault(title, [])
         if not any(owner is one for one in known):

@@ -2,6 +2,7 @@
 
 concrete         whether values may be read: no transform is at work
 primitive        operations with derivative rules of their own, exact in all nestings
+second_order     operations with formulas for value, gradient and Hessian products: their rules
 local            functions of a few numbers, applied to every point
 forward_mode     `jvp` that several threads may call at once
 jets             a function of one variable carried with its derivatives

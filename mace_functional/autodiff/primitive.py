@@ -1,9 +1,10 @@
 """Operations with derivative rules of their own, exact under every nesting of function transforms.
 
-Transforms are peeled off from the outside in: a primitive that meets a transform applies its rule
-one level further down, as torch's own operations do. There, rules are built of primitives and plain
-torch operations again, so derivatives of any order follow. Where no transform is left, `compute`
-runs: it may work in blocks, in place, and remember what it will be asked for again.
+torch keeps a stack of the active transforms (grad, jvp, vmap). When a primitive is called, the top
+one is taken off and the primitive's rule for it (`vjp`, `jvp`, `compute_batch`) runs under the
+remaining ones. Rules are made of primitives and plain torch operations, so derivatives of any order
+follow. When the stack is empty, `compute` runs on plain tensors: it may work in blocks, write in
+place and keep results.
 
 `torch.autograd.Function` will not do: its forward-mode rule is silently wrong when nested (pytorch
 issue 197867).

@@ -39,14 +39,14 @@ class ImageSum(LocalFunction):
 
     def jacobian(self, x: Tensor, *rest: Tensor) -> Tensor:
         """`sum_S 2 g' r`, (rows, 1, 3)."""
-        return self.linearised(x, *rest)[1]
+        return self.value_and_jacobian(x, *rest)[1]
 
-    def linearised(self, x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_jacobian(self, x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
         """Value and Jacobian."""
         vectors, (g, slope) = self.jet(x, *rest, order=1)
         return g.sum(-1, keepdim=True), 2 * (slope * vectors).sum(-1).T[:, None]
 
-    def curvature(self, cotangent: Tensor, x: Tensor, *rest: Tensor) -> Tensor:
+    def weighted_hessian(self, cotangent: Tensor, x: Tensor, *rest: Tensor) -> Tensor:
         """`sum_S 4 g'' r r^T + 2 g' 1`, times the cotangent, (rows, 3, 3)."""
         vectors, (_, slope, bend) = self.jet(x, *rest, order=2)
         along = (bend * vectors).transpose(0, 1) @ vectors.permute(1, 2, 0)

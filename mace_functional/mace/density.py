@@ -30,11 +30,11 @@ class _NeighbourDensity(LocalFunction):
         return self._jet(x, rest, 1)[1][..., None]
 
     @override
-    def curvature(self, cotangent: Tensor, x: Tensor, *rest: Tensor) -> Tensor:
+    def weighted_hessian(self, cotangent: Tensor, x: Tensor, *rest: Tensor) -> Tensor:
         return (self._jet(x, rest, 2)[2] * cotangent)[..., None]
 
     @override
-    def linearised(self, x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_jacobian(self, x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
         value, slope = self._jet(x, rest, 1)
         return value, slope[..., None]
 

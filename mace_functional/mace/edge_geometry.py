@@ -40,10 +40,10 @@ class EdgeGeometry(LocalFunction):
 
     @override
     def jacobian(self, x: Tensor, *rest: Tensor) -> Tensor:
-        return self.linearised(x)[1]
+        return self.value_and_jacobian(x)[1]
 
     @override
-    def linearised(self, x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_jacobian(self, x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
         y = self.value(x)
         r, harmonics = y[..., :1], y[..., 1:]
         u = x / r
@@ -53,23 +53,22 @@ class EdgeGeometry(LocalFunction):
         return y, torch.cat([u[..., None, :], gradient], -2)
 
     @override
-    def curvature(self, cotangent: Tensor, x: Tensor, *rest: Tensor) -> Tensor:
+    def weighted_hessian(self, cotangent: Tensor, x: Tensor, *rest: Tensor) -> Tensor:
         y = self.value(x)
         r, harmonics = y[..., :1], y[..., 1:]
         g_r, g = cotangent[..., :1], cotangent[..., 1:]
         u = x / r
         first, second, degrees = self._constants(x)
-        lowered = ((g * degrees)[..., None, :] @ (harmonics @ first).unflatten(-1, (-1, 3)))[
-            ..., 0, :
-        ]
-        twice = ((g @ second).unflatten(-1, (9, -1)) @ harmonics[..., None]).unflatten(-2, (3, 3))
-        mixed = lowered[..., :, None] * u[..., None, :]
-        weight = (g * degrees * harmonics).sum(-1)[..., None, None]
-        bend = (g * degrees * (degrees + 2) * harmonics).sum(-1)[..., None, None]
+        gl = g * degrees
+        gl_dy = (gl[..., None, :] @ (harmonics @ first).unflatten(-1, (-1, 3)))[..., 0, :]
+        g_ddy = ((g @ second).unflatten(-1, (9, -1)) @ harmonics[..., None]).unflatten(-2, (3, 3))
+        u_dy = gl_dy[..., :, None] * u[..., None, :]
+        gl_y = (gl * harmonics).sum(-1)[..., None, None]
+        gll_y = (gl * (degrees + 2) * harmonics).sum(-1)[..., None, None]
         identity = torch.eye(3, dtype=x.dtype, device=x.device)
-        projector = u[..., :, None] * u[..., None, :]
-        of_harmonics = twice[..., 0] - mixed - mixed.mT - weight * identity + bend * projector
-        return of_harmonics / (r * r)[..., None] + (g_r / r)[..., None] * (identity - projector)
+        uu = u[..., :, None] * u[..., None, :]
+        of_harmonics = g_ddy[..., 0] - u_dy - u_dy.mT - gl_y * identity + gll_y * uu
+        return of_harmonics / (r * r)[..., None] + (g_r / r)[..., None] * (identity - uu)
 
     def _constants(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """D as (M', M 3), D D as (M, 9 M''), and the degree l of each harmonic."""

@@ -1,8 +1,12 @@
-"""Message passing as operations with derivative rules: when to compute what, and what to keep.
+"""Message passing as an operation with derivative rules: when to compute what, and what to keep.
 
 Everything of the size of edges x channels is made for a few nodes at a time, so that it fits the
 cache, and thrown away: computing the radial network again costs less than memory. Only where more
 than one vector comes for the same structure are the edge products kept.
+
+    differentiable      all nodes at once, out of place
+    streamed            block by block of nodes, intermediates discarded
+    cached              block by block, from edge products stored for all nodes
 """
 
 from __future__ import annotations
@@ -10,19 +14,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from mace_functional.autodiff.blocks import blocks
-from mace_functional.autodiff.primitive import (
-    Arguments,
-    Dimensions,
-    Memo,
-    Outputs,
-    Primitive,
-    add_outputs,
+from mace_functional.autodiff.blocks import node_slices
+from mace_functional.autodiff.primitive import Arguments, Memo, Outputs
+from mace_functional.autodiff.second_order import (
+    Point,
+    SecondOrder,
+    Strategy,
+    Tensors,
+    Vectors,
+    Wanted,
+    filled,
 )
 from mace_functional.mace.messages import (
     Curvature,
@@ -39,19 +45,21 @@ from mace_functional.mace.messages import (
 from mace_functional.mace.radial import RadialFunction
 from mace_functional.structure.species import gather
 
-CACHED_NUMBERS = 2**18
+MAX_BLOCK_FLOATS = 2**18
 """Numbers in one tensor of a block of nodes on CPU, so that several tensors fit the cache."""
 
-How = Literal["plain", "once", "kept"]
-T = TypeVar("T")
 
+class MessagePassing(SecondOrder):
+    """The messages of one layer, as a function with rules for its derivatives; call it.
 
-class MessagePassing:
-    """The messages of one layer, as a function with rules for its derivatives; call it."""
+    The variables are lengths and couplings, and the features, which first layers have no
+    derivatives by; senders and the radial function's tensors are the rest.
+    """
 
     def __init__(self, paths: Sequence[Path], radial: RadialFunction) -> None:
         self.paths, self.radial = paths, radial
-        self.sources = 1 + max(path.source for path in paths)
+        self.outputs, self.required = len(paths), 1 + len(paths)
+        self.optional = 1 + max(path.source for path in paths)
         self.edges, self.curvature, self.asked = Memo(), Memo(), Memo()
 
     def __call__(
@@ -69,18 +77,92 @@ class MessagePassing:
             couplings: For each path, (nodes, K, 2 l1+1, 2 l3+1).
             features: For each irrep of the senders, (senders, 2 l1+1, channels).
         """
-        tensors = self.radial.tensors
-        return list(_Messages(self)(senders, lengths, *couplings, *features, *tensors))
+        variables = [lengths, *couplings, *features]
+        return list(self.apply(variables, [senders, *self.radial.tensors]))
 
-    def blocks(self, lengths: Tensor, number: int) -> list[slice]:
+    @override
+    def value(self, at: Point, strategy: Strategy) -> Outputs:
+        blocks = _Arguments.of(self, at).blocks(0, False, strategy, 1)
+        found = [messages(block.variables, block.edges) for block in blocks]
+        return tuple(map(_joined, zip(*found, strict=True)))
+
+    @override
+    def gradient(self, at: Point, g: Vectors, optional: bool, strategy: Strategy) -> Outputs:
+        arguments = _Arguments.of(self, at)
+        if strategy == "streamed" and self.edges.get(arguments.key(optional)) is not None:
+            strategy = "cached"
+        cotangents, number = _columns(g, 1)
+        out = _Accumulator(arguments, strategy)
+        for block in arguments.blocks(1, optional, strategy, number):
+            out.add(block, self._gradient(block, cotangents, optional))
+        return out.results(g.batched)
+
+    @override
+    def product(self, at: Point, v: Vectors, wanted: Wanted, strategy: Strategy) -> Outputs:
+        if strategy == "streamed" and self.asked.note([*at.g, *at.x, *at.rest]):
+            strategy = "cached"
+        arguments, tangents = _Arguments.of(self, at), _Tangents(self, v)
+        features = tangents.has_features or wanted.optional
+        out = _Accumulator(arguments, strategy)
+        order = 2 if wanted.hessian else 1
+        for block in arguments.blocks(order, features, strategy, tangents.number):
+            near = tangents.of(block)
+            found = Variables(near[0].lengths, ())
+            if wanted.hessian:
+                found = self._hessian(block, *near, wanted.optional)
+            if wanted.pushforward:
+                found = found._replace(cotangents=push_forward(block.variables, block.edges, *near))
+            out.add(block, found)
+        results = out.results(v.batched)
+        return results if wanted.hessian else results[1:]
+
+    @override
+    def value_along(self, at: Point, v: Tensors) -> tuple[Outputs, Outputs]:
+        tangents = _Tangents(self, Vectors.single(v))
+        values, changes = [], []
+        for block in _Arguments.of(self, at).blocks(1, tangents.has_features, "streamed", 1):
+            pushed = push_forward(block.variables, block.edges, *tangents.of(block))
+            values.append(messages(block.variables, block.edges))
+            changes.append([w[:, 0] for w in pushed])
+        first, second = (tuple(map(_joined, zip(*t, strict=True))) for t in (values, changes))
+        return first, second
+
+    @override
+    def gradient_along(
+        self, at: Point, v: Tensors, dg: Arguments, optional: bool
+    ) -> tuple[Outputs, Outputs]:
+        arguments, tangents = _Arguments.of(self, at), _Tangents(self, Vectors.single(v))
+        both = [torch.stack(pair, 1) for pair in zip(at.g, filled(dg, at.g), strict=True)]
+        out = _Accumulator(arguments, "streamed")
+        features = tangents.has_features or optional
+        for block in arguments.blocks(2, features, "streamed", 2):
+            found = self._gradient(block, both, optional)
+            out.add(
+                block, _add_to_second(found, self._hessian(block, *tangents.of(block), optional))
+            )
+        results = out.results(batched=True)
+        return tuple(t[0] for t in results), tuple(t[1] for t in results)
+
+    def _gradient(self, block: _NodeBlock, g: Sequence[Tensor], features: bool) -> Variables:
+        near = [w[block.rows] for w in g]
+        return gradient(self.paths, block.variables, block.edges, near, features)
+
+    def _hessian(
+        self, block: _NodeBlock, v: Variables, moved: Sequence[Tensor], features: bool
+    ) -> Variables:
+        x, edges, curvature = block.variables, block.edges, block.curvature
+        return hessian(self.paths, x, edges, curvature, v, moved, features)
+
+    def node_slices(self, lengths: Tensor, number: int) -> list[slice]:
         """Nodes to treat at once with a number of vectors."""
         nodes, neighbours = lengths.shape[:2]
         widest = max((2 * path.l1 + 1) * path.channels for path in self.paths)
-        return blocks(0, nodes, neighbours * widest * number, CACHED_NUMBERS, lengths.device)
+        floats = neighbours * widest * number
+        return node_slices(0, nodes, floats, MAX_BLOCK_FLOATS, lengths.device)
 
 
 @dataclass(frozen=True, eq=False)
-class _Point:
+class _Arguments:
     """Arguments, sorted: where the messages are differentiated."""
 
     passing: MessagePassing
@@ -89,41 +171,40 @@ class _Point:
     tensors: Sequence[Tensor]
 
     @classmethod
-    def of(cls, passing: MessagePassing, args: Sequence[Any], cotangents: bool) -> _Point:
-        """Sort the arguments (cotangents, senders, lengths, couplings, features, tensors)."""
-        paths = len(passing.paths)
-        sizes = (paths if cotangents else 0, 1, 1, paths, passing.sources)
-        parts, start = [], 0
-        for size in sizes:
-            parts.append(args[start : start + size])
-            start += size
-        g, (senders,), (lengths,), couplings, features = parts
-        return cls(passing, senders, Variables(lengths, couplings, features, g), args[start:])
+    def of(cls, passing: MessagePassing, at: Point) -> _Arguments:
+        """Sort the variables, and the further tensors."""
+        (lengths, *others), (senders, *tensors) = at.x, at.rest
+        couplings, features = others[: passing.outputs], others[passing.outputs :]
+        return cls(passing, senders, Variables(lengths, couplings, features, at.g), tensors)
 
-    def edges(self, order: int, features: bool, how: How, number: int) -> Iterator[_Here]:
+    def blocks(
+        self, order: int, features: bool, strategy: Strategy, number: int
+    ) -> Iterator[_NodeBlock]:
         """What derivatives up to an order need, for some nodes after others.
 
         Args:
             order: Of the highest radial derivative.
             features: Whether derivatives by the features will be taken.
-            how: "plain" has all nodes at once, in operations that may be differentiated; "once"
-                goes block by block; "kept" too, from what was made and kept for all nodes.
+            strategy: "differentiable", "streamed" or "cached".
             number: How many vectors there are.
         """
         passing, x = self.passing, self.variables
-        every = [slice(None)] if how == "plain" else passing.blocks(x.lengths, number)
-        if how == "kept":
-            edges, curvature = self._kept(order, features)
+        if strategy == "differentiable":
+            every = [slice(None)]
+        else:
+            every = passing.node_slices(x.lengths, number)
+        if strategy == "cached":
+            edges, curvature = self._cached(order, features)
             for rows in every:
                 parts = edges.of(rows), curvature.of(rows)
-                yield _Here(rows, self.senders[rows], x.of(rows), *parts)
+                yield _NodeBlock(rows, self.senders[rows], x.of(rows), *parts)
             return
-        scalars = passing.radial.scalars(x.lengths, self.senders, self.tensors, order)
+        inputs = passing.radial.scalars(x.lengths, self.senders, self.tensors, order)
         for rows in every:
-            near, here = scalars.of(rows), x.of(rows)
+            near, variables = inputs.of(rows), x.of(rows)
             jet = passing.radial.jet(self.tensors, near)
-            found = edge_products(passing.paths, here, near.senders, jet, features)
-            yield _Here(rows, near.senders, here, *found)
+            found = edge_products(passing.paths, variables, near.senders, jet, features)
+            yield _NodeBlock(rows, near.senders, variables, *found)
 
     def key(self, features: bool) -> list[Tensor | None]:
         """What the edge products depend on."""
@@ -131,18 +212,18 @@ class _Point:
         needed = x.lengths if features else None
         return [needed, self.senders, x.lengths, *x.features, *self.tensors]
 
-    def _kept(self, order: int, features: bool) -> tuple[EdgeProducts, Curvature]:
+    def _cached(self, order: int, features: bool) -> tuple[EdgeProducts, Curvature]:
         """Edge products and curvature of all nodes, made when they are asked for first."""
         x, passing, key = self.variables, self.passing, self.key(features)
 
         def build() -> tuple[EdgeProducts, Curvature]:
-            found = self.edges(order, features, "once", 1)
+            found = self.blocks(order, features, "streamed", 1)
             first = next(found)
             edges = first.edges.room_for(len(x.lengths))
             curvature = first.curvature.room_for(len(x.lengths))
-            for here in chain([first], found):
-                edges.fill(here.rows, here.edges)
-                curvature.fill(here.rows, here.curvature)
+            for block in chain([first], found):
+                edges.fill(block.rows, block.edges)
+                curvature.fill(block.rows, block.curvature)
             return edges, curvature
 
         if order < 2:
@@ -153,7 +234,7 @@ class _Point:
 
 
 @dataclass(frozen=True, eq=False)
-class _Here:
+class _NodeBlock:
     """Some nodes: which, their senders, variables, edge products and curvature."""
 
     rows: slice
@@ -163,228 +244,20 @@ class _Here:
     curvature: Curvature
 
 
-class _Messages(Primitive):
-    """The messages, of senders, lengths, couplings, features and tensors."""
-
-    def __init__(self, passing: MessagePassing) -> None:
-        self.passing = passing
-
-    def value(self, *args: Any) -> Outputs:
-        return self._evaluate(args, "plain")
-
-    def compute(self, *args: Any) -> Outputs:
-        return self._evaluate(args, "once")
-
-    def _evaluate(self, args: Sequence[Any], how: How) -> Outputs:
-        point = _Point.of(self.passing, args, cotangents=False)
-        found = [
-            messages(here.variables, here.edges)
-            for here in point.edges(order=0, features=False, how=how, number=1)
-        ]
-        return tuple(map(_joined, zip(*found, strict=True)))
-
-    def compute_jvp(self, args: Arguments, tangents: Arguments) -> tuple[Outputs, Outputs | None]:
-        variables, tensors = _split(self.passing, tangents)
-        if any(t is not None for t in tensors):
-            return super().compute_jvp(args, tangents)
-        vector, moved = _filled(self.passing, variables, args)
-        point = _Point.of(self.passing, args, cotangents=False)
-        along = _Vectors(self.passing, vector, moved)
-        found = []
-        for here in point.edges(order=1, features=moved, how="once", number=1):
-            v, moving = along.at(here)
-            pushed = push_forward(here.variables, here.edges, v, moving)
-            found.append((messages(here.variables, here.edges), [w[:, 0] for w in pushed]))
-        values, changes = (
-            tuple(map(_joined, zip(*t, strict=True))) for t in zip(*found, strict=True)
-        )
-        return values, changes
-
-    def jvp(self, args: Arguments, tangents: Arguments) -> Outputs | None:
-        variables, tensors = _split(self.passing, tangents)
-        along = None
-        if any(t is not None for t in variables):
-            vector, moved = _filled(self.passing, variables, args)
-            push = _Second(self.passing, moved, features=False, curved=False, pushed=True)
-            along = push(*vector, *args)
-        still = [None] * (len(args) - len(tensors))
-        return add_outputs(along, self.plain_jvp(args, (*still, *tensors)))
-
-    def vjp(self, args: Arguments, cotangents: Outputs, needed: Sequence[bool]) -> Arguments:
-        variables, tensors = _split(self.passing, needed)
-        features = any(variables[1 + len(self.passing.paths) :])
-        still = [False] * (len(args) - len(tensors))
-        out = self.plain_vjp(args, cotangents, (*still, *tensors))
-        if any(variables):
-            found = _Gradient(self.passing, features)(*cotangents, *args)
-            out[1 : 1 + len(found)] = found
-        return out
-
-
-class _Gradient(Primitive):
-    """Gradient of Phi by lengths, couplings and perhaps features, of cotangents and the rest."""
-
-    def __init__(self, passing: MessagePassing, features: bool) -> None:
-        self.passing, self.features = passing, features
-        self.paths = len(passing.paths)
-
-    def value(self, *args: Any) -> Outputs:
-        return self._evaluate(args, [None] * len(args), "plain")
-
-    def compute(self, *args: Any) -> Outputs:
-        point = _Point.of(self.passing, args, cotangents=True)
-        kept = self.passing.edges.get(point.key(self.features)) is not None
-        return self._evaluate(args, [None] * len(args), "kept" if kept else "once")
-
-    def compute_batch(self, args: Arguments, dims: Dimensions) -> Outputs | None:
-        if any(dim is not None for dim in dims[self.paths :]):
-            return None
-        return self._evaluate(args, dims, "kept")
-
-    def _evaluate(self, args: Sequence[Any], dims: Dimensions, how: How) -> Outputs:
-        point = _Point.of(self.passing, args, cotangents=True)
-        along, number = _columns(point.variables.cotangents, dims, 1)
-        out = _Collected(point, how)
-        for here in point.edges(order=1, features=self.features, how=how, number=number):
-            g = [w[here.rows] for w in along]
-            paths = self.passing.paths
-            out.add(here, gradient(paths, here.variables, here.edges, g, self.features))
-        return out.results(batched=any(dim is not None for dim in dims))
-
-    def compute_jvp(self, args: Arguments, tangents: Arguments) -> tuple[Outputs, Outputs | None]:
-        paths = self.paths
-        variables, tensors = _split(self.passing, tangents[paths:])
-        if any(t is not None for t in tensors):
-            return super().compute_jvp(args, tangents)
-        vector, moved = _filled(self.passing, variables, args[paths:])
-        point = _Point.of(self.passing, args, cotangents=True)
-        along = _Vectors(self.passing, vector, moved)
-        moving_g = _zeros_for(tangents[:paths], args[:paths])
-        both = [torch.stack(pair, 1) for pair in zip(args[:paths], moving_g, strict=True)]
-        out = _Collected(point, "once")
-        for here in point.edges(order=2, features=self.features or moved, how="once", number=2):
-            x, edges = here.variables, here.edges
-            g = [w[here.rows] for w in both]
-            found = gradient(self.passing.paths, x, edges, g, self.features)
-            v, moving = along.at(here)
-            curved = hessian(self.passing.paths, x, edges, here.curvature, v, moving, self.features)
-            out.add(here, _add_to_second(found, curved))
-        results = out.results(batched=True)
-        return tuple(t[0] for t in results), tuple(t[1] for t in results)
-
-    def jvp(self, args: Arguments, tangents: Arguments) -> Outputs | None:
-        paths = self.paths
-        variables, tensors = _split(self.passing, tangents[paths:])
-        along = curved = None
-        if any(t is not None for t in tangents[:paths]):
-            along = self(*_zeros_for(tangents[:paths], args[:paths]), *args[paths:])
-        if any(t is not None for t in variables):
-            vector, moved = _filled(self.passing, variables, args[paths:])
-            second = _Second(self.passing, moved, self.features, curved=True, pushed=False)
-            curved = second(*vector, *args)
-        still = [None] * (len(args) - len(tensors))
-        return add_outputs(along, curved, self.plain_jvp(args, (*still, *tensors)))
-
-    def vjp(self, args: Arguments, cotangents: Outputs, needed: Sequence[bool]) -> Arguments:
-        paths = self.paths
-        variables, tensors = _split(self.passing, needed[paths:])
-        still = [False] * (len(args) - len(tensors))
-        out = self.plain_vjp(args, cotangents, (*still, *tensors))
-        pushed, wanted = any(needed[:paths]), any(variables[1 + paths :])
-        if pushed or any(variables):
-            vector = [*cotangents, *[None] * (1 + paths + self.passing.sources - len(cotangents))]
-            second = _Second(self.passing, self.features, wanted, curved=True, pushed=pushed)
-            found = list(second(*vector, *args))
-            if pushed:
-                out[:paths] = found[-paths:]
-                del found[-paths:]
-            out[1 + paths : 1 + paths + len(found)] = found
-        return out
-
-
-class _Second(Primitive):
-    """Second derivatives of Phi times a vector: of the vector, perhaps cotangents, and the rest.
-
-    The vector has lengths, couplings and features; its features are None where it has none.
-    """
-
-    def __init__(
-        self, passing: MessagePassing, moved: bool, features: bool, *, curved: bool, pushed: bool
-    ) -> None:
-        """Choose parts.
-
-        Args:
-            passing: The messages.
-            moved: Whether the vector has features.
-            features: Whether results by features are wanted.
-            curved: Whether results by lengths and couplings are wanted; takes cotangents.
-            pushed: Whether results by cotangents are wanted: the change of the messages.
-        """
-        self.passing, self.moved, self.features = passing, moved, features
-        self.curved, self.pushed = curved, pushed
-        self.width = 1 + len(passing.paths) + passing.sources
-
-    def value(self, *args: Any) -> Outputs:
-        return self._evaluate(args, [None] * len(args), "plain")
-
-    def compute(self, *args: Any) -> Outputs:
-        again = self.passing.asked.note(args[self.width :])
-        return self._evaluate(args, [None] * len(args), "kept" if again else "once")
-
-    def compute_batch(self, args: Arguments, dims: Dimensions) -> Outputs | None:
-        if any(dim is not None for dim in dims[self.width :]):
-            return None
-        return self._evaluate(args, dims, "kept")
-
-    def _evaluate(self, args: Sequence[Any], dims: Dimensions, how: How) -> Outputs:
-        passing = self.passing
-        point = _Point.of(passing, args[self.width :], cotangents=self.curved)
-        along = _Vectors(passing, args[: self.width], self.moved, dims)
-        out = _Collected(point, how)
-        order = 2 if self.curved else 1
-        for here in point.edges(order, self.moved or self.features, how, along.number):
-            x, edges = here.variables, here.edges
-            v, moving = along.at(here)
-            found = Variables(v.lengths, ())
-            if self.curved:
-                arguments = (x, edges, here.curvature, v, moving, self.features)
-                found = hessian(passing.paths, *arguments)
-            if self.pushed:
-                found = found._replace(cotangents=push_forward(x, edges, v, moving))
-            out.add(here, found)
-        results = out.results(batched=any(dim is not None for dim in dims))
-        return results if self.curved else results[1:]
-
-
-class _Vectors:
+class _Tangents:
     """Vectors in the space of the variables, laid out for the formulas."""
 
-    def __init__(
-        self,
-        passing: MessagePassing,
-        vector: Sequence[Any],
-        moved: bool,
-        dims: Dimensions | None = None,
-    ) -> None:
-        """Lay out.
-
-        Args:
-            passing: The messages.
-            vector: Lengths, couplings and features.
-            moved: Whether the features are not None.
-            dims: Where each has a batch dimension; None for a single vector.
-        """
-        present = len(vector) if moved else len(vector) - passing.sources
-        dims = [None] * present if dims is None else dims
-        (lengths, *others), self.number = _columns(vector[:present], dims, -2)
-        self.paths, count = passing.paths, len(passing.paths)
+    def __init__(self, passing: MessagePassing, v: Vectors) -> None:
+        (lengths, *others), self.number = _columns(v, -2)
+        self.paths, count = passing.paths, passing.outputs
         self.vectors = Variables(lengths, others[:count], others[count:])
+        self.has_features = len(v.tensors) > passing.required
 
-    def at(self, here: _Here) -> tuple[Variables, list[Tensor]]:
-        """Those of some nodes with the features of the senders, and these times the weights."""
-        sent = [gather(h, here.senders) for h in self.vectors.features]
-        v = self.vectors.of(here.rows)._replace(features=sent)
-        return v, weighted(self.paths, here.edges, v)
+    def of(self, block: _NodeBlock) -> tuple[Variables, list[Tensor]]:
+        """Vectors of a block, with the features of its senders, and these times the weights."""
+        sent = [gather(h, block.senders) for h in self.vectors.features]
+        v = self.vectors.of(block.rows)._replace(features=sent)
+        return v, weighted(self.paths, block.edges, v)
 
 
 def _add_to_second(pair: Variables, single: Variables) -> Variables:
@@ -401,23 +274,23 @@ def _add_to_second(pair: Variables, single: Variables) -> Variables:
     )
 
 
-class _Collected:
+class _Accumulator:
     """Results for all nodes, put together from blocks of them."""
 
-    def __init__(self, point: _Point, how: How) -> None:
-        self.how = how
-        self.senders = point.variables.features[0].shape[0]
+    def __init__(self, arguments: _Arguments, strategy: Strategy) -> None:
+        self.strategy = strategy
+        self.senders = arguments.variables.features[0].shape[0]
         self.blocks: list[Variables] = []
         self.features: list[Tensor] = []
 
-    def add(self, here: _Here, found: Variables) -> None:
+    def add(self, block: _NodeBlock, found: Variables) -> None:
         """Take the results of some nodes; those for features go to the senders."""
         self.blocks.append(found)
-        index = here.senders.reshape(-1)
+        index = block.senders.reshape(-1)
         rows = [f.flatten(0, 1) for f in found.features]
         if not self.features:
             self.features = [r.new_zeros(self.senders, *r.shape[1:]) for r in rows]
-        add = Tensor.index_add if self.how == "plain" else Tensor.index_add_
+        add = Tensor.index_add if self.strategy == "differentiable" else Tensor.index_add_
         pairs = zip(self.features, rows, strict=True)
         self.features = [add(total, 0, index, r) for total, r in pairs]
 
@@ -435,9 +308,9 @@ def _joined(blocks: Sequence[Tensor]) -> Tensor:
     return blocks[0] if len(blocks) == 1 else torch.cat(list(blocks))
 
 
-def _columns(vectors: Sequence[Tensor], dims: Dimensions, place: int) -> tuple[list[Tensor], int]:
+def _columns(vectors: Vectors, place: int) -> tuple[list[Tensor], int]:
     """Vectors with their number as a dimension at `place`, and the number."""
-    pairs = list(zip(vectors, dims, strict=False))
+    pairs = list(zip(vectors.tensors, vectors.dims, strict=True))
     number = next((v.shape[dim] for v, dim in pairs if dim is not None), 1)
     out = []
     for v, dim in pairs:
@@ -449,26 +322,3 @@ def _columns(vectors: Sequence[Tensor], dims: Dimensions, place: int) -> tuple[l
             sizes[place] = number
             out.append(single.expand(sizes))
     return out, number
-
-
-def _split(passing: MessagePassing, every: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
-    """What belongs to the variables, and what to the tensors; the senders are left out."""
-    end = 2 + len(passing.paths) + passing.sources
-    return every[1:end], every[end:]
-
-
-def _filled(
-    passing: MessagePassing, tangents: Arguments, args: Arguments
-) -> tuple[list[Tensor | None], bool]:
-    """A vector from tangents of the variables, and whether it has features."""
-    start = 1 + len(passing.paths)
-    moved = any(t is not None for t in tangents[start:])
-    vector = _zeros_for(tangents[:start], args[1 : 1 + start])
-    if moved:
-        return [*vector, *_zeros_for(tangents[start:], args[1 + start :])], True
-    return [*vector, *[None] * passing.sources], False
-
-
-def _zeros_for(tangents: Arguments, args: Arguments) -> list[Tensor]:
-    pairs = zip(tangents, args, strict=False)
-    return [torch.zeros_like(a) if t is None else t for t, a in pairs]

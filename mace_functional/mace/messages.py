@@ -13,6 +13,9 @@ potential `Phi(r, T, h, g) = sum_p g_p . A_p` has the gradient
 and its second derivatives are a symmetric map, made of products with the same `R h` and `R'h`.
 Nothing of size edges x harmonics x channels is formed. The formulas here are for some of the nodes
 at a time and for many vectors at once; `message_passing` says for which, and when.
+
+In the code t, g, h are T, g, h of a path; dr, dt, dh are those of a vector; and phi_rr, phi_rt,
+phi_rh second derivatives of Phi.
 """
 
 from __future__ import annotations
@@ -58,7 +61,7 @@ class Variables(NamedTuple):
     cotangents: Sequence[Tensor] = ()
 
     def of(self, rows: slice) -> Variables:
-        """Those of some nodes, with the features of all, which may be their senders."""
+        """Variables of some nodes, with the features of all, which may be their senders."""
         couplings, cotangents = ([t[rows] for t in part] for part in (self[1], self[3]))
         return Variables(self.lengths[rows], couplings, self.features, cotangents)
 
@@ -68,7 +71,7 @@ class _OfNodes:
     """Lists of tensors with the nodes in front."""
 
     def of(self, rows: slice) -> Self:
-        """Those of some nodes."""
+        """Rows of some nodes."""
         return self._map(lambda t: t[rows])
 
     def room_for(self, nodes: int) -> Self:
@@ -87,7 +90,7 @@ class _OfNodes:
 
 @dataclass(frozen=True, eq=False)
 class EdgeProducts(_OfNodes):
-    """What holds for all cotangents and vectors, for each path; empty where not asked for.
+    """Products that all cotangents and vectors share, for each path; empty where not asked for.
 
     Attributes:
         weights: R, (nodes, K, 1, channels).
@@ -118,14 +121,15 @@ class Curvature(_OfNodes):
 def edge_products(
     paths: Sequence[Path], x: Variables, senders: Tensor, radial: Jet, features: bool
 ) -> tuple[EdgeProducts, Curvature]:
-    """What derivatives of Phi at some nodes are made of, as far as the jet goes.
+    """Products of radial weights and features at some nodes, and second derivatives by r.
+
+    As far as the jet goes: with R' all that the gradient needs, with R'' the Hessian too.
 
     Args:
         paths: The paths.
         x: Variables of these nodes; cotangents only where the curvature is asked for.
         senders: Their senders, (nodes, K).
-        radial: Jet of the radial weights, (nodes, K, all channels): up to R' for the gradient, up
-            to R'' for the curvature too.
+        radial: Jet of the radial weights, (nodes, K, all channels).
         features: Whether derivatives by the features will be taken.
     """
     widths = [path.channels for path in paths]
@@ -139,19 +143,19 @@ def edge_products(
     if len(radial) < 3:
         return edges, Curvature([], [], [])
     _, slopes, curves = products
-    of_lengths: Any = 0.0
-    of_features: list[Any] = [None] * len(sent)
-    of_couplings = []
+    phi_rr: Any = 0.0
+    phi_rh: list[Any] = [None] * len(sent)
+    phi_rt = []
     for p, path in enumerate(paths):
         t, g = x.couplings[p], x.cotangents[p]
-        spread = t.flatten(1, 2) @ g
-        bent = (curves[p] * spread).sum(-1).view(t.shape[:3])
-        of_lengths = of_lengths + bent.sum(-1, keepdim=True)
-        of_couplings.append((slopes[p] @ g.mT).view(t.shape))
+        t_g = t.flatten(1, 2) @ g
+        by_component = (curves[p] * t_g).sum(-1).view(t.shape[:3])
+        phi_rr = phi_rr + by_component.sum(-1, keepdim=True)
+        phi_rt.append((slopes[p] @ g.mT).view(t.shape))
         if features:
-            spread = spread.view(*t.shape[:3], -1)
-            of_features[path.source] = _add_product(of_features[path.source], weights[1][p], spread)
-    return edges, Curvature([of_lengths], of_couplings, of_features if features else [])
+            t_g = t_g.view(*t.shape[:3], -1)
+            phi_rh[path.source] = _add_product(phi_rh[path.source], weights[1][p], t_g)
+    return edges, Curvature([phi_rr], phi_rt, phi_rh if features else [])
 
 
 def messages(x: Variables, edges: EdgeProducts) -> list[Tensor]:
@@ -183,12 +187,12 @@ def gradient(
         shape = (*t.shape[:3], g.shape[1], t.shape[3])
         columns = g.flatten(1, 2).mT
         to_couplings.append((edges.values[p] @ columns).view(shape))
-        steep = (edges.slopes[p] @ columns).view(shape)
-        to_lengths = to_lengths + (t[..., None, :] * steep).sum((2, 4))
+        slopes_g = (edges.slopes[p] @ columns).view(shape)
+        to_lengths = to_lengths + (t[..., None, :] * slopes_g).sum((2, 4))
         if features:
-            spread = t.flatten(1, 2) @ g.transpose(1, 2).flatten(2)
-            total, spread = to_features[path.source], spread.view(*shape[:4], -1)
-            to_features[path.source] = _add_product(total, edges.weights[p][..., None, :], spread)
+            t_g = (t.flatten(1, 2) @ g.transpose(1, 2).flatten(2)).view(*shape[:4], -1)
+            total, weights = to_features[path.source], edges.weights[p][..., None, :]
+            to_features[path.source] = _add_product(total, weights, t_g)
     return Variables(to_lengths[..., None], to_couplings, to_features)
 
 
@@ -215,20 +219,20 @@ def push_forward(
         x: Variables of some nodes.
         edges: Their edge products.
         v: Vectors.
-        moved: Their features, from `weighted`.
+        moved: Their features times the radial weights, from `weighted`.
     """
-    wide = v.lengths[..., 0][:, :, None, :, None]
+    dr = v.lengths[..., 0][:, :, None, :, None]
     out = []
-    for p, (t, s) in enumerate(zip(x.couplings, v.couplings, strict=True)):
-        number, components = s.shape[3:]
-        tilted = wide * t[..., None, :]
-        arrived = s.flatten(1, 2).flatten(2).mT @ edges.values[p]
-        arrived = arrived + tilted.flatten(1, 2).flatten(2).mT @ edges.slopes[p]
-        arrived = arrived.view(-1, number, components, arrived.shape[-1])
+    for p, (t, dt) in enumerate(zip(x.couplings, v.couplings, strict=True)):
+        number, components = dt.shape[3:]
+        dr_t = dr * t[..., None, :]
+        change = dt.flatten(1, 2).flatten(2).mT @ edges.values[p]
+        change = change + dr_t.flatten(1, 2).flatten(2).mT @ edges.slopes[p]
+        change = change.view(-1, number, components, change.shape[-1])
         if moved:
-            sums = t.flatten(1, 2).mT @ moved[p].flatten(1, 2).flatten(2)
-            arrived = arrived + sums.view(-1, components, *arrived.shape[1::2]).transpose(1, 2)
-        out.append(arrived)
+            by_dh = t.flatten(1, 2).mT @ moved[p].flatten(1, 2).flatten(2)
+            change = change + by_dh.view(-1, components, *change.shape[1::2]).transpose(1, 2)
+        out.append(change)
     return out
 
 
@@ -249,28 +253,28 @@ def hessian(
         edges: Their edge products.
         curvature: Their curvature.
         v: Vectors without cotangents, with the features of the senders of each edge.
-        moved: The features, from `weighted`.
+        moved: Their features times the radial weights, from `weighted`.
         features: Whether the result by h of the senders is wanted.
     """
-    q = v.lengths[..., 0]
-    wide = q[:, :, None, :, None]
-    to_lengths = q * curvature.lengths[0]
+    dr = v.lengths[..., 0]
+    to_lengths = dr * curvature.lengths[0]
+    dr = dr[:, :, None, :, None]
     to_couplings = []
-    to_features = [wide * f[..., None, :] for f in curvature.features] if features else []
-    for sent, f in zip(v.features, curvature.features, strict=bool(moved)):
-        to_lengths = to_lengths + (sent * f[..., None, :]).sum((2, 4))
+    to_features = [dr * phi_rh[..., None, :] for phi_rh in curvature.features] if features else []
+    for dh, phi_rh in zip(v.features, curvature.features, strict=bool(moved)):
+        to_lengths = to_lengths + (dh * phi_rh[..., None, :]).sum((2, 4))
     for p, path in enumerate(paths):
-        g, s = x.cotangents[p], v.couplings[p]
-        steep = curvature.couplings[p][..., None, :]
-        to_lengths = to_lengths + (s * steep).sum((2, 4))
-        to_coupling = wide * steep
+        g, dt = x.cotangents[p], v.couplings[p]
+        phi_rt = curvature.couplings[p][..., None, :]
+        to_lengths = to_lengths + (dt * phi_rt).sum((2, 4))
+        to_coupling = dr * phi_rt
         if moved:
-            to_coupling = to_coupling + (moved[p].flatten(1, 3) @ g.mT).view(s.shape)
+            to_coupling = to_coupling + (moved[p].flatten(1, 3) @ g.mT).view(dt.shape)
         to_couplings.append(to_coupling)
         if features:
-            spread = (s.flatten(1, 3) @ g).view(*s.shape[:4], -1)
+            dt_g = (dt.flatten(1, 3) @ g).view(*dt.shape[:4], -1)
             total, weights = to_features[path.source], edges.weights[p][..., None, :]
-            to_features[path.source] = _add_product(total, weights, spread)
+            to_features[path.source] = _add_product(total, weights, dt_g)
     return Variables(to_lengths[..., None], to_couplings, to_features)
 
 

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from mace_functional.autodiff.blocks import blocks
+from mace_functional.autodiff.blocks import node_slices
 from mace_functional.autodiff.local import LocalFunction
 
-CACHED_NUMBERS = 2**17
+MAX_BLOCK_FLOATS = 2**17
 """Numbers in one tensor of a block of nodes on CPU, so that several tensors fit the cache."""
 
 
@@ -133,16 +133,16 @@ class Polynomials(LocalFunction):
         return self._in_blocks(rest, [_JACOBIAN], x)[0]
 
     @override
-    def curvature(self, cotangent: Tensor, x: Tensor, *rest: Tensor) -> Tensor:
+    def weighted_hessian(self, cotangent: Tensor, x: Tensor, *rest: Tensor) -> Tensor:
         return self._in_blocks(rest, [_CURVATURE], x, cotangent)[0]
 
     @override
-    def linearised(self, x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_jacobian(self, x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
         value, jacobian = self._in_blocks(rest, [_VALUE, _JACOBIAN], x)
         return value, jacobian
 
     @override
-    def linearised_along(
+    def value_and_jacobian_along(
         self, direction: Tensor, x: Tensor, *rest: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         value, jacobian, change = self._in_blocks(rest, [_VALUE, _JACOBIAN, _CHANGE], x, direction)
@@ -156,11 +156,11 @@ class Polynomials(LocalFunction):
         coefficients = {order: self._coefficients(order, rest) for order in set(orders)}
         largest = max(self.monomials.terms[order].places.shape[1] for order in orders)
         x = points[0]
-        numbers = largest * x.shape[1]
+        floats = largest * x.shape[1]
         found: list[list[Tensor]] = [[] for _ in functions]
         start = 0
         for element, count in enumerate(self.counts):
-            for rows in blocks(start, count, numbers, CACHED_NUMBERS, x.device):
+            for rows in node_slices(start, count, floats, MAX_BLOCK_FLOATS, x.device):
                 block = [t[rows].permute(2, 0, 1) for t in points]
                 one = torch.ones_like(block[0][:1])
                 block[0] = torch.cat([block[0], one])

@@ -45,17 +45,19 @@ def assert_rules(
     own = torch.arange(len(full))
     matrices = full.movedim(2, 1)[own, own].unflatten(0, x.shape[:points])
     assert_close(function.jacobian(x, *rest), matrices)
-    for found, wanted in zip(function.linearised(x, *rest), (expected, matrices), strict=True):
+    for found, wanted in zip(
+        function.value_and_jacobian(x, *rest), (expected, matrices), strict=True
+    ):
         assert_close(found, wanted)
 
     g = random(*expected.shape, seed=77)
     curved = hessian(lambda x: (value(x) * g).sum())(x)
     curved = curved.flatten(0, points - 1).flatten(2, 1 + points).movedim(2, 1)
     curved = curved[own, own].unflatten(0, x.shape[:points])
-    assert_close(function.curvature(g, x, *rest), curved)
+    assert_close(function.weighted_hessian(g, x, *rest), curved)
 
     direction = random(*x.shape, seed=78)
-    along = function.linearised_along(direction, x, *rest)
+    along = function.value_and_jacobian_along(direction, x, *rest)
     if along is not None:
         change = jvp(lambda x: function.jacobian(x, *rest), (x,), (direction,))[1]
         for found, wanted in zip(along, (expected, matrices, change), strict=True):
@@ -152,9 +154,9 @@ def test_geometry_on_the_axes_has_the_jacobian_and_the_curvature_of_its_value():
 def test_curvature_of_the_geometry_is_symmetric_and_linear(l_max):
     x, function = vectors(4), EdgeGeometry(l_max)
     g, h = (random(4, 1 + (l_max + 1) ** 2, seed=k) for k in (1, 2))
-    one, two = function.curvature(g, x), function.curvature(h, x)
+    one, two = function.weighted_hessian(g, x), function.weighted_hessian(h, x)
     assert_close(one, one.mT)
-    assert_close(function.curvature(2 * g - h, x), 2 * one - two)
+    assert_close(function.weighted_hessian(2 * g - h, x), 2 * one - two)
 
 
 def of_geometry(call: Callable[..., Tensor]) -> Function:
@@ -318,10 +320,10 @@ def test_symbols_that_are_all_zero_give_zero():
     case = make_case((2,))
     zeros = [[torch.zeros_like(u) for u in us] for us in case.symbols]
     case = case._replace(symbols=zeros)
-    value, jacobian = case.function.linearised(case.x, *case.rest)
+    value, jacobian = case.function.value_and_jacobian(case.x, *case.rest)
     assert torch.equal(value, torch.zeros(5, 2, 1, dtype=torch.float64))
     assert torch.equal(jacobian, torch.zeros(5, 2, 1, 3, dtype=torch.float64))
-    assert not case.function.curvature(value, case.x, *case.rest).any()
+    assert not case.function.weighted_hessian(value, case.x, *case.rest).any()
 
 
 def test_components_that_no_polynomial_reads_have_derivative_zero():
@@ -385,7 +387,7 @@ def of_order(function: Function, order: str, case: Case) -> Function:
         elif order == "jacobian":
             y = jvp(lambda x: function(x, *rest), (x,), (d,))[1]
         elif ours:
-            return (d[..., None, :] @ ours.curvature(g, x, *rest) @ d[..., None]).sum()
+            return (d[..., None, :] @ ours.weighted_hessian(g, x, *rest) @ d[..., None]).sum()
         else:
             y = twice(lambda x: function(x, *rest), x, d)
         return (y * g).sum()
@@ -406,15 +408,15 @@ def test_blocks_of_nodes_give_the_same_polynomials(monkeypatch, cached):
         function = case.function
         slope = grad(lambda x: torch.sin(function(x, *case.rest)).sum())
         return [
-            *function.linearised(case.x, *case.rest),
-            *function.linearised_along(d, case.x, *case.rest),
-            function.curvature(g, case.x, *case.rest),
+            *function.value_and_jacobian(case.x, *case.rest),
+            *function.value_and_jacobian_along(d, case.x, *case.rest),
+            function.weighted_hessian(g, case.x, *case.rest),
             *jvp(slope, (case.x,), (d,)),
             vmap(vjp(slope, case.x)[1])(torch.stack([d, 2 * d]))[0],
         ]
 
     before = results()
-    monkeypatch.setattr(polynomial, "CACHED_NUMBERS", cached)
+    monkeypatch.setattr(polynomial, "MAX_BLOCK_FLOATS", cached)
     for found, expected in zip(results(), before, strict=True):
         assert_close(found, expected, 1e-14)
 

@@ -51,14 +51,14 @@ class Cubic(LocalFunction):
     def jacobian(self, x: Tensor, *rest: Tensor) -> Tensor:
         return 3 * torch.einsum("Mijk,...j,...k->...Mi", rest[0], x, x)
 
-    def curvature(self, cotangent: Tensor, x: Tensor, *rest: Tensor) -> Tensor:
+    def weighted_hessian(self, cotangent: Tensor, x: Tensor, *rest: Tensor) -> Tensor:
         return 6 * torch.einsum("Mijk,...k,...M->...ij", rest[0], x, cotangent)
 
 
 class CubicAlong(Cubic):
     """The same, with the change of the Jacobian along a direction."""
 
-    def linearised_along(
+    def value_and_jacobian_along(
         self, direction: Tensor, x: Tensor, *rest: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         change = 6 * torch.einsum("Mijk,...j,...k->...Mi", rest[0], x, direction)
@@ -733,9 +733,9 @@ def test_what_is_remembered_is_computed_once_for_all_columns():
             Counted.slopes += 1
             return super().jacobian(x, *rest)
 
-        def curvature(self, cotangent: Tensor, x: Tensor, *rest: Tensor) -> Tensor:
+        def weighted_hessian(self, cotangent: Tensor, x: Tensor, *rest: Tensor) -> Tensor:
             Counted.curvatures += 1
-            return super().curvature(cotangent, x, *rest)
+            return super().weighted_hessian(cotangent, x, *rest)
 
     a = symmetric(COEFFICIENTS)
     pull_back = vjp(grad(lambda x: torch.sin(Counted()(x, a)).sum()), POINT)[1]
@@ -814,8 +814,8 @@ def _watched_pull_back(name: str) -> tuple[Callable[..., Any], list[weakref.ref[
                 watched.append(weakref.ref(found))
                 return found
 
-            def curvature(self, cotangent: Tensor, x: Tensor, *rest: Tensor) -> Tensor:
-                found = super().curvature(cotangent, x, *rest)
+            def weighted_hessian(self, cotangent: Tensor, x: Tensor, *rest: Tensor) -> Tensor:
+                found = super().weighted_hessian(cotangent, x, *rest)
                 watched.append(weakref.ref(found))
                 return found
 

@@ -522,7 +522,7 @@ def all_products(f: Function, x: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("cached", [1, 10, 30, 60, 2**40])
 def test_blocks_of_any_size_give_the_same(monkeypatch, cached):
     expected = all_products(of_variables(plain_messages), FLAT)
-    monkeypatch.setattr(message_passing, "CACHED_NUMBERS", cached)
+    monkeypatch.setattr(message_passing, "MAX_BLOCK_FLOATS", cached)
     for f in (Engine(), fresh):
         assert_all_equal(all_products(of_variables(f), FLAT), expected)
 
@@ -532,8 +532,8 @@ def test_blocks_of_any_size_give_the_same(monkeypatch, cached):
 )
 def test_blocks_cover_all_nodes_and_fit_the_cache(monkeypatch, cached, number, count):
     """The widest path has 27 numbers at a node; there may be one node more than fit."""
-    monkeypatch.setattr(message_passing, "CACHED_NUMBERS", cached)
-    blocks = MessagePassing(PATHS, RADIAL).blocks(LENGTHS, number)
+    monkeypatch.setattr(message_passing, "MAX_BLOCK_FLOATS", cached)
+    blocks = MessagePassing(PATHS, RADIAL).node_slices(LENGTHS, number)
     assert torch.equal(torch.cat([torch.arange(NODES)[rows] for rows in blocks]), torch.arange(5))
     largest = max(len(range(NODES)[rows]) for rows in blocks)
     assert (largest - 1) * 27 * number <= cached
