@@ -13,7 +13,7 @@ from mace_functional.mace.irreps import Irreps
 from mace_functional.mace.linear import Features
 from mace_functional.mace.message_passing import MessagePassing
 from mace_functional.mace.messages import Path
-from mace_functional.mace.radial import RadialFunction
+from mace_functional.mace.radial_function import RadialFunction
 
 
 class Convolution(nn.Module):

@@ -11,7 +11,7 @@ from mace_functional.autodiff.jets import Jet, compose, multiply
 from mace_functional.autodiff.local import LocalFunction
 from mace_functional.mace.activation import activation_derivatives
 from mace_functional.mace.edges import Edges
-from mace_functional.mace.radial import RadialFunction
+from mace_functional.mace.radial_function import RadialFunction
 from mace_functional.mace.settings import Activation
 
 
@@ -40,11 +40,11 @@ class _NeighbourDensity(LocalFunction):
 
     def _jet(self, lengths: Tensor, rest: Sequence[Tensor], order: int) -> Jet:
         senders, *tensors = rest
-        scalars = self.radial.scalars(lengths, senders, tensors, order)
-        output = self.radial.output(tensors, scalars)
-        square = multiply(output, output)
+        inputs = self.radial.inputs(lengths, senders, tensors, order)
+        d = self.radial.without_cutoff(tensors, inputs)
+        square = multiply(d, d)
         tanh = activation_derivatives(square[0], Activation("tanh"), order)
-        return scalars.enveloped(compose(tanh, square))
+        return inputs.times_cutoff(compose(tanh, square))
 
 
 def density(radial: RadialFunction, edges: Edges) -> Tensor:

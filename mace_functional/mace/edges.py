@@ -9,7 +9,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mace_functional.mace.radial import RadialEmbedding
+    from mace_functional.mace.radial_embedding import RadialEmbedding
     from mace_functional.structure.species import Species
 
 

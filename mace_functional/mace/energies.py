@@ -15,7 +15,7 @@ from mace_functional.mace.embedding import JointEmbedding
 from mace_functional.mace.interaction import interaction
 from mace_functional.mace.irreps import Irreps
 from mace_functional.mace.linear import ElementEmbedding, Features, Linear
-from mace_functional.mace.radial import RadialEmbedding
+from mace_functional.mace.radial_embedding import RadialEmbedding
 from mace_functional.mace.readout import Readout
 from mace_functional.mace.repulsion import ZieglerBiersackLittmark
 from mace_functional.mace.settings import MaceSettings

@@ -23,7 +23,8 @@ from mace_functional.mace.density import density
 from mace_functional.mace.edges import Edges
 from mace_functional.mace.irreps import SCALAR, Irreps
 from mace_functional.mace.linear import ElementEmbedding, ElementLinear, Features, Linear
-from mace_functional.mace.radial import NormalisedRadialNetwork, RadialFunction, RadialNetwork
+from mace_functional.mace.radial_function import RadialFunction
+from mace_functional.mace.radial_network import NormalisedRadialNetwork, RadialNetwork
 from mace_functional.mace.settings import Activation, InteractionSettings
 from mace_functional.structure.species import Species
 

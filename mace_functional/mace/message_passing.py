@@ -42,7 +42,7 @@ from mace_functional.mace.messages import (
     push_forward,
     weighted,
 )
-from mace_functional.mace.radial import RadialFunction
+from mace_functional.mace.radial_function import RadialFunction
 from mace_functional.structure.species import gather
 
 MAX_BLOCK_FLOATS = 2**18
@@ -199,7 +199,7 @@ class _Arguments:
                 parts = edges.of(rows), curvature.of(rows)
                 yield _NodeBlock(rows, self.senders[rows], x.of(rows), *parts)
             return
-        inputs = passing.radial.scalars(x.lengths, self.senders, self.tensors, order)
+        inputs = passing.radial.inputs(x.lengths, self.senders, self.tensors, order)
         for rows in every:
             near, variables = inputs.of(rows), x.of(rows)
             jet = passing.radial.jet(self.tensors, near)

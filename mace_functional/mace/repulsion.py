@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mace_functional.mace.cutoff import polynomial_cutoff
 from mace_functional.mace.edges import Edges
-from mace_functional.mace.radial import polynomial_cutoff
 from mace_functional.structure.species import gather
 
 EV_ANGSTROM = 14.3996

@@ -14,18 +14,16 @@ from torch.func import functional_call, grad, jvp
 
 from mace_functional.autodiff.jets import compose, jet_of, multiply
 from mace_functional.mace.activation import activate, activation_derivatives, silu
-from mace_functional.mace.radial import (
+from mace_functional.mace.cutoff import polynomial_cutoff
+from mace_functional.mace.radial_bases import Bessel, Chebyshev, Gaussian
+from mace_functional.mace.radial_embedding import RadialEmbedding
+from mace_functional.mace.radial_function import RadialFunction
+from mace_functional.mace.radial_inputs import RadialInputs
+from mace_functional.mace.radial_network import (
     AffineLayer,
-    Bessel,
-    Chebyshev,
-    EdgeScalars,
-    Gaussian,
     NormalisedRadialNetwork,
-    RadialEmbedding,
-    RadialFunction,
     RadialNetwork,
     layer_norm,
-    polynomial_cutoff,
 )
 from mace_functional.mace.settings import Activation, RadialSettings
 from mace_functional.structure.species import Species
@@ -498,8 +496,8 @@ class Case:
         self.tensors = tuple(t.detach() for t in self.function.tensors)
 
     def jet(self, r: Tensor, tensors: Sequence[Tensor], order: int) -> list[Tensor]:
-        scalars = self.function.scalars(r, SENDERS, tensors, order)
-        return self.function.jet(tensors, scalars)
+        inputs = self.function.inputs(r, SENDERS, tensors, order)
+        return self.function.jet(tensors, inputs)
 
     def plain(self, r: Tensor, tensors: Sequence[Tensor], enveloped: bool = True) -> Tensor:
         names = [name for name, _ in self.embedding.named_buffers()]
@@ -525,9 +523,9 @@ def test_networks_are_jets_of_their_formulas(network, depth, late, nodes):
     assert expected[0].shape == (5, 3, 4)
     for order in range(4):
         assert_jet(case.jet(r, case.tensors, order), expected[: order + 1], 1e-10)
-    scalars = case.function.scalars(r, SENDERS, case.tensors, 2)
+    inputs = case.function.inputs(r, SENDERS, case.tensors, 2)
     bare = nested_jvp(lambda r: case.plain(r, case.tensors, enveloped=False), r, 2)
-    assert_jet(case.function.output(case.tensors, scalars), bare, 1e-10)
+    assert_jet(case.function.without_cutoff(case.tensors, inputs), bare, 1e-10)
 
 
 @every_network
@@ -590,10 +588,10 @@ def test_early_cutoff_makes_weights_without_biases_zero_beyond_it():
 @pytest.mark.parametrize("nodes", [False, True])
 def test_some_nodes_have_the_jets_that_they_have_among_all(network, late, nodes):
     case, r = Case(network, 2, late, nodes), lengths()
-    scalars = case.function.scalars(r, SENDERS, case.tensors, 2)
-    every = case.function.jet(case.tensors, scalars)
+    inputs = case.function.inputs(r, SENDERS, case.tensors, 2)
+    every = case.function.jet(case.tensors, inputs)
     for rows in (slice(0, 2), slice(2, 5), slice(3, 4), slice(0, 5)):
-        some = case.function.jet(case.tensors, scalars.of(rows))
+        some = case.function.jet(case.tensors, inputs.of(rows))
         assert_jet(some, [d[rows] for d in every], 1e-14)
 
 
@@ -611,7 +609,7 @@ def test_node_vectors_are_constants_of_the_jet():
     weight = random(SIZE + 5, 4)
     basis = [random(5, 3, SIZE, seed=k) for k in range(3)]
     source, target = random(5, 3, seed=7), random(5, 2, seed=8)
-    value, first, second = EdgeScalars(SENDERS, basis, None, source, target).linear(weight)
+    value, first, second = RadialInputs(SENDERS, basis, None, source, target).linear(weight)
     x = torch.cat([basis[0], source[SENDERS], target[:, None].expand(-1, 3, -1)], -1)
     assert_close(value, x @ weight)
     assert_close(first, basis[1] @ weight[:SIZE])

@@ -25,7 +25,9 @@ from mace_functional.mace.density import density
 from mace_functional.mace.edge_geometry import EdgeGeometry, _gradient_matrices
 from mace_functional.mace.edges import Edges
 from mace_functional.mace.polynomial import Monomials, Polynomials
-from mace_functional.mace.radial import RadialEmbedding, RadialFunction, RadialNetwork
+from mace_functional.mace.radial_embedding import RadialEmbedding
+from mace_functional.mace.radial_function import RadialFunction
+from mace_functional.mace.radial_network import RadialNetwork
 from mace_functional.mace.settings import Activation, RadialSettings
 from mace_functional.structure.species import Species
 

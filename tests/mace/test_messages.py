@@ -29,12 +29,10 @@ from mace_functional.mace.messages import (
     weighted,
 )
 from mace_functional.mace.messages import hessian as message_hessian
-from mace_functional.mace.radial import (
-    EdgeScalars,
-    RadialEmbedding,
-    RadialFunction,
-    RadialNetwork,
-)
+from mace_functional.mace.radial_embedding import RadialEmbedding
+from mace_functional.mace.radial_function import RadialFunction
+from mace_functional.mace.radial_inputs import RadialInputs
+from mace_functional.mace.radial_network import RadialNetwork
 from mace_functional.mace.settings import Activation, RadialSettings
 from mace_functional.structure.species import Species
 
@@ -69,9 +67,9 @@ class CountingRadialFunction(RadialFunction):
 
     count = 0
 
-    def jet(self, tensors: Sequence[Tensor], scalars: EdgeScalars) -> Jet:
+    def jet(self, tensors: Sequence[Tensor], inputs: RadialInputs) -> Jet:
         CountingRadialFunction.count += 1
-        return super().jet(tensors, scalars)
+        return super().jet(tensors, inputs)
 
 
 def make_radial() -> CountingRadialFunction:
@@ -109,8 +107,8 @@ def parts(tensors: Sequence[Tensor]) -> tuple[Tensor, Any, Any, Any]:
 
 
 def radial_weights(lengths: Tensor, tensors: Sequence[Tensor], order: int = 0) -> Jet:
-    scalars = RADIAL.scalars(lengths, SENDERS, tensors, order)
-    return RADIAL.jet(tensors, scalars)
+    inputs = RADIAL.inputs(lengths, SENDERS, tensors, order)
+    return RADIAL.jet(tensors, inputs)
 
 
 def plain_sums(

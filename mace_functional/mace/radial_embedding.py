@@ -1,0 +1,66 @@
+"""What becomes of a length: distance transform, radial basis, cutoff function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor, nn
+
+from mace_functional.autodiff.jets import Jet, compose, jet_of, multiply
+from mace_functional.mace.cutoff import CutoffRadius, polynomial_cutoff
+from mace_functional.mace.distance_transforms import Agnesi, Soft
+from mace_functional.mace.radial_bases import Bessel, Chebyshev, Gaussian
+from mace_functional.mace.settings import RadialSettings
+from mace_functional.structure.species import Species, gather
+
+
+class RadialEmbedding(nn.Module):
+    """Radial basis of the (transformed) length and the cutoff function of the length itself."""
+
+    def __init__(self, settings: RadialSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        bases: dict[str, Callable[[], nn.Module]] = {
+            "bessel": Bessel,
+            "gaussian": lambda: Gaussian(settings.gaussian_coefficient),
+            "chebyshev": lambda: Chebyshev(settings.size),
+        }
+        self.bessel_fn = bases[settings.basis]()
+        self.cutoff_fn = CutoffRadius()
+        transforms: dict[str, type[Agnesi | Soft]] = {"Agnesi": Agnesi, "Soft": Soft}
+        self.distance_transform = None
+        if settings.distance_transform is not None:
+            self.distance_transform = transforms[settings.distance_transform]()
+
+    def forward(
+        self,
+        lengths: Tensor,
+        senders: Tensor,
+        species: Species,
+        sender_species: Species,
+        order: int,
+    ) -> tuple[Jet, Jet | None]:
+        """Radial basis (nodes, K, basis) and, where it is applied later, the cutoff function.
+
+        Args:
+            lengths: Edge lengths in Å, (nodes, K, 1).
+            senders: What is at the other end, (nodes, K).
+            species: Elements of the nodes.
+            sender_species: Elements of what sends.
+            order: Number of derivatives by the length.
+        """
+        r_max = self.cutoff_fn.r_max
+        envelope = polynomial_cutoff(lengths, r_max, self.settings.cutoff_power, order)
+        if self.distance_transform is None:
+            basis = self.bessel_fn(lengths, order)
+        else:
+            table = self.distance_transform.covalent_radii[:, None]
+            radii_i = species.expand(table[list(species.numbers)])[:, None]
+            radii_j = gather(sender_species.expand(table[list(sender_species.numbers)]), senders)
+            transform = partial(self.distance_transform, radii_i=radii_i, radii_j=radii_j)
+            transformed = jet_of(transform, lengths, order)
+            basis = compose(self.bessel_fn(transformed[0], order), transformed)
+        return (
+            (multiply(basis, envelope), None) if self.settings.apply_cutoff else (basis, envelope)
+        )

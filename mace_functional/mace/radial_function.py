@@ -1,0 +1,56 @@
+"""The weights of the edges as a function of their lengths: embedding and network together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.func import functional_call
+
+from mace_functional.autodiff.jets import Jet
+from mace_functional.mace.radial_embedding import RadialEmbedding
+from mace_functional.mace.radial_inputs import RadialInputs
+from mace_functional.mace.radial_network import NormalisedRadialNetwork, RadialNetwork
+from mace_functional.mace.skeleton import skeleton
+from mace_functional.structure.species import Species
+
+
+class RadialFunction:
+    """Weights of the edges as a function of their lengths and of explicit tensors.
+
+    Attributes:
+        tensors: The tensors: parameters, and vectors of the nodes where the network reads them.
+    """
+
+    def __init__(
+        self,
+        embedding: RadialEmbedding,
+        network: RadialNetwork | NormalisedRadialNetwork,
+        species: Species,
+        sender_species: Species,
+        nodes: tuple[Tensor, ...] = (),
+    ) -> None:
+        self.embedding, self.network = embedding, network
+        self.species = species, sender_species
+        named = dict(embedding.named_buffers())
+        self.names = list(named)
+        self.widths = len(named), len(nodes)
+        self.tensors = (*named.values(), *nodes, *network.tensors())
+
+    def inputs(
+        self, lengths: Tensor, senders: Tensor, tensors: Sequence[Tensor], order: int
+    ) -> RadialInputs:
+        """The inputs of the network, with derivatives up to an order."""
+        embedded, nodes = self.widths
+        state = dict(zip(self.names, tensors[:embedded], strict=True))
+        args = (lengths, senders, *self.species, order)
+        basis, envelope = functional_call(skeleton(self.embedding), state, args, tie_weights=False)
+        return RadialInputs(senders, basis, envelope, *tensors[embedded:][:nodes])
+
+    def jet(self, tensors: Sequence[Tensor], inputs: RadialInputs) -> Jet:
+        """Jet of the weights, (nodes, K, outputs)."""
+        return inputs.times_cutoff(self.without_cutoff(tensors, inputs))
+
+    def without_cutoff(self, tensors: Sequence[Tensor], inputs: RadialInputs) -> Jet:
+        """Jet of the network's outputs, without the cutoff function that multiplies them."""
+        return self.network.jet(tensors[sum(self.widths) :], inputs)

@@ -1,0 +1,95 @@
+"""Radial networks: from the inputs of an edge to its weights, as jets in the edge length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from mace_functional.autodiff.jets import Jet, compose, multiply
+from mace_functional.mace.activation import activation_derivatives
+from mace_functional.mace.radial_inputs import RadialInputs
+from mace_functional.mace.settings import Activation
+
+
+class DenseLayer(nn.Module):
+    """Holds the weight (inputs, outputs) of one layer."""
+
+    weight: Tensor
+
+
+class RadialNetwork(nn.Module):
+    """Layers without biases, normalised by `1 / sqrt(inputs)`, with a scaled activation between."""
+
+    def __init__(self, depth: int, activation: Activation) -> None:
+        super().__init__()
+        self.activation = activation
+        for i in range(depth):
+            self.add_module(f"layer{i}", DenseLayer())
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors that `jet` takes."""
+        layers: Iterable[Any] = self.children()
+        return [layer.weight for layer in layers]
+
+    def jet(self, tensors: Sequence[Tensor], inputs: RadialInputs) -> Jet:
+        """Jet of the outputs, (nodes, K, outputs)."""
+        first, *deeper = tensors
+        x = inputs.linear(_normalised(first))
+        for weight in deeper:
+            x = compose(activation_derivatives(x[0], self.activation, len(x) - 1), x)
+            weight = _normalised(weight)
+            x = [d @ weight for d in x]
+        return x
+
+
+def _normalised(weight: Tensor) -> Tensor:
+    """The weight over the square root of the number of inputs."""
+    return weight * weight.shape[0] ** -0.5
+
+
+class AffineLayer(nn.Module):
+    """Holds weight and bias of a `torch.nn.Linear` or `torch.nn.LayerNorm`."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+class NormalisedRadialNetwork(nn.Module):
+    """Linear layers with biases; layer normalisation and SiLU after each but the last."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.net = nn.ModuleList(
+            [nn.Identity() if i % 3 == 2 else AffineLayer() for i in range(3 * depth - 2)]
+        )
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors that `jet` takes."""
+        layers: list[Any] = [layer for layer in self.net if isinstance(layer, AffineLayer)]
+        return [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+
+    def jet(self, tensors: Sequence[Tensor], inputs: RadialInputs) -> Jet:
+        """Jet of the outputs, (nodes, K, outputs)."""
+        weight, bias, *deeper = tensors
+        value, *derivatives = inputs.linear(weight.T)
+        x = [value + bias, *derivatives]
+        for i in range(0, len(deeper), 4):
+            scale, shift, weight, bias = deeper[i : i + 4]
+            x = layer_norm(x, scale, shift)
+            x = compose(activation_derivatives(x[0], Activation("silu"), len(x) - 1), x)
+            value, *derivatives = (d @ weight.T for d in x)
+            x = [value + bias, *derivatives]
+        return x
+
+
+def layer_norm(x: Jet, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Jet:
+    """Layer normalisation over the last dimension."""
+    centred = [d - d.mean(-1, keepdim=True) for d in x]
+    variance = [d.mean(-1, keepdim=True) for d in multiply(centred, centred)]
+    root = [(variance[0] + eps) ** -0.5]
+    for n in range(1, len(x)):
+        root.append((0.5 - n) * root[-1] / (variance[0] + eps))
+    value, *derivatives = (d * weight for d in multiply(centred, compose(root, variance)))
+    return [value + bias, *derivatives]
