@@ -38,7 +38,7 @@ from mace_functional.autodiff.torch_internals import (
 
 T = TypeVar("T")
 Arguments = Sequence[Any]
-"""Tensors, or None for what is absent."""
+"""Tensors, and None for absent ones."""
 Dimensions = Sequence[int | None]
 Outputs = tuple[Tensor, ...]
 

@@ -41,7 +41,7 @@ Tensors = Sequence[Tensor]
 
 
 class Point(NamedTuple):
-    """Where an operation is differentiated.
+    """The arguments at which an operation is differentiated.
 
     Attributes:
         x: Variables.
@@ -77,7 +77,7 @@ class Vectors(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """Which parts of a product are asked for.
+    """The parts of a product that are asked for.
 
     Attributes:
         hessian: `d2Phi/dx2 v`.
@@ -139,10 +139,10 @@ class SecondOrder(ABC):
 
 
 class _Rung(Primitive):
-    """What the three primitives share. Their arguments are v, g, x and rest, or some of these.
+    """One of the three primitives. Its arguments are v, g, x and rest, or some of these.
 
-    They are linear in the first `linear` of them. The first `ruled` have rules here; derivatives
-    by all others are those of the formulas.
+    It is linear in the first `linear` of them. The first `ruled` have rules here; derivatives by
+    all others are those of the formulas.
     """
 
     linear = 0

@@ -26,7 +26,7 @@ Its layers:
     edges                geometry of the edges that every layer reads
     edge_geometry        lengths and spherical harmonics of the edges
     harmonics            real spherical harmonics of unit vectors
-    radial_embedding     what becomes of a length: transform, basis, cutoff
+    radial_embedding     transform, basis and cutoff function of a length
     distance_transforms  lengths measured by the covalent radii of both atoms
     radial_bases         Bessel, Gaussian and Chebyshev functions of a length
     cutoff               the function that lets edges end smoothly

@@ -16,7 +16,7 @@ from mace_functional.mace.settings import Activation
 
 
 class _NeighbourDensity(LocalFunction):
-    """What an edge adds to the density, as a function of its length."""
+    """The contribution of an edge to the density, as a function of its length."""
 
     def __init__(self, radial: RadialFunction) -> None:
         self.radial = radial

@@ -52,8 +52,9 @@ MAX_BLOCK_FLOATS = 2**18
 class MessagePassing(SecondOrder):
     """The messages of one layer, as a function with rules for its derivatives; call it.
 
-    The variables are lengths and couplings, and the features, which first layers have no
-    derivatives by; senders and the radial function's tensors are the rest.
+    Its variables are lengths, couplings and features. The features are optional: those of the
+    first layer do not depend on the positions. Its further tensors are the senders and those of
+    the radial function.
     """
 
     def __init__(self, paths: Sequence[Path], radial: RadialFunction) -> None:
@@ -163,7 +164,7 @@ class MessagePassing(SecondOrder):
 
 @dataclass(frozen=True, eq=False)
 class _Arguments:
-    """Arguments, sorted: where the messages are differentiated."""
+    """The arguments at which messages are differentiated, sorted."""
 
     passing: MessagePassing
     senders: Tensor
@@ -180,7 +181,7 @@ class _Arguments:
     def blocks(
         self, order: int, features: bool, strategy: Strategy, number: int
     ) -> Iterator[_NodeBlock]:
-        """What derivatives up to an order need, for some nodes after others.
+        """Blocks of nodes with all that derivatives up to an order need, one after the other.
 
         Args:
             order: Of the highest radial derivative.
@@ -207,7 +208,7 @@ class _Arguments:
             yield _NodeBlock(rows, near.senders, variables, *found)
 
     def key(self, features: bool) -> list[Tensor | None]:
-        """What the edge products depend on."""
+        """The tensors that edge products depend on."""
         x = self.variables
         needed = x.lengths if features else None
         return [needed, self.senders, x.lengths, *x.features, *self.tensors]
@@ -235,7 +236,7 @@ class _Arguments:
 
 @dataclass(frozen=True, eq=False)
 class _NodeBlock:
-    """Some nodes: which, their senders, variables, edge products and curvature."""
+    """A block of nodes: its rows, senders, variables, edge products and curvature."""
 
     rows: slice
     senders: Tensor
@@ -275,7 +276,7 @@ def _add_to_second(pair: Variables, single: Variables) -> Variables:
 
 
 class _Accumulator:
-    """Results for all nodes, put together from blocks of them."""
+    """Results for all nodes, put together from those of blocks."""
 
     def __init__(self, arguments: _Arguments, strategy: Strategy) -> None:
         self.strategy = strategy

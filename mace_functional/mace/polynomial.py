@@ -45,7 +45,7 @@ class Terms(NamedTuple):
 
 
 class Monomials:
-    """Which terms some polynomials and their derivatives have.
+    """The terms of some polynomials and of their derivatives.
 
     Args:
         symbols: For each polynomial, U_nu (M, m, ..., m, k) for nu = 1, 2, ... .
@@ -235,7 +235,7 @@ def _jacobian(of: Monomials, coefficients: Tensor, x: Tensor, *others: Tensor) -
 
 
 def _change(of: Monomials, coefficients: Tensor, x: Tensor, direction: Tensor) -> Tensor:
-    """Of the Jacobian, along a direction."""
+    """Change of the Jacobian along a direction."""
     terms = of.terms[2]
     factors = [direction.index_select(0, terms.places[2]), *_factors(terms, x)]
     return _sum(coefficients, factors, terms.places[:2], (of.size, of.components), x.shape[1])

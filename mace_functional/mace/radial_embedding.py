@@ -1,4 +1,4 @@
-"""What becomes of a length: distance transform, radial basis, cutoff function."""
+"""The radial embedding: basis functions of a (transformed) length, and the cutoff function."""
 
 from __future__ import annotations
 
