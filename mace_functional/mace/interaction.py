@@ -58,22 +58,22 @@ class Interaction(nn.Module):
         super().__init__()
         node, target, skip = settings.node_irreps, settings.target_irreps, settings.skip_irreps
         self.avg_num_neighbors = settings.avg_num_neighbors
-        self.attention = "Att" in settings.kind
-        self.residual = "Residual" in settings.kind
+        self.skip, self.reads_features = settings.skip, settings.radial_reads_features
         self.linear_up = Linear(node, settings.edge_irreps)
         self.conv_tp = Convolution(settings.edge_irreps, harmonics_irreps, target)
         self.conv_tp_weights = RadialNetwork(
             len(settings.radial_widths) - 1, settings.radial_activation
         )
         self.linear = Linear(self.conv_tp.irreps_out, target)
-        if self.attention:
+        if self.reads_features:
             self.linear_down = Linear(node, f"{ATTENTION_CHANNELS}x0e")
+        if self.skip == "linear of features":
             self.skip_linear = Linear(node, skip)
-        elif self.residual:
+        elif self.skip == "elements of features":
             self.skip_tp = ElementLinear(node, skip, num_elements)
         else:
             self.skip_tp = ElementLinear(target, target, num_elements)
-        self.density_fn = RadialNetwork(1, Activation()) if "Density" in settings.kind else None
+        self.density_fn = RadialNetwork(1, Activation()) if settings.has_density else None
 
     def forward(
         self, features: Features, edges: Edges, species: Species
@@ -81,11 +81,12 @@ class Interaction(nn.Module):
         """Messages and skip connection, lists of (nodes, 2l+1, channels)."""
         nodes: tuple[Tensor, ...] = ()
         skip = None
-        if self.attention:
+        if self.reads_features:
             down = self.linear_down(features)[0][:, 0]
             nodes = (edges.sent(down), down)
+        if self.skip == "linear of features":
             skip = self.skip_linear(features)
-        elif self.residual:
+        elif self.skip == "elements of features":
             skip = self.skip_tp(features, species)
         radial = _radial(edges, self.conv_tp_weights, nodes)
         messages = self.conv_tp(self.linear_up(features), edges, radial)
@@ -95,7 +96,7 @@ class Interaction(nn.Module):
             messages = self.linear(messages)
             divisor = 1 + density(_radial(edges, self.density_fn), edges)
             messages = [m / divisor for m in messages]
-        if not self.residual:
+        if self.skip == "elements of message":
             messages = self.skip_tp(messages, species)
         return messages, skip
 

@@ -17,6 +17,8 @@ InteractionKind = Literal[
     "RealAgnosticAttResidual",
     "RealAgnosticResidualNonLinear",
 ]
+SkipKind = Literal["elements of message", "elements of features", "linear of features"]
+"""The map that skips the products: one for each element, or one for all; and what it takes."""
 ReadoutKind = Literal["Linear", "NonLinear", "NonLinearBias"]
 ActivationName = Literal["identity", "silu", "tanh", "sigmoid", "abs"]
 
@@ -55,6 +57,23 @@ class InteractionSettings:
     avg_num_neighbors: float
     scalar_activation: Activation = Activation()
     gate_activation: Activation = Activation()
+
+    @property
+    def skip(self) -> SkipKind:
+        """The map that skips the products."""
+        if self.kind in ("RealAgnosticAttResidual", "RealAgnosticResidualNonLinear"):
+            return "linear of features"
+        return "elements of features" if "Residual" in self.kind else "elements of message"
+
+    @property
+    def has_density(self) -> bool:
+        """Whether messages are divided by a learnt density, or by a mean number of neighbours."""
+        return "Density" in self.kind or self.kind == "RealAgnosticResidualNonLinear"
+
+    @property
+    def radial_reads_features(self) -> bool:
+        """Whether the radial network reads the features of both nodes too."""
+        return self.kind == "RealAgnosticAttResidual"
 
 
 @dataclass(frozen=True)

@@ -146,14 +146,15 @@ def _interaction(layer: InteractionSettings, settings: MaceSettings, elements: i
     for i, width in enumerate(pairwise(layer.radial_widths)):
         yield f"conv_tp_weights.layer{i}.weight", width
     yield from _linear("linear", coupling.irreps_out, target)
-    if "Att" in layer.kind:
+    if layer.radial_reads_features:
         yield from _linear("linear_down", node, f"{ATTENTION_CHANNELS}x0e")
+    if layer.skip == "linear of features":
         yield from _linear("skip_linear", node, layer.skip_irreps)
-    elif "Residual" in layer.kind:
+    elif layer.skip == "elements of features":
         yield from _element_linear("skip_tp", node, layer.skip_irreps, elements)
     else:
         yield from _element_linear("skip_tp", target, target, elements)
-    if "Density" in layer.kind:
+    if layer.has_density:
         yield "density_fn.layer0.weight", (settings.radial.size, 1)
 
 
