@@ -33,7 +33,7 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import flop_registry
 
 import mace_functional as mf
-from mace_functional.autodiff.memory import Meter
+from mace_functional.autodiff.memory import MemoryMeter
 from mace_functional.autodiff.primitive import Primitive
 
 OUTSIDE = "outside of primitives"
@@ -155,7 +155,7 @@ def subclasses(kind: type[Any]) -> Iterator[type[Any]]:
         yield from subclasses(sub)
 
 
-class Count(Meter):
+class Count(MemoryMeter):
     """Counts operations, and the memory that they take."""
 
     def __init__(self, parts: Parts) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from mace_functional.autodiff.memory import BUDGET_FRACTION, Meter, free_memory
+from mace_functional.autodiff.memory import BUDGET_FRACTION, MemoryMeter, free_memory
 from mace_functional.support import validation
 
 ChunkSize = int | Literal["auto"] | None
@@ -19,7 +19,7 @@ CPU_COLUMNS = 8
 """What a chunk may fill, and hold, on CPU: larger ones leave the caches and gain nothing."""
 
 
-def map_columns(
+def chunked_vmap(
     apply: Callable[[Tensor], Tensor],
     vectors: Tensor,
     *,
@@ -71,7 +71,7 @@ def map_columns(
         if chunk_size == "auto" and count > 2:
             budget = _budget(vectors.device) if memory_budget is None else memory_budget
             for vector in vectors[:2].split(1):
-                with Meter() as meter:
+                with MemoryMeter() as meter:
                     done.append(vmap(apply)(vector))
                 bar.advance(task)
                 budget -= meter.live

@@ -15,7 +15,7 @@ BUDGET_FRACTION = 0.5
 """Fraction of the free memory that a computation may take unless told otherwise."""
 
 
-class Meter(TorchDispatchMode):
+class MemoryMeter(TorchDispatchMode):
     """Counts the bytes of tensors that are made while it is entered, on any device.
 
     It looks at sizes only: no value is read, so it may be used under transforms.
@@ -57,7 +57,7 @@ class Meter(TorchDispatchMode):
 
 
 @cache
-def keep_freed_memory() -> None:
+def tune_allocator() -> None:
     """Let the C library keep up to 64 MiB of what is freed, and hand it out again.
 
     glibc returns large blocks to the system at once, and every new one then costs a page fault for

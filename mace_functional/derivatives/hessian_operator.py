@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
-from mace_functional.autodiff.columns import ChunkSize, map_columns
+from mace_functional.autodiff.columns import ChunkSize, chunked_vmap
 from mace_functional.autodiff.concrete import is_concrete
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class HessianOperator:
 
     def _map(self, rows: Tensor, progress: bool) -> Tensor:
         vectors = rows.reshape(-1, *self._atoms_shape)
-        mapped = map_columns(self._apply, vectors, progress=progress, **self._options)
+        mapped = chunked_vmap(self._apply, vectors, progress=progress, **self._options)
         return mapped.reshape(rows.shape)
 
     def _apply(self, vector: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
-from mace_functional.autodiff.columns import ChunkSize, map_columns
+from mace_functional.autodiff.columns import ChunkSize, chunked_vmap
 from mace_functional.autodiff.forward_mode import jvp
 
 Mode = Literal["auto", "fwd-rev", "rev-rev"]
@@ -87,7 +87,7 @@ def hessian(
     def full_or_partial(positions: Tensor, *args: object) -> Tensor:
         apply = _linearised(lambda x: gradient(x, *args), positions, mode)
         atoms = _atoms(indices, positions)
-        columns = map_columns(
+        columns = chunked_vmap(
             apply,
             _unit_displacements(atoms, positions),
             chunk_size=chunk_size,

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mace_functional.autodiff.memory import keep_freed_memory
+from mace_functional.autodiff.memory import tune_allocator
 from mace_functional.dispersion.image_sum import ImageSum
 from mace_functional.dispersion.pairs import CN_CUTOFF, CUTOFF, D3Pairs, D3Settings
 from mace_functional.dispersion.reference import ReferenceSystems
@@ -91,7 +91,7 @@ def dispersion_fn(
     skin = validation.skin(skin)
     if len(atoms) == 0:
         raise ValueError("the structure has no atoms")
-    keep_freed_memory()
+    tune_allocator()
     settings = D3Settings(functional, cutoff, cn_cutoff)
     like = torch.empty(0, dtype=dtype, device=device)
     of_atoms = d3_energies(D3Pairs.of(settings, atoms, (skin, skin), like))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mace_functional.autodiff.memory import keep_freed_memory
+from mace_functional.autodiff.memory import tune_allocator
 from mace_functional.dispersion.bloch_sums import d3_force_constants_at
 from mace_functional.dispersion.d3 import d3_energies
 from mace_functional.dispersion.pairs import CUTOFF, D3Pairs, D3Settings
@@ -98,7 +98,7 @@ class D3:
     def energy_fn(self, topology: D3Pairs, *, per_atom: bool = False) -> Energy:
         """`E(positions, cell, params)` in eV; it depends on no parameter."""
         if not torch.compiler.is_compiling():
-            keep_freed_memory()
+            tune_allocator()
         of_atoms = d3_energies(topology)
 
         def energy(positions: Tensor, cell: Tensor, params: Any = None) -> Tensor:

@@ -15,7 +15,7 @@ from ase.units import GPa
 from torch import Tensor
 from torch.func import grad, vjp
 
-from mace_functional.autodiff.columns import map_columns
+from mace_functional.autodiff.columns import chunked_vmap
 from mace_functional.derivatives.forces_and_virial import energy_forces_virial
 from mace_functional.optimize.coordinates import STRAINS, Coordinates
 from mace_functional.potential.protocol import Potential
@@ -141,7 +141,7 @@ class Surface:
         pull_back, like = self._linearised(z, potential)
         involved = self.coordinates.involved
         units = torch.eye(self.coordinates.basis.shape[0], dtype=like.dtype, device=like.device)
-        columns = map_columns(pull_back, units[torch.as_tensor(involved, device=like.device)])
+        columns = chunked_vmap(pull_back, units[torch.as_tensor(involved, device=like.device)])
         self.n_hvps += len(involved)
         hessian = np.zeros(self.coordinates.basis.shape[:1] * 2)
         hessian[np.ix_(involved, involved)] = as_array(columns)[:, involved]
@@ -163,7 +163,7 @@ class Surface:
         def product(vectors: np.ndarray) -> np.ndarray:
             columns = torch.as_tensor((basis @ vectors).T.reshape(-1, len(basis))).to(like)
             self.n_hvps += len(columns)
-            images = as_array(map_columns(pull_back, columns)) @ basis
+            images = as_array(chunked_vmap(pull_back, columns)) @ basis
             if not np.isfinite(images).all():
                 raise ArithmeticError(
                     "a product of the Hessian has entries that are not finite, where forces are: "

@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
-from mace_functional.autodiff.columns import map_columns
+from mace_functional.autodiff.columns import chunked_vmap
 from mace_functional.phonons.modes import LARGEST_FORCE
 from mace_functional.units import ANGULAR_FREQUENCY, K_B, frequency_factor
 from mace_functional.vibrations.thermodynamics import HarmonicThermo, harmonic_thermo
@@ -187,7 +187,7 @@ def _stiffness(
         return torch.cat([moved, bent])
 
     units = torch.eye(9, dtype=s.cell.dtype, device=s.cell.device).view(9, 3, 3)
-    columns = map_columns(
+    columns = chunked_vmap(
         column, units, memory_budget=memory_budget, description="Speeds of sound"
     ).double()
     clamped, strain = columns[:, -3:].flatten(1), columns[:, :-3].flatten(1)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
-from mace_functional.autodiff.columns import ChunkSize, map_columns
+from mace_functional.autodiff.columns import ChunkSize, chunked_vmap
 from mace_functional.autodiff.concrete import is_concrete
-from mace_functional.autodiff.memory import keep_freed_memory
+from mace_functional.autodiff.memory import tune_allocator
 from mace_functional.phonons.wave_vector import WaveVector, wave_vector
 from mace_functional.potential.protocol import (
     EdgePotential,
@@ -80,7 +80,7 @@ def dynamical_matrix_fn(
     in_order("dynamical_matrix_fn(potential, topology)", *kinds)
     if topology.pbc.ndim != 1 or not is_concrete(topology.pbc):
         raise ValueError("the dynamical matrix takes the graph of one structure, outside of vmap")
-    keep_freed_memory()
+    tune_allocator()
     matrix = dynamical_matrix_of(
         potential,
         topology,
@@ -112,7 +112,7 @@ def dynamical_matrix_of(potential: Potential, topology: Any, **columns: Any) -> 
     Args:
         potential: As of `dynamical_matrix_fn`.
         topology: Of a structure.
-        **columns: Options of `map_columns`.
+        **columns: Options of `chunked_vmap`.
 
     Raises:
         TypeError: If the potential has no dynamical matrix.
@@ -167,7 +167,7 @@ def _by_replicas(
 
         identity = torch.eye(3 * atoms, dtype=positions.dtype, device=positions.device)
         units = identity.view(-1, atoms, 3)
-        found = map_columns(column, units, description="Dynamical matrix", **columns)
+        found = chunked_vmap(column, units, description="Dynamical matrix", **columns)
         matrix = torch.complex(*(part.flatten(1) for part in found.unbind(2)))
         return matrix.transpose(0, 1)
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
-from mace_functional.autodiff.columns import map_columns
+from mace_functional.autodiff.columns import chunked_vmap
 from mace_functional.potential.protocol import EdgePotential, HasParts, HasReach, Potential
 from mace_functional.structure.arrays import as_array
 from mace_functional.structure.cluster import Cluster
@@ -89,7 +89,7 @@ def rows_of(
         s: The structure.
         atoms: The same as an ASE Atoms object.
         sources: The rows that are wanted: atoms, and directions of their displacements.
-        columns: Options of `map_columns`.
+        columns: Options of `chunked_vmap`.
 
     Raises:
         ValueError: If there are force constants beyond the reach that a potential says it has.
@@ -120,7 +120,7 @@ def _of_cluster(
     displacements = positions.new_zeros(len(sources), *positions.shape)
     for row, (j, direction) in zip(displacements, sources, strict=True):
         row[home & (atom == j)] = torch.as_tensor(direction).to(row)
-    rows = map_columns(
+    rows = chunked_vmap(
         lambda u: pull_back(u)[0], displacements, description="Force constants", **columns
     )
     return Rows(rows.cpu().numpy(), atom.cpu().numpy(), cells.cpu().numpy())
@@ -147,7 +147,7 @@ def _of_supercell(
     displacements = s.positions.new_zeros(len(sources), *s.positions.shape)
     for row, (j, direction) in zip(displacements, sources, strict=True):
         row[j] = torch.as_tensor(direction).to(row)
-    rows = map_columns(
+    rows = chunked_vmap(
         lambda u: pull_back(u)[0], displacements, description="Force constants", **columns
     )
     return _unfolded(as_array(rows), atoms, repeats, sources, potential.reach)

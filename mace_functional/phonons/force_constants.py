@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mace_functional.autodiff.columns import ChunkSize
 from mace_functional.autodiff.concrete import refuse_transforms
-from mace_functional.autodiff.memory import keep_freed_memory
+from mace_functional.autodiff.memory import tune_allocator
 from mace_functional.phonons.force_constant_rows import finite_parts, rows_of
 from mace_functional.phonons.wave_vector import WaveVector, wave_vector
 from mace_functional.potential.protocol import (
@@ -183,7 +183,7 @@ def force_constants(
             "force constants between cells are those of a crystal, and the structure is not "
             "periodic: set atoms.pbc, or take the Hessian of a molecule with hessian"
         )
-    keep_freed_memory()
+    tune_allocator()
     if symmetry:
         proper = not is_mirror_symmetric(potential)
         inequivalent = _kinds(atoms, features_of(potential, atoms))

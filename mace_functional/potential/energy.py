@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mace_functional.autodiff.concrete import is_concrete
-from mace_functional.autodiff.memory import keep_freed_memory
+from mace_functional.autodiff.memory import tune_allocator
 from mace_functional.potential.protocol import EdgePotential, Energy, Potential
 from mace_functional.structure.lattice import PERIODIC
 from mace_functional.support.validation import in_order
@@ -66,7 +66,7 @@ def energy_fn(potential: Potential, topology: Any, *, per_atom: bool = False) ->
     if not torch.compiler.is_compiling():
         kinds = (potential, "Potential"), (topology, "Topology")
         in_order("energy_fn(potential, topology)", *kinds)
-        keep_freed_memory()
+        tune_allocator()
     return potential.energy_fn(topology, per_atom=per_atom)
 
 

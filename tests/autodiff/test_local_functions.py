@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
-from mace_functional.autodiff.columns import map_columns
+from mace_functional.autodiff.columns import chunked_vmap
 from mace_functional.autodiff.local import LocalFunction
 from mace_functional.mace import polynomial
 from mace_functional.mace.density import density
@@ -472,7 +472,7 @@ def test_columns_of_polynomials_equal_dense_ones(chunk_size):
     expected = jacrev(slope(case.dense))(case.x).flatten(0, 2)
     pull_back = vjp(slope(case.function), case.x)[1]
     for _ in range(2):
-        found = map_columns(lambda v: pull_back(v)[0], columns, chunk_size=chunk_size)
+        found = chunked_vmap(lambda v: pull_back(v)[0], columns, chunk_size=chunk_size)
         assert_close(found, expected)
     for v, column in zip(columns[:3], expected, strict=False):
         assert_close(jvp(slope(case.function), (case.x,), (v,))[1], column)

@@ -20,7 +20,7 @@ from helpers import assert_close, random
 from torch import Tensor
 from torch.func import grad, grad_and_value, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
 
-from mace_functional.autodiff.columns import map_columns
+from mace_functional.autodiff.columns import chunked_vmap
 from mace_functional.autodiff.concatenation import join, split
 from mace_functional.autodiff.local import LocalFunction
 from mace_functional.autodiff.primitive import Memo, Primitive, add_outputs
@@ -741,7 +741,7 @@ def test_what_is_remembered_is_computed_once_for_all_columns():
     pull_back = vjp(grad(lambda x: torch.sin(Counted()(x, a)).sum()), POINT)[1]
     for column in torch.eye(6, dtype=torch.float64).view(6, 2, 3):
         pull_back(column)
-    map_columns(lambda v: pull_back(v)[0], random(6, 2, 3), chunk_size=4)
+    chunked_vmap(lambda v: pull_back(v)[0], random(6, 2, 3), chunk_size=4)
     assert (Counted.slopes, Counted.curvatures) == (1, 1)
 
 
@@ -752,7 +752,7 @@ def test_a_pull_back_that_is_kept_gives_the_same_columns_in_all_chunk_sizes(name
     pull_back = vjp(grad(ours(name)), POINT, COEFFICIENTS)[1]
     for chunk_size in (None, 1, 2, 4, "auto", None):
         for k in range(2):
-            found = map_columns(lambda v, k=k: pull_back(v)[k], vectors, chunk_size=chunk_size)
+            found = chunked_vmap(lambda v, k=k: pull_back(v)[k], vectors, chunk_size=chunk_size)
             assert_close(found, expected[k])
     for vector, column in zip(vectors, expected[0], strict=True):
         assert_close(pull_back(vector)[0], column)

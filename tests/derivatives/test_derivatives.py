@@ -26,7 +26,7 @@ from torch.func import grad, jacfwd, jacrev, jvp, vmap
 
 import mace_functional as mf
 from mace_functional.autodiff import columns
-from mace_functional.autodiff.memory import Meter, free_memory
+from mace_functional.autodiff.memory import MemoryMeter, free_memory
 
 CELL = torch.tensor([[6.0, 0.3, 0.0], [0.0, 5.0, 0.2], [0.5, 0.0, 7.0]], dtype=torch.float64)
 EPSILON, SIGMA = 0.8, 1.1
@@ -38,7 +38,7 @@ LENNARD_JONES = {
 
 def peak_memory(function: Callable[[], Any]) -> tuple[Any, int]:
     """Call a function; its result, and the most bytes of tensors that it held at one time."""
-    with Meter() as meter:
+    with MemoryMeter() as meter:
         result = function()
     return result, meter.peak
 
@@ -538,9 +538,9 @@ def test_free_memory_is_a_sensible_number():
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 5, 100, None, "auto"])
-def test_map_columns_keeps_the_order(count, chunk_size):
+def test_chunked_vmap_keeps_the_order(count, chunk_size):
     matrix, vectors = random(4, 4), random(count, 4, seed=1)
-    found = columns.map_columns(lambda v: matrix @ v, vectors, chunk_size=chunk_size)
+    found = columns.chunked_vmap(lambda v: matrix @ v, vectors, chunk_size=chunk_size)
     assert_close(found, vectors @ matrix.T, 1e-14)
 
 

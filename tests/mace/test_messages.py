@@ -15,7 +15,7 @@ from nestings import Function, direction_like, forward, reverse
 from torch import Tensor, nn
 from torch.func import grad, hessian, jvp, vjp, vmap
 
-from mace_functional.autodiff.columns import map_columns
+from mace_functional.autodiff.columns import chunked_vmap
 from mace_functional.autodiff.jets import Jet
 from mace_functional.mace import message_passing
 from mace_functional.mace.message_passing import MessagePassing
@@ -431,10 +431,10 @@ def test_columns_in_chunks_equal_those_of_the_sum(variable, chunk_size):
     expected = vmap(vjp(plain, x)[1])(columns)[0]
     pull_back = vjp(slope(Engine())[0], x)[1]
     for _ in range(2):
-        found = map_columns(lambda v: pull_back(v)[0], columns, chunk_size=chunk_size)
+        found = chunked_vmap(lambda v: pull_back(v)[0], columns, chunk_size=chunk_size)
         assert_close(found, expected)
     push = slope(Engine())[0]
-    found = map_columns(lambda v: jvp(push, (x,), (v,))[1], columns, chunk_size=chunk_size)
+    found = chunked_vmap(lambda v: jvp(push, (x,), (v,))[1], columns, chunk_size=chunk_size)
     assert_close(found, expected)
 
 

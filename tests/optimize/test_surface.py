@@ -50,6 +50,6 @@ def test_products_of_a_hessian_that_overflow_are_refused_in_words(monkeypatch):
     coordinates = free_coordinates(quartz, torch.as_tensor(quartz.positions), cell)
     at_rest = Surface(mf.load_model("embedded"), quartz, coordinates)
     z = np.zeros(coordinates.count)
-    monkeypatch.setattr(module, "map_columns", lambda _, columns: columns * torch.nan)
+    monkeypatch.setattr(module, "chunked_vmap", lambda _, columns: columns * torch.nan)
     with pytest.raises(ArithmeticError, match="entries that are not finite"):
         at_rest.products(z)(np.ones_like(z))

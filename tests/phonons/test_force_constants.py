@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 from torch.func import jvp, vmap
 
 import mace_functional as mf
-from mace_functional.autodiff.columns import map_columns
+from mace_functional.autodiff.columns import chunked_vmap
 from mace_functional.phonons import force_constant_rows, phonons_of
 from mace_functional.phonons.force_constants import ForceConstants, force_constants
 from mace_functional.structure.symmetry import Operations
@@ -251,9 +251,9 @@ def test_symmetry_gives_what_was_not_computed(model, monkeypatch, make, columns)
 
     def counted(apply: Any, vectors: Any, **options: Any) -> Any:
         computed.append(len(vectors))
-        return map_columns(apply, vectors, **options)
+        return chunked_vmap(apply, vectors, **options)
 
-    monkeypatch.setattr(force_constant_rows, "map_columns", counted)
+    monkeypatch.setattr(force_constant_rows, "chunked_vmap", counted)
     less, all_ = (force_constants(model, make(), symmetry=on) for on in (True, False))
     assert computed == [columns, 3 * len(make())]
     assert_equal(less, all_)
