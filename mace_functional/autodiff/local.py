@@ -16,8 +16,8 @@ from typing_extensions import override
 
 from mace_functional.autodiff.primitive import Arguments, Memo, Outputs
 from mace_functional.autodiff.second_order import (
-    Point,
-    SecondOrder,
+    Primals,
+    SecondOrderOperation,
     Strategy,
     Tensors,
     Vectors,
@@ -61,7 +61,7 @@ class LocalFunction(ABC):
         return None
 
 
-class _Matrices(SecondOrder):
+class _Matrices(SecondOrderOperation):
     """A local function's derivatives, as products with matrices that are made once and kept."""
 
     outputs = required = 1
@@ -71,17 +71,17 @@ class _Matrices(SecondOrder):
         self.jacobians, self.changes, self.hessians = Memo(), Memo(), Memo()
 
     @override
-    def value(self, at: Point, strategy: Strategy) -> Outputs:
+    def value(self, at: Primals, strategy: Strategy) -> Outputs:
         if strategy == "differentiable":
             return (self.function.value(*at.x, *at.rest),)
         return (self._value_and_jacobian(at)[0],)
 
     @override
-    def gradient(self, at: Point, g: Vectors, optional: bool, strategy: Strategy) -> Outputs:
+    def gradient(self, at: Primals, g: Vectors, optional: bool, strategy: Strategy) -> Outputs:
         return (_times(self._jacobian(at, strategy).mT, g),)
 
     @override
-    def product(self, at: Point, v: Vectors, wanted: Wanted, strategy: Strategy) -> Outputs:
+    def product(self, at: Primals, v: Vectors, wanted: Wanted, strategy: Strategy) -> Outputs:
         out: Outputs = ()
         if wanted.hessian:
             out = (_times(self._hessian(at, strategy), v),)
@@ -90,7 +90,7 @@ class _Matrices(SecondOrder):
         return out
 
     @override
-    def value_along(self, at: Point, v: Tensors) -> tuple[Outputs, Outputs] | None:
+    def value_along(self, at: Primals, v: Tensors) -> tuple[Outputs, Outputs] | None:
         found = self.function.value_and_jacobian_along(*v, *at.x, *at.rest)
         if found is None:
             return None
@@ -101,7 +101,7 @@ class _Matrices(SecondOrder):
 
     @override
     def gradient_along(
-        self, at: Point, v: Tensors, dg: Arguments, optional: bool
+        self, at: Primals, v: Tensors, dg: Arguments, optional: bool
     ) -> tuple[Outputs, Outputs] | None:
         change = self.changes.get((*v, *at.x, *at.rest))
         if change is None or dg[0] is None:
@@ -111,18 +111,18 @@ class _Matrices(SecondOrder):
         of_x = (change.mT @ g[..., None])[..., 0]
         return (pulled[..., 0],), (pulled[..., 1] + of_x,)
 
-    def _jacobian(self, at: Point, strategy: Strategy) -> Tensor:
+    def _jacobian(self, at: Primals, strategy: Strategy) -> Tensor:
         if strategy == "differentiable":
             return self.function.jacobian(*at.x, *at.rest)
         return self._value_and_jacobian(at)[1]
 
-    def _hessian(self, at: Point, strategy: Strategy) -> Tensor:
+    def _hessian(self, at: Primals, strategy: Strategy) -> Tensor:
         primals, build = (*at.g, *at.x, *at.rest), self.function.weighted_hessian
         if strategy == "differentiable":
             return build(*primals)
         return self.hessians.get_or_build(primals, lambda: build(*primals))
 
-    def _value_and_jacobian(self, at: Point) -> tuple[Tensor, Tensor]:
+    def _value_and_jacobian(self, at: Primals) -> tuple[Tensor, Tensor]:
         primals, build = (*at.x, *at.rest), self.function.value_and_jacobian
         return self.jacobians.get_or_build(primals, lambda: build(*primals))
 

@@ -40,7 +40,7 @@ Strategy = Literal["differentiable", "streamed", "cached"]
 Tensors = Sequence[Tensor]
 
 
-class Point(NamedTuple):
+class Primals(NamedTuple):
     """The arguments at which an operation is differentiated.
 
     Attributes:
@@ -90,7 +90,7 @@ class Wanted(NamedTuple):
     optional: bool
 
 
-class SecondOrder(ABC):
+class SecondOrderOperation(ABC):
     """An operation `y = F(x; rest)` with formulas for its derivatives; one object for each call.
 
     Results that have a batch have it in front. What the formulas keep is released with the object.
@@ -110,26 +110,26 @@ class SecondOrder(ABC):
         return _Value(self)(*x, *rest)
 
     @abstractmethod
-    def value(self, at: Point, strategy: Strategy) -> Outputs:
+    def value(self, at: Primals, strategy: Strategy) -> Outputs:
         """`F(x; rest)`."""
 
     @abstractmethod
-    def gradient(self, at: Point, g: Vectors, optional: bool, strategy: Strategy) -> Outputs:
+    def gradient(self, at: Primals, g: Vectors, optional: bool, strategy: Strategy) -> Outputs:
         """`dPhi/dx` for cotangents g, by the optional variables too if that is wanted."""
 
     @abstractmethod
-    def product(self, at: Point, v: Vectors, wanted: Wanted, strategy: Strategy) -> Outputs:
+    def product(self, at: Primals, v: Vectors, wanted: Wanted, strategy: Strategy) -> Outputs:
         """`d2Phi/dx2 v` and `dF/dx v`, one after the other, as far as they are wanted.
 
         v has no optional variables where all of these are zero.
         """
 
-    def value_along(self, at: Point, v: Tensors) -> tuple[Outputs, Outputs] | None:
+    def value_along(self, at: Primals, v: Tensors) -> tuple[Outputs, Outputs] | None:
         """`F(x; rest)` and `dF/dx v` of plain tensors; None where both together save nothing."""
         return None
 
     def gradient_along(
-        self, at: Point, v: Tensors, dg: Arguments, optional: bool
+        self, at: Primals, v: Tensors, dg: Arguments, optional: bool
     ) -> tuple[Outputs, Outputs] | None:
         """`dPhi/dx` and its change along v and dg, of plain tensors; None as for `value_along`.
 
@@ -149,21 +149,23 @@ class _Rung(Primitive):
     derivative: Wanted
     """The product that is the derivative by x, where x has a rule."""
 
-    def __init__(self, operation: SecondOrder, v: int, g: int, *, x_ruled: bool = True) -> None:
+    def __init__(
+        self, operation: SecondOrderOperation, v: int, g: int, *, x_ruled: bool = True
+    ) -> None:
         self.operation = operation
         self.variables = operation.required + operation.optional
         self.ends = v, v + g, v + g + self.variables
         self.ruled = self.ends[2] if x_ruled else v
 
     @abstractmethod
-    def evaluate(self, at: Point, linear: Vectors, strategy: Strategy) -> Outputs:
+    def evaluate(self, at: Primals, linear: Vectors, strategy: Strategy) -> Outputs:
         """The formula, in one of the strategies."""
 
     @abstractmethod
     def pulled(self, args: Arguments, cotangents: Outputs, needed: Sequence[bool]) -> Arguments:
         """Cotangents of the arguments that have rules; the last ones may be left out."""
 
-    def both(self, at: Point, v: Tensors, dg: Arguments) -> tuple[Outputs, Outputs] | None:
+    def both(self, at: Primals, v: Tensors, dg: Arguments) -> tuple[Outputs, Outputs] | None:
         """The formula and its change along v and dg; None where both together save nothing."""
         return None
 
@@ -183,17 +185,17 @@ class _Rung(Primitive):
 
     def _evaluate(self, args: Arguments, dims: Dimensions, strategy: Strategy) -> Outputs:
         linear = Vectors(args[: self.linear], dims[: self.linear])
-        return self.evaluate(self._point(args), linear, strategy)
+        return self.evaluate(self._primals(args), linear, strategy)
 
-    def _point(self, args: Arguments) -> Point:
+    def _primals(self, args: Arguments) -> Primals:
         v, g, x = self.ends
-        return Point(args[g:x], args[x:], args[v:g])
+        return Primals(args[g:x], args[x:], args[v:g])
 
     @override
     def compute_jvp(self, args: Arguments, tangents: Arguments) -> tuple[Outputs, Outputs | None]:
         found, v = None, self._tangents(args, tangents)
         if v is not None and all(t is None for t in tangents[self.ruled :]):
-            found = self.both(self._point(args), v, tangents[: self.linear])
+            found = self.both(self._primals(args), v, tangents[: self.linear])
         return super().compute_jvp(args, tangents) if found is None else found
 
     @override
@@ -232,15 +234,15 @@ class _Value(_Rung):
 
     derivative = Wanted(hessian=False, pushforward=True, optional=False)
 
-    def __init__(self, operation: SecondOrder) -> None:
+    def __init__(self, operation: SecondOrderOperation) -> None:
         super().__init__(operation, 0, 0)
 
     @override
-    def evaluate(self, at: Point, linear: Vectors, strategy: Strategy) -> Outputs:
+    def evaluate(self, at: Primals, linear: Vectors, strategy: Strategy) -> Outputs:
         return self.operation.value(at, strategy)
 
     @override
-    def both(self, at: Point, v: Tensors, dg: Arguments) -> tuple[Outputs, Outputs] | None:
+    def both(self, at: Primals, v: Tensors, dg: Arguments) -> tuple[Outputs, Outputs] | None:
         return self.operation.value_along(at, v)
 
     @override
@@ -252,17 +254,17 @@ class _Value(_Rung):
 class _Gradient(_Rung):
     """`dPhi/dx`, of g, x and rest."""
 
-    def __init__(self, operation: SecondOrder, optional: bool) -> None:
+    def __init__(self, operation: SecondOrderOperation, optional: bool) -> None:
         super().__init__(operation, 0, operation.outputs)
         self.linear, self.optional = operation.outputs, optional
         self.derivative = Wanted(hessian=True, pushforward=False, optional=optional)
 
     @override
-    def evaluate(self, at: Point, linear: Vectors, strategy: Strategy) -> Outputs:
+    def evaluate(self, at: Primals, linear: Vectors, strategy: Strategy) -> Outputs:
         return self.operation.gradient(at, linear, self.optional, strategy)
 
     @override
-    def both(self, at: Point, v: Tensors, dg: Arguments) -> tuple[Outputs, Outputs] | None:
+    def both(self, at: Primals, v: Tensors, dg: Arguments) -> tuple[Outputs, Outputs] | None:
         return self.operation.gradient_along(at, v, dg, self.optional)
 
     @override
@@ -280,12 +282,12 @@ class _Gradient(_Rung):
 class _Product(_Rung):
     """`d2Phi/dx2 v` and `dF/dx v`, of v, g where the Hessian is wanted, x and rest."""
 
-    def __init__(self, operation: SecondOrder, v: int, wanted: Wanted) -> None:
+    def __init__(self, operation: SecondOrderOperation, v: int, wanted: Wanted) -> None:
         super().__init__(operation, v, operation.outputs if wanted.hessian else 0, x_ruled=False)
         self.linear, self.wanted = v, wanted
 
     @override
-    def evaluate(self, at: Point, linear: Vectors, strategy: Strategy) -> Outputs:
+    def evaluate(self, at: Primals, linear: Vectors, strategy: Strategy) -> Outputs:
         return self.operation.product(at, linear, self.wanted, strategy)
 
     @override

@@ -22,8 +22,8 @@ from typing_extensions import override
 from mace_functional.autodiff.blocks import node_slices
 from mace_functional.autodiff.primitive import Arguments, Memo, Outputs
 from mace_functional.autodiff.second_order import (
-    Point,
-    SecondOrder,
+    Primals,
+    SecondOrderOperation,
     Strategy,
     Tensors,
     Vectors,
@@ -49,7 +49,7 @@ MAX_BLOCK_FLOATS = 2**18
 """Numbers in one tensor of a block of nodes on CPU, so that several tensors fit the cache."""
 
 
-class MessagePassing(SecondOrder):
+class MessagePassing(SecondOrderOperation):
     """The messages of one layer, as a function with rules for its derivatives; call it.
 
     Its variables are lengths, couplings and features. The features are optional: those of the
@@ -82,13 +82,13 @@ class MessagePassing(SecondOrder):
         return list(self.apply(variables, [senders, *self.radial.tensors]))
 
     @override
-    def value(self, at: Point, strategy: Strategy) -> Outputs:
+    def value(self, at: Primals, strategy: Strategy) -> Outputs:
         blocks = _Arguments.of(self, at).blocks(0, False, strategy, 1)
         found = [messages(block.variables, block.edges) for block in blocks]
         return tuple(map(_joined, zip(*found, strict=True)))
 
     @override
-    def gradient(self, at: Point, g: Vectors, optional: bool, strategy: Strategy) -> Outputs:
+    def gradient(self, at: Primals, g: Vectors, optional: bool, strategy: Strategy) -> Outputs:
         arguments = _Arguments.of(self, at)
         if strategy == "streamed" and self.edges.get(arguments.key(optional)) is not None:
             strategy = "cached"
@@ -99,7 +99,7 @@ class MessagePassing(SecondOrder):
         return out.results(g.batched)
 
     @override
-    def product(self, at: Point, v: Vectors, wanted: Wanted, strategy: Strategy) -> Outputs:
+    def product(self, at: Primals, v: Vectors, wanted: Wanted, strategy: Strategy) -> Outputs:
         if strategy == "streamed" and self.asked.note([*at.g, *at.x, *at.rest]):
             strategy = "cached"
         arguments, tangents = _Arguments.of(self, at), _Tangents(self, v)
@@ -118,7 +118,7 @@ class MessagePassing(SecondOrder):
         return results if wanted.hessian else results[1:]
 
     @override
-    def value_along(self, at: Point, v: Tensors) -> tuple[Outputs, Outputs]:
+    def value_along(self, at: Primals, v: Tensors) -> tuple[Outputs, Outputs]:
         tangents = _Tangents(self, Vectors.single(v))
         values, changes = [], []
         for block in _Arguments.of(self, at).blocks(1, tangents.has_features, "streamed", 1):
@@ -130,7 +130,7 @@ class MessagePassing(SecondOrder):
 
     @override
     def gradient_along(
-        self, at: Point, v: Tensors, dg: Arguments, optional: bool
+        self, at: Primals, v: Tensors, dg: Arguments, optional: bool
     ) -> tuple[Outputs, Outputs]:
         arguments, tangents = _Arguments.of(self, at), _Tangents(self, Vectors.single(v))
         both = [torch.stack(pair, 1) for pair in zip(at.g, filled(dg, at.g), strict=True)]
@@ -172,7 +172,7 @@ class _Arguments:
     tensors: Sequence[Tensor]
 
     @classmethod
-    def of(cls, passing: MessagePassing, at: Point) -> _Arguments:
+    def of(cls, passing: MessagePassing, at: Primals) -> _Arguments:
         """Sort the variables, and the further tensors."""
         (lengths, *others), (senders, *tensors) = at.x, at.rest
         couplings, features = others[: passing.outputs], others[passing.outputs :]

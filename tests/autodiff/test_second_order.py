@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.func import grad, jvp, vjp, vmap
 
 from mace_functional.autodiff.second_order import (
-    Point,
-    SecondOrder,
+    Primals,
+    SecondOrderOperation,
     Strategy,
     Vectors,
     Wanted,
@@ -23,7 +23,7 @@ from mace_functional.autodiff.second_order import (
 X, H, A = random(3, seed=1), random(3, seed=2), random(3, seed=3)
 
 
-class Products(SecondOrder):
+class Products(SecondOrderOperation):
     """`y = (x^2 h, a x h)`, with the variable h optional; it records what it is asked for."""
 
     outputs = 2
@@ -32,13 +32,13 @@ class Products(SecondOrder):
     def __init__(self) -> None:
         self.asked: list[Any] = []
 
-    def value(self, at: Point, strategy: Strategy) -> tuple[Tensor, ...]:
+    def value(self, at: Primals, strategy: Strategy) -> tuple[Tensor, ...]:
         self.asked.append(("value", strategy))
         (x, h), (a,) = at.x, at.rest
         return x * x * h, a * x * h
 
     def gradient(
-        self, at: Point, g: Vectors, optional: bool, strategy: Strategy
+        self, at: Primals, g: Vectors, optional: bool, strategy: Strategy
     ) -> tuple[Tensor, ...]:
         self.asked.append(("gradient", strategy, optional))
         (x, h), (a,) = at.x, at.rest
@@ -47,7 +47,7 @@ class Products(SecondOrder):
         return found if optional else found[:1]
 
     def product(
-        self, at: Point, v: Vectors, wanted: Wanted, strategy: Strategy
+        self, at: Primals, v: Vectors, wanted: Wanted, strategy: Strategy
     ) -> tuple[Tensor, ...]:
         self.asked.append(("product", strategy, wanted, len(v.tensors)))
         (x, h), (a,) = at.x, at.rest
@@ -66,11 +66,11 @@ class Products(SecondOrder):
 class Together(Products):
     """Values and gradients together with their changes."""
 
-    def value_along(self, at: Point, v: Any) -> Any:
+    def value_along(self, at: Primals, v: Any) -> Any:
         self.asked.append("value_along")
         return jvp(lambda *x: Products().value(at._replace(x=x), "cached"), at.x, filled(v))
 
-    def gradient_along(self, at: Point, v: Any, dg: Any, optional: bool) -> Any:
+    def gradient_along(self, at: Primals, v: Any, dg: Any, optional: bool) -> Any:
         self.asked.append("gradient_along")
 
         def gradient(x: Any, g: Any) -> Any:
@@ -91,7 +91,7 @@ def in_front(vectors: Vectors) -> list[Tensor]:
     return [t if dim is None else t.movedim(dim, 0) for t, dim in pairs]
 
 
-def number(operation: SecondOrder | None) -> Function:
+def number(operation: SecondOrderOperation | None) -> Function:
     """A number made of y; by plain operations without an operation."""
 
     def function(x: Tensor, h: Tensor, a: Tensor) -> Tensor:
