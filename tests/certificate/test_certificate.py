@@ -270,7 +270,7 @@ def test_phonons_and_parts_are_checked_where_a_potential_has_them(changes, expec
 @pytest.mark.parametrize(
     ("atoms", "dispersion"),
     [
-        pytest.param(molecule("H2O"), None, id="molecule"),
+        pytest.param(molecule("H2"), None, id="molecule"),
         pytest.param(
             bulk("NaCl", "rocksalt", a=5.64),
             "pbe",

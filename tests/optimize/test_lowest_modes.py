@@ -249,12 +249,10 @@ def test_products_that_are_not_finite_are_named():
         lowest_modes(quadratic(hessian, positions), 1, pbc=MOLECULE, numbers=[8, 1, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "fewer"),
-    [
-        (("relaxed", "RSM0011.xyz"), 1.0),
-        pytest.param(("structures", "13180N3.cif"), 0.55, marks=pytest.mark.slow),
-    ],
+    [(("relaxed", "RSM0011.xyz"), 1.0), (("structures", "13180N3.cif"), 0.55)],
     ids=["RSM0011", "13180N3"],
 )
 def test_ten_lowest_modes_of_a_framework(file, fewer):

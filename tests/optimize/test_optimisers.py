@@ -62,7 +62,13 @@ def test_the_page_runs(section, lowest, tmp_path, monkeypatch):
         assert mf.gamma_modes(model, atoms).largest_force < 5e-3
 
 
-@pytest.mark.parametrize("method", ["trust-ncg", "trust-krylov", "Newton-CG"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "trust-krylov",
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("trust-ncg", "Newton-CG")),
+    ],
+)
 def test_scipy_finds_the_minimum_of_bfgs(model, ethanol, lowest, method):
     found = minimize(**minimize_arguments(model, ethanol), method=method)
     assert found.success

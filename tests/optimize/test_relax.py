@@ -76,9 +76,9 @@ def test_results_on_the_atoms_are_those_of_the_calculator(model):
     ("options", "cell_filter"),
     [
         ({"pressure": 5.0}, {"scalar_pressure": 5.0 * GPa}),
-        ({"cell": "isotropic"}, {"hydrostatic_strain": True}),
         ({"cell": [0, 0, 1, 0, 0, 0]}, {"mask": [0, 0, 1, 0, 0, 0]}),
-        ({"cell": False}, {"mask": [0] * 6}),
+        pytest.param({"cell": "isotropic"}, {"hydrostatic_strain": True}, marks=pytest.mark.slow),
+        pytest.param({"cell": False}, {"mask": [0] * 6}, marks=pytest.mark.slow),
     ],
 )
 def test_cell_as_it_is_asked_for(options, cell_filter, model):
