@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.autodiff.memory import BUDGET_FRACTION, free_memory
-from mace_functional.derivatives import forces, stress
+from mace_functional.derivatives.forces_and_virial import energy_forces_virial
 from mace_functional.phonons.dynamical_matrix import (
     dynamical_matrix_fn,
     has_dynamical_matrix,
@@ -28,6 +28,7 @@ from mace_functional.potential.protocol import EdgePotential, Potential
 from mace_functional.structure.arrays import as_array
 from mace_functional.structure.cluster import Cluster
 from mace_functional.structure.connectivity import Parts, parts_of
+from mace_functional.structure.lattice import volume_of
 from mace_functional.structure.selection import refuse_constraints
 from mace_functional.support import validation
 from mace_functional.support.defaults import SYMPREC, PhononMethod
@@ -204,15 +205,16 @@ def phonons_of(
         def dynamical_matrix(q: WaveVector) -> Tensor:
             return matrix(q, *arguments, s.masses)
 
-    energy = potential.energy_fn(s.topology)
+    at_rest = energy_forces_virial(potential.energy_fn(s.topology))(*arguments)
     periodic = bool(atoms.pbc.all())
+    stress = float((at_rest.virial / volume_of(s.cell)).abs().max()) if periodic else None
     return Phonons(
         dynamical_matrix=dynamical_matrix,
         atoms=atoms.copy(),
         masses=s.masses,
         diagnostics=Diagnostics(
-            largest_force=float(forces(energy)(*arguments).norm(dim=1).max()),
-            largest_stress=float(stress(energy)(*arguments).abs().max()) if periodic else None,
+            largest_force=float(at_rest.forces.norm(dim=1).max()),
+            largest_stress=stress,
             **matrix_diagnostics(dynamical_matrix, s.masses, s.topology.pbc),
         ),
         force_constants=constants,
