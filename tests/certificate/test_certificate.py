@@ -267,18 +267,15 @@ def test_phonons_and_parts_are_checked_where_a_potential_has_them(changes, expec
         assert_holds(certificate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("atoms", "dispersion"),
     [
-        pytest.param(molecule("H2"), None, id="molecule"),
-        pytest.param(
-            bulk("NaCl", "rocksalt", a=5.64),
-            "pbe",
-            marks=pytest.mark.slow,
-            id="crystal with dispersion",
-        ),
-        pytest.param(fcc111("Al", (1, 1, 2)), None, marks=pytest.mark.slow, id="slab"),
+        (molecule("H2O"), None),
+        (bulk("NaCl", "rocksalt", a=5.64), "pbe"),
+        (fcc111("Al", (1, 1, 2)), None),
     ],
+    ids=["molecule", "crystal with dispersion", "slab"],
 )
 def test_embedded_model_passes(atoms, dispersion):
     if dispersion:

@@ -216,7 +216,7 @@ def test_energies_may_take_any_other_arguments():
 # ---- Options of the Hessian
 
 
-@every_energy
+@quick_energies
 @pytest.mark.parametrize("mode", ["auto", "fwd-rev", "rev-rev"])
 def test_hessian_does_not_depend_on_mode_and_chunk_size(name, mode):
     energy, *arguments = ENERGIES[name]()

@@ -152,7 +152,8 @@ def test_third_derivatives_along_one_direction_agree_in_a_molecule(name):
         assert_close(found[0], expected, 1e-6)
 
 
-@pytest.mark.parametrize("name", models("default"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["default", "nonlinear-two-heads"])
 def test_fourth_derivatives_agree_in_several_nestings_and_with_central_differences(name):
     energy, x, cell, params = case(name)
     direction = random_like(x, 8)
@@ -205,7 +206,7 @@ def test_hessian_over_several_arguments_at_once_has_the_blocks_of_single_ones():
     assert_close(cc, jacfwd(jacfwd(energy, argnums=1), argnums=1)(x, cell, params), 1e-12)
 
 
-@some_models
+@pytest.mark.parametrize("name", models("density-agnesi-zbl"))
 @every_structure
 def test_all_modes_of_the_package_give_the_hessian_of_torch(name, structure):
     energy, *arguments = case(name, structure)
@@ -314,8 +315,6 @@ def largest_eigenvalue(hessian_: Tensor) -> Tensor:
     ("name", "mode", "observable"),
     [
         ("attention-tanh", "rev-rev", sum_of_squares),
-        ("nonlinear-two-heads", "rev-rev", sum_of_squares),
-        ("density-agnesi-zbl", "fwd-rev", sum_of_squares),
         ("default", "fwd-rev", largest_eigenvalue),
         *(
             pytest.param(name, mode, sum_of_squares, marks=pytest.mark.slow)
@@ -377,7 +376,10 @@ def assert_trees_close(found: Any, expected: Any, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("name", models("attention-tanh"))
-@pytest.mark.parametrize("batched", ["positions", "cell", "params"])
+@pytest.mark.parametrize(
+    "batched",
+    ["params", *(pytest.param(k, marks=pytest.mark.slow) for k in ("positions", "cell"))],
+)
 def test_vmap_over_one_argument_equals_the_loop(name, batched):
     energy, x, cell, params = case(name)
     several: dict[str, list[Any]] = {
@@ -396,7 +398,7 @@ def test_vmap_over_one_argument_equals_the_loop(name, batched):
 
 def test_vmap_in_chunks():
     energy, x, cell, params = case()
-    several = torch.stack([x + 0.05 * random_like(x, seed) for seed in range(5)])
+    several = torch.stack([x + 0.05 * random_like(x, seed) for seed in range(3)])
     for function in (grad(energy), mf.hessian(energy)):
         whole, *chunked = (
             vmap(function, in_dims=(0, None, None), chunk_size=size)(several, cell, params)
@@ -442,7 +444,7 @@ def batch_of_structures() -> list[Atoms]:
     return several
 
 
-@some_models
+@pytest.mark.parametrize("name", models("density-agnesi-zbl"))
 def test_vmap_over_a_batch_of_structures_equals_the_loop(name):
     model = load(name)
     several = [mf.from_ase(atoms, model) for atoms in batch_of_structures()]
@@ -615,13 +617,14 @@ compiles = pytest.mark.usefixtures("fresh_compiler")
 
 
 @compiles
-@pytest.mark.parametrize("name", models("density-agnesi-zbl", "nonlinear-two-heads"))
+@pytest.mark.parametrize("name", models("density-agnesi-zbl"))
 def test_compiled_energy(name):
     energy, *arguments = case(name)
     compiled = torch.compile(energy, backend="eager", fullgraph=True)
     assert_close(compiled(*arguments), energy(*arguments), 1e-13)
 
 
+@pytest.mark.slow
 @compiles
 def test_compiled_energy_lowered_to_aten():
     energy, *arguments = case()
@@ -637,6 +640,7 @@ def test_compiled_first_derivatives(transform):
     assert_close(compiled(*arguments), transform(energy)(*arguments), 1e-12)
 
 
+@pytest.mark.slow
 @compiles
 def test_compiled_hessian_vector_product():
     energy, *arguments = case()
@@ -670,7 +674,7 @@ def test_compiled_gradient_lowered_to_aten(name):
 # ---- Precision and symmetries
 
 
-@some_models
+@pytest.mark.parametrize("name", models("nonlinear-two-heads"))
 def test_single_precision_second_derivatives(name):
     energy, *arguments = make_case(name, crystal(), torch.float32)
     for mode in ("fwd-rev", "rev-rev"):
@@ -707,7 +711,7 @@ def test_translations_change_nothing(name, structure):
     assert second.sum(2).abs().max() < 1e-13 * second.abs().max() * second.numel()
 
 
-@some_models
+@pytest.mark.parametrize("name", models("attention-tanh"))
 def test_lattice_vectors_added_to_atoms_change_nothing(name):
     expected = case(name)
     atoms = crystal()
@@ -718,7 +722,7 @@ def test_lattice_vectors_added_to_atoms_change_nothing(name):
         assert_close(found, transform(expected.energy)(*expected.arguments), 1e-11)
 
 
-@some_models
+@pytest.mark.parametrize("name", models("attention-tanh"))
 def test_order_of_atoms_does_not_matter(name):
     atoms = compressed_methanol()
     order = np.random.default_rng(0).permutation(len(atoms))
@@ -756,7 +760,7 @@ def second_order(case: Case) -> list[Tensor]:
     ]
 
 
-@some_models
+@pytest.mark.parametrize("name", models("density-agnesi-zbl"))
 @every_structure
 def test_skin_changes_nothing(name, structure):
     wide = make_case(name, STRUCTURES[structure](), skin=1.3)
@@ -766,7 +770,7 @@ def test_skin_changes_nothing(name, structure):
         assert_close(found, expected, 1e-12)
 
 
-@some_models
+@pytest.mark.parametrize("name", models("density-agnesi-zbl"))
 def test_graph_with_skin_stays_exact_while_atoms_and_cell_move(name):
     model, atoms = load(name), crystal()
     s = mf.from_ase(atoms, model, skin=1.3)

@@ -598,7 +598,9 @@ def columns_of(
     )
 
 
-@pytest.mark.parametrize("varying", VARYING)
+@pytest.mark.parametrize(
+    "varying", [k if k == "both" else pytest.param(k, marks=pytest.mark.slow) for k in VARYING]
+)
 @pytest.mark.parametrize("differs", ["cotangents", "couplings", "features", "weights"])
 def test_what_is_kept_for_one_point_is_not_taken_for_another(varying, differs):
     """Products of one object in turns at two points that have all but one thing in common."""

@@ -232,7 +232,14 @@ def test_classes_with_another_energy_are_refused_by_name(name, as_file, tmp_path
         mf.load_model(source)
 
 
-@pytest.mark.parametrize("name", ["AtomicDipolesMACE", "AtomicDielectricMACE", "EnergyDipolesMACE"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "EnergyDipolesMACE",
+        pytest.param("AtomicDipolesMACE", marks=pytest.mark.slow),
+        pytest.param("AtomicDielectricMACE", marks=pytest.mark.slow),
+    ],
+)
 def test_dipole_models_are_refused_by_name(name):
     kinds = modules.interaction_classes
     with float64_default():
@@ -676,6 +683,7 @@ def test_cuequivariance_checkpoint_is_converted(settings, layout, tmp_path):
     assert_equal_to_mace_torch(model, accelerated)
 
 
+@pytest.mark.slow
 def test_import_of_mace_torch_says_nothing():
     done = subprocess.run(
         [sys.executable, "-c", "import mace_functional.mace.mace_torch.foundation"],

@@ -41,10 +41,20 @@ def blocks(text):
     return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("section", SECTIONS, ids=lambda text: text.split("\n")[0])
+def title(section):
+    return section.split("\n")[0]
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        pytest.param(s, id=title(s), marks=[pytest.mark.slow] if title(s) == "scipy" else [])
+        for s in SECTIONS
+    ],
+)
 def test_the_page_runs(section, lowest, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # pysisyphus writes files
-    name = section.split("\n")[0]
+    name = title(section)
     if name in ("Sella", "pysisyphus"):
         pytest.importorskip(name.lower())
     names: dict = {}

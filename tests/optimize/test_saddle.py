@@ -200,8 +200,15 @@ def test_steps_that_the_model_did_not_foresee_are_refused():
     np.testing.assert_array_equal(after.z, state.z)
 
 
-@pytest.mark.parametrize("name", ["ethane", "ammonia"])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("name", "seed"),
+    [
+        ("ammonia", 0),
+        ("ethane", 1),
+        pytest.param("ammonia", 1, marks=pytest.mark.slow),
+        pytest.param("ethane", 0, marks=pytest.mark.slow),
+    ],
+)
 def test_rattled_guesses_find_the_saddle_point(model, minima, name, seed):
     found = find_saddle(model, start(minima[name], name, seed), connect=seed == 0)
     assert_saddle(model, found)
@@ -269,6 +276,7 @@ def test_a_mode_leads_from_a_minimum_to_the_saddle_point(model, minima, tmp_path
     np.testing.assert_allclose(frames[-1].positions, found.atoms.positions, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_signs_of_a_direction_lead_to_different_saddle_points(model, minima):
     modes = mf.gamma_modes(model, minima["ethane"])
     ends = []
@@ -338,6 +346,7 @@ def test_other_constraints_hold_too(model, minima):
     assert found.frequency < 0
 
 
+@pytest.mark.slow
 def test_an_exact_second_order_saddle_point_is_not_taken_for_one_of_first_order(model):
     propane = at_rest(model, molecule("C3H8"))
     carbons = [int(k) for k in propane.symbols.indices()["C"]]
@@ -349,7 +358,7 @@ def test_an_exact_second_order_saddle_point_is_not_taken_for_one_of_first_order(
     assert_saddle(model, found)
 
 
-@pytest.mark.parametrize("mode", [None, 0])
+@pytest.mark.parametrize("mode", [pytest.param(None, marks=pytest.mark.slow), 0])
 def test_a_search_goes_on_where_it_was(
     model: mf.Model, minima: dict[str, Atoms], tmp_path: Path, mode: int | None
 ) -> None:

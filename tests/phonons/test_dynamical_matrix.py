@@ -125,7 +125,11 @@ def test_chunks_do_not_matter(case, chunk_size):
     torch.testing.assert_close(chunked(GENERAL), case(GENERAL), rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("q", [GENERAL, torch.tensor([0.5, 0, 0]).double()])
+@pytest.mark.parametrize(
+    "q",
+    [GENERAL, pytest.param(torch.tensor([0.5, 0, 0]).double(), marks=pytest.mark.slow)],
+    ids=["general", "edge of the zone"],
+)
 def test_derivatives_by_q(small, q):
     along = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
 
@@ -296,8 +300,8 @@ def test_what_is_no_wave_vector_is_refused(matrix_of, q, message, case):
         matrix_of(case)(q)
 
 
-def test_derivatives_by_numbers_in_a_list_pass_through(case):
-    matrix = as_function(case)
+def test_derivatives_by_numbers_in_a_list_pass_through(small):
+    matrix = as_function(small)
     x, one = torch.tensor(0.13, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
     by_list = jvp(lambda t: matrix([t, 0.2, 0.3]), (x,), (one,))[1]
     q = torch.tensor([0.13, 0.2, 0.3], dtype=torch.float64)

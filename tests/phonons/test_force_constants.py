@@ -100,7 +100,7 @@ SETTINGS = {
 }
 
 
-QUICK = "one layer", "density then density residual", "oxidation states, total spin", "as MACE-OMOL"
+QUICK = "one layer", "oxidation states, total spin"
 
 
 @pytest.mark.parametrize(

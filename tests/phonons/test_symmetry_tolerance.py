@@ -87,6 +87,7 @@ def test_operations_turn_without_stretching_in_a_cell_that_is_not_quite_symmetri
     np.testing.assert_allclose(products, np.broadcast_to(np.eye(3), (6, 3, 3)), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_default_tolerance_moves_frequencies_by_less_than_a_thousandth():
     """A crystal as far from symmetric as the tolerance lets pass, on a reduced and a full mesh."""
     atoms, model = moved(0.4 * SYMPREC), mf.load_model("embedded")
@@ -109,6 +110,7 @@ def test_symmetry_that_holds_only_loosely_is_told():
         mf.Mesh.of(moved(0.02), (2, 2, 2), symprec=0.1)
 
 
+@pytest.mark.slow
 def test_symprec_of_the_command_line_is_that_of_the_mesh(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     moved(3e-3).write("quartz.extxyz")
