@@ -13,7 +13,7 @@ A Lennard-Jones potential that goes to zero smoothly at its cutoff:
     >>> from ase import Atoms
     >>> s = argon.structure(Atoms("Ar2", [[0, 0, 0], [0, 0, 3.8]]))
     >>> round(float(argon.energy_fn(s.topology)(s.positions, s.cell, argon.params)), 5)
-    -0.00376
+    -0.00374
 
 It has forces, Hessians, exact force constants, phonons at any wave vector, relaxation, saddle
 points and an ASE calculator, as a MACE model has.
