@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -80,6 +81,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if groups.get(item) != chosen]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if groups.get(item) == chosen]
+
+
+def pytest_collection_finish() -> None:
+    """What is there once all tests are collected stays: the garbage collector may leave it out."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

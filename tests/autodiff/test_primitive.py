@@ -270,7 +270,9 @@ def test_all_nestings_of_three_transforms_equal_those_of_the_plain_function(name
     assert_nestings(name, ((*n, outermost) for n in some))
 
 
-@pytest.mark.parametrize("name", ["local function", "rules by hand"])
+@pytest.mark.parametrize(
+    "name", ["local function", pytest.param("rules by hand", marks=pytest.mark.slow)]
+)
 def test_all_fourth_derivatives_in_the_point_equal_those_of_the_plain_function(name):
     assert_nestings(name, itertools.product([forward, reverse], repeat=4))
 

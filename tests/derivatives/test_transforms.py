@@ -315,7 +315,7 @@ def largest_eigenvalue(hessian_: Tensor) -> Tensor:
     ("name", "mode", "observable"),
     [
         ("attention-tanh", "rev-rev", sum_of_squares),
-        ("default", "fwd-rev", largest_eigenvalue),
+        pytest.param("default", "fwd-rev", largest_eigenvalue, marks=pytest.mark.slow),
         *(
             pytest.param(name, mode, sum_of_squares, marks=pytest.mark.slow)
             for name, mode in itertools.product(MODELS, ("fwd-rev", "rev-rev"))
@@ -375,11 +375,9 @@ def assert_trees_close(found: Any, expected: Any, tolerance: float) -> None:
             assert_close(leaf, reference, tolerance)
 
 
-@pytest.mark.parametrize("name", models("attention-tanh"))
-@pytest.mark.parametrize(
-    "batched",
-    ["params", *(pytest.param(k, marks=pytest.mark.slow) for k in ("positions", "cell"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["default", "attention-tanh", "nonlinear-two-heads"])
+@pytest.mark.parametrize("batched", ["positions", "cell", "params"])
 def test_vmap_over_one_argument_equals_the_loop(name, batched):
     energy, x, cell, params = case(name)
     several: dict[str, list[Any]] = {
@@ -539,7 +537,7 @@ def test_every_operation_has_a_batching_rule(name, structure, no_slow_vmap):
 # ---- A pure function
 
 
-@some_models
+@pytest.mark.parametrize("name", models("nonlinear-two-heads"))
 def test_arguments_graph_and_model_are_left_as_they_were(name):
     model = load(name)
     s = mf.from_ase(crystal(), model)
@@ -582,7 +580,7 @@ def test_plain_autograd_gives_the_same_derivatives():
     assert_close(by_weight, slope["interactions.0.linear.weight"], 1e-12)
 
 
-@some_models
+@pytest.mark.parametrize("name", models("nonlinear-two-heads"))
 def test_parameters_do_not_leak_from_one_call_to_the_next(name):
     crystal_, molecule_ = case(name), case(name, "molecule")
     other = moved(crystal_.params, random_params(crystal_.params, 80, 0.02), 1.0)
@@ -616,8 +614,9 @@ def fresh_compiler() -> Iterator[None]:
 compiles = pytest.mark.usefixtures("fresh_compiler")
 
 
+@pytest.mark.slow
 @compiles
-@pytest.mark.parametrize("name", models("density-agnesi-zbl"))
+@pytest.mark.parametrize("name", MODELS)
 def test_compiled_energy(name):
     energy, *arguments = case(name)
     compiled = torch.compile(energy, backend="eager", fullgraph=True)
@@ -697,7 +696,7 @@ def test_rotations_and_reflections_turn_forces_and_hessian(name, structure, hand
     assert_close(mf.hessian(energy)(y, turned_cell, params), expected, 1e-11)
 
 
-@some_models
+@pytest.mark.parametrize("name", models("nonlinear-two-heads"))
 @every_structure
 def test_translations_change_nothing(name, structure):
     energy, x, cell, params = case(name, structure)

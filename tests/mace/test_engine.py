@@ -192,7 +192,14 @@ def test_chebyshev_basis_equals_mace_torch_which_cannot_differentiate_it(
         torch.testing.assert_close(ours["forces"].norm(), downhill, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("settings", ["as MACE-MPA-0", "as MACE-MH-1", "as MACE-OMOL"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "as MACE-OMOL",
+        pytest.param("as MACE-MPA-0", marks=pytest.mark.slow),
+        pytest.param("as MACE-MH-1", marks=pytest.mark.slow),
+    ],
+)
 def test_single_precision_agrees_with_mace_torch_in_single_precision(settings):
     module = build(**MODELS[settings])
     head = module.heads[-1]

@@ -381,7 +381,9 @@ def test_all_first_derivatives_equal_those_of_the_sum():
     assert all(t.abs().max() > 1e-3 for t in expected)
 
 
-@pytest.mark.parametrize("outer", FIRST)
+@pytest.mark.parametrize(
+    "outer", [k if k in "fr" else pytest.param(k, marks=pytest.mark.slow) for k in FIRST]
+)
 def test_all_nestings_of_two_transforms_equal_those_of_the_sum(outer):
     assert_nestings(((inner, outer) for inner in FIRST), 1e-12)
 

@@ -44,7 +44,9 @@ def forces_of(atoms, model):
     return atoms.get_forces()
 
 
-@pytest.mark.parametrize("name", ["ethanol", "benzene", "quartz"])
+@pytest.mark.parametrize(
+    "name", ["ethanol", pytest.param("benzene", marks=pytest.mark.slow), "quartz"]
+)
 def test_ends_in_the_minimum_that_bfgs_finds(name, model):
     start = mf.example_structure(name)
     result = mf.relax(model, start, fmax=1e-6)

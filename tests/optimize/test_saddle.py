@@ -419,6 +419,7 @@ def test_few_steps_end_with_the_best_structure(model, minima):
     assert_saddle(model, further)
 
 
+@pytest.mark.slow
 def test_molecules_that_do_not_feel_each_other_have_the_saddle_points_of_each(model, minima):
     far = minima["ammonia"].copy()
     far.positions += 20.0

@@ -172,7 +172,7 @@ def renamed(row, name):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("others", [2, PANELS])
+@pytest.mark.parametrize("others", [2, pytest.param(PANELS, marks=pytest.mark.slow)])
 def test_one_structure_takes_nothing_from_the_others(others, tmp_path):
     odd = [renamed(row, name) for name, row in (UNUSABLE | ODD).items()]
     rows = [*many(others), *odd]
@@ -279,7 +279,7 @@ def any_row(draw):
     kelvin=st.sampled_from([0.0, 1e-3, 300.0, 1e6]),
     value=NUMBERS,
 )
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 def test_any_records_make_a_page_that_names_them_all(rows, label, kelvin, value, tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     rows = [*ROWS[:2], *rows]

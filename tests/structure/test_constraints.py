@@ -72,7 +72,12 @@ HELD = {
 }
 
 
-@pytest.mark.parametrize("name", HELD)
+QUICK = "FixCartesian", "FixScaled", "FixSubsetCom"
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in HELD]
+)
 def test_vibrations_and_relaxations_hold_the_same_directions(model, methanol, name):
     constraint, forbidden = HELD[name]
     free = null_space(forbidden)
