@@ -2,7 +2,7 @@
 
 `pytest -n 2 --slow GROUP` runs a group, `pytest -n 2 --slow today` the one of the day. A group is
 the slow tests of some folders and files; a file belongs to the group that names it, or else its
-folder. Each takes at most eight minutes on two cores.
+folder. CI has eight minutes on two cores for one: split a group that takes longer.
 """
 
 from __future__ import annotations
