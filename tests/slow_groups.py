@@ -1,6 +1,6 @@
 """The groups of slow tests: which files each has, and which one runs on a day.
 
-`pytest -n 2 --slow GROUP` runs a group, `pytest -n 2 --slow today` the one of the day. A group is
+`pytest -n 2 --slow=GROUP` runs a group, `pytest -n 2 --slow=today` the one of the day. A group is
 the slow tests of some folders and files; a file belongs to the group that names it, or else its
 folder. CI has eight minutes on two cores for one: split a group that takes longer.
 """
