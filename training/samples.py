@@ -146,7 +146,7 @@ def _batch(samples: Sequence[Sample], model: mf.MaceModel, rng: np.random.Genera
 
     sizes = [len(s.numbers) for s in samples]
     return Batch(
-        topology=graph,
+        graph=graph,
         vectors=graph.unit_shifts,
         sample=torch.as_tensor(np.repeat(np.arange(len(samples)), sizes)),
         sizes=tensor(sizes),
