@@ -69,6 +69,8 @@ class PotentialCalculator(Calculator):
         """Structure of the last call, with the neighbour list in use."""
         self._features: dict[str, Tensor] | None = None
         """Those of the structure that the results are for."""
+        self._features_of_structure: dict[str, Tensor] = {}
+        """Those of the structure of the last call, which may be of a Hessian."""
 
     def calculate(
         self,
@@ -146,6 +148,7 @@ class PotentialCalculator(Calculator):
             self.structure = self.structure.at(positions, cell)
         else:
             self.structure = self.potential.structure(atoms, skin=self.skin)
+            self._features_of_structure = features_of(self.potential, atoms)
         return self.structure
 
     def _same_but_moved(self, atoms: Atoms) -> bool:
@@ -153,10 +156,9 @@ class PotentialCalculator(Calculator):
         last, features = self.structure, features_of(self.potential, atoms)
         return (
             last is not None
-            and self._features is not None
             and np.array_equal(atoms.numbers, last.numbers.cpu().numpy())
             and np.array_equal(atoms.pbc, last.topology.pbc.cpu().numpy())
-            and all(torch.equal(features[k], self._features[k]) for k in features)
+            and all(torch.equal(features[k], self._features_of_structure[k]) for k in features)
         )
 
 

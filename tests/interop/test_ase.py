@@ -192,6 +192,19 @@ def test_other_structures_never_get_a_stale_neighbour_list(model, silica, change
     np.testing.assert_allclose(other.get_forces(), fresh.get_forces(), atol=1e-12)
 
 
+def test_a_hessian_of_another_charge_leaves_the_next_energy_as_it_is():
+    spec = {"type": "categorical", "per": "graph", "num_classes": 5, "offset": 2, "emb_dim": 4}
+    model = mf.load_model(build(seed=1, embedding_specs={"total_charge": spec}))
+    neutral, charged = molecule("CH3OH"), molecule("CH3OH")
+    charged.info["charge"] = 1
+    calculator = mf.MaceCalculator(model)
+    calculator.get_potential_energy(neutral)
+    calculator.get_hessian(charged)
+    neutral.positions[0, 0] += 0.01
+    expected = mf.MaceCalculator(model).get_potential_energy(neutral)
+    assert calculator.get_potential_energy(neutral) == pytest.approx(expected, abs=1e-12)
+
+
 def test_results_follow_a_change_of_the_total_charge():
     specs = {
         "total_charge": {
