@@ -13,7 +13,7 @@ rows of the supercell are those of the crystal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -115,14 +115,9 @@ def _of_cluster(
 
     atom, cells = cluster.atom, cluster.cells
     positions = s.positions[atom] + cells.to(s.cell) @ s.cell
-    pull_back = vjp(grad(energy), positions)[1]
     home = (cells == 0).all(1)
-    displacements = positions.new_zeros(len(sources), *positions.shape)
-    for row, (j, direction) in zip(displacements, sources, strict=True):
-        row[home & (atom == j)] = torch.as_tensor(direction).to(row)
-    rows = chunked_vmap(
-        lambda u: pull_back(u)[0], displacements, description="Force constants", **columns
-    )
+    displaced = [int(torch.nonzero(home & (atom == source.atom))) for source in sources]
+    rows = _changes_of_gradient(energy, positions, displaced, sources, columns)
     return Rows(rows.cpu().numpy(), atom.cpu().numpy(), cells.cpu().numpy())
 
 
@@ -143,14 +138,34 @@ def _of_supercell(
     def energy(x: Tensor) -> Tensor:
         return of_structure(x, s.cell, params)
 
-    pull_back = vjp(grad(energy), s.positions)[1]
-    displacements = s.positions.new_zeros(len(sources), *s.positions.shape)
-    for row, (j, direction) in zip(displacements, sources, strict=True):
-        row[j] = torch.as_tensor(direction).to(row)
-    rows = chunked_vmap(
+    displaced = [source.atom for source in sources]
+    rows = _changes_of_gradient(energy, s.positions, displaced, sources, columns)
+    return _unfolded(as_array(rows), atoms, repeats, sources, potential.reach)
+
+
+def _changes_of_gradient(
+    energy: Callable[[Tensor], Tensor],
+    positions: Tensor,
+    displaced: Sequence[int],
+    sources: Sequence[AtomDisplacement],
+    columns: dict[str, Any],
+) -> Tensor:
+    """The change of the gradient as each source is displaced, (sources, images, 3).
+
+    Args:
+        energy: Of the positions.
+        positions: Å, (images, 3).
+        displaced: The image that each source displaces.
+        sources: Directions of the displacements.
+        columns: Options of `chunked_vmap`.
+    """
+    pull_back = vjp(grad(energy), positions)[1]
+    displacements = positions.new_zeros(len(sources), *positions.shape)
+    for row, image, source in zip(displacements, displaced, sources, strict=True):
+        row[image] = torch.as_tensor(source.direction).to(row)
+    return chunked_vmap(
         lambda u: pull_back(u)[0], displacements, description="Force constants", **columns
     )
-    return _unfolded(as_array(rows), atoms, repeats, sources, potential.reach)
 
 
 def _unfolded(

@@ -136,7 +136,9 @@ def screen(
         settings: What to compute.
         potential: Computes all structures, in place of the model that `settings.model` names, which
             then only names it in the report. Processes are sent it, so it must be one that can be
-            pickled, unless `executor` is a `ThreadPoolExecutor`.
+            pickled, unless `executor` is a `ThreadPoolExecutor`. Results are kept under its class,
+            what it prints as, its settings and parameters: where only its code changes, give
+            another folder.
         temperatures: Of the table, K.
         references: Heat capacities for the table to compare with.
         executor: Of `concurrent.futures`, or `Client.get_executor()` of Dask, whose workers must
