@@ -1,16 +1,16 @@
-"""Automatic differentiation that composes: what `torch.func` does not have.
+"""Tools for automatic differentiation that `torch.func` lacks.
 
-concrete         whether values may be read: no transform is at work
-primitive        operations with derivative rules of their own, exact in all nestings
-second_order     operations with formulas for value, gradient and Hessian products: their rules
-local            functions of a few numbers, applied to every point
+concrete         tests if a tensor's values can be read, and refuses transforms where they must be
+primitive        operations with their own derivative rules, exact under every nesting of transforms
+second_order     derivative rules from formulas for value, gradient and Hessian-vector product
+local            functions of a few numbers, applied to every point separately
 forward_mode     `jvp` that several threads may call at once
-jets             a function of one variable carried with its derivatives
+jets             a function of one variable together with its derivatives
 concatenation    joining and splitting, each the derivative of the other
-blocks           blocks of nodes that fit the cache
+blocks           slices of nodes whose tensors fit the cache
 columns          a linear map applied to many vectors, in chunks that fit the memory
-memory           free memory, and what a computation takes of it
+memory           free memory, and the memory that a computation needs
 compilation      `torch.compile` with a check of the result
-forked           threads in processes that were forked
+forked           one thread in forked processes
 torch_internals  every private name of torch that the package uses
 """

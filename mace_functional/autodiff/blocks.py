@@ -1,4 +1,4 @@
-"""Blocks of nodes that are treated at once, so that what is made for them fits the cache."""
+"""Slices of nodes, small enough that the tensors of one slice fit the cache."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 def node_slices(
     start: int, nodes: int, floats_per_node: int, max_floats: int, device: torch.device
 ) -> list[slice]:
-    """Slices of nearly equal size that cover the nodes; a single one on devices but the CPU.
+    """Return slices of nearly equal size that cover the nodes; one slice on a GPU.
 
     Args:
         start: First node.
-        nodes: How many nodes there are.
-        floats_per_node: How many numbers the largest tensor has for each node.
-        max_floats: How many numbers a tensor of a block may have.
-        device: Where the tensors are.
+        nodes: Number of nodes.
+        floats_per_node: Numbers per node in the largest tensor.
+        max_floats: Largest allowed number of numbers in a tensor of one slice.
+        device: Device of the tensors.
     """
     count = max(1, ceil(nodes * floats_per_node / max_floats)) if device.type == "cpu" else 1
     step = max(1, ceil(nodes / count))

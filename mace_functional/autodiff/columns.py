@@ -1,4 +1,4 @@
-"""A linear map applied to many vectors, some at a time."""
+"""A linear map applied to many vectors, in chunks that fit the memory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from mace_functional.support import validation
 ChunkSize = int | Literal["auto"] | None
 
 CPU_WORKING_SET = 256 * 2**20
+"""Largest memory of a chunk on the CPU, bytes. Larger chunks leave the caches and gain no speed."""
+
 CPU_COLUMNS = 8
-"""What a chunk may fill, and hold, on CPU: larger ones leave the caches and gain nothing."""
+"""Largest number of vectors in a chunk on the CPU. Larger chunks gain no speed."""
 
 
 def chunked_vmap(
@@ -28,25 +30,25 @@ def chunked_vmap(
     progress: bool = False,
     description: str = "Hessian",
 ) -> Tensor:
-    """`vmap(apply)(vectors)`, in chunks.
+    """Compute `vmap(apply)(vectors)` in chunks.
 
     Args:
         apply: A linear map.
-        vectors: Vectors along the first dimension.
-        chunk_size: Vectors at once: a number, None for all, or "auto": the first two vectors are
-            mapped one by one, what stays from the first and what the second needs are measured,
-            and the rest goes in chunks that fit the budget.
+        vectors: Vectors, stacked along the first dimension.
+        chunk_size: Vectors per chunk: a number, None for all, or "auto". "auto" maps the first two
+            vectors one by one, measures the memory that the first one leaves occupied and that the
+            second one needs, and chooses the largest chunks that fit the budget.
         memory_budget: Bytes that "auto" may fill; a fraction of the free memory if None.
         progress: Show a progress bar.
-        description: Its title.
+        description: Title of the progress bar.
 
     Returns:
         The mapped vectors, stacked.
 
     Raises:
-        ValueError: If the chunk size is not a positive number, None or "auto", or the budget is no
-            positive number of bytes.
-        MemoryError: If not even one vector fits the budget.
+        ValueError: If the chunk size is not a positive number, None or "auto", or the budget is not
+            a positive number of bytes.
+        MemoryError: If a single vector does not fit the budget.
     """
     from rich.progress import (
         MofNCompleteColumn,
@@ -88,12 +90,12 @@ def _budget(device: torch.device) -> int:
 
 
 def _chunk_size(size: int, device: torch.device, budget: int) -> int:
-    """How many vectors of the measured size fit."""
+    """Return the number of vectors that fit the budget, if one needs `size` bytes."""
     if size > budget:
         raise MemoryError(
-            f"one column needs {size / 2**20:.0f} MiB and {max(budget, 0) / 2**20:.0f} MiB of the "
-            "budget are left: raise memory_budget, use float32, or multiply vectors one by one "
-            "with hvp"
+            f"one column needs {size / 2**20:.0f} MiB, but only {max(budget, 0) / 2**20:.0f} MiB "
+            "of the budget are left: raise memory_budget, use float32, or multiply vectors one by "
+            "one with hvp"
         )
     fit = budget // max(size, 1)
     if device.type == "cpu":

@@ -1,4 +1,4 @@
-"""Compilation by `torch.compile`, opted in to and checked."""
+"""`torch.compile` with a check of the compiled results against plain ones."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from mace_functional.autodiff.torch_internals import pytree
 T = TypeVar("T")
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
-"""How far compiled results may be from plain ones, relative to the largest number."""
+"""Largest accepted error of compiled results, over the largest absolute plain result.
+
+With a larger error, the plain function is used and a warning is given.
+"""
 
 
 def compile_checked(function: Callable[..., T], **options: Any) -> Callable[..., T]:
-    """The function compiled, wherever that was seen to give the same numbers.
+    """Compile a function, and use the compiled one only where its results are right.
 
-    The first call for arguments of new shapes computes the plain function too and compares:
+    The first call with arguments of new shapes also computes the plain function and compares:
     compiled second derivatives were wrong in several versions of torch, without an error (pytorch
-    issues 190855 and 192985). Where results differ, or the compiler fails, a warning says so, and
-    the plain function is used for these shapes from then on. Under transforms the plain function
-    runs: compile what is transformed, `compile_checked(hvp(E))`, and do not transform what is
-    compiled.
+    issues 190855 and 192985). If results differ, or the compiler fails, a warning is given, and the
+    plain function is used for these shapes from then on. The plain function also runs under
+    transforms: write `compile_checked(hvp(E))`, not `hvp(compile_checked(E))`.
 
     Args:
-        function: Takes and returns tensors, in containers if need be, such as `grad(E)`.
-        options: For `torch.compile`: backend, mode, fullgraph, ...
+        function: A function, such as `grad(E)`, from tensors to tensors; both may be in containers.
+        **options: Options of `torch.compile`: backend, mode, fullgraph, ...
 
     Returns:
         A function of the same arguments.
@@ -65,7 +67,7 @@ def compile_checked(function: Callable[..., T], **options: Any) -> Callable[...,
 
 
 def _signature(args: Any) -> Any:
-    """What a compiled function is specialised to."""
+    """Structure of the arguments, with shape, dtype and device of each tensor."""
     leaves, structure = pytree.tree_flatten(args)
     kinds = (
         (tuple(leaf.shape), leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else repr(leaf)
@@ -75,17 +77,17 @@ def _signature(args: Any) -> Any:
 
 
 def _problem(fast: Callable[..., T], args: Any, expected: T) -> str | None:
-    """What is wrong with the compiled function for these arguments."""
+    """Describe the error of the compiled function for these arguments; None if it has none."""
     try:
         found = fast(*args)
-    except Exception as error:  # whatever a compiler makes of the function
+    except Exception as error:  # compilers raise errors of any class
         first_line = str(error).strip().partition("\n")[0]
         return f"failed ({type(error).__name__}: {first_line})"
     pairs = list(zip(pytree.tree_leaves(found), pytree.tree_leaves(expected), strict=True))
     for a, b in pairs:
         if not isinstance(b, Tensor) or not b.is_floating_point() or not b.numel():
             continue
-        apart = (a - b).abs().max() / b.abs().max().clamp_min(torch.finfo(b.dtype).tiny)
-        if not apart <= TOLERANCES.get(b.dtype, 1e-2):
-            return f"gives another result (by {float(apart):.0e}, relative)"
+        deviation = (a - b).abs().max() / b.abs().max().clamp_min(torch.finfo(b.dtype).tiny)
+        if not deviation <= TOLERANCES.get(b.dtype, 1e-2):
+            return f"gives another result (relative error {float(deviation):.0e})"
     return None

@@ -1,7 +1,7 @@
 """Joining and splitting tensors, each the derivative of the other.
 
-To torch, the derivative of `cat` is a slice for each part, and that of a slice an addition to zeros
-of full size: in second derivatives, more work than what is computed with the parts.
+torch differentiates `cat` as one slice per part, and a slice as an addition to zeros of full size.
+In second derivatives this would cost more than the computation with the parts.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from mace_functional.autodiff.primitive import Arguments, Outputs, Primitive
 
 
 def join(parts: Sequence[Tensor], dim: int) -> Tensor:
-    """`torch.cat`."""
+    """Concatenate tensors like `torch.cat`; the derivative is a `split`."""
     return _Join([part.shape[dim] for part in parts], dim)(*parts)[0]
 
 
 def split(tensor: Tensor, sizes: Sequence[int], dim: int) -> list[Tensor]:
-    """`torch.split`."""
+    """Split a tensor like `torch.split`; the derivative is a `join`."""
     return list(_Split(sizes, dim)(tensor))
 
 
 class _Join(Primitive):
+    """Concatenation of parts of given sizes along one dimension."""
+
     def __init__(self, sizes: Sequence[int], dim: int) -> None:
         self.sizes, self.dim = sizes, dim
 
@@ -36,6 +38,8 @@ class _Join(Primitive):
 
 
 class _Split(Primitive):
+    """Division of a tensor into parts of given sizes along one dimension."""
+
     def __init__(self, sizes: Sequence[int], dim: int) -> None:
         self.sizes, self.dim = sizes, dim
 

@@ -1,8 +1,8 @@
-"""Forward mode in several threads at once.
+"""Forward-mode differentiation in several threads at once.
 
-torch keeps one level of dual numbers for the whole process. The first `torch.func.jvp` opens it,
-and where that one ends the level is closed, with the tangents of every other thread. `jvp` here
-opens the level for all threads; the last one closes it.
+torch keeps one level of dual numbers for the whole process. The first call of `torch.func.jvp`
+opens it, and closes it when it returns: other threads then lose their tangents. The `jvp` of this
+module shares the level between threads, and the last call to return closes it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from mace_functional.autodiff.torch_internals import eager_transforms, forward_a
 
 
 def jvp(function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
-    """`torch.func.jvp(function, primals, tangents)`, which other threads may call meanwhile.
+    """Compute `torch.func.jvp(function, primals, tangents)`; safe in several threads at once.
 
     Args:
-        function: Takes and returns tensors.
-        primals: Its arguments.
-        tangents: Their tangents, of the same shapes.
+        function: A function from tensors to tensors.
+        primals: Arguments of the function.
+        tangents: Tangents of the arguments, of the same shapes.
 
     Returns:
         The value, and its tangent.
@@ -35,7 +35,7 @@ def jvp(function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[
 
 
 class _Shared:
-    """The level of dual numbers, and how many calls of `jvp` need it."""
+    """State that threads share: the number of running calls of `jvp`, and who opened the level."""
 
     lock = threading.Lock()
     calls = 0
@@ -44,7 +44,10 @@ class _Shared:
 
 @contextmanager
 def _level() -> Iterator[None]:
-    """Keep the level open; `torch.func.jvp` opens none where the count of nested ones is not 0."""
+    """Keep the level of dual numbers open.
+
+    `torch.func.jvp` opens and closes the level only if `JVP_NESTING` is 0 when it is called.
+    """
     with _Shared.lock:
         if not eager_transforms.JVP_NESTING:
             forward_ad.enter_dual_level()

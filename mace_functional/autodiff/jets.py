@@ -1,7 +1,7 @@
-"""Jets: a function of one variable and its derivatives, `[f, f', f'', ...]`, carried together.
+"""Jets: a function of one variable together with its derivatives, `[f, f', f'', ...]`.
 
-Pushing a jet through a chain of maps gives all derivatives of the result at once; nested automatic
-differentiation would compute the lower ones again for each order.
+A chain of maps applied to a jet gives all derivatives of the result at once. Nested automatic
+differentiation would compute the lower derivatives again for each order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Jet = list[Tensor]
 
 
 def jet_of(function: Callable[[Tensor], Tensor], x: Tensor, order: int) -> Jet:
-    """Jet, up to an order, of a function that acts on every element of x, (..., 1)."""
+    """Return the jet, up to an order, of a function that acts on every element of x, (..., 1)."""
     if order == 0:
         return [function(x)]
     lower = jvp(lambda y: jet_of(function, y, order - 1), (x,), (torch.ones_like(x),))
@@ -26,12 +26,17 @@ def jet_of(function: Callable[[Tensor], Tensor], x: Tensor, order: int) -> Jet:
 
 
 def multiply(a: Sequence[Tensor], b: Sequence[Tensor]) -> Jet:
-    """Jet of a product (Leibniz)."""
+    """Return the jet of the product `a b` (Leibniz rule)."""
     return [_sum(_times(comb(n, k), a[k] * b[n - k]) for k in range(n + 1)) for n in range(len(a))]
 
 
 def compose(derivatives: Sequence[Tensor], x: Sequence[Tensor]) -> Jet:
-    """Jet of `f(x)` from the derivatives `f, f', f'', ...` at x and the jet of x (Faà di Bruno)."""
+    """Return the jet of `f(x)` from the derivatives of f at x and the jet of x (Faà di Bruno).
+
+    Args:
+        derivatives: `[f, f', f'', ...]` at x.
+        x: Jet of x, of the same length.
+    """
     out = [derivatives[0]]
     bell: list[list[Tensor]] = [[]]  # partial Bell polynomials B_nk of x', x'', ..., from k = 1
     for n in range(1, len(x)):

@@ -1,9 +1,9 @@
-"""Functions of a few numbers, applied to every point separately, and their derivatives.
+"""Functions of a few numbers, applied to every point separately, with their derivatives.
 
-Points are edges, or nodes and channels. A function y = F(x) of a point has a Jacobian dF/dx and,
-with a cotangent g, a Hessian H = sum_M g[M] d2F[M]/dx2: small matrices that depend on the primals
-only. They are computed once and kept, so that a column of the Hessian of the energy costs a
-matrix-vector product for each point, whatever F is.
+A point is an edge, or one channel of a node. A function y = F(x) of a point has a Jacobian dF/dx
+and, with a cotangent g, a Hessian H = sum_M g[M] d2F[M]/dx2. Both are small matrices that do not
+depend on tangents. They are computed once and kept, so each column of the Hessian of the energy
+costs one matrix-vector product per point, whatever F is.
 """
 
 from __future__ import annotations
@@ -26,49 +26,53 @@ from mace_functional.autodiff.second_order import (
 
 
 class LocalFunction(ABC):
-    """A function `y = F(x; rest)` from (points..., m) to (points..., M); call it.
+    """A function `y = F(x; rest)` from (points..., m) to (points..., M).
 
-    The methods are plain torch operations, to be differentiated with respect to `rest` too.
+    A subclass implements `value`, `jacobian` and `weighted_hessian` in plain torch operations, so
+    that torch can differentiate them by x and by `rest`. Call the object like a function.
     """
 
     def __call__(self, x: Tensor, *rest: Tensor) -> Tensor:
-        """The value, with rules for its derivatives."""
+        """Compute F(x), (points..., M), with fast rules for its derivatives."""
         return _Matrices(self).apply([x], rest)[0]
 
     @abstractmethod
     def value(self, x: Tensor, *rest: Tensor) -> Tensor:
-        """`F(x)`, (points..., M)."""
+        """Compute `F(x)`, (points..., M)."""
 
     @abstractmethod
     def jacobian(self, x: Tensor, *rest: Tensor) -> Tensor:
-        """`dF/dx`, (points..., M, m)."""
+        """Compute the Jacobian `dF/dx`, (points..., M, m)."""
 
     @abstractmethod
     def weighted_hessian(self, cotangent: Tensor, x: Tensor, *rest: Tensor) -> Tensor:
-        """`sum_M g[M] d2F[M]/dx2`, (points..., m, m)."""
+        """Compute the Hessian `sum_M g[M] d2F[M]/dx2`, (points..., m, m), g (points..., M)."""
 
     def value_and_jacobian(self, x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-        """Value and Jacobian, where computing both is cheaper than one after the other."""
+        """Compute value and Jacobian; override this if computing both together is cheaper."""
         return self.value(x, *rest), self.jacobian(x, *rest)
 
     def value_and_jacobian_along(
         self, direction: Tensor, x: Tensor, *rest: Tensor
     ) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Value, Jacobian, and the change of the Jacobian along a direction (points..., m).
+        """Compute value, Jacobian, and the Jacobian's derivative along a direction (points..., m).
 
-        None where the weighted Hessian costs no more.
+        None if the weighted Hessian is no more expensive than this derivative.
         """
         return None
 
 
 class _Matrices(SecondOrderOperation):
-    """A local function's derivatives, as products with matrices that are made once and kept."""
+    """Derivatives of a local function, as products with its Jacobian and weighted Hessian.
+
+    Both matrices are computed once and kept. Shapes: x and v (points..., m), g (points..., M).
+    """
 
     outputs = required = 1
 
     def __init__(self, function: LocalFunction) -> None:
         self.function = function
-        self.jacobians, self.changes, self.hessians = Memo(), Memo(), Memo()
+        self.jacobians, self.d_jacobians, self.hessians = Memo(), Memo(), Memo()
 
     @override
     def value(self, at: Primals, strategy: Strategy) -> Outputs:
@@ -91,25 +95,25 @@ class _Matrices(SecondOrderOperation):
 
     @override
     def value_along(self, at: Primals, v: Tensors) -> tuple[Outputs, Outputs] | None:
-        found = self.function.value_and_jacobian_along(*v, *at.x, *at.rest)
-        if found is None:
+        results = self.function.value_and_jacobian_along(*v, *at.x, *at.rest)
+        if results is None:
             return None
-        value, jacobian, change = found
+        value, jacobian, d_jacobian = results
         self.jacobians.get_or_build((*at.x, *at.rest), lambda: (value, jacobian))
-        self.changes.get_or_build((*v, *at.x, *at.rest), lambda: change)
+        self.d_jacobians.get_or_build((*v, *at.x, *at.rest), lambda: d_jacobian)
         return (value,), (_times(jacobian, Vectors.single(v)),)
 
     @override
     def gradient_along(
         self, at: Primals, v: Tensors, dg: Arguments, optional: bool
     ) -> tuple[Outputs, Outputs] | None:
-        change = self.changes.get((*v, *at.x, *at.rest))
-        if change is None or dg[0] is None:
+        d_jacobian = self.d_jacobians.get((*v, *at.x, *at.rest))
+        if d_jacobian is None or dg[0] is None:
             return None
         (g,) = at.g
-        pulled = self._jacobian(at, "cached").mT @ torch.stack([g, dg[0]], -1)
-        of_x = (change.mT @ g[..., None])[..., 0]
-        return (pulled[..., 0],), (pulled[..., 1] + of_x,)
+        pulled_back = self._jacobian(at, "cached").mT @ torch.stack([g, dg[0]], -1)
+        from_v = (d_jacobian.mT @ g[..., None])[..., 0]
+        return (pulled_back[..., 0],), (pulled_back[..., 1] + from_v,)
 
     def _jacobian(self, at: Primals, strategy: Strategy) -> Tensor:
         if strategy == "differentiable":
@@ -128,8 +132,8 @@ class _Matrices(SecondOrderOperation):
 
 
 def _times(matrices: Tensor, vectors: Vectors) -> Tensor:
-    """Matrices (points..., M, m) times a vector (points..., m), or times a batch of them."""
+    """Multiply matrices (points..., M, m) by a vector (points..., m), or by a batch of vectors."""
     (vector,), (dim,) = vectors
     columns = vector[..., None] if dim is None else vector.movedim(dim, -1)
-    found = matrices * columns if matrices.shape[-1] == 1 else matrices @ columns
-    return found[..., 0] if dim is None else found.movedim(-1, 0)
+    products = matrices * columns if matrices.shape[-1] == 1 else matrices @ columns
+    return products[..., 0] if dim is None else products.movedim(-1, 0)

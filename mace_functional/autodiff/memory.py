@@ -1,4 +1,4 @@
-"""How much memory a computation needs, and how much there is."""
+"""Memory: the free memory of a device, and the memory that a computation needs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 from mace_functional.autodiff.torch_internals import TorchDispatchMode
 
 BUDGET_FRACTION = 0.5
-"""Fraction of the free memory that a computation may take unless told otherwise."""
+"""Fraction of the free memory that a computation may fill if the user gives no budget."""
 
 
 class MemoryMeter(TorchDispatchMode):
-    """Counts the bytes of tensors that are made while it is entered, on any device.
+    """A context manager that counts the bytes of tensors made inside it, on any device.
 
-    It looks at sizes only: no value is read, so it may be used under transforms.
+    It reads sizes and no values, so it works under transforms.
 
     Attributes:
-        live: Bytes of the storages made since that are still alive.
-        peak: The most that were alive at one time.
+        live: Bytes of the storages made inside that are still alive.
+        peak: Largest value that `live` has had.
     """
 
     def __init__(self) -> None:
@@ -58,38 +58,39 @@ class MemoryMeter(TorchDispatchMode):
 
 @cache
 def tune_allocator() -> None:
-    """Let the C library keep up to 64 MiB of what is freed, and hand it out again.
+    """Let the C library keep and reuse up to 64 MiB of freed memory.
 
-    glibc returns large blocks to the system at once, and every new one then costs a page fault for
-    each 4 KiB: more than what is computed with it. It adapts to the largest block, below 32 MiB,
-    that it has seen freed (mallopt(3), M_MMAP_THRESHOLD); this shows it one. Elsewhere it does
-    nothing, and neither does it take memory.
+    glibc returns large blocks to the system as soon as they are freed. Every new block then costs a
+    page fault per 4 KiB, which takes longer than the computation with it. glibc raises its
+    threshold to the size of the largest freed block below 32 MiB (mallopt(3), M_MMAP_THRESHOLD), so
+    this function allocates and frees such a block. It never writes to the block, so it takes no
+    memory. Other C libraries are not affected.
     """
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
 def check_fits(what: str, size: int, device: torch.device, advice: str) -> None:
-    """Refuse what would fill more than the memory that is free.
+    """Raise an error if a computation needs more than the free memory.
 
     Args:
-        what: Takes the memory, for the error.
-        size: Bytes.
-        device: Where.
-        advice: What to do instead, for the error.
+        what: Name, in the plural, of the objects that take the memory, for the error message.
+        size: Bytes that they need.
+        device: Device that they are on.
+        advice: Advice to the user, for the error message.
 
     Raises:
-        MemoryError: If it does not fit.
+        MemoryError: If `size` exceeds the free memory.
     """
     free = free_memory(device)
     if size > free:
         raise MemoryError(
-            f"{what} need {size / 2**30:.3g} GiB of memory and {free / 2**30:.3g} GiB are free: "
+            f"{what} need {size / 2**30:.3g} GiB of memory, but {free / 2**30:.3g} GiB are free: "
             f"{advice}"
         )
 
 
 def free_memory(device: torch.device) -> int:
-    """Free memory of the device in bytes."""
+    """Return the free memory of a device, in bytes."""
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + reserved

@@ -1,13 +1,13 @@
-"""Operations with derivative rules of their own, exact under every nesting of function transforms.
+"""Operations with their own derivative rules, exact under every nesting of function transforms.
 
-torch keeps a stack of the active transforms (grad, jvp, vmap). When a primitive is called, the top
-one is taken off and the primitive's rule for it (`vjp`, `jvp`, `compute_batch`) runs under the
-remaining ones. Rules are made of primitives and plain torch operations, so derivatives of any order
-follow. When the stack is empty, `compute` runs on plain tensors: it may work in blocks, write in
-place and keep results.
+torch keeps a stack of the active transforms (grad, jvp, vmap). When a primitive is called, torch
+removes the top transform, and the primitive's rule for it (`vjp`, `jvp`, `compute_batch`) runs
+under the remaining ones. Rules consist of primitives and plain torch operations, so derivatives of
+any order follow. When the stack is empty, `compute` runs on plain tensors: it may work in blocks,
+write in place and keep results.
 
-`torch.autograd.Function` will not do: its forward-mode rule is silently wrong when nested (pytorch
-issue 197867).
+`torch.autograd.Function` cannot be used instead: its forward-mode rule is silently wrong when
+nested (pytorch issue 197867).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from mace_functional.autodiff.torch_internals import (
 
 T = TypeVar("T")
 Arguments = Sequence[Any]
-"""Tensors, and None for absent ones."""
+"""Tensors; None stands for an absent one."""
 Dimensions = Sequence[int | None]
 Outputs = tuple[Tensor, ...]
 
@@ -46,76 +46,77 @@ Outputs = tuple[Tensor, ...]
 class Primitive(ABC):
     """An operation from tensors to a tuple of tensors; call it like a function.
 
-    `value` has to be given. Rules that are not given fall back on differentiating it. Arguments
-    that are None are passed on as they are.
+    A subclass implements `value`, and may override the rules: without a rule, `value` is
+    differentiated. Arguments may be None.
     """
 
     def __call__(self, *args: Any) -> Outputs:
-        """The value, under whatever transforms are active."""
+        """Compute the value under the active transforms."""
         if torch.compiler.is_compiling():
             return self.value(*args)
         return _call(self, *args)
 
     @abstractmethod
     def value(self, *args: Any) -> Outputs:
-        """The value, in plain torch operations and other primitives."""
+        """Compute the value in plain torch operations and other primitives."""
 
     def compute(self, *args: Any) -> Outputs:
-        """The value of plain tensors that nothing differentiates."""
+        """Compute the value of plain tensors that are not being differentiated."""
         return self.value(*args)
 
     def compute_batch(self, args: Arguments, dims: Dimensions) -> Outputs | None:
-        """The same for a batch, along dimensions `dims`; None to have `value` mapped.
+        """Compute the values of a batch of plain tensors; None to use `vmap(value)` instead.
 
-        The results have the batch in front.
+        `dims` holds the batch dimension of each argument. The results have the batch dimension in
+        front.
         """
         return None
 
     def compute_jvp(self, args: Arguments, tangents: Arguments) -> tuple[Outputs, Outputs | None]:
-        """Results and their tangents of plain tensors, for where both together cost less."""
+        """Compute value and tangents of plain tensors; override if both together are cheaper."""
         return self.compute(*args), self.jvp(args, tangents)
 
     def jvp(self, args: Arguments, tangents: Arguments) -> Outputs | None:
-        """Tangents of the results; a tangent is None where an argument has none."""
+        """Return the tangents of the results; the tangent of a constant argument is None."""
         return self.plain_jvp(args, tangents)
 
     def vjp(self, args: Arguments, cotangents: Outputs, needed: Sequence[bool]) -> Arguments:
-        """One cotangent for each argument, None where it is not needed."""
+        """Return one cotangent for each argument; None if it is not needed."""
         return self.plain_vjp(args, cotangents, needed)
 
     def plain_jvp(self, args: Arguments, tangents: Arguments) -> Outputs | None:
-        """Tangents of the results, by differentiating `value`; None if there is no tangent."""
+        """Return the tangents of the results by differentiating `value`; None if all are None."""
         places = [i for i, t in enumerate(tangents) if t is not None]
         if not places:
             return None
         primals = tuple(args[i] for i in places)
         directions = tuple(tangents[i] for i in places)
-        return jvp(self._of(args, places), primals, directions)[1]
+        return jvp(self._of_places(args, places), primals, directions)[1]
 
     def plain_vjp(self, args: Arguments, cotangents: Outputs, needed: Sequence[bool]) -> list[Any]:
-        """Cotangents of the arguments, by differentiating `value`."""
+        """Return the cotangents of the arguments by differentiating `value`."""
         places = [i for i, need in enumerate(needed) if need]
         out: list[Any] = [None] * len(args)
         if places:
-            pull_back = vjp(self._of(args, places), *(args[i] for i in places))[1]
+            pull_back = vjp(self._of_places(args, places), *(args[i] for i in places))[1]
             for place, cotangent in zip(places, pull_back(cotangents), strict=True):
                 out[place] = cotangent
         return out
 
-    def _of(self, args: Arguments, places: Sequence[int]) -> Callable[..., Outputs]:
-        """The value as a function of some arguments."""
+    def _of_places(self, args: Arguments, places: Sequence[int]) -> Callable[..., Outputs]:
+        """Return `value` as a function of the arguments at some places, the others constant."""
 
-        def function(*moved: Tensor) -> Outputs:
-            every = list(args)
-            for place, value in zip(places, moved, strict=True):
-                every[place] = value
-            return self.value(*every)
+        def function(*variables: Tensor) -> Outputs:
+            all_args = list(args)
+            for place, variable in zip(places, variables, strict=True):
+                all_args[place] = variable
+            return self.value(*all_args)
 
         return function
 
 
 def add_outputs(*terms: Outputs | None) -> Outputs | None:
-    """Their sum; None for no terms."""
+    """Add tuples of tensors term by term; None stands for a term that is zero."""
     present = [term for term in terms if term is not None]
     if not present:
         return None
@@ -123,9 +124,10 @@ def add_outputs(*terms: Outputs | None) -> Outputs | None:
 
 
 class Memo:
-    """The last result of a function, kept as long as it is asked for with the same tensors.
+    """A cache of one entry: the last result of a function, and the tensors it was computed from.
 
-    Tensors and result are replaced together, in one step: several threads may ask at once.
+    A tensor that was changed in place counts as a new one. Tensors and result are replaced in one
+    step, so several threads may use the cache at once.
     """
 
     def __init__(self) -> None:
@@ -133,53 +135,53 @@ class Memo:
 
     @property
     def result(self) -> Any:
-        """The last result; None if there is none."""
+        """The stored result; None if there is none."""
         return self._last[1]
 
     def get(self, tensors: Sequence[Tensor | None]) -> Any:
-        """The result for these tensors, unchanged since; None if there is none."""
-        known, result = self._last
-        return result if _all_same(_versions(tensors), known) else None
+        """Return the result stored for these tensors; None if there is none."""
+        stored, result = self._last
+        return result if _all_same(_versions(tensors), stored) else None
 
     def note(self, tensors: Sequence[Tensor | None]) -> bool:
-        """Whether these tensors were the last that came, unchanged; from now on they are."""
-        asked = _versions(tensors)
-        if _all_same(asked, self._last[0]):
+        """Remember these tensors; return True if they were the last remembered ones already."""
+        versions = _versions(tensors)
+        if _all_same(versions, self._last[0]):
             return True
-        self._last = asked, None
+        self._last = versions, None
         return False
 
     def get_or_build(self, tensors: Sequence[Tensor | None], build: Callable[[], T]) -> T:
-        """The result for these tensors: `build()`, or what it returned the last time."""
-        asked = _versions(tensors)
-        known, result = self._last
-        if result is None or not _all_same(asked, known):
-            del known, result
-            self._last = asked, None  # what was kept is released before more is made
+        """Return the result stored for these tensors; call `build()` if there is none."""
+        versions = _versions(tensors)
+        stored, result = self._last
+        if result is None or not _all_same(versions, stored):
+            del stored, result
+            self._last = versions, None  # the old result is freed before the new one is made
             result = build()
-            self._last = asked, result
+            self._last = versions, result
         return result
 
 
 _Versions = list[tuple[Tensor | None, int]]
-"""Tensors, and how often each was changed in place."""
+"""Tensors, with the number of in-place changes of each."""
 
 
 def _versions(tensors: Sequence[Tensor | None]) -> _Versions:
     return [(t, _version(t)) for t in tensors]
 
 
-def _all_same(asked: _Versions, known: _Versions) -> bool:
-    return len(asked) == len(known) and all(map(_same, asked, known))
+def _all_same(a: _Versions, b: _Versions) -> bool:
+    return len(a) == len(b) and all(map(_same, a, b))
 
 
 def _version(tensor: Tensor | None) -> int:
-    """Counts the changes in place; inference mode keeps no count."""
+    """Return the number of in-place changes; 0 in inference mode, which does not count them."""
     return 0 if tensor is None or tensor.is_inference() else tensor._version
 
 
 def _same(one: tuple[Tensor | None, int], other: tuple[Tensor | None, int]) -> bool:
-    """Whether two tensors are one; forward mode makes views of what it unpacks."""
+    """True if two tensors are the same, or views of the same memory as forward mode makes."""
     (a, version_a), (b, version_b) = one, other
     if version_a != version_b or a is b or a is None or b is None:
         return version_a == version_b and a is b
@@ -193,7 +195,7 @@ def _same(one: tuple[Tensor | None, int], other: tuple[Tensor | None, int]) -> b
 
 
 class _Call(HigherOrderOperator):
-    """The entry into torch's stack of transforms."""
+    """The operator that torch's stack of transforms sees: it calls a primitive's rules."""
 
     def __init__(self) -> None:
         super().__init__("mace_functional_primitive")
@@ -208,14 +210,14 @@ _call = _Call()
 
 
 def _is_plain(args: Arguments) -> bool:
-    """Whether nothing differentiates or maps: no transform, no `backward()`, no dual numbers."""
+    """True if no transform is active, and no argument requires grad or is a dual number."""
     if transforms_are_active():
         return False
     tensors = [a for a in args if a is not None]
     if torch.is_grad_enabled() and any(a.requires_grad for a in tensors):
         return False
     if forward_ad._current_level < 0 or eager_transforms.JVP_NESTING:
-        return True  # a transform that uses dual numbers keeps them on its wrappers
+        return True  # jvp keeps its dual numbers on wrappers
     return all(forward_ad.unpack_dual(a).tangent is None for a in tensors)
 
 
@@ -245,27 +247,27 @@ def _forward(interpreter: Any, primitive: Primitive, *args: Any) -> Outputs:
     pairs = [_unpacked(a, level) for a in args]
     primals, tangents = (tuple(part) for part in zip(*pairs, strict=True))
     with interpreter.lower():
-        moved: Outputs | None = None
+        out_tangents: Outputs | None = None
         if all(t is None for t in tangents):
             out = _call(primitive, *primals)
         elif _is_plain((*primals, *tangents)):
-            out, moved = primitive.compute_jvp(primals, tangents)
+            out, out_tangents = primitive.compute_jvp(primals, tangents)
         else:
-            out, moved = _call(primitive, *primals), primitive.jvp(primals, tangents)
+            out, out_tangents = _call(primitive, *primals), primitive.jvp(primals, tangents)
     wrapped = (_wrap_for_grad(t, level) for t in out)
     return tuple(
         primal
         if tangent is None
         else forward_ad.make_dual(primal, _wrap_for_grad(tangent, level), level=0)
-        for primal, tangent in zip(wrapped, moved or [None] * len(out), strict=True)
+        for primal, tangent in zip(wrapped, out_tangents or [None] * len(out), strict=True)
     )
 
 
 def _unpacked(tensor: Tensor | None, level: int) -> tuple[Tensor | None, Tensor | None]:
-    """Primal and tangent, one level down."""
+    """Return primal and tangent of a tensor, unwrapped by one level."""
     if tensor is None or maybe_get_level(tensor) != level:
         return tensor, None
-    # The tangent of this level lives on the wrapper, whatever the level's number is.
+    # The wrapper holds the tangent of this level, always under number 0.
     primal, tangent = forward_ad.unpack_dual(tensor, level=0)
     return _unwrapped(primal, level), _unwrapped(tangent, level)
 
@@ -277,13 +279,13 @@ def _reverse(interpreter: Any, primitive: Primitive, *args: Any) -> Outputs:
 
 
 class _Node(_SingleLevelFunction):
-    """One level of reverse mode."""
+    """The autograd node of a primitive, for one level of reverse mode."""
 
     @staticmethod
     def forward(interpreter: Any, primitive: Primitive, *args: Any) -> Outputs:
         level = interpreter.level()
         low = (_unwrapped(a, level) for a in args)
-        # Lower levels track what happens here: it is part of their computation.
+        # Lower levels differentiate this call too, so they must record it.
         with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), interpreter.lower():
             out = _call(primitive, *low)
         return tuple(_wrap_for_grad(t, level) for t in out)

@@ -1,21 +1,26 @@
-"""Operations whose first and second derivatives are formulas: one ladder of rules for all of them.
+"""Derivative rules for operations with formulas for their first and second derivatives.
 
-An operation is `y = F(x; rest)`, of variables x and of further tensors. With cotangents g of y, all
-that derivatives up to the second by x need is the potential `Phi(x, g; rest) = <g, F(x; rest)>`:
+An operation is `y = F(x; rest)`, with variables x and further tensors `rest`. With cotangents g of
+y, all derivatives up to second order by x follow from `Phi(x, g; rest) = <g, F(x; rest)>`:
 
     value               y = dPhi/dg
     gradient            dPhi/dx
     product             d2Phi/dx2 v  (the Hessian of Phi times v)  and  d2Phi/dg dx v = dF/dx v
 
-The first is linked to the second by reverse mode and to the third by forward mode, the second to
-the third by both, and the third, linear and symmetric in v, to itself and the second. Derivatives
-by `rest`, and higher ones by x, are those of the formulas, which are plain torch operations.
+Each of the three is a primitive, and its rules call the others:
 
-Each formula is asked for in one of three strategies:
+    of the value        reverse mode is the gradient, forward mode is the product dF/dx v
+    of the gradient     reverse and forward mode by x are products; it is linear in g
+    of the product      reverse mode by v is a product and a gradient; it is linear in v
 
-    differentiable      under transforms: all at once, out of place, keeping nothing
-    streamed            plain tensors and one vector: in blocks, where intermediates are large
-    cached              plain tensors and many vectors: from what was made once and kept
+Derivatives by `rest`, and higher derivatives by x, are taken of the formulas themselves, which are
+plain torch operations.
+
+Each formula has three strategies:
+
+    differentiable      under transforms: all at once, out of place, nothing is kept
+    streamed            plain tensors and one vector: in blocks, intermediates are discarded
+    cached              plain tensors and many vectors: from intermediates that were made once
 """
 
 from __future__ import annotations
@@ -41,12 +46,12 @@ Tensors = Sequence[Tensor]
 
 
 class Primals(NamedTuple):
-    """The arguments at which an operation is differentiated.
+    """The point at which an operation is differentiated.
 
     Attributes:
         x: Variables.
         rest: Further tensors.
-        g: Cotangents of y, where the Hessian of Phi is asked for.
+        g: Cotangents of y; empty if the Hessian of Phi is not needed.
     """
 
     x: Tensors
@@ -59,7 +64,7 @@ class Vectors(NamedTuple):
 
     Attributes:
         tensors: One for each tensor of x or y.
-        dims: Where each has the dimension of the batch; None where it has none.
+        dims: Batch dimension of each tensor; None if it has none.
     """
 
     tensors: Tensors
@@ -67,22 +72,22 @@ class Vectors(NamedTuple):
 
     @property
     def batched(self) -> bool:
-        """Whether there is a batch."""
+        """True if one of the tensors has a batch dimension."""
         return any(dim is not None for dim in self.dims)
 
     @classmethod
     def single(cls, tensors: Tensors) -> Vectors:
-        """One vector."""
+        """Make a single vector, without a batch."""
         return cls(tensors, [None] * len(tensors))
 
 
 class Wanted(NamedTuple):
-    """The parts of a product that are asked for.
+    """The parts of a product that the caller needs.
 
     Attributes:
-        hessian: `d2Phi/dx2 v`.
-        pushforward: `dF/dx v`.
-        optional: The Hessian's rows of the optional variables too.
+        hessian: True for `d2Phi/dx2 v`.
+        pushforward: True for `dF/dx v`.
+        optional: True to include the Hessian's rows of the optional variables.
     """
 
     hessian: bool
@@ -91,14 +96,15 @@ class Wanted(NamedTuple):
 
 
 class SecondOrderOperation(ABC):
-    """An operation `y = F(x; rest)` with formulas for its derivatives; one object for each call.
+    """An operation `y = F(x; rest)` with formulas for its derivatives.
 
-    Results that have a batch have it in front. What the formulas keep is released with the object.
+    Make one object for each call: intermediates that the formulas keep are freed with it. Results
+    of a batch have the batch dimension in front.
 
     Attributes:
-        outputs: How many tensors y has.
-        required: How many variables are always differentiated together.
-        optional: How many more come after them, differentiated where something depends on them.
+        outputs: Number of tensors in y.
+        required: Number of variables in x that are always differentiated together.
+        optional: Number of variables after them, differentiated only if a derivative needs them.
     """
 
     outputs: int
@@ -106,48 +112,49 @@ class SecondOrderOperation(ABC):
     optional: int = 0
 
     def apply(self, x: Tensors, rest: Tensors) -> Outputs:
-        """y, with rules for its derivatives."""
+        """Compute y, with rules for its derivatives."""
         return _Value(self)(*x, *rest)
 
     @abstractmethod
     def value(self, at: Primals, strategy: Strategy) -> Outputs:
-        """`F(x; rest)`."""
+        """Compute `F(x; rest)`."""
 
     @abstractmethod
     def gradient(self, at: Primals, g: Vectors, optional: bool, strategy: Strategy) -> Outputs:
-        """`dPhi/dx` for cotangents g, by the optional variables too if that is wanted."""
+        """Compute `dPhi/dx` for cotangents g; by the optional variables too if `optional`."""
 
     @abstractmethod
     def product(self, at: Primals, v: Vectors, wanted: Wanted, strategy: Strategy) -> Outputs:
-        """`d2Phi/dx2 v` and `dF/dx v`, one after the other, as far as they are wanted.
+        """Compute `d2Phi/dx2 v` and `dF/dx v`, in this order, those that are wanted.
 
-        v has no optional variables where all of these are zero.
+        v may end before the optional variables: their parts of v are then zero.
         """
 
     def value_along(self, at: Primals, v: Tensors) -> tuple[Outputs, Outputs] | None:
-        """`F(x; rest)` and `dF/dx v` of plain tensors; None where both together save nothing."""
+        """Compute `F` and `dF/dx v` of plain tensors; None if both together are not cheaper."""
         return None
 
     def gradient_along(
         self, at: Primals, v: Tensors, dg: Arguments, optional: bool
     ) -> tuple[Outputs, Outputs] | None:
-        """`dPhi/dx` and its change along v and dg, of plain tensors; None as for `value_along`.
+        """Compute `dPhi/dx` and its derivative along v and dg, of plain tensors.
 
-        dg has None where a cotangent does not change.
+        None if both together are not cheaper. dg is None for a cotangent that is constant.
         """
         return None
 
 
-class _Rung(Primitive):
-    """One of the three primitives. Its arguments are v, g, x and rest, or some of these.
+class _PhiDerivative(Primitive):
+    """Base of the three primitives, which are derivatives of Phi: value, gradient and product.
 
-    It is linear in the first `linear` of them. The first `ruled` have rules here; derivatives by
-    all others are those of the formulas.
+    The arguments are v, g, x and rest, or some of these, in this order. The primitive is linear in
+    the first `n_linear` of them. The first `n_ruled` have rules here; by all others the formula
+    itself is differentiated.
     """
 
-    linear = 0
+    n_linear = 0
     derivative: Wanted
-    """The product that is the derivative by x, where x has a rule."""
+    """The product that is the derivative by x, if x has a rule."""
 
     def __init__(
         self, operation: SecondOrderOperation, v: int, g: int, *, x_ruled: bool = True
@@ -155,18 +162,20 @@ class _Rung(Primitive):
         self.operation = operation
         self.variables = operation.required + operation.optional
         self.ends = v, v + g, v + g + self.variables
-        self.ruled = self.ends[2] if x_ruled else v
+        self.n_ruled = self.ends[2] if x_ruled else v
 
     @abstractmethod
     def evaluate(self, at: Primals, linear: Vectors, strategy: Strategy) -> Outputs:
-        """The formula, in one of the strategies."""
+        """Compute the formula with one of the strategies."""
 
     @abstractmethod
-    def pulled(self, args: Arguments, cotangents: Outputs, needed: Sequence[bool]) -> Arguments:
-        """Cotangents of the arguments that have rules; the last ones may be left out."""
+    def pull_back(self, args: Arguments, cotangents: Outputs, needed: Sequence[bool]) -> Arguments:
+        """Return cotangents of the arguments with rules; those missing at the end are zero."""
 
-    def both(self, at: Primals, v: Tensors, dg: Arguments) -> tuple[Outputs, Outputs] | None:
-        """The formula and its change along v and dg; None where both together save nothing."""
+    def evaluate_along(
+        self, at: Primals, v: Tensors, dg: Arguments
+    ) -> tuple[Outputs, Outputs] | None:
+        """Compute the formula and its derivative along v and dg; None if that is not cheaper."""
         return None
 
     @override
@@ -179,12 +188,12 @@ class _Rung(Primitive):
 
     @override
     def compute_batch(self, args: Arguments, dims: Dimensions) -> Outputs | None:
-        if any(dim is not None for dim in dims[self.linear :]):
+        if any(dim is not None for dim in dims[self.n_linear :]):
             return None
         return self._evaluate(args, dims, "cached")
 
     def _evaluate(self, args: Arguments, dims: Dimensions, strategy: Strategy) -> Outputs:
-        linear = Vectors(args[: self.linear], dims[: self.linear])
+        linear = Vectors(args[: self.n_linear], dims[: self.n_linear])
         return self.evaluate(self._primals(args), linear, strategy)
 
     def _primals(self, args: Arguments) -> Primals:
@@ -193,25 +202,25 @@ class _Rung(Primitive):
 
     @override
     def compute_jvp(self, args: Arguments, tangents: Arguments) -> tuple[Outputs, Outputs | None]:
-        found, v = None, self._tangents(args, tangents)
-        if v is not None and all(t is None for t in tangents[self.ruled :]):
-            found = self.both(self._primals(args), v, tangents[: self.linear])
-        return super().compute_jvp(args, tangents) if found is None else found
+        results, v = None, self._tangents(args, tangents)
+        if v is not None and all(t is None for t in tangents[self.n_ruled :]):
+            results = self.evaluate_along(self._primals(args), v, tangents[: self.n_linear])
+        return super().compute_jvp(args, tangents) if results is None else results
 
     @override
     def jvp(self, args: Arguments, tangents: Arguments) -> Outputs | None:
-        along, curved, k = None, None, self.linear
+        by_linear, by_x, k = None, None, self.n_linear
         if any(t is not None for t in tangents[:k]):
-            along = self(*filled(tangents[:k], args[:k]), *args[k:])
+            by_linear = self(*filled(tangents[:k], args[:k]), *args[k:])
         v = self._tangents(args, tangents)
         if v is not None:
-            curved = _Product(self.operation, len(v), self.derivative)(*v, *args)
-        still = [None] * self.ruled
-        return add_outputs(along, curved, self.plain_jvp(args, (*still, *tangents[self.ruled :])))
+            by_x = _Product(self.operation, len(v), self.derivative)(*v, *args)
+        others = (*[None] * self.n_ruled, *tangents[self.n_ruled :])
+        return add_outputs(by_linear, by_x, self.plain_jvp(args, others))
 
     def _tangents(self, args: Arguments, tangents: Arguments) -> list[Tensor] | None:
-        """Tangents of x if x has a rule, the optional ones only if they are not all None."""
-        start, end = self.linear, self.ruled
+        """Return the tangents of x, without optional ones that are all None; None if all are."""
+        start, end = self.n_linear, self.n_ruled
         if all(t is None for t in tangents[start:end]):
             return None
         required = start + self.operation.required
@@ -221,16 +230,16 @@ class _Rung(Primitive):
 
     @override
     def vjp(self, args: Arguments, cotangents: Outputs, needed: Sequence[bool]) -> Arguments:
-        k = self.ruled
+        k = self.n_ruled
         out = self.plain_vjp(args, cotangents, (*[False] * k, *needed[k:]))
         if any(needed[:k]):
-            found = self.pulled(args, cotangents, needed[:k])
-            out[: len(found)] = found
+            ruled = self.pull_back(args, cotangents, needed[:k])
+            out[: len(ruled)] = ruled
         return out
 
 
-class _Value(_Rung):
-    """`F`, of x and rest."""
+class _Value(_PhiDerivative):
+    """The value `F(x; rest)` as a primitive; arguments x, rest."""
 
     derivative = Wanted(hessian=False, pushforward=True, optional=False)
 
@@ -242,21 +251,23 @@ class _Value(_Rung):
         return self.operation.value(at, strategy)
 
     @override
-    def both(self, at: Primals, v: Tensors, dg: Arguments) -> tuple[Outputs, Outputs] | None:
+    def evaluate_along(
+        self, at: Primals, v: Tensors, dg: Arguments
+    ) -> tuple[Outputs, Outputs] | None:
         return self.operation.value_along(at, v)
 
     @override
-    def pulled(self, args: Arguments, cotangents: Outputs, needed: Sequence[bool]) -> Arguments:
+    def pull_back(self, args: Arguments, cotangents: Outputs, needed: Sequence[bool]) -> Arguments:
         optional = any(needed[self.operation.required :])
         return _Gradient(self.operation, optional)(*cotangents, *args)
 
 
-class _Gradient(_Rung):
-    """`dPhi/dx`, of g, x and rest."""
+class _Gradient(_PhiDerivative):
+    """The gradient `dPhi/dx` as a primitive; arguments g, x, rest."""
 
     def __init__(self, operation: SecondOrderOperation, optional: bool) -> None:
         super().__init__(operation, 0, operation.outputs)
-        self.linear, self.optional = operation.outputs, optional
+        self.n_linear, self.optional = operation.outputs, optional
         self.derivative = Wanted(hessian=True, pushforward=False, optional=optional)
 
     @override
@@ -264,48 +275,53 @@ class _Gradient(_Rung):
         return self.operation.gradient(at, linear, self.optional, strategy)
 
     @override
-    def both(self, at: Primals, v: Tensors, dg: Arguments) -> tuple[Outputs, Outputs] | None:
+    def evaluate_along(
+        self, at: Primals, v: Tensors, dg: Arguments
+    ) -> tuple[Outputs, Outputs] | None:
         return self.operation.gradient_along(at, v, dg, self.optional)
 
     @override
-    def pulled(self, args: Arguments, cotangents: Outputs, needed: Sequence[bool]) -> Arguments:
-        k = self.linear
-        of_g, of_x = needed[:k], needed[k:]
-        wanted = Wanted(any(of_x), any(of_g), any(of_x[self.operation.required :]))
+    def pull_back(self, args: Arguments, cotangents: Outputs, needed: Sequence[bool]) -> Arguments:
+        k = self.n_linear
+        g_needed, x_needed = needed[:k], needed[k:]
+        wanted = Wanted(any(x_needed), any(g_needed), any(x_needed[self.operation.required :]))
         product = _Product(self.operation, len(cotangents), wanted)
-        found = product(*cotangents, *(args if wanted.hessian else args[k:]))
+        products = product(*cotangents, *(args if wanted.hessian else args[k:]))
         if not wanted.pushforward:
-            return [*[None] * k, *found]
-        return [*found[-k:], *found[:-k]]
+            return [*[None] * k, *products]
+        return [*products[-k:], *products[:-k]]
 
 
-class _Product(_Rung):
-    """`d2Phi/dx2 v` and `dF/dx v`, of v, g where the Hessian is wanted, x and rest."""
+class _Product(_PhiDerivative):
+    """The products `d2Phi/dx2 v` and `dF/dx v` as a primitive; arguments v, g, x, rest.
+
+    Without the Hessian there is no g.
+    """
 
     def __init__(self, operation: SecondOrderOperation, v: int, wanted: Wanted) -> None:
         super().__init__(operation, v, operation.outputs if wanted.hessian else 0, x_ruled=False)
-        self.linear, self.wanted = v, wanted
+        self.n_linear, self.wanted = v, wanted
 
     @override
     def evaluate(self, at: Primals, linear: Vectors, strategy: Strategy) -> Outputs:
         return self.operation.product(at, linear, self.wanted, strategy)
 
     @override
-    def pulled(self, args: Arguments, cotangents: Outputs, needed: Sequence[bool]) -> Arguments:
-        """The same matrices, transposed, times cotangents: the Hessian is symmetric."""
-        primals, of_hessian, of_pushforward = args[self.linear :], None, None
-        optional = self.linear > self.operation.required
+    def pull_back(self, args: Arguments, cotangents: Outputs, needed: Sequence[bool]) -> Arguments:
+        """Return the transposed matrices times the cotangents; the Hessian is symmetric."""
+        primals, by_hessian, by_pushforward = args[self.n_linear :], None, None
+        optional = self.n_linear > self.operation.required
         if self.wanted.hessian:
             rows = self.variables if self.wanted.optional else self.operation.required
             w, cotangents = cotangents[:rows], cotangents[rows:]
-            of_hessian = _Product(self.operation, rows, Wanted(True, False, optional))(*w, *primals)
+            by_hessian = _Product(self.operation, rows, Wanted(True, False, optional))(*w, *primals)
             primals = primals[self.operation.outputs :]
         if self.wanted.pushforward:
-            of_pushforward = _Gradient(self.operation, optional)(*cotangents, *primals)
-        return add_outputs(of_hessian, of_pushforward) or ()
+            by_pushforward = _Gradient(self.operation, optional)(*cotangents, *primals)
+        return add_outputs(by_hessian, by_pushforward) or ()
 
 
 def filled(tangents: Arguments, primals: Arguments) -> list[Tensor]:
-    """Tangents, with zeros where there is None."""
+    """Return the tangents, with zeros in place of None."""
     pairs = zip(tangents, primals, strict=True)
     return [torch.zeros_like(p) if t is None else t for t, p in pairs]

@@ -1,8 +1,8 @@
 """The private names of torch that this package uses, all in one place.
 
-`primitive` needs functorch's stack of transforms, `concrete` whether a tensor is wrapped by one,
-and `memory` the storages that operations make. Torch may move such names from one version to the
-next: the import then fails here, in one sentence.
+`primitive` uses functorch's stack of transforms, `concrete` the test for tensors that a transform
+has wrapped, and `memory` the hook that sees every operation. A new version of torch may move these
+names. The import then fails here, with a message that names the supported versions.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 SUPPORTED = "2.8 <= torch < 2.15"
-"""Versions of torch that the package is made for, as in pyproject.toml."""
+"""Supported versions of torch, as in pyproject.toml."""
 
 try:
     import torch.autograd.forward_ad as forward_ad
@@ -31,7 +31,7 @@ try:
     from torch.utils import _pytree as pytree
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    # Read where they are used, because their values change.
+    # Modules read these where they use them, because their values change.
     _ = forward_ad._current_level, forward_ad._set_fwd_grad_enabled, eager_transforms.JVP_NESTING
 except (ImportError, AttributeError) as error:
     raise ImportError(
