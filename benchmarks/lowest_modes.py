@@ -77,7 +77,7 @@ def study(name: str, atoms: Atoms, model: mf.MaceModel, sizes: list[int], tolera
             lambda k=k: lowest_modes(operator(), k, pbc=pbc, numbers=s.numbers, tolerance=tolerance)
         )
         error = ((found.eigenvalues - exact[:k]) / exact[:k]).abs().max()
-        low = f"{found.frequencies()[0]:.2f} cm-1"
+        low = f"{found.frequencies[0]:.2f} cm-1"
         result = low if found.converged else f"{low}; {found.reason}"
         row(f"{k} lowest", found.n_hvps, seconds, f"{error:.0e}", result)
     seconds, answer = timed(lambda: check_stability(model, atoms))

@@ -31,7 +31,6 @@ from mace_functional.interop.phonopy import commensurate_points, phonopy_of, wri
 from mace_functional.phonons import (
     BandStructure,
     DensityOfStates,
-    ImaginaryMode,
     Mesh,
     MeshModes,
     Phonons,
@@ -46,6 +45,7 @@ from mace_functional.phonons.mesh import mesh_size
 from mace_functional.potential.protocol import Potential
 from mace_functional.structure.selection import refuse_constraints
 from mace_functional.support.atomic_write import atomic_write
+from mace_functional.vibrations.imaginary import ImaginaryMode, imaginary_modes
 
 SHOWN = 5
 """How many imaginary modes are printed; all of them are in the JSON file."""
@@ -131,7 +131,7 @@ def _bands(bands: BandStructure) -> dict[str, Any]:
         "labels": [list(label) for label in bands.labels],
         "starts": list(bands.starts),
         "frequencies": bands.frequencies.tolist(),
-        "imaginary": _imaginary(bands.imaginary),
+        "imaginary": _imaginary(bands.imaginary_modes),
     }
 
 
@@ -140,8 +140,10 @@ def _mesh(modes: MeshModes, unit: str) -> dict[str, Any]:
         "size": list(modes.mesh.size),
         "q": modes.mesh.q.tolist(),
         "weights": modes.mesh.weights.tolist(),
-        "frequencies": modes.frequencies(unit).tolist(),
-        "imaginary": _imaginary(modes.imaginary(unit)),
+        "frequencies": modes.frequencies_in(unit).tolist(),
+        "imaginary": _imaginary(
+            imaginary_modes(modes.mesh.q, modes.frequencies_in(unit), modes.eigenvectors)
+        ),
     }
 
 
@@ -208,7 +210,7 @@ def _write(
             "band_eigenvectors": bands.eigenvectors,
             "mesh_q": modes.mesh.q,
             "mesh_weights": modes.mesh.weights,
-            "mesh_frequencies": modes.frequencies(options.unit),
+            "mesh_frequencies": modes.frequencies_in(options.unit),
             "mesh_eigenvectors": modes.eigenvectors,
             "dos_frequencies": dos.frequencies,
             "dos_total": dos.total,

@@ -83,7 +83,7 @@ def missing_results(
     branches: AcousticBranches, thermo: HarmonicThermo, atoms: Atoms
 ) -> dict[str, Any] | None:
     """What Gamma alone leaves out of the heat capacity; None if that is nothing."""
-    if not branches.count:
+    if not branches.n_branches:
         return None
     per_gram = EV_PER_MOLECULE / float(atoms.get_masses().sum())
     heat = branches.heat_capacity(thermo.temperatures)
@@ -93,7 +93,7 @@ def missing_results(
         heat = heat.to(thermo.heat_capacity)
         share = (heat / (thermo.heat_capacity + heat).clamp(min=1e-30)).tolist()
     return {
-        "acoustic_modes": branches.count,
+        "acoustic_modes": branches.n_branches,
         "at_most_J_per_gK": per_gram * branches.bound,
         "at_most_J_per_molK": EV_PER_MOLECULE * branches.bound,
         "about_J_per_gK": None if heat is None else (per_gram * heat).tolist(),

@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
         if lattice is not None and choice is not None and choice != AUTO:
             mesh = _mesh_of(atoms, choice, symprec=symprec_of(options))
             on_mesh = mesh_modes(lattice, mesh, eigenvectors=False, progress=console.is_terminal)
-        elif lattice is not None and branches.count:
+        elif lattice is not None and branches.n_branches:
             converged = converged_mesh_thermo(
                 lattice,
                 options.temperatures,
@@ -113,7 +113,7 @@ def run(options: argparse.Namespace) -> None:
 
         spectrum, weights = modes.frequencies, None
         if on_mesh is not None:
-            spectrum, weights = on_mesh.frequencies("cm-1"), on_mesh.mesh.weights
+            spectrum, weights = on_mesh.frequencies_in("cm-1"), on_mesh.mesh.weights
         mass = float(atoms[free].get_masses().sum())
         write_figure(options.figure, thermo_figure(spectrum, options.temperatures, mass, weights))
     _print(results)
@@ -186,8 +186,8 @@ def _mesh(modes: MeshModes) -> dict[str, Any]:
         "size": list(modes.mesh.size),
         "q": modes.mesh.q.tolist(),
         "weights": modes.mesh.weights.tolist(),
-        "frequencies_cm-1": modes.frequencies("cm-1").tolist(),
-        "imaginary_modes": len(modes.imaginary()),
+        "frequencies_cm-1": modes.frequencies_in("cm-1").tolist(),
+        "imaginary_modes": modes.n_imaginary,
     }
 
 

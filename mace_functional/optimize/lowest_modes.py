@@ -33,6 +33,7 @@ from mace_functional.optimize.outcome import HasOutcome, Outcome
 from mace_functional.structure.connectivity import Parts, parts_of
 from mace_functional.structure.selection import freedom
 from mace_functional.support import validation
+from mace_functional.support.callable_frequencies import callable_frequencies
 from mace_functional.units import frequency_factor
 from mace_functional.vibrations.harmonic_modes import signed_sqrt
 from mace_functional.vibrations.rigid import INSTEAD
@@ -78,8 +79,18 @@ class LowestModes(HasOutcome):
         """Whether all errors are within the tolerance."""
         return self.outcome is Outcome.CONVERGED
 
-    def frequencies(self, unit: str = "cm-1") -> Tensor:
-        """Signed frequencies; imaginary modes are negative.
+    @property
+    def frequencies(self) -> Tensor:
+        """Signed frequencies in cm-1, (k,) ascending; imaginary modes are negative.
+
+        Raises:
+            ValueError: If the operator had no masses.
+        """
+        values = self.frequencies_in("cm-1")
+        return callable_frequencies(values, self.frequencies_in)
+
+    def frequencies_in(self, unit: str) -> Tensor:
+        """The frequencies in a unit.
 
         Args:
             unit: "cm-1", "THz" or "meV".

@@ -32,10 +32,11 @@ from mace_functional.phonons.mesh_sums import (
     mesh_convergence,
     mesh_thermo,
 )
-from mace_functional.phonons.modes import ImaginaryMode, modes_at_q
+from mace_functional.phonons.modes import modes_at_q
 from mace_functional.phonons.phonons import Diagnostics, Phonons, phonons_of
 from mace_functional.phonons.velocities import group_velocities
 from mace_functional.support.renamed import with_old_names
+from mace_functional.vibrations.imaginary import ImaginaryMode
 
 __all__ = [
     "AcousticBranches",

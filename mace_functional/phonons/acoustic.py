@@ -42,6 +42,7 @@ from torch.func import grad, vjp
 
 from mace_functional.autodiff.columns import chunked_vmap
 from mace_functional.phonons.modes import LARGEST_FORCE
+from mace_functional.support.renamed import OldAttribute
 from mace_functional.units import ANGULAR_FREQUENCY, K_B, frequency_factor
 from mace_functional.vibrations.thermodynamics import HarmonicThermo, harmonic_thermo
 
@@ -75,21 +76,23 @@ class AcousticBranches:
     """What the Gamma point leaves out of a crystal: an upper bound and an estimate.
 
     Attributes:
-        count: Number of acoustic branches: 3 for a crystal, 4 for a chain, 0 where nothing is
+        n_branches: Number of acoustic branches: 3 for a crystal, 4 for a chain, 0 where nothing is
             missing, as for a molecule.
         edges: Highest frequency of each branch, cm-1, ascending; zero for one that no elasticity
             holds, which counts in full; None where there is no estimate.
         reason: Why there is no estimate, in words; None where there is one.
     """
 
-    count: int
+    n_branches: int
     edges: tuple[float, ...] | None
     reason: str | None = None
 
+    count = OldAttribute("n_branches")
+
     @property
     def bound(self) -> float:
-        """Most that the heat capacity of one cell can lack, `count` k_B, eV/K."""
-        return self.count * K_B
+        """Most that the heat capacity of one cell can lack, `n_branches` k_B, eV/K."""
+        return self.n_branches * K_B
 
     def thermo(self, temperatures: Sequence[float] | Tensor | float) -> HarmonicThermo | None:
         """Thermodynamics of the branches, of one cell; None where there is no estimate.

@@ -24,10 +24,8 @@ from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.autodiff.memory import check_fits
 from mace_functional.phonons.modes import (
     WITH_DERIVATIVES,
-    ImaginaryMode,
     check_crystal,
     degenerate_blocks,
-    imaginary_modes,
     modes_at_q,
     signed_frequencies,
     warn_if_not_relaxed,
@@ -35,7 +33,9 @@ from mace_functional.phonons.modes import (
 from mace_functional.structure.symmetry import standard_path
 from mace_functional.support import validation
 from mace_functional.support.defaults import SYMPREC
+from mace_functional.support.renamed import OldAttribute
 from mace_functional.units import frequency_factor
+from mace_functional.vibrations.imaginary import ImaginaryMode, imaginary_modes
 from mace_functional.vibrations.summary import summary
 
 if TYPE_CHECKING:
@@ -77,10 +77,21 @@ class BandStructure:
 
     __repr__ = summary
 
+    def frequencies_in(self, unit: str) -> Tensor:
+        """The frequencies in "cm-1", "THz" or "meV"."""
+        return self.frequencies * (frequency_factor(unit) / frequency_factor(self.unit))
+
     @property
-    def imaginary(self) -> list[ImaginaryMode]:
-        """The imaginary modes, the most unstable first."""
+    def imaginary_modes(self) -> list[ImaginaryMode]:
+        """The imaginary modes, in `unit`, the most unstable first."""
         return imaginary_modes(self.q, self.frequencies, self.eigenvectors)
+
+    @property
+    def n_imaginary(self) -> int:
+        """Number of imaginary modes, over all wave vectors."""
+        return int((self.frequencies < 0).sum())
+
+    imaginary = OldAttribute("imaginary_modes")
 
 
 def band_structure(

@@ -78,7 +78,7 @@ def density_of_states(
         ValueError: If the method or the unit is unknown, the width is not positive or belongs to
             tetrahedra, or the grid is not evenly spaced and ascending.
     """
-    frequencies = modes.frequencies(unit)
+    frequencies = modes.frequencies_in(unit)
     if method != "gaussian" or grid is None or width is None:
         instead = "method='gaussian' with a grid and a width"
         refuse_transforms("density_of_states as called", instead, frequencies)

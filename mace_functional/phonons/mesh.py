@@ -24,13 +24,11 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 
-from mace_functional.autodiff.concrete import refuse_transforms
+from mace_functional.autodiff.concrete import is_concrete, refuse_transforms
 from mace_functional.autodiff.memory import check_fits
 from mace_functional.phonons.modes import (
     WITH_DERIVATIVES,
-    ImaginaryMode,
     check_crystal,
-    imaginary_modes,
     modes_at_q,
     signed_frequencies,
     warn_if_not_relaxed,
@@ -38,8 +36,11 @@ from mace_functional.phonons.modes import (
 from mace_functional.structure.symmetry import Operations
 from mace_functional.support import validation
 from mace_functional.support.atomic_write import atomic_write
+from mace_functional.support.callable_frequencies import callable_frequencies
 from mace_functional.support.defaults import MESH_SPACING, SYMPREC
+from mace_functional.support.renamed import OldAttribute, warn_renamed
 from mace_functional.support.validation import MOST_WAVE_VECTORS
+from mace_functional.vibrations.imaginary import ImaginaryMode, imaginary_modes
 from mace_functional.vibrations.summary import summary
 from mace_functional.vibrations.thermodynamics import WeightedFrequencies
 
@@ -149,7 +150,7 @@ class MeshModes:
             rigid motions.
         eigenvectors: Complex, (Q, 3N, N, 3), or None if they were not asked for.
         masses: amu, (N,).
-        rigid: How many rigid motions there are at each q, (Q,): the acoustic modes at Gamma, and
+        n_rigid: How many rigid motions there are at each q, (Q,): the acoustic modes at Gamma, and
             all rigid motions of molecules that are connected to nothing else, at every q.
     """
 
@@ -157,30 +158,41 @@ class MeshModes:
     eigenvalues: Tensor
     eigenvectors: Tensor | None
     masses: Tensor
-    rigid: Tensor
+    n_rigid: Tensor
 
     __repr__ = summary
 
     def weighted_frequencies(self) -> WeightedFrequencies:
         """What `harmonic_thermo` sums over: all modes but rigid motions, weighted by q."""
         weights = self.mesh.weights.to(self.eigenvalues)
-        return WeightedFrequencies(self.frequencies("cm-1"), "cm-1", weights, self.rigid)
+        return WeightedFrequencies(self.frequencies_in("cm-1"), "cm-1", weights, self.n_rigid)
 
-    def frequencies(self, unit: str = "cm-1") -> Tensor:
-        """Signed frequencies, (Q, 3N); imaginary modes are negative.
+    @property
+    def frequencies(self) -> Tensor:
+        """Signed frequencies in cm-1, (Q, 3N); imaginary modes are negative."""
+        values = self.frequencies_in("cm-1")
+        return callable_frequencies(values, self.frequencies_in) if is_concrete(values) else values
 
-        Args:
-            unit: "cm-1", "THz" or "meV".
-        """
+    def frequencies_in(self, unit: str) -> Tensor:
+        """The frequencies in "cm-1", "THz" or "meV"."""
         return signed_frequencies(self.eigenvalues, unit)
 
-    def imaginary(self, unit: str = "cm-1") -> list[ImaginaryMode]:
-        """The imaginary modes, the most unstable first.
+    @property
+    def imaginary_modes(self) -> list[ImaginaryMode]:
+        """The imaginary modes, in cm-1, the most unstable first."""
+        return imaginary_modes(self.mesh.q, self.frequencies_in("cm-1"), self.eigenvectors)
 
-        Args:
-            unit: "cm-1", "THz" or "meV".
-        """
-        return imaginary_modes(self.mesh.q, self.frequencies(unit), self.eigenvectors)
+    @property
+    def n_imaginary(self) -> int:
+        """Number of imaginary modes, over all wave vectors of the mesh."""
+        return int((self.eigenvalues < 0).sum())
+
+    def imaginary(self, unit: str = "cm-1") -> list[ImaginaryMode]:
+        """The imaginary modes in a unit: an old name."""
+        warn_renamed("MeshModes.imaginary()", "MeshModes.imaginary_modes")
+        return imaginary_modes(self.mesh.q, self.frequencies_in(unit), self.eigenvectors)
+
+    rigid = OldAttribute("n_rigid")
 
 
 def mesh_modes(
@@ -249,7 +261,7 @@ def mesh_modes(
         eigenvalues=torch.stack([values for values, _ in done]),
         eigenvectors=torch.stack(kept) if eigenvectors else None,
         masses=phonons.masses,
-        rigid=torch.tensor([phonons.rigid.count_at(q) for q in mesh.q.numpy()]).to(
+        n_rigid=torch.tensor([phonons.rigid.count_at(q) for q in mesh.q.numpy()]).to(
             phonons.masses.device
         ),
     )

@@ -8,15 +8,17 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from mace_functional.phonons.mesh import Mesh, MeshModes, mesh_modes, mesh_size
-from mace_functional.phonons.modes import ImaginaryMode, check_crystal, is_gamma
+from mace_functional.phonons.modes import check_crystal, is_gamma
 from mace_functional.support.defaults import MESH_TOLERANCE, SYMPREC
+from mace_functional.support.renamed import OldAttribute
 from mace_functional.support.validation import count, positive
 from mace_functional.units import K_B
+from mace_functional.vibrations.imaginary import ImaginaryMode
 from mace_functional.vibrations.thermodynamics import HarmonicThermo, harmonic_thermo
 
 if TYPE_CHECKING:
@@ -40,13 +42,18 @@ class MeshThermo:
 
     Attributes:
         thermo: Heat capacity, entropy and energies of one cell.
-        imaginary: Imaginary modes in cm-1, which are left out of them; the most unstable first.
         modes: The modes on the mesh.
     """
 
     thermo: HarmonicThermo
-    imaginary: list[ImaginaryMode]
     modes: MeshModes
+
+    @property
+    def imaginary_modes(self) -> list[ImaginaryMode]:
+        """The imaginary modes, in cm-1, which are left out; the most unstable first."""
+        return self.modes.imaginary_modes
+
+    imaginary = OldAttribute("imaginary_modes")
 
     @property
     def specific_heat_capacity(self) -> Tensor:
@@ -54,7 +61,8 @@ class MeshThermo:
         return self.thermo.specific_heat_capacity(self.modes.masses)
 
 
-class ConvergenceRow(NamedTuple):
+@dataclass(frozen=True)
+class ConvergenceRow:
     """Thermodynamics from one mesh.
 
     Attributes:
@@ -94,11 +102,7 @@ def mesh_thermo(modes: MeshModes, temperatures: Sequence[float] | Tensor | float
     Warns:
         UserWarning: There are imaginary modes.
     """
-    return MeshThermo(
-        thermo=harmonic_thermo(modes, temperatures),
-        imaginary=modes.imaginary(),
-        modes=modes,
-    )
+    return MeshThermo(thermo=harmonic_thermo(modes, temperatures), modes=modes)
 
 
 def mesh_convergence(
@@ -131,13 +135,14 @@ def mesh_convergence(
                 specific_heat_capacity=float(found.specific_heat_capacity),
                 entropy=float(found.thermo.entropy),
                 free_energy=float(found.thermo.free_energy),
-                n_imaginary=len(found.imaginary),
+                n_imaginary=modes.n_imaginary,
             )
         )
     return rows
 
 
-class MeshStep(NamedTuple):
+@dataclass(frozen=True)
+class MeshStep:
     """One mesh on the way to a converged one.
 
     Attributes:
@@ -280,8 +285,8 @@ def _step(found: MeshThermo, before: MeshThermo | None) -> MeshStep:
         change = float(((heat - before.thermo.heat_capacity).abs() / scale).max())
     at_gamma = is_gamma(modes.mesh.q).to(heat.device)
     # What moves as a whole in every wave, a molecule by itself, leaves nothing out.
-    everywhere = modes.rigid.min() if len(modes.rigid) > 1 else 0
-    left_out = ((modes.rigid - everywhere) * modes.mesh.weights.to(heat))[at_gamma].sum()
+    everywhere = modes.n_rigid.min() if len(modes.n_rigid) > 1 else 0
+    left_out = ((modes.n_rigid - everywhere) * modes.mesh.weights.to(heat))[at_gamma].sum()
     warm = found.thermo.temperatures > 0
     return MeshStep(
         size=modes.mesh.size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from mace_functional.structure.arrays import as_array
 from mace_functional.units import frequency_factor
 from mace_functional.vibrations.harmonic_modes import signed_sqrt
 from mace_functional.vibrations.rigid import internal_motions
-from mace_functional.vibrations.summary import summary
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -32,23 +31,6 @@ WITH_DERIVATIVES = "frequencies(phonons.dynamical_matrix(q))"
 
 LARGEST_FORCE = 0.05
 """Above this, in eV/Å, a structure is not at rest."""
-
-
-class ImaginaryMode(NamedTuple):
-    """A wave along which the energy falls: the structure is no minimum.
-
-    Attributes:
-        q: Wave vector in units of the reciprocal lattice vectors, (3,).
-        frequency: Negative by convention.
-        eigenvector: (N, 3), complex, mass-weighted; None if eigenvectors were not kept.
-    """
-
-    q: Tensor
-    frequency: float
-    eigenvector: Tensor | None
-
-    def __repr__(self) -> str:
-        return summary(self)
 
 
 def modes_at_q(phonons: Phonons, q: WaveVector) -> tuple[Tensor, Tensor]:
@@ -127,25 +109,6 @@ def degenerate_blocks(eigenvalues: Tensor) -> Tensor:
     eps, size = torch.finfo(eigenvalues.dtype).eps, eigenvalues.abs()
     tolerance = eps**0.5 * torch.maximum(size, size.roll(1)) + ROUNDING * eps * size.norm()
     return (eigenvalues.diff(prepend=eigenvalues[:1]) > tolerance).cumsum(0)
-
-
-def imaginary_modes(
-    q: Tensor, frequencies: Tensor, eigenvectors: Tensor | None
-) -> list[ImaginaryMode]:
-    """All modes of negative frequency, the most unstable first.
-
-    Args:
-        q: (Q, 3).
-        frequencies: (Q, 3N).
-        eigenvectors: (Q, 3N, N, 3), or None.
-    """
-    found = [
-        ImaginaryMode(
-            q[i], float(frequencies[i, j]), None if eigenvectors is None else eigenvectors[i, j]
-        )
-        for i, j in (frequencies < 0).nonzero().tolist()
-    ]
-    return sorted(found, key=lambda mode: mode.frequency)
 
 
 def is_gamma(q: Tensor) -> Tensor:

@@ -266,7 +266,7 @@ def _gamma_alone(modes: NormalModes, branches: AcousticBranches) -> Modes:
     spectrum = Spectrum(frequencies, frequencies.new_ones(1), frequencies.new_zeros(1, 3))
     facts = {
         **_facts(modes),
-        "acoustic_branches": branches.count,
+        "acoustic_branches": branches.n_branches,
         "acoustic_edges": branches.edges,
         "no_acoustic_estimate": branches.reason,
         "imaginary_modes": modes.n_imaginary,
@@ -282,7 +282,7 @@ def _on_mesh(task: Task, model: Potential, atoms: Atoms) -> Modes:
     if size in (None, (1, 1, 1)):
         branches = acoustic_branches(model, atoms, at_gamma, memory_budget=task.memory_budget)
         # Where parts do not feel their images, all waves are like that at Gamma.
-        if size is not None or not branches.count:
+        if size is not None or not branches.n_branches:
             return _gamma_alone(at_gamma, branches)
     with warnings.catch_warnings():
         # All of these are in the record.
@@ -290,13 +290,13 @@ def _on_mesh(task: Task, model: Potential, atoms: Atoms) -> Modes:
         warnings.filterwarnings("ignore", message=".*imaginary modes")
         warnings.filterwarnings("ignore", message="the heat capacity has an error")
         modes, error = _going_on_from(task.folder, MESHES, lambda: _mesh_modes(task, lattice, size))
-    frequencies, mesh = modes.frequencies("cm-1"), modes.mesh
+    frequencies, mesh = modes.frequencies_in("cm-1"), modes.mesh
     spectrum = Spectrum(frequencies, mesh.weights.to(frequencies), mesh.q.to(frequencies))
     facts = {
         **_facts(at_gamma),
         "mesh": mesh.size,
         "mesh_error": error,
-        "imaginary_modes": len(modes.imaginary()),
+        "imaginary_modes": modes.n_imaginary,
     }
     return Modes(spectrum, facts)
 

@@ -32,11 +32,36 @@ def with_old_names(package: str, present: Callable[[str], Any]) -> Callable[[str
         new = RENAMED[package].get(name)
         if new is None:
             return present(name)
-        warnings.warn(
-            f"{package}.{name} is now {package}.{new}; the old name will go with the next release",
-            DeprecationWarning,
-            stacklevel=2,
-        )
+        warn_renamed(f"{package}.{name}", f"{package}.{new}")
         return present(new)
 
     return find
+
+
+class OldAttribute:
+    """An attribute of a class under its old name.
+
+    Args:
+        new: What it is called now.
+    """
+
+    def __init__(self, new: str) -> None:
+        self._new = new
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._names = f"{owner.__name__}.{name}", f"{owner.__name__}.{self._new}"
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        warn_renamed(*self._names)
+        return getattr(instance, self._new)
+
+
+def warn_renamed(old: str, new: str) -> None:
+    """Warn whoever calls the caller that a name is an old one."""
+    warnings.warn(
+        f"{old} is now {new}; the old name will go with the next release",
+        DeprecationWarning,
+        stacklevel=3,
+    )

@@ -2,6 +2,7 @@
 
 harmonic_modes  frequencies and normal modes of a Hessian
 rigid           rigid motions: translations and rotations of connected parts
+imaginary       imaginary modes
 gamma           modes of a potential's structure
 thermodynamics  energies, entropies and heat capacities of harmonic modes
 thermo_pieces   the same for many temperatures, in pieces that fit the memory

@@ -30,7 +30,9 @@ from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.structure.arrays import as_array
 from mace_functional.structure.connectivity import Parts
 from mace_functional.structure.selection import Selection, atom_numbers
+from mace_functional.support.renamed import warn_renamed
 from mace_functional.units import frequency_factor
+from mace_functional.vibrations.imaginary import ImaginaryMode, imaginary_modes
 from mace_functional.vibrations.rigid import (
     INSTEAD,
     RigidMotions,
@@ -246,15 +248,26 @@ class NormalModes:
         """What `harmonic_thermo` sums over: all modes, without rigid motions."""
         return WeightedFrequencies(self.frequencies, self.unit)
 
+    def frequencies_in(self, unit: str) -> Tensor:
+        """The frequencies in "cm-1", "THz" or "meV"."""
+        return self.frequencies * (frequency_factor(unit) / frequency_factor(self.unit))
+
     @property
-    def imaginary(self) -> Tensor:
-        """The imaginary frequencies, as negative numbers, in `unit`."""
-        return self.frequencies[self.frequencies < 0]
+    def imaginary_modes(self) -> list[ImaginaryMode]:
+        """The imaginary modes, in `unit`, the most unstable first."""
+        gamma = self.frequencies.new_zeros(1, 3)
+        return imaginary_modes(gamma, self.frequencies[None], self.modes[None])
 
     @property
     def n_imaginary(self) -> int:
         """Number of imaginary modes: 0 at a minimum, 1 at a first-order saddle point."""
-        return len(self.imaginary)
+        return int((self.frequencies < 0).sum())
+
+    @property
+    def imaginary(self) -> Tensor:
+        """The imaginary frequencies: an old name."""
+        warn_renamed("NormalModes.imaginary", "NormalModes.imaginary_modes")
+        return self.frequencies[self.frequencies < 0]
 
     @property
     def displacements(self) -> Tensor:

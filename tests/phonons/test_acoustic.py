@@ -83,7 +83,7 @@ def test_estimate_closes_the_gap_of_quartz(quartz):
 
 def test_missing_heat_lies_between_nothing_and_the_bound(quartz):
     branches = quartz[2]
-    assert branches.count == 3
+    assert branches.n_branches == 3
     assert branches.bound == 3 * K_B
     heat = branches.heat_capacity([0.0, 1.0, 50.0, 300.0, 1e4])
     assert heat[0] == 0
@@ -109,7 +109,7 @@ def test_bending_of_a_sheet_and_a_chain_counts_in_full(model):
     sheet = graphene("C2", a=2.468, vacuum=8.0)
     sheet.pbc = (True, True, False)
     branches = acoustic_branches(model, sheet, mf.gamma_modes(model, sheet))
-    assert branches.count == 3
+    assert branches.n_branches == 3
     assert branches.edges[0] == 0 < branches.edges[1] < branches.edges[2]
     assert K_B < branches.heat_capacity(300.0) < branches.bound
     assert branches.heat_capacity(0.0) == 0
@@ -117,7 +117,7 @@ def test_bending_of_a_sheet_and_a_chain_counts_in_full(model):
     modes = mf.gamma_modes(model, row)
     if not modes.n_imaginary:
         branches = acoustic_branches(model, row, modes)
-        assert branches.count == modes.n_rigid
+        assert branches.n_branches == modes.n_rigid
         assert branches.edges is None or branches.heat_capacity(300.0) <= branches.bound
 
 

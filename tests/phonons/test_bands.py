@@ -164,13 +164,13 @@ def test_connected_bands_go_straight_through_degenerate_points():
 def test_imaginary_modes_are_reported_with_their_waves():
     chained = chain((1.0,), spring=-2.0)
     bands = band_structure(chained, [("G", [0, 0, 0]), ("X", [0.5, 0, 0])], points=10)
-    assert len(bands.imaginary) == 10
-    worst = bands.imaginary[0]
+    assert len(bands.imaginary_modes) == 10
+    worst = bands.imaginary_modes[0]
     assert worst.frequency == pytest.approx(-CM * 2 * np.sqrt(2.0))
     assert worst.frequency == bands.frequencies.min()
     assert worst.q.tolist() == [0.5, 0, 0]
     torch.testing.assert_close(worst.eigenvector.abs(), torch.tensor([[1.0, 0, 0]]).double())
-    assert not band_structure(spring_phonons(salt()), "GXWKGL").imaginary
+    assert not band_structure(spring_phonons(salt()), "GXWKGL").imaginary_modes
 
 
 @pytest.mark.parametrize(

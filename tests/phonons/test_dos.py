@@ -25,7 +25,7 @@ def test_tetrahedra_agree_with_phonopy(atoms):
     modes = modes_of(atoms, size)
     reference = phonopy_of(atoms)
     reference.run_mesh(size, with_eigenvectors=True, is_mesh_symmetry=False, is_gamma_center=True)
-    top = float(modes.frequencies("THz").max())
+    top = float(modes.frequencies_in("THz").max())
     options = {"freq_min": 0.05 * top, "freq_max": 0.97 * top, "freq_pitch": 0.92 * top / 12}
     reference.run_total_dos(**options)
     reference.run_projected_dos(**options)

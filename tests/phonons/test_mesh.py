@@ -87,7 +87,7 @@ def test_isotopes_and_handedness_count():
 def test_rigid_motions_are_at_exactly_zero_and_belong_to_gamma():
     phonons = spring_phonons(salt())
     modes = mesh_modes(phonons, Mesh.of(salt(), (2, 2, 2)))
-    assert modes.rigid.tolist() == [3, 0, 0]
+    assert modes.n_rigid.tolist() == [3, 0, 0]
     assert (modes.eigenvalues[0, :3] == 0).all()
     vectors = modes.eigenvectors.flatten(2)
     torch.testing.assert_close(

@@ -54,7 +54,7 @@ def test_embedded_model_on_a_mesh_is_a_supercell_at_gamma():
     large = atoms.repeat(2)
     gamma = mf.gamma_modes(model, large)
     expected = mf.harmonic_thermo(gamma, TEMPERATURES)
-    assert not found.imaginary
+    assert not found.imaginary_modes
     assert found.thermo.n_imaginary == 0
     torch.testing.assert_close(
         found.specific_heat_capacity,
@@ -102,9 +102,11 @@ def unstable():
 def test_imaginary_modes_are_reported_with_their_waves():
     with pytest.warns(UserWarning, match="2 imaginary modes"):
         found = mesh_thermo(unstable(), 300.0)
-    assert [mode.q.tolist() for mode in found.imaginary] == [[0.5, 0, 0], [0.25, 0, 0]]
-    assert found.imaginary[0].frequency == pytest.approx(-mf.units.frequency_factor("cm-1") * 2)
-    vector = found.imaginary[0].eigenvector
+    assert [mode.q.tolist() for mode in found.imaginary_modes] == [[0.5, 0, 0], [0.25, 0, 0]]
+    assert found.imaginary_modes[0].frequency == pytest.approx(
+        -mf.units.frequency_factor("cm-1") * 2
+    )
+    vector = found.imaginary_modes[0].eigenvector
     torch.testing.assert_close(vector.abs(), torch.tensor([[1.0, 0, 0]]).double())
     with pytest.warns(UserWarning, match="2 imaginary modes are left out"):
         assert (mean_square_displacements(unstable(), 300.0) == 0).all()
@@ -267,7 +269,7 @@ def test_frequencies_have_one_default_unit_wherever_they_come_from():
     expected = mesh_thermo(modes, 300.0).thermo
     torch.testing.assert_close(thermo.heat_capacity, expected.heat_capacity)
     bands = mf.band_structure(spring_phonons(salt()), modes.mesh.q)
-    torch.testing.assert_close(bands.frequencies, modes.frequencies())
+    torch.testing.assert_close(bands.frequencies, modes.frequencies)
     assert bands.unit == mf.density_of_states(modes).unit == "cm-1"
     soft = unstable()
-    assert soft.imaginary()[0].frequency == soft.frequencies().min()
+    assert soft.imaginary_modes[0].frequency == soft.frequencies.min()

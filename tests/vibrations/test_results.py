@@ -16,7 +16,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 import mace_functional as mf
-from mace_functional.phonons.modes import ImaginaryMode
+from mace_functional.vibrations.imaginary import ImaginaryMode
 
 LONGEST = 400
 """Characters of a printed result."""

@@ -170,7 +170,7 @@ def test_two_molecules_in_a_box_have_twelve_rigid_motions_in_every_wave(model, w
         vectors.flatten(1).conj() @ vectors.flatten(1).mT, torch.eye(18, dtype=vectors.dtype)
     )
     modes = mf.mesh_modes(phonons, mf.Mesh.of(pair, (2, 1, 1)))
-    assert modes.rigid.tolist() == [12, 12]
+    assert modes.n_rigid.tolist() == [12, 12]
     on_mesh = mf.mesh_thermo(modes, 300.0).thermo
     alone = mf.harmonic_thermo(mf.gamma_modes(model, water), 300.0)
     torch.testing.assert_close(on_mesh.entropy, 2 * alone.entropy, rtol=1e-5, atol=0)
