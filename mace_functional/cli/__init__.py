@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         with _plain_warnings():
-            options = _parser().parse_args(arguments)
+            options = make_parser().parse_args(arguments)
             code: int | None = options.run(options)
             sys.stdout.flush()
     except KeyboardInterrupt:
@@ -108,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code or 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; a parsed line has its verb's function as `run`."""
     parser = Parser(
         prog="mace-functional",
         description="Vibrations and thermodynamics of molecules and crystals, from exact second "

@@ -22,7 +22,7 @@ v_s = <v_s(n)^-3>^(-1/3), which keeps the density of states at low frequencies. 
 q_D = (4 pi / area)^(1/2) and the average is <v^-2>^(-1/2); in one, pi / length and v.
 
 What remains is the dispersion of the optical branches, which this does not see. How good the
-estimate is, against converged meshes: `docs/gamma.md`.
+estimate is, against converged meshes: `docs/theory/gamma.md`.
 
 Source: Kieffer, Rev. Geophys. Space Phys. 1979, 17, 1 and 35; Born, Huang, *Dynamical Theory of
 Crystal Lattices* (1954), sections 26 and 27; Wallace, *Thermodynamics of Crystals* (1972).

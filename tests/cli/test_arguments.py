@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from mace_functional.cli import _parser, main
+from mace_functional.cli import main, make_parser
 from mace_functional.cli.arguments import UsageError
 
 SEVERAL = {
@@ -39,7 +39,7 @@ CASES = [(verb, name) for verb, options in SEVERAL.items() for name in options]
 def parsed(*words):
     verb, *rest = words
     more = ["--output", "o"] if verb in ("relax", "screen") else []
-    return _parser().parse_args([verb, "--model", "embedded", *more, *rest])
+    return make_parser().parse_args([verb, "--model", "embedded", *more, *rest])
 
 
 @pytest.mark.parametrize(("verb", "name"), CASES)

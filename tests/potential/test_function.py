@@ -268,11 +268,11 @@ def test_certificate_of_a_function_is_passed(crystal):
 
 
 def test_code_of_the_page_runs():
-    text = (ROOT / "docs" / "potentials.md").read_text()
+    text = (ROOT / "docs" / "howto" / "potentials.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     names: dict[str, object] = {}
     for block in blocks:
-        exec(compile(block, "docs/potentials.md", "exec"), names)
+        exec(compile(block, "docs/howto/potentials.md", "exec"), names)
     cubic = names["crystal"].get_volume() * 4
     assert 5.0 < cubic ** (1 / 3) < 5.6
     assert names["saddle"].converged
