@@ -38,14 +38,14 @@ def row(name, frequencies, weights=(1.0,), **facts):
     modes = found.frequencies
     sound = {
         "formula": "O2Si",
-        "atoms": 3,
+        "n_atoms": 3,
         "mass": 60.08,
         "energy": -23.0,
         "converged": True,
         "relaxation": "the largest force is below fmax",
-        "gradients": 17,
+        "n_gradients": 17,
         "largest_force": 4e-4,
-        "imaginary_modes": int((modes < 0).sum()),
+        "n_imaginary": int((modes < 0).sum()),
         "lowest_frequency": float(modes.min()) if modes.numel() else None,
         "acoustic_sum_residual": 1e-13,
         "asymmetry": 1e-14,
@@ -65,7 +65,7 @@ ROWS = [row(name, modes) for name, modes in MODES.items()]
 def many(count, seed=0):
     draw = np.random.default_rng(seed)
     return [
-        row(f"S{i:03d}", np.sort(draw.uniform(40, 1500, 30)), atoms=int(draw.integers(3, 90)))
+        row(f"S{i:03d}", np.sort(draw.uniform(40, 1500, 30)), n_atoms=int(draw.integers(3, 90)))
         for i in range(count)
     ]
 

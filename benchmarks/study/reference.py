@@ -101,7 +101,7 @@ def _structures(results: Sequence[Result]) -> str:
                     f"{100 * (heat / dft[name] - 1):+.1f}" if known else "-",
                     f"{theirs[name]:.4f}" if known else "-",
                     f"{100 * (theirs[name] / dft[name] - 1):+.1f}" if known else "-",
-                    str(row.record.imaginary_modes),
+                    str(row.record.n_imaginary),
                     f"{row.record.largest_force:.0e}",
                 ]
             )

@@ -129,7 +129,7 @@ def _cells(row: Row, temperature: float, references: list[Reference]) -> list[st
     record = row.record
     cells = [
         record.name,
-        str(record.atoms),
+        str(record.n_atoms),
         _number(heat_capacity(row, temperature), ".4f"),
         *_waves(row, temperature),
     ]
@@ -142,7 +142,7 @@ def _cells(row: Row, temperature: float, references: list[Reference]) -> list[st
     force = _number(record.largest_force, ".1e")
     seconds = (record.seconds_relaxation or 0) + (record.seconds_modes or 0)
     relaxed = "" if record.converged is not False else " not relaxed"
-    return [*cells, str(record.imaginary_modes), force + relaxed, f"{seconds:.1f}"]
+    return [*cells, str(record.n_imaginary), force + relaxed, f"{seconds:.1f}"]
 
 
 def _waves(row: Row, temperature: float) -> tuple[str, str]:

@@ -36,8 +36,8 @@ def changes(before: Atoms, after: Atoms) -> dict[str, Any]:
     return {
         "volume_read": float(before.get_volume()) if crystal else None,
         "thinnest": float((_heights(after) / _heights(before)).min()) if crystal else None,
-        "bonds_broken": _lost(before, after),
-        "bonds_formed": _lost(after, before),
+        "n_bonds_broken": _lost(before, after),
+        "n_bonds_formed": _lost(after, before),
     }
 
 

@@ -209,8 +209,8 @@ def _relaxed(task: Task, model: Potential) -> tuple[Atoms, dict[str, Any]]:
         **changes(task.atoms, result.atoms),
         "converged": result.converged,
         "relaxation": result.reason,
-        "gradients": result.n_gradients,
-        "products": result.n_hvps,
+        "n_gradients": result.n_gradients,
+        "n_hvps": result.n_hvps,
         "seconds_relaxation": time.perf_counter() - started,
     }
 
@@ -225,7 +225,7 @@ def _at_rest(atoms: Atoms, model: Potential) -> dict[str, Any]:
     contact = shortest_contact(here)
     facts = {
         "formula": here.get_chemical_formula(),
-        "atoms": len(here),
+        "n_atoms": len(here),
         "mass": float(here.get_masses().sum()),
         "volume": float(here.get_volume()) if crystal else None,
         "shortest_contact": None if contact is None else contact.ratio,
@@ -266,10 +266,10 @@ def _gamma_alone(modes: NormalModes, branches: AcousticBranches) -> Modes:
     spectrum = Spectrum(frequencies, frequencies.new_ones(1), frequencies.new_zeros(1, 3))
     facts = {
         **_facts(modes),
-        "acoustic_branches": branches.n_branches,
+        "n_acoustic_branches": branches.n_branches,
         "acoustic_edges": branches.edges,
         "no_acoustic_estimate": branches.reason,
-        "imaginary_modes": modes.n_imaginary,
+        "n_imaginary": modes.n_imaginary,
     }
     return Modes(spectrum, facts)
 
@@ -296,7 +296,7 @@ def _on_mesh(task: Task, model: Potential, atoms: Atoms) -> Modes:
         **_facts(at_gamma),
         "mesh": mesh.size,
         "mesh_error": error,
-        "imaginary_modes": modes.n_imaginary,
+        "n_imaginary": modes.n_imaginary,
     }
     return Modes(spectrum, facts)
 
@@ -337,7 +337,7 @@ def _facts(at_gamma: NormalModes) -> dict[str, Any]:
     )
     own = (squares[:, None, None] * at_gamma.modes**2).sum(0) * at_gamma.masses[:, None]
     return {
-        "rigid_motions": at_gamma.n_rigid,
+        "n_rigid": at_gamma.n_rigid,
         "stiffness": float(own.abs().max()) if own.numel() else None,
         "acoustic_sum_residual": at_gamma.acoustic_sum_residual,
         "asymmetry": at_gamma.asymmetry,

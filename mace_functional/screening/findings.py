@@ -103,7 +103,7 @@ def other_cell(row: Row, settings: ScreenSettings) -> str | None:
 
 def other_bonds(row: Row, settings: ScreenSettings) -> str | None:
     """Bonds that were not there, or are there no more."""
-    broken, formed = row.record.bonds_broken, row.record.bonds_formed
+    broken, formed = row.record.n_bonds_broken, row.record.n_bonds_formed
     words = [f"{counted(broken, 'bond')} broken"] if broken else []
     words += [f"{counted(formed, 'bond')} formed"] if formed else []
     return ", ".join(words) or None
@@ -127,7 +127,7 @@ def unbound(row: Row, settings: ScreenSettings) -> str | None:
 
 def imaginary(row: Row, settings: ScreenSettings) -> str | None:
     """Modes along which it is no minimum."""
-    count, lowest = row.record.imaginary_modes, row.record.lowest_frequency
+    count, lowest = row.record.n_imaginary, row.record.lowest_frequency
     return f"{counted(count, 'mode')}, down to {formatted(lowest, '.1f')} cm-1" if count else None
 
 
@@ -143,18 +143,22 @@ def too_stiff(row: Row, settings: ScreenSettings) -> str | None:
 
 def too_many_modes(row: Row, settings: ScreenSettings) -> str | None:
     """A heat capacity that goes above what classical vibrations hold."""
-    if row.spectrum is None or not row.record.atoms:
+    if row.spectrum is None or not row.record.n_atoms:
         return None
     weights = row.spectrum.weights / row.spectrum.weights.sum()
-    modes = float(weights @ (row.spectrum.frequencies > 0).sum(1).to(weights)) / row.record.atoms
+    modes = float(weights @ (row.spectrum.frequencies > 0).sum(1).to(weights)) / row.record.n_atoms
     return f"{modes:.2f} modes an atom" if modes > MODES * (1 + 1e-6) else None
 
 
 def nothing_vibrates(row: Row, settings: ScreenSettings) -> str | None:
     """Several atoms of which none feels another."""
-    if row.spectrum is None or row.record.atoms == 1 or bool((row.spectrum.frequencies != 0).any()):
+    if (
+        row.spectrum is None
+        or row.record.n_atoms == 1
+        or bool((row.spectrum.frequencies != 0).any())
+    ):
         return None
-    return f"none of its {row.record.atoms} atoms feels another"
+    return f"none of its {row.record.n_atoms} atoms feels another"
 
 
 def soft(row: Row, settings: ScreenSettings) -> str | None:

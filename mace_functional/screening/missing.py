@@ -41,11 +41,11 @@ def branches_of(row: Row) -> AcousticBranches | None:
     record, spectrum = row.record, row.spectrum
     if spectrum is None or len(spectrum.q) > 1:
         return None
-    if record.acoustic_branches is not None:
+    if record.n_acoustic_branches is not None:
         edges = None if record.acoustic_edges is None else tuple(record.acoustic_edges)
-        found = AcousticBranches(record.acoustic_branches, edges, record.no_acoustic_estimate)
+        found = AcousticBranches(record.n_acoustic_branches, edges, record.no_acoustic_estimate)
         return found if found.count else None
-    if record.rigid_motions == 3:
+    if record.n_rigid == 3:
         return AcousticBranches(3, None, "an earlier version has computed this")
     return None
 

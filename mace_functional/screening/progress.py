@@ -90,11 +90,11 @@ def _line(task: Task, record: Record) -> str:
         return f"[bold]{name} failed:[/bold] {escape(printable(record.failure))}"
     capacity = heat_capacity(Row(record, Spectrum.load(task.folder)), ROOM)
     seconds = (record.seconds_relaxation or 0) + (record.seconds_modes or 0)
-    words = [counted(record.atoms or 0, "atom"), f"{seconds:.1f} s"]
+    words = [counted(record.n_atoms or 0, "atom"), f"{seconds:.1f} s"]
     if capacity is not None:
         words.append(f"Cv {capacity:.4f} J/(g K) at {ROOM:g} K")
     if record.converged is False:
         words.append("[bold]not relaxed[/bold]")
-    if record.imaginary_modes:
-        words.append(f"[bold]imaginary modes: {record.imaginary_modes}[/bold]")
+    if record.n_imaginary:
+        words.append(f"[bold]imaginary modes: {record.n_imaginary}[/bold]")
     return f"{name}: {', '.join(words)}"

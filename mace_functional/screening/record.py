@@ -13,11 +13,27 @@ import torch
 from torch import Tensor
 
 from mace_functional.support.atomic_write import atomic_write
+from mace_functional.support.renamed import OldAttribute
 from mace_functional.vibrations.thermo_pieces import thermo_in_pieces
 from mace_functional.vibrations.thermodynamics import HarmonicThermo
 
 RECORD, SPECTRUM, STRUCTURE = "record.json", "frequencies.npz", "structure.xyz"
 """Names of the files of one structure. The record is written last: where it is, all is done."""
+
+
+KEYS = {
+    "n_atoms": "atoms",
+    "n_bonds_broken": "bonds_broken",
+    "n_bonds_formed": "bonds_formed",
+    "n_gradients": "gradients",
+    "n_hvps": "products",
+    "n_rigid": "rigid_motions",
+    "n_acoustic_branches": "acoustic_branches",
+    "n_imaginary": "imaginary_modes",
+}
+"""Keys of the file of a record, where they are not the names of its attributes."""
+
+NAMES = {key: name for name, key in KEYS.items()}
 
 
 @dataclass(frozen=True)
@@ -31,29 +47,29 @@ class Record:
         failure: Why there is no result; None if there is one.
         findings: What a person should know of the structure as it was read.
         formula: Of the cell or molecule.
-        atoms: Their number.
+        n_atoms: Their number.
         mass: Of the cell or molecule, amu.
         volume: Of the cell, Å³; None if not periodic in all directions.
         volume_read: Of the cell before relaxation, Å³.
         thinnest: Smallest height of the cell over the same height before relaxation.
-        bonds_broken: In relaxation.
-        bonds_formed: In relaxation.
+        n_bonds_broken: In relaxation.
+        n_bonds_formed: In relaxation.
         shortest_contact: Smallest distance over the sum of the covalent radii.
         energy: eV.
         binding: Energy from free atoms of the same model, eV an atom.
         converged: Whether the relaxation converged; None if there was none.
         relaxation: Why it ended, in words.
-        gradients: Energies with gradients that it took.
-        products: Hessian-vector products that it took.
+        n_gradients: Energies with gradients that it took.
+        n_hvps: Hessian-vector products that it took.
         largest_force: On any atom, eV/Å.
         largest_stress: GPa.
-        rigid_motions: Taken out at the Gamma point.
-        acoustic_branches: Number of acoustic branches that Gamma alone leaves out.
+        n_rigid: Taken out at the Gamma point.
+        n_acoustic_branches: Number of acoustic branches that Gamma alone leaves out.
         acoustic_edges: Highest frequency of each of them, estimated, cm-1.
         no_acoustic_estimate: Why there is no estimate, in words.
         mesh: Size of the mesh of wave vectors; None for Gamma alone.
         mesh_error: Relative error of the heat capacity that was found for a mesh "auto".
-        imaginary_modes: How many there are, over all wave vectors of a mesh.
+        n_imaginary: How many there are, over all wave vectors of a mesh.
         lowest_frequency: Signed, cm-1.
         stiffness: Largest force constant of an atom, eV/Å².
         acoustic_sum_residual: eV/Å².
@@ -68,29 +84,29 @@ class Record:
     failure: str | None = None
     findings: list[str] = field(default_factory=list)
     formula: str | None = None
-    atoms: int | None = None
+    n_atoms: int | None = None
     mass: float | None = None
     volume: float | None = None
     volume_read: float | None = None
     thinnest: float | None = None
-    bonds_broken: int | None = None
-    bonds_formed: int | None = None
+    n_bonds_broken: int | None = None
+    n_bonds_formed: int | None = None
     shortest_contact: float | None = None
     energy: float | None = None
     binding: float | None = None
     converged: bool | None = None
     relaxation: str | None = None
-    gradients: int | None = None
-    products: int | None = None
+    n_gradients: int | None = None
+    n_hvps: int | None = None
     largest_force: float | None = None
     largest_stress: float | None = None
-    rigid_motions: int | None = None
-    acoustic_branches: int | None = None
+    n_rigid: int | None = None
+    n_acoustic_branches: int | None = None
     acoustic_edges: Sequence[float] | None = None
     no_acoustic_estimate: str | None = None
     mesh: Sequence[int] | None = None
     mesh_error: float | None = None
-    imaginary_modes: int | None = None
+    n_imaginary: int | None = None
     lowest_frequency: float | None = None
     stiffness: float | None = None
     acoustic_sum_residual: float | None = None
@@ -98,10 +114,20 @@ class Record:
     seconds_relaxation: float | None = None
     seconds_modes: float | None = None
 
+    atoms = OldAttribute("n_atoms")
+    bonds_broken = OldAttribute("n_bonds_broken")
+    bonds_formed = OldAttribute("n_bonds_formed")
+    gradients = OldAttribute("n_gradients")
+    products = OldAttribute("n_hvps")
+    rigid_motions = OldAttribute("n_rigid")
+    acoustic_branches = OldAttribute("n_acoustic_branches")
+    imaginary_modes = OldAttribute("n_imaginary")
+
     def save(self, folder: Path) -> None:
         """Write it to a folder."""
+        values = {KEYS.get(name, name): value for name, value in asdict(self).items()}
         with atomic_write(folder / RECORD) as partial:
-            partial.write_text(json.dumps(asdict(self), indent=1) + "\n")
+            partial.write_text(json.dumps(values, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Record:
@@ -113,11 +139,11 @@ class Record:
         path = folder / RECORD
         try:
             data: dict[str, Any] = json.loads(path.read_text())
-            record = cls(**data)
+            record = cls(**{NAMES.get(key, key): value for key, value in data.items()})
             record._check_types()
             return record
         except (ValueError, TypeError) as error:
-            names = ", ".join(f.name for f in fields(cls))
+            names = ", ".join(KEYS.get(f.name, f.name) for f in fields(cls))
             raise ValueError(
                 f"{path} is no record of a screening, with {names}: {error}"
             ) from error

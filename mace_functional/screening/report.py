@@ -44,7 +44,7 @@ from mace_functional.screening.page import (
     html_table,
 )
 from mace_functional.screening.parity import SCALES, Errors, Parity, parity_of
-from mace_functional.screening.record import Spectrum
+from mace_functional.screening.record import Record, Spectrum
 from mace_functional.screening.references import Reference
 from mace_functional.screening.report_figures import (
     COLOURS,
@@ -294,12 +294,7 @@ def _comparison(
 
 def _above_dulong_petit(done: Sequence[Row], reference: Reference) -> str:
     """References that no vibrations can have, mostly because they are in another unit."""
-    names = [
-        row.record.name
-        for row in done
-        if reference.values.get(row.record.name, 0.0)
-        > ABOVE * MODES * K_B * EV_PER_MOLECULE * (row.record.atoms or 1) / (row.record.mass or 1.0)
-    ]
+    names = [row.record.name for row in done if _is_above(row.record, reference)]
     if not names:
         return ""
     some = ", ".join(names[:MANY]) + (", ..." if len(names) > MANY else "")
@@ -307,6 +302,11 @@ def _above_dulong_petit(done: Sequence[Row], reference: Reference) -> str:
         f'<p class="bad">{counted(len(names), "value")} of the reference above 3 k<sub>B</sub> an '
         f"atom, which vibrations do not have: {as_text(some)}. Are they in J/(g K)?</p>"
     )
+
+
+def _is_above(record: Record, reference: Reference) -> bool:
+    most = MODES * K_B * EV_PER_MOLECULE * (record.n_atoms or 1) / (record.mass or 1.0)
+    return reference.values.get(record.name, 0.0) > ABOVE * most
 
 
 def _errors(title: str, names: Sequence[str], errors: Errors) -> list[str]:
@@ -378,18 +378,18 @@ def _results(
     compared = [each for reference in references for each in _compared(row, reference)]
     return [
         cell(re.sub(r"(\d+)", r"<sub>\1</sub>", as_text(record.formula or MISSING))),
-        cell(formatted(record.atoms, "d")),
+        cell(formatted(record.n_atoms, "d")),
         cell(_waves(row)),
         cell(formatted(heat_capacity(row, temperature), ".4f")),
         cell(_missing(row, temperature), _bad(gamma_alone(row, settings))),
-        cell(formatted(float(thermo.heat_capacity_per_atom(record.atoms or 1)), ".3f")),
+        cell(formatted(float(thermo.heat_capacity_per_atom(record.n_atoms or 1)), ".3f")),
         cell(formatted(EV_PER_MOLECULE * float(thermo.entropy), ".1f")),
         cell(formatted(float(thermo.zero_point_energy), ".3f")),
         *compared,
-        cell(formatted(record.imaginary_modes, "d"), _bad(imaginary(row, settings))),
+        cell(formatted(record.n_imaginary, "d"), _bad(imaginary(row, settings))),
         cell(formatted(record.lowest_frequency, ".1f"), _bad(soft(row, settings))),
         cell(formatted(record.largest_force, ".1e"), _bad(not_at_rest(row, settings))),
-        cell(formatted(record.gradients, "d"), _bad(not_converged(row, settings))),
+        cell(formatted(record.n_gradients, "d"), _bad(not_converged(row, settings))),
         cell(duration(seconds)),
     ]
 

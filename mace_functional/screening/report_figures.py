@@ -80,7 +80,7 @@ def heat_capacity_figure(rows: Sequence[Row], highest: float) -> Figure:
     if len(rows) <= len(COLOURS):
         named, colours = list(range(len(rows))), list(COLOURS[: len(rows)])
         for row, curve, colour in zip(rows, curves, colours, strict=True):
-            style = "--" if row.record.imaginary_modes else "-"
+            style = "--" if row.record.n_imaginary else "-"
             axes.plot(temperatures, curve, style, color=colour, lw=1.2)
     else:
         named, colours = _draw_many(axes, temperatures, curves)
@@ -188,7 +188,7 @@ def spectra_figures(rows: Sequence[Row]) -> list[Figure]:
     limits = float(ends[:, 0].min()), float(ends[:, 1].max())
     if len(rows) <= PANELS:
         return [_panels(rows, limits)]
-    by_size = sorted(rows, key=lambda row: (row.record.atoms or 0, row.record.name))[:DRAWN]
+    by_size = sorted(rows, key=lambda row: (row.record.n_atoms or 0, row.record.name))[:DRAWN]
     n_figures = -(-len(by_size) // STACK)
     parts = np.array_split(np.arange(len(by_size)), n_figures)
     return [_stack([by_size[i] for i in part], limits) for part in parts]
@@ -251,14 +251,14 @@ def _stack(rows: Sequence[Row], limits: tuple[float, float]) -> Figure:
     axes.hlines(np.arange(0.5, len(rows) - 1), *limits, color="white", lw=1)
     axes.set_yticks(lines, [_short(row.record.name) for row in rows])
     sizes = axes.secondary_yaxis("right")
-    sizes.set_yticks(lines, [str(row.record.atoms) for row in rows])
+    sizes.set_yticks(lines, [str(row.record.n_atoms) for row in rows])
     sizes.set_ylabel("atoms")
     _style(axes)
     for side in axes, sizes:
         side.tick_params(axis="y", length=0, labelsize=6.5)
     sizes.spines["right"].set_visible(False)
     for text, row in zip(axes.get_yticklabels(), rows, strict=True):
-        text.set(parse_math=False, color=RED if row.record.imaginary_modes else "black")
+        text.set(parse_math=False, color=RED if row.record.n_imaginary else "black")
     axes.set_xlabel("wavenumber (cm$^{-1}$)")
     return figure
 

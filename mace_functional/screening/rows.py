@@ -54,8 +54,7 @@ def _fault(record: Record, spectrum: Spectrum) -> str | None:
         return "frequencies, weights or wave vectors are not finite"
     if not bool((weights >= 0).all()) or not float(weights.sum()) > 0:
         return "the weights of wave vectors are not positive"
-    for name in ("mass", "atoms"):
-        value = getattr(record, name)
+    for name, value in ("mass", record.mass), ("number of atoms", record.n_atoms):
         if value is None or not 0 < value < math.inf:
             return f"its {name} is no positive number"
     return None

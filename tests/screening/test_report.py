@@ -97,7 +97,7 @@ def test_only_structures_with_a_result_and_a_sound_reference_are_compared():
 
 
 def test_heat_capacities_are_those_of_oscillators_without_imaginary_ones_and_zeros():
-    mesh = row("mesh", [[0.0, 0.0, 300.0], [-40.0, 200.0, 500.0]], (0.25, 0.75), imaginary_modes=1)
+    mesh = row("mesh", [[0.0, 0.0, 300.0], [-40.0, 200.0, 500.0]], (0.25, 0.75), n_imaginary=1)
     capacity = heat_capacities([ROWS[0], mesh], [200.0, 400.0])
     for column, temperature in enumerate((200.0, 400.0)):
         expected = [
@@ -171,10 +171,10 @@ def test_spectra_of_few_have_a_panel_each_with_imaginary_modes_in_red():
 
 def test_many_spectra_are_stacked_by_size_with_every_name_once():
     rows = many(2 * STACK + 1)
-    rows[7] = row("S007", [-300.0, 500.0], atoms=40)
+    rows[7] = row("S007", [-300.0, 500.0], n_atoms=40)
     figures = spectra_figures(rows)
     labels = [label for figure in figures for label in figure.axes[0].get_yticklabels()]
-    sizes = {r.record.name: r.record.atoms for r in rows}
+    sizes = {r.record.name: r.record.n_atoms for r in rows}
     assert len(figures) == 3
     assert sorted(label.get_text() for label in labels) == sorted(sizes)
     atoms = [sizes[label.get_text()] for label in labels]
@@ -309,7 +309,7 @@ def test_a_screening_without_results_has_a_page(rows, tmp_path):
 @pytest.mark.filterwarnings("error")
 def test_one_atom_and_an_odd_number_of_modes_have_a_page(tmp_path):
     rows = [
-        row("atom", np.zeros(0), atoms=1),
+        row("atom", np.zeros(0), n_atoms=1),
         row("bent", [400.0, 700.0, 1200.0, 2100.0, 3600.0], volume=None),
         row("all imaginary", [-20.0, -10.0]),
     ]

@@ -159,7 +159,7 @@ ODD = {
         "odd",
         [100.0],
         **dict.fromkeys(
-            ["formula", "energy", "largest_force", "lowest_frequency", "gradients", "converged"]
+            ["formula", "energy", "largest_force", "lowest_frequency", "n_gradients", "converged"]
         ),
     ),
     "not finite": row("odd", [100.0], energy=math.nan, largest_force=math.inf, asymmetry=math.nan),
@@ -252,7 +252,7 @@ def any_row(draw):
     optional = st.one_of(st.none(), NUMBERS)
     facts = {
         "mass": draw(st.one_of(st.just(20.0), optional)),
-        "atoms": draw(st.integers(1, 10**6)),
+        "n_atoms": draw(st.integers(1, 10**6)),
         "formula": draw(NAMES),
         "energy": draw(optional),
         "largest_force": draw(optional),
