@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mace_functional.certificate.comparison import Comparison, Examination, Verdict, worst
+from mace_functional.vibrations.result_text import html_table, result_text
 
 WIDTH = 126
 """Characters of a line of the table as text."""
@@ -154,11 +155,28 @@ class Certificate:
         if wide:
             table.add_column("compared")
         for c in self.checks:
-            numbers = ("" if x is None else f"{x:.1e}" for x in (c.error, c.bound, c.size))
+            numbers = map(_scientific, (c.error, c.bound, c.size))
             words = [*numbers, c.unit, c.reason or c.compared][: 5 if wide else 4]
             verdict = Text(c.verdict.value, STYLES[c.verdict])
             table.add_row(Text(c.name), verdict, *map(Text, words))
         return table
+
+    def __repr__(self) -> str:
+        return result_text(self, self.potential, self.structure, self._summary())
+
+    def _repr_html_(self) -> str:
+        numbers = {
+            name: [_scientific(getattr(check, name)) for check in self.checks]
+            for name in ("error", "bound", "size")
+        }
+        columns = {
+            "check": [check.name for check in self.checks],
+            "verdict": [check.verdict.value for check in self.checks],
+            **numbers,
+            "unit": [check.unit for check in self.checks],
+            "compared": [check.reason or check.compared for check in self.checks],
+        }
+        return html_table(f"{self.potential}, {self.structure}; {self._summary()}", columns)
 
     def __str__(self) -> str:
         console = Console(file=io.StringIO(), width=WIDTH)
@@ -174,6 +192,10 @@ class Certificate:
 
     def _with(self, verdict: Verdict) -> tuple[Check, ...]:
         return tuple(check for check in self.checks if check.verdict is verdict)
+
+
+def _scientific(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}"
 
 
 def _finite(value: Any) -> Any:

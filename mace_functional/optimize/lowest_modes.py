@@ -36,8 +36,8 @@ from mace_functional.support import validation
 from mace_functional.support.callable_frequencies import callable_frequencies
 from mace_functional.units import frequency_factor
 from mace_functional.vibrations.harmonic_modes import signed_sqrt
+from mace_functional.vibrations.result_text import result_text, values_text
 from mace_functional.vibrations.rigid import INSTEAD
-from mace_functional.vibrations.summary import summary
 
 TOLERANCE = 1e-8
 SINGLE_TOLERANCE = 1e-3
@@ -72,7 +72,18 @@ class LowestModes(HasOutcome):
     n_hvps: int
     mass_weighted: bool
 
-    __repr__ = summary
+    def __repr__(self) -> str:
+        if self.mass_weighted:
+            shown = values_text(self.frequencies_in("cm-1"), "cm-1")
+        else:
+            shown = values_text(self.eigenvalues, "eV/Å²", ".4g")
+        count, size = self.modes.shape[0], 3 * self.modes.shape[1]
+        return result_text(
+            self,
+            f"lowest {count} of {size} modes: {shown}",
+            self.reason,
+            f"{self.n_hvps} Hessian-vector products",
+        )
 
     @property
     def converged(self) -> bool:

@@ -26,6 +26,7 @@ from mace_functional.structure.symmetry import made_symmetric
 from mace_functional.support import validation
 from mace_functional.support.defaults import SYMPREC
 from mace_functional.support.validation import in_order
+from mace_functional.vibrations.result_text import result_text
 
 if TYPE_CHECKING:
     from mace_functional.potential.protocol import Potential
@@ -69,9 +70,11 @@ class RelaxResult(HasOutcome):
         return self.last.energy
 
     def __repr__(self) -> str:
-        return (
-            f"RelaxResult({self.reason}; {self.n_gradients} gradients, "
-            f"{self.n_hvps} Hessian-vector products)"
+        return result_text(
+            self,
+            self.reason,
+            f"{self.atoms.get_chemical_formula()}, energy {self.energy:.6f} eV",
+            f"{self.n_gradients} gradients, {self.n_hvps} Hessian-vector products",
         )
 
 

@@ -25,6 +25,7 @@ from mace_functional.optimize.saddle_search import SaddleSearch, SaddleStep
 from mace_functional.optimize.search_loop import LoopOptions, run_to_end
 from mace_functional.support import validation
 from mace_functional.support.validation import in_order
+from mace_functional.vibrations.result_text import result_text
 
 if TYPE_CHECKING:
     from mace_functional.potential.protocol import Potential
@@ -85,10 +86,15 @@ class SaddleResult(HasOutcome):
         return self.outcome is Outcome.CONVERGED
 
     def __repr__(self) -> str:
-        return (
-            f"SaddleResult({self.reason}; "
-            f"{self.frequency:.1f} cm-1, {self.n_gradients} gradients, {self.n_hvps} "
-            "Hessian-vector products)"
+        barriers = None
+        if self.barriers is not None:
+            barriers = f"barriers {self.barriers[0]:.4f} and {self.barriers[1]:.4f} eV"
+        return result_text(
+            self,
+            self.reason,
+            f"lowest frequency {self.frequency:.1f} cm-1",
+            barriers,
+            f"{self.n_gradients} gradients, {self.n_hvps} Hessian-vector products",
         )
 
 

@@ -19,8 +19,8 @@ from mace_functional.structure.selection import Freedom, freedom
 from mace_functional.support.validation import in_order
 from mace_functional.units import frequency_factor
 from mace_functional.vibrations.harmonic_modes import signed_sqrt
+from mace_functional.vibrations.result_text import result_text
 from mace_functional.vibrations.rigid import INSTEAD
-from mace_functional.vibrations.summary import summary
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -60,7 +60,14 @@ class Stability(HasOutcome):
     detail: str
     unit: str
 
-    __repr__ = summary
+    def __repr__(self) -> str:
+        return result_text(
+            self,
+            ("a minimum" if self.stable else "no minimum") + ", uncertain" * (not self.certain),
+            f"lowest frequency {self.frequency:.1f} {self.unit}",
+            f"largest force {self.largest_force:.1e} eV/Å",
+            f"{self.n_hvps} Hessian-vector products",
+        )
 
 
 def check_stability(

@@ -36,7 +36,7 @@ from mace_functional.support.defaults import SYMPREC
 from mace_functional.support.renamed import OldAttribute
 from mace_functional.units import frequency_factor
 from mace_functional.vibrations.imaginary import ImaginaryMode, imaginary_modes
-from mace_functional.vibrations.summary import summary
+from mace_functional.vibrations.result_text import frequencies_text, result_text
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -48,6 +48,10 @@ Path = str | Sequence[tuple[str, Sequence[float]]] | Tensor | NDArray[Any]
 
 _Run = list[tuple[str, NDArray[np.float64]]]
 """Labelled corners of one continuous part of a path."""
+
+
+LONGEST_PATH = 60
+"""Characters of the names of corners that a printed band structure shows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +79,15 @@ class BandStructure:
     unit: str
     connected: bool
 
-    __repr__ = summary
+    def __repr__(self) -> str:
+        joined = (("|" if start in self.starts else "-") + name for start, name in self.labels)
+        path = "".join(joined)[1:]
+        return result_text(
+            self,
+            path if len(path) <= LONGEST_PATH else f"{len(self.labels)} corners",
+            f"{len(self.q)} wave vectors, {self.frequencies.shape[-1]} bands",
+            frequencies_text(self.frequencies, self.unit),
+        )
 
     def frequencies_in(self, unit: str) -> Tensor:
         """The frequencies in "cm-1", "THz" or "meV"."""

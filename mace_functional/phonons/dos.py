@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.phonons.mesh import Mesh, MeshModes
-from mace_functional.vibrations.summary import summary
+from mace_functional.vibrations.result_text import result_text, values_text
 
 GRID = 301
 """Frequencies of a grid that is not given."""
@@ -48,7 +48,9 @@ class DensityOfStates:
     per_atom: Tensor | None
     unit: str
 
-    __repr__ = summary
+    def __repr__(self) -> str:
+        atoms = None if self.per_atom is None else f"with those of {len(self.per_atom)} atoms"
+        return result_text(self, values_text(self.frequencies, self.unit), atoms)
 
 
 def density_of_states(

@@ -10,6 +10,7 @@ the space group from spglib, Togo et al., Sci. Technol. Adv. Mater. Methods 2024
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ from mace_functional.support.defaults import MESH_SPACING, SYMPREC
 from mace_functional.support.renamed import OldAttribute, warn_renamed
 from mace_functional.support.validation import MOST_WAVE_VECTORS
 from mace_functional.vibrations.imaginary import ImaginaryMode, imaginary_modes
-from mace_functional.vibrations.summary import summary
+from mace_functional.vibrations.result_text import frequencies_text, result_text
 from mace_functional.vibrations.thermodynamics import WeightedFrequencies
 
 if TYPE_CHECKING:
@@ -78,7 +79,14 @@ class Mesh:
     rotations: Tensor
     permutations: Tensor
 
-    __repr__ = summary
+    def __repr__(self) -> str:
+        return result_text(self, self.description)
+
+    @property
+    def description(self) -> str:
+        """The mesh in words, as "3 x 3 x 3, 27 wave vectors, 7 inequivalent"."""
+        size = " x ".join(map(str, self.size)) + ", shifted" * any(self.shift)
+        return f"{size}, {math.prod(self.size)} wave vectors, {len(self.q)} inequivalent"
 
     @classmethod
     def of(
@@ -160,12 +168,19 @@ class MeshModes:
     masses: Tensor
     n_rigid: Tensor
 
-    __repr__ = summary
+    def __repr__(self) -> str:
+        return result_text(
+            self,
+            self.mesh.description,
+            f"{self.eigenvalues.shape[-1]} modes each",
+            frequencies_text(signed_frequencies(self.eigenvalues, "cm-1"), "cm-1"),
+        )
 
     def weighted_frequencies(self) -> WeightedFrequencies:
         """What `harmonic_thermo` sums over: all modes but rigid motions, weighted by q."""
         weights = self.mesh.weights.to(self.eigenvalues)
-        return WeightedFrequencies(self.frequencies_in("cm-1"), "cm-1", weights, self.n_rigid)
+        frequencies = self.frequencies_in("cm-1")
+        return WeightedFrequencies(frequencies, "cm-1", weights, self.n_rigid, self.masses.sum())
 
     @property
     def frequencies(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import os
 import warnings
@@ -19,6 +20,7 @@ from mace_functional.support.renamed import OldAttribute
 from mace_functional.support.validation import count, positive
 from mace_functional.units import K_B
 from mace_functional.vibrations.imaginary import ImaginaryMode
+from mace_functional.vibrations.result_text import html_table, result_text
 from mace_functional.vibrations.thermodynamics import HarmonicThermo, harmonic_thermo
 
 if TYPE_CHECKING:
@@ -48,6 +50,12 @@ class MeshThermo:
     thermo: HarmonicThermo
     modes: MeshModes
 
+    def __repr__(self) -> str:
+        return result_text(self, self.modes.mesh.description, repr(self.thermo))
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self.modes.mesh.description)}</p>{self.thermo._repr_html_()}"
+
     @property
     def imaginary_modes(self) -> list[ImaginaryMode]:
         """The imaginary modes, in cm-1, which are left out; the most unstable first."""
@@ -58,7 +66,7 @@ class MeshThermo:
     @property
     def specific_heat_capacity(self) -> Tensor:
         """Heat capacity per mass at constant volume, J/(g K)."""
-        return self.thermo.specific_heat_capacity(self.modes.masses)
+        return self.thermo.specific_heat_capacity()
 
 
 @dataclass(frozen=True)
@@ -181,6 +189,25 @@ class ConvergedThermo:
     steps: list[MeshStep]
     tolerance: float
     converged: bool
+
+    def __repr__(self) -> str:
+        return result_text(self, self._ending, repr(self.result))
+
+    def _repr_html_(self) -> str:
+        columns = {
+            "mesh": [" x ".join(map(str, step.size)) for step in self.steps],
+            "inequivalent": [str(step.n_q) for step in self.steps],
+            "largest error of Cv (%)": [
+                "" if step.change is None else f"{100 * step.error:.3f}" for step in self.steps
+            ],
+        }
+        return html_table(self._ending, columns) + self.result.thermo._repr_html_()
+
+    @property
+    def _ending(self) -> str:
+        """Whether the mesh converged, and to which error."""
+        verb = "converged" if self.converged else "not converged"
+        return f"{verb} to {self.tolerance:g} of the heat capacity after {len(self.steps)} meshes"
 
     @property
     def size(self) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
+from ase.units import GPa
 from torch import Tensor
 
 from mace_functional.autodiff.concrete import refuse_transforms
@@ -34,8 +35,8 @@ from mace_functional.support import validation
 from mace_functional.support.defaults import SYMPREC, PhononMethod
 from mace_functional.support.validation import in_order
 from mace_functional.vibrations.harmonic_modes import NormalModes, normal_modes
+from mace_functional.vibrations.result_text import result_text
 from mace_functional.vibrations.rigid import RigidMotions, rigid_motions_of
-from mace_functional.vibrations.summary import summary
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -113,7 +114,15 @@ class Phonons:
             epsilon=torch.finfo(self.masses.dtype).eps,
         )
 
-    __repr__ = summary
+    def __repr__(self) -> str:
+        stress, constants = self.diagnostics.largest_stress, self.force_constants
+        return result_text(
+            self,
+            f"{self.atoms.get_chemical_formula()}, {len(self.atoms)} atoms",
+            "D(q) from coupled replicas" if constants is None else f"D(q) from {constants!r}",
+            f"largest force {self.diagnostics.largest_force:.1e} eV/Å",
+            None if stress is None else f"largest stress {stress / GPa:.1e} GPa",
+        )
 
     def gamma_modes(self, unit: str = "cm-1") -> NormalModes:
         """Modes at q = 0 without rigid motions, of crystals and molecules alike.

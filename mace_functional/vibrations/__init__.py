@@ -6,7 +6,7 @@ imaginary       imaginary modes
 gamma           modes of a potential's structure
 thermodynamics  energies, entropies and heat capacities of harmonic modes
 thermo_pieces   the same for many temperatures, in pieces that fit the memory
-summary         the short text of a result
+result_text     short texts of results
 """
 
 from mace_functional.vibrations.gamma import gamma_modes

@@ -33,6 +33,7 @@ from mace_functional.structure.selection import Selection, atom_numbers
 from mace_functional.support.renamed import warn_renamed
 from mace_functional.units import frequency_factor
 from mace_functional.vibrations.imaginary import ImaginaryMode, imaginary_modes
+from mace_functional.vibrations.result_text import frequencies_text, result_text
 from mace_functional.vibrations.rigid import (
     INSTEAD,
     RigidMotions,
@@ -41,7 +42,6 @@ from mace_functional.vibrations.rigid import (
 )
 from mace_functional.vibrations.rigid import internal_motions as internal_motions
 from mace_functional.vibrations.rigid import rigid_motions as rigid_motions
-from mace_functional.vibrations.summary import summary
 from mace_functional.vibrations.thermodynamics import WeightedFrequencies
 
 SOFT = 5.0
@@ -242,11 +242,21 @@ class NormalModes:
     asymmetry: float
     largest_force: float | None
 
-    __repr__ = summary
+    def __repr__(self) -> str:
+        force, residual = self.largest_force, self.rigid_residual
+        return result_text(
+            self,
+            f"{len(self.frequencies)} modes of {len(self.masses)} atoms",
+            frequencies_text(self.frequencies, self.unit),
+            None if force is None else f"largest force {force:.1e} eV/Å",
+            None
+            if residual is None
+            else f"{self.n_rigid} rigid motions removed, up to {residual:.1e} {self.unit}",
+        )
 
     def weighted_frequencies(self) -> WeightedFrequencies:
         """What `harmonic_thermo` sums over: all modes, without rigid motions."""
-        return WeightedFrequencies(self.frequencies, self.unit)
+        return WeightedFrequencies(self.frequencies, self.unit, mass=self.masses.sum())
 
     def frequencies_in(self, unit: str) -> Tensor:
         """The frequencies in "cm-1", "THz" or "meV"."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mace_functional.vibrations.summary import summary
+from mace_functional.vibrations.result_text import result_text, values_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,10 @@ class ImaginaryMode:
     frequency: float
     eigenvector: Tensor | None
 
-    __repr__ = summary
+    def __repr__(self) -> str:
+        return result_text(
+            self, f"frequency {self.frequency:.1f}", f"q = {values_text(self.q, '', '.3g')}"
+        )
 
 
 def imaginary_modes(

@@ -17,6 +17,7 @@ tensor([0.2320, 7.7657], dtype=torch.float64)
 
 from __future__ import annotations
 
+import html
 import warnings
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, cast
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from mace_functional.autodiff.concrete import is_concrete
 from mace_functional.units import EV_PER_MOLECULE, K_B, vibrational_quantum
-from mace_functional.vibrations.summary import summary
+from mace_functional.vibrations.result_text import html_table, result_text, values_text
 
 FROZEN = 1000.0
 """Above this hbar omega / kT, exp(-x) is zero to any precision and a mode holds no heat."""
@@ -45,6 +46,7 @@ class HarmonicThermo(NamedTuple):
         n_modes: number of modes in the sums, over all q points.
         n_imaginary: number of imaginary modes left out, over all q points.
         n_zero: number of modes of frequency exactly zero left out, over all q points.
+        mass: of the vibrating atoms of the cell or molecule, amu; 0 if the modes do not tell.
     """
 
     temperatures: Tensor
@@ -56,19 +58,73 @@ class HarmonicThermo(NamedTuple):
     n_modes: Tensor
     n_imaginary: Tensor
     n_zero: Tensor
+    mass: Tensor
 
     def __repr__(self) -> str:
-        return summary(self)
+        return result_text(
+            self,
+            f"{values_text(self.temperatures, 'K', 'g')}: heat capacity "
+            f"{values_text(self.molar_heat_capacity, 'J/(mol K)', '.2f')}",
+            f"entropy {values_text(self.molar_entropy, 'J/(mol K)', '.2f')}",
+            f"zero-point energy {values_text(self.zero_point_energy, 'eV', '.4f')}",
+            self._left_out(),
+        )
+
+    def _repr_html_(self) -> str:
+        if not is_concrete(self.heat_capacity):
+            return f"<p>{html.escape(repr(self))}</p>"
+        columns = {
+            "T (K)": (self.temperatures, "g"),
+            "Cv (J/(mol K))": (self.molar_heat_capacity, ".3f"),
+            "Cv (J/(g K))": (self.molar_heat_capacity / self.mass, ".4f"),
+            "S (J/(mol K))": (self.molar_entropy, ".3f"),
+            "F (eV)": (self.free_energy, ".5f"),
+            "U (eV)": (self.internal_energy, ".5f"),
+        }
+        if self.mass == 0:
+            del columns["Cv (J/(g K))"]
+        cells = {
+            name: [f"{x:{digits}}" for x in values.detach().reshape(-1).tolist()]
+            for name, (values, digits) in columns.items()
+        }
+        return html_table(f"Harmonic thermodynamics; {self._left_out()}", cells)
+
+    def _left_out(self) -> str:
+        """The number of modes in the sums, and of those left out of them."""
+        if not is_concrete(self.n_imaginary):
+            return "under a transform"
+        count, imaginary = int(self.n_modes), int(self.n_imaginary)
+        return f"{count} modes" + f", {imaginary} imaginary ones left out" * (imaginary > 0)
 
     @property
     def molar_heat_capacity(self) -> Tensor:
         """Heat capacity per mole of cells or molecules, J/(mol K)."""
         return EV_PER_MOLECULE * self.heat_capacity
 
-    def specific_heat_capacity(self, masses: Tensor | Sequence[float]) -> Tensor:
-        """Heat capacity per mass, J/(g K), of a cell or molecule of atoms of `masses`, (N,) amu."""
-        total = torch.as_tensor(masses, dtype=torch.float64).sum()
-        return self.molar_heat_capacity / total.to(self.heat_capacity)
+    @property
+    def molar_entropy(self) -> Tensor:
+        """Entropy per mole of cells or molecules, J/(mol K)."""
+        return EV_PER_MOLECULE * self.entropy
+
+    def specific_heat_capacity(self, masses: Tensor | Sequence[float] | None = None) -> Tensor:
+        """Heat capacity per mass, J/(g K).
+
+        Args:
+            masses: Of the atoms of the cell or molecule, (N,) amu; `mass` if None.
+
+        Raises:
+            ValueError: If there are no masses, and bare frequencies have left `mass` unknown.
+        """
+        if masses is not None:
+            total = torch.as_tensor(masses, dtype=torch.float64).sum().to(self.heat_capacity)
+        elif is_concrete(self.mass) and self.mass == 0:
+            raise ValueError(
+                "bare frequencies do not tell the mass: give specific_heat_capacity the masses of "
+                "the atoms, or harmonic_thermo the modes themselves"
+            )
+        else:
+            total = self.mass
+        return self.molar_heat_capacity / total
 
     def heat_capacity_per_atom(self, n_atoms: int) -> Tensor:
         """Heat capacity per atom, in k_B, of a cell or molecule of `n_atoms`; 3 when hot."""
@@ -83,12 +139,14 @@ class WeightedFrequencies(NamedTuple):
         unit: "cm-1", "THz" or "meV".
         weights: (Q,) of the q points; None for equal ones.
         drop: How many modes of smallest |frequency| are rigid motions; one number for each q point.
+        mass: Of the vibrating atoms, amu; None if it is not known.
     """
 
     frequencies: Tensor
     unit: str
     weights: Tensor | None = None
     drop: int | Tensor = 0
+    mass: Tensor | None = None
 
 
 class HarmonicModes(Protocol):
@@ -142,9 +200,9 @@ def harmonic_thermo(
                 f"{type(modes).__name__} knows its weights, rigid motions and unit: leave weights, "
                 "drop and unit out, or give frequencies alone"
             )
-        frequencies, unit, weights, drop = known()
+        frequencies, unit, weights, drop, mass = known()
     else:
-        frequencies = cast("Tensor", modes)
+        frequencies, mass = cast("Tensor", modes), None
     if unit is None:
         unit = "cm-1"
         warnings.warn(
@@ -188,6 +246,7 @@ def harmonic_thermo(
         n_modes=vibrating.sum(),
         n_imaginary=imaginary.sum(),
         n_zero=zero.sum(),
+        mass=torch.zeros_like(zero_point) if mass is None else mass.to(zero_point),
     )
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import ase.thermochemistry
+import ase.units
 import numpy as np
 import pytest
 import torch
@@ -59,23 +62,23 @@ def lowest() -> Any:
             lambda: mf.find_saddle(model(), molecule("NH3"), max_steps=1, connect=False),
             "SaddleResult(not converged",
         ),
-        (lambda: mf.gamma_modes(model(), molecule("CH4")), "NormalModes(frequencies=(9,)"),
-        (lowest, "LowestModes(eigenvalues=["),
-        (lambda: mf.check_stability(model(), molecule("H2O")), "Stability(stable="),
-        (salt, "Phonons(dynamical_matrix=dynamical_matrix, atoms="),
-        (lambda: modes().mesh, "Mesh(size=(2, 2, 2)"),
-        (modes, "MeshModes(mesh=Mesh(size="),
-        (lambda: mf.band_structure(salt(), points=4), "BandStructure(q=("),
-        (lambda: mf.density_of_states(modes()), "DensityOfStates(frequencies=(301,)"),
+        (lambda: mf.gamma_modes(model(), molecule("CH4")), "NormalModes(9 modes of 5 atoms; "),
+        (lowest, "LowestModes(lowest 2 of 9 modes: "),
+        (lambda: mf.check_stability(model(), molecule("H2O")), "Stability(a"),
+        (salt, "Phonons(ClNa, 2 atoms; D(q) from ForceConstants(2 atoms"),
+        (lambda: modes().mesh, "Mesh(2 x 2 x 2, 8 wave vectors, 3 inequivalent)"),
+        (modes, "MeshModes(2 x 2 x 2, 8 wave vectors, 3 inequivalent; 6 modes each; "),
+        (lambda: mf.band_structure(salt(), points=4), "BandStructure(Γ-X-U|K-Γ-L-W-X; "),
+        (lambda: mf.density_of_states(modes()), "DensityOfStates(0.0 to "),
         (
             lambda: mf.harmonic_thermo(torch.tensor([100.0, 200.0]), 300.0, unit="cm-1"),
-            "HarmonicThermo(temperatures=300, heat_capacity=",
+            "HarmonicThermo(300 K: heat capacity ",
         ),
         (lambda: salt().force_constants, "ForceConstants(2 atoms"),
         (operator, "HessianOperator((9, 9), torch.float64, cpu)"),
         (
             lambda: ImaginaryMode(torch.zeros(3), -10.0, torch.zeros(9, 3)),
-            "ImaginaryMode(q=[0, 0, 0], frequency=-10, eigenvector=(9, 3))",
+            "ImaginaryMode(frequency -10.0; q = 0, 0, 0)",
         ),
     ],
     ids=lambda x: x.partition("(")[0] if isinstance(x, str) else "",
@@ -89,6 +92,41 @@ def test_results_are_printed_in_a_line(make, shown):
     assert str(result) == text
     assert result == result
     assert hash(result) == hash(result)
+
+
+def test_a_notebook_shows_thermodynamics_as_a_table_in_units_of_chemists():
+    """Water: three modes of known frequency, and 18.015 amu."""
+    modes = mf.gamma_modes(model(), mf.relax(model(), molecule("H2O")).atoms)
+    thermo = mf.harmonic_thermo(modes, [300.0, 1000.0])
+    rows = re.findall(r"<tr>(.*?)</tr>", thermo._repr_html_())
+    head, *body = (re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in rows)
+    assert head[:4] == ["T (K)", "Cv (J/(mol K))", "Cv (J/(g K))", "S (J/(mol K))"]
+    ours = ase.thermochemistry.HarmonicThermo(modes.frequencies.numpy() * ase.units.invcm)
+    for kelvin, row in zip([300.0, 1000.0], body, strict=True):
+        per_mole = ase.units.mol / ase.units.J
+        assert float(row[0]) == kelvin
+        entropy = ours.get_entropy(kelvin, verbose=False) * per_mole
+        assert float(row[3]) == pytest.approx(entropy, abs=2e-3)
+        assert float(row[2]) == pytest.approx(float(row[1]) / 18.015, abs=2e-4)
+
+
+def test_results_are_shown_by_shape_under_a_transform():
+    def heat(frequencies):
+        thermo = mf.harmonic_thermo(frequencies, 300.0, unit="cm-1")
+        shown.extend([repr(thermo), thermo._repr_html_()])
+        return thermo.heat_capacity
+
+    shown: list[str] = []
+    torch.func.grad(heat)(torch.tensor([100.0, 200.0]).double())
+    assert all("under a transform" in text for text in shown)
+
+
+def test_specific_heat_capacity_needs_a_mass():
+    thermo = mf.harmonic_thermo([100.0], 300.0, unit="cm-1")
+    assert thermo.specific_heat_capacity([2.0]) == thermo.molar_heat_capacity / 2
+    with pytest.raises(ValueError, match="give specific_heat_capacity the masses"):
+        thermo.specific_heat_capacity()
+    assert "g K" not in thermo._repr_html_()
 
 
 @pytest.mark.parametrize(
