@@ -1,4 +1,4 @@
-"""Between numpy arrays and tensors."""
+"""Conversion between numpy arrays and tensors."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
-    """The values of a tensor in double precision, on the CPU, without its derivatives."""
+    """Return the values of a tensor as a float64 array, detached."""
     return tensor.detach().cpu().double().numpy()
 
 
 def to_tensors(arrays: dict[str, np.ndarray], like: Tensor) -> dict[str, Any]:
-    """Arrays as tensors on the device, and floating-point ones in the dtype, of `like`."""
+    """Convert arrays to tensors on the device of `like`, and floats to its dtype."""
     return {
         name: torch.as_tensor(
             array, device=like.device, dtype=like.dtype if array.dtype.kind == "f" else None

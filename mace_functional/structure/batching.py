@@ -1,4 +1,4 @@
-"""Structures of different sizes padded to one shape, so that one `vmap` runs them all."""
+"""Batches of structures of different sizes, padded to one shape for a single `vmap`."""
 
 from __future__ import annotations
 
@@ -21,20 +21,18 @@ from mace_functional.structure.structure import Structure
 def batch(structures: Sequence[Structure]) -> Structure:
     """Pad structures to one shape and stack them.
 
-    `vmap` over (graph, positions, cell) of the result then runs the whole set at once. Atoms beyond
-    the size of a structure have number 0, mass 1, position 0 and the features of the first atom,
-    and no energy.
+    One `vmap` over (graph, positions, cell) of the result evaluates all of them. Padding atoms have
+    atomic number 0, mass 1, position 0, the features of the first atom, and no energy.
 
     Args:
         structures: Structures of one model, of any size, composition and periodicity.
 
     Returns:
-        A structure whose tensors have a leading dimension; `graph.atom_mask` tells which atoms
-        are real.
+        A structure whose tensors have a leading dimension; `graph.atom_mask` is False for padding.
 
     Raises:
-        ValueError: If there are none, they were made for different models or skins, or for a sum
-            of potentials.
+        ValueError: If `structures` is empty, or they were made for different models, different
+            skins or a sum of potentials.
 
     Example:
         >>> b = mf.batch([s1, s2])                                          # doctest: +SKIP
@@ -48,7 +46,7 @@ def batch(structures: Sequence[Structure]) -> Structure:
     if not all(isinstance(g, Graph) for g in graphs):
         raise ValueError(
             "structures of sums of potentials, such as a model with dispersion, cannot be batched: "
-            "batch those of the model, and take the dispersion of one after the other"
+            "batch structures of the model, and compute dispersion for each structure by itself"
         )
     for g in graphs:
         if (g.cutoff, g.skin, set(g.features)) != (first.cutoff, first.skin, set(first.features)):
@@ -66,10 +64,10 @@ def batch(structures: Sequence[Structure]) -> Structure:
 
 
 def _union(species: Sequence[Species]) -> Species:
-    """Room for every one of several compositions."""
+    """Return the smallest composition that contains each of several ones."""
     counts: dict[tuple[int, int], int] = {}
-    for one in species:
-        for element, number, count in zip(*one, strict=True):
+    for composition in species:
+        for element, number, count in zip(*composition, strict=True):
             counts[element, number] = max(counts.get((element, number), 0), count)
     elements = sorted(counts)
     if any(len(set(column)) < len(elements) for column in zip(*elements, strict=True)):
@@ -82,7 +80,7 @@ def _union(species: Sequence[Species]) -> Species:
 
 
 def _pad(structure: Structure, species: Species, width: int, size: int) -> Structure:
-    """The structure in a layout with room for more atoms, elements and neighbours."""
+    """Pad a structure to more atoms, elements and neighbours."""
     old = structure.graph
     receiver, slot = old.edge_mask.nonzero(as_tuple=True)
     edges = (

@@ -1,4 +1,4 @@
-"""A piece of a crystal around some atoms, as large as the range of their force constants."""
+"""Clusters: some atoms of a crystal, and all atoms within the range of their force constants."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from mace_functional.structure.topology import masked_edge_vectors
 
 @dataclass(frozen=True, eq=False)
 class Cluster:
-    """Some atoms of a crystal, and all atoms that feel them or that they feel.
+    """Central atoms in a crystal, and all atoms that interact with them; an `EdgeTopology`.
 
-    An `EdgeTopology`: its senders are the images of atoms that belong to the cluster, its nodes
-    those of them that receive. Atoms of the outermost shell only send, they are never nodes. They
-    get the features of an isolated atom of their element. This is exact for the force constants of
-    the atoms in the middle, because the features that they have in the crystal do not depend on the
-    positions of these.
+    The senders are the images of atoms that belong to the cluster. The nodes are the images that
+    also receive, and an isolated atom of each node of the cell. Atoms of the outermost shell are
+    senders only. They get the features of an isolated atom of their element. This is exact for the
+    force constants of the central atoms, because the true features of the outermost shell do not
+    depend on the positions of the central atoms.
 
     Attributes:
         graph: The graph of one cell.
         atom: Atom of each image, (images,).
         cells: Cell of each image, (images, 3).
-        own: Image that each node is, (nodes,); 0 for lone atoms.
-        origin: Node that gives the features of each image, (images,).
+        own: Image of each node, (nodes,); 0 for isolated atoms.
+        origin: Node whose features each image has, (images,).
         order: Atom of each node, (nodes,).
         senders: Image at the other end of each edge, (nodes, K).
-        edge_mask: False for edges that only pad, (nodes, K).
+        edge_mask: False for padding edges, (nodes, K).
         species: Elements of the nodes; static.
         sender_species: Elements of the images; static.
     """
@@ -49,39 +49,40 @@ class Cluster:
 
     @classmethod
     def around(cls, atoms: list[int], graph: Graph, layers: int) -> Cluster:
-        """Unroll a crystal around atoms of the home cell.
+        """Return the cluster around atoms of the home cell, for a potential of n layers.
 
-        An atom changes what n layers make of the atoms within n steps, and these depend, through
-        features that they receive within 2n - 1 steps, on the positions of atoms within 2n steps.
+        A displaced atom changes the energies of the atoms within n steps along edges. These
+        energies depend on features of atoms within 2n - 1 steps, and so on the positions of atoms
+        within 2n steps.
 
         Args:
-            atoms: The atoms in the middle.
-            graph: The graph of one cell; its values are read.
+            atoms: Indices of the central atoms.
+            graph: The graph of one cell, with concrete values.
             layers: Number of layers n of the potential.
         """
         senders, mask = graph.senders.cpu().numpy(), graph.edge_mask.cpu().numpy()
         shifts = np.rint(graph.unit_shifts.cpu().numpy()).astype(int)
-        # An image is one whole number, made of node and cell, and an edge adds another to it.
+        # One integer encodes the node and the cell of an image; an edge adds another integer to it.
         reach = 2 * layers * int(np.abs(shifts).max())
         base = 2 * reach + 1
         powers = base ** np.arange(2, -1, -1)
-        middle = reach * powers.sum()
+        home = reach * powers.sum()
         nodes = np.arange(len(senders))
         steps = ((senders - nodes[:, None]) * base**3 - shifts @ powers) * mask
 
-        receivers = graph.inverse.cpu().numpy()[atoms] * base**3 + middle
+        receivers = graph.inverse.cpu().numpy()[atoms] * base**3 + home
         for _ in range(2 * layers - 1):
             receivers = _neighbours(receivers, steps, base)
         images = _neighbours(receivers, steps, base)
         node, cells = images // base**3, images[:, None] // powers % base - reach
 
-        lone = len(receivers)
-        kind = np.concatenate([receivers // base**3, nodes])
-        by_node = np.argsort(kind, kind="stable")
+        n_receivers = len(receivers)
+        cell_node = np.concatenate([receivers // base**3, nodes])  # last: the isolated atoms
+        by_node = np.argsort(cell_node, kind="stable")
         row = np.argsort(by_node)
-        place = np.searchsorted(receivers, images).clip(max=lone - 1)
+        place = np.searchsorted(receivers, images).clip(max=n_receivers - 1)
         receives = receivers[place] == images
-        origin = np.where(receives, row[place], row[lone + node])
+        origin = np.where(receives, row[place], row[n_receivers + node])
         own = np.append(np.searchsorted(images, receivers), np.zeros(len(nodes), dtype=int))
         sent = np.searchsorted(images, receivers[:, None] + steps[receivers // base**3])
         edges = mask[receivers // base**3]
@@ -101,37 +102,37 @@ class Cluster:
             cells=tensor(cells),
             own=tensor(own[by_node]),
             origin=tensor(origin),
-            order=graph.order[tensor(kind[by_node])],
+            order=graph.order[tensor(cell_node[by_node])],
             senders=tensor(np.concatenate([sent, padding])[by_node]),
             edge_mask=tensor(np.concatenate([edges, padding.astype(bool)])[by_node]),
-            species=species(kind[by_node]),
+            species=species(cell_node[by_node]),
             sender_species=species(node),
         )
 
     @property
     def features(self) -> dict[str, Tensor]:
-        """Extra features that the potential reads of atoms: the same in all cells."""
+        """Further input of the potential, such as "total_charge", the same in all cells."""
         return self.graph.features
 
     def sent(self, values: Tensor) -> Tensor:
-        """Values of the images from values of the nodes."""
+        """Return the values of the images, given the values of the nodes."""
         return values.index_select(0, self.origin)
 
     def edge_vectors(self, positions: Tensor, cell: Tensor) -> Tensor:
-        """Edge vectors in Å, (nodes, K, 3); (1, 1, 1) where padded.
+        """Return the edge vectors, Å, (nodes, K, 3); (1, 1, 1) for padding.
 
         Args:
-            positions: Of the images, Å, (images, 3).
-            cell: Not needed: every image has its own position.
+            positions: Positions of the images, Å, (images, 3).
+            cell: Unused: every image has its own position.
         """
         nodes = positions.index_select(0, self.own)
         return masked_edge_vectors(nodes, positions, self.senders, self.edge_mask)
 
     def to_atoms(self, values: Tensor) -> Tensor:
-        """Values of the nodes, as they are."""
+        """Return the values of the nodes unchanged."""
         return values
 
 
 def _neighbours(images: np.ndarray, steps: np.ndarray, base: int) -> np.ndarray:
-    """Images and what sends to them, in ascending order."""
+    """Return the images and their senders, in ascending order."""
     return np.unique(np.append(images, images[:, None] + steps[images // base**3]))

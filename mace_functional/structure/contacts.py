@@ -1,16 +1,16 @@
-"""How near atoms may come: the one place for such limits.
+"""Limits of the distance between two atoms.
 
-The measure of a pair is its distance over the sum of the two covalent radii (Cordero et al.,
+The measure of a pair is its distance divided by the sum of the two covalent radii (Cordero et al.,
 Dalton Trans. 2008, 2832; `ase.data.covalent_radii`),
 
-    ratio_ij = |x_i - x_j + S cell| / (R_i + R_j),
+    ratio_ij = |x_i - x_j + S cell| / (R_i + R_j).
 
-and the shortest contact of a structure is the pair of the smallest ratio, periodic images included.
-A distance in Å alone cannot tell: 0.74 Å is a bond of H2 and no distance between two metal atoms.
+The shortest contact of a structure is the pair with the smallest ratio, periodic images included.
+A limit in Å would not do: 0.74 Å is the bond length of H2, but no distance of two metal atoms.
 
 Measured: 0.77 (the radical CN) and more in sound structures (ASE's collections of molecules, dimers
-and elements, hydrides, ionic crystals, frameworks, hydrogen under pressure), 0.001 to 0.58 in files
-that were misread or miswritten.
+and elements, hydrides, ionic crystals, frameworks, hydrogen under pressure); 0.001 to 0.58 in files
+that were misread or contain errors.
 """
 
 from __future__ import annotations
@@ -25,30 +25,36 @@ from ase.data import chemical_symbols, covalent_radii
 from mace_functional.structure import neighbours
 
 REFUSED = 0.4
-"""Smallest ratio that is accepted. Below it two atoms stand in one place: a file of such atoms is
-refused, and an optimiser takes no step there, where potentials may fall without end."""
+"""Smallest accepted ratio of a distance to the sum of covalent radii.
+
+Below it a file is refused and an optimiser takes no step, because the energy of a potential may be
+unbounded from below there.
+"""
 
 REPORTED = 0.65
-"""Ratio below which a contact is told: shorter than any bond, but not by as much as an error of a
-file usually makes it. Alkali metals reach it above 100 GPa."""
+"""Ratio of a distance to the sum of covalent radii below which a contact is reported.
+
+It is shorter than any bond, but most errors in files lead to smaller ratios. Alkali metals reach it
+above 100 GPa.
+"""
 
 FIRST_REACH = 1.3
-"""Ratio to which pairs are searched first: most structures have a bond below it."""
+"""Ratio up to which pairs are searched first; most structures have a bond below it."""
 
 FARTHEST = 20.0
-"""Å: nothing nearer than this is no contact."""
+"""Largest distance of a contact, Å; pairs farther apart are not searched for."""
 
 
 @dataclass(frozen=True)
 class Contact:
-    """A pair of atoms that are near each other.
+    """A pair of atoms that are close to each other.
 
     Attributes:
-        first: Number of an atom.
-        second: Number of the other one; the same number for an atom and its own image.
+        first: Index of one atom.
+        second: Index of the other atom; equal to `first` for an atom and its own image.
         symbols: Elements of the two.
-        distance: Å.
-        ratio: Distance over the sum of the covalent radii.
+        distance: Distance in Å.
+        ratio: Distance divided by the sum of the covalent radii.
     """
 
     first: int
@@ -66,21 +72,21 @@ class Contact:
 
 
 def radii_of(numbers: np.ndarray) -> np.ndarray:
-    """Covalent radii by atomic number, Å, (N,)."""
+    """Return the covalent radius of each atom, Å, (N,), given atomic numbers (N,)."""
     return covalent_radii[numbers]
 
 
 def shortest_contact(atoms: Atoms) -> Contact | None:
-    """The pair of atoms with the smallest ratio, over all periodic images.
+    """Return the pair of atoms with the smallest ratio, over all periodic images.
 
     Args:
-        atoms: The structure; its cell must have a volume where it is periodic.
+        atoms: The structure; its periodic lattice vectors must be linearly independent.
 
     Returns:
-        The pair, or None if no two atoms come within `FARTHEST`.
+        The pair, or None if all distances exceed `FARTHEST`.
 
     Raises:
-        ValueError: As `neighbours.search`, or if the atoms cannot have room in the cell.
+        ValueError: If the cell is too small for its atoms; see also `neighbours.pairs`.
     """
     radii = radii_of(atoms.numbers)
     _check_room(atoms, radii)
@@ -96,15 +102,15 @@ def shortest_contact(atoms: Atoms) -> Contact | None:
 
 
 def smallest_ratio(atoms: Atoms) -> float:
-    """Smallest distance of two atoms over the sum of their covalent radii, if it is below a bond's.
+    """Return the smallest ratio of a distance to the sum of covalent radii; infinity if large.
 
-    Infinite where no pair comes within `FIRST_REACH` times the largest of these sums.
+    It is infinite if no pair comes within `FIRST_REACH` times the largest of these sums.
 
     Args:
         atoms: The structure.
 
     Raises:
-        ValueError: As `neighbours.pairs`.
+        ValueError: See `neighbours.pairs`.
     """
     radii = radii_of(atoms.numbers)
     contact = _shortest_within(atoms, radii, FIRST_REACH * 2 * float(radii.max()))
@@ -112,36 +118,36 @@ def smallest_ratio(atoms: Atoms) -> float:
 
 
 def filled_fraction(atoms: Atoms, scale: float = REFUSED) -> float:
-    """Volume of spheres of `scale` times the covalent radii, over the volume of the cell."""
+    """Return the volume of spheres of `scale` times the covalent radii, per volume of the cell."""
     spheres = 4 / 3 * math.pi * float(((scale * radii_of(atoms.numbers)) ** 3).sum())
     return spheres / abs(float(np.linalg.det(atoms.cell.array)))
 
 
 def _check_room(atoms: Atoms, radii: np.ndarray) -> None:
-    """Refuse a cell in which some pair must have a ratio below `REFUSED`.
+    """Raise if the cell is so small that some pair must have a ratio below `REFUSED`.
 
-    Where all ratios are larger, spheres of `REFUSED` times the radii do not overlap, so that they
-    fill less than the cell. This bounds the number of pairs before any is searched for.
+    If all ratios are larger, spheres of `REFUSED` times the radii do not overlap, so that their
+    volume is less than that of the cell. This bounds the number of pairs before the search.
     """
     if atoms.pbc.all() and filled_fraction(atoms) > 1:
         volume = abs(float(np.linalg.det(atoms.cell.array)))
         raise ValueError(
             f"{len(atoms)} atoms have no room in a cell of {volume:.3g} Å³, "
             f"{float(atoms.get_masses().sum()) / volume * GRAM_PER_CM3:.3g} g/cm³: give the right "
-            "cell in Å, or none if it is a molecule"
+            "cell in Å, or no cell for a molecule"
         )
 
 
 GRAM_PER_CM3 = 1.66053906660
-"""One amu/Å³ in g/cm³."""
+"""Density of one amu/Å³ in g/cm³."""
 
 
 def _shortest_within(atoms: Atoms, radii: np.ndarray, reach: float) -> Contact | None:
-    edges = neighbours.pairs(atoms.positions, atoms.cell.array, atoms.pbc, reach)
-    if not len(edges.distance):
+    pairs = neighbours.pairs(atoms.positions, atoms.cell.array, atoms.pbc, reach)
+    if not len(pairs.distance):
         return None
-    ratios = edges.distance / (radii[edges.sender] + radii[edges.receiver])
+    ratios = pairs.distance / (radii[pairs.sender] + radii[pairs.receiver])
     k = int(np.argmin(ratios))
-    first, second = sorted((int(edges.sender[k]), int(edges.receiver[k])))
+    first, second = sorted((int(pairs.sender[k]), int(pairs.receiver[k])))
     symbols = chemical_symbols[atoms.numbers[first]], chemical_symbols[atoms.numbers[second]]
-    return Contact(first, second, symbols, float(edges.distance[k]), float(ratios[k]))
+    return Contact(first, second, symbols, float(pairs.distance[k]), float(ratios[k]))

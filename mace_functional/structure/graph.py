@@ -1,12 +1,13 @@
 """Neighbour graphs of structures.
 
-The graph is static: it holds who is whose neighbour and through which periodic image, not how far.
-Edge vectors follow from positions and cell, so that derivatives with respect to both are exact:
+The graph is static: it lists the neighbours of each atom and their periodic images, but holds no
+distances. The edge vectors are computed from positions and cell, so that derivatives with respect
+to both are exact:
 
     r_ij = x_i - x_j + S_ij cell.
 
-Nodes are the atoms sorted by element, and every node has the same number K of neighbours; what is
-missing is padded and masked, so that the sum over neighbours is a batched matrix product.
+Nodes are the atoms sorted by element. Every node has the same number K of edges, padded and masked
+where it has fewer neighbours, so that the sum over neighbours is a batched matrix product.
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ class Graph:
     Attributes:
         order: Atom of each node, (nodes,).
         inverse: Node of each atom, (atoms,).
-        atom_mask: False for atoms that only pad a batch, (atoms,).
+        atom_mask: False for padding atoms of a batch, (atoms,).
         senders: Node at the other end of each edge, (nodes, K).
         unit_shifts: Periodic image of the edge, S_ij, (nodes, K, 3).
-        edge_mask: False for edges that only pad, (nodes, K).
+        edge_mask: False for padding edges, (nodes, K).
         pbc: Periodic directions, (3,).
-        features: Extra features that the potential reads of atoms, such as "total_charge".
-        reference_positions: Positions for which the graph was made, Å, (atoms, 3).
-        reference_cell: Cell for which the graph was made, Å, (3, 3).
+        features: Further input of the potential, such as "total_charge".
+        reference_positions: Positions of the neighbour search, Å, (atoms, 3).
+        reference_cell: Cell of the neighbour search, Å, (3, 3).
         species: Elements of the nodes; static.
         cutoff: Cutoff radius of the potential, Å; static.
-        skin: What the neighbour search added to it, Å; static.
+        skin: Length added to the cutoff in the neighbour search, Å; static.
     """
 
     order: Tensor
@@ -87,9 +88,9 @@ class Graph:
             atoms: Periodic in any directions; every element is one of `elements`.
             elements: Atomic numbers in the order of the potential's tables.
             cutoff: Cutoff radius of the potential, Å.
-            skin: Added to it in the search, Å.
-            features: What the potential reads of atoms besides.
-            like: Gives dtype and device.
+            skin: Length added to the cutoff in the search, Å.
+            features: Further input of the potential.
+            like: Tensor with the dtype and device to use.
 
         Raises:
             ValueError: If the geometry is bad; see `neighbours.search`.
@@ -120,49 +121,49 @@ class Graph:
         return self.inverse.shape[-1]
 
     def edge_vectors(self, positions: Tensor, cell: Tensor) -> Tensor:
-        """Edge vectors `x_i - x_j + S_ij cell` in Å, (nodes, K, 3); (1, 1, 1) where padded."""
+        """Return the edge vectors `x_i - x_j + S_ij cell`, Å, (nodes, K, 3); 1 for padding."""
         nodes, shifts = positions.index_select(0, self.order), self.unit_shifts @ cell
         return masked_edge_vectors(nodes, nodes, self.senders, self.edge_mask, shifts)
 
     @property
     def sender_species(self) -> Species:
-        """Elements of the senders: of the nodes."""
+        """Elements of the senders, which are the nodes."""
         return self.species
 
     def sent(self, values: Tensor) -> Tensor:
-        """Values of the senders from values of the nodes: the same."""
+        """Return the values unchanged: the senders are the nodes."""
         return values
 
     def to_atoms(self, values: Tensor) -> Tensor:
-        """Values of the nodes (nodes,) in the order of the atoms (atoms,), zero where padded."""
+        """Return the values of the nodes (nodes,) in the order of the atoms; 0 for padding."""
         return values.index_select(0, self.inverse) * self.atom_mask
 
     def by_atom(self, values: Sequence[int]) -> np.ndarray:
-        """A number for each element present, in the order of the atoms (atoms,)."""
-        of_atoms = np.empty(len(self.order), dtype=int)
-        of_atoms[self.order.cpu().numpy()] = np.repeat(values, self.species.counts)
-        return of_atoms
+        """Return the value of each atom's element, (atoms,), given one value per element."""
+        per_atom = np.empty(len(self.order), dtype=int)
+        per_atom[self.order.cpu().numpy()] = np.repeat(values, self.species.counts)
+        return per_atom
 
     def remaining_skin(self, positions: Tensor, cell: Tensor) -> float:
-        """How much closer to the cutoff, in Å, a pair left out of the graph may still come.
+        """Return a lower bound of the distance of unlisted pairs, minus the cutoff, Å.
 
         Args:
             positions: Positions in Å, (atoms, 3).
             cell: Lattice vectors in Å, (3, 3).
 
         Returns:
-            A number; not negative as long as the graph is exact for `positions` and `cell`.
+            A number. While it is not negative, the graph is exact for `positions` and `cell`.
         """
         return remaining_skin(self, positions, cell, [(self.cutoff, self.skin)])
 
     def is_current(self, positions: Tensor, cell: Tensor) -> bool:
-        """Whether the graph holds every neighbour within the cutoff of a moved structure."""
+        """Return True if the graph holds all neighbours within the cutoff at these positions."""
         return self.remaining_skin(positions, cell) > -ROUNDING
 
     def rebuilt(self, positions: Tensor, cell: Tensor) -> Graph:
-        """The graph of the same atoms at other positions, Å, (N, 3), and in another cell, (3, 3).
+        """Return the graph of the same atoms at other positions, Å, (N, 3), and cell, (3, 3).
 
-        Only the part of it that depends on the geometry is made anew.
+        Data that do not depend on the geometry are shared with the old graph.
 
         Raises:
             ValueError: If positions are not finite, or atoms coincide.
@@ -179,7 +180,7 @@ class Graph:
         )
 
     def pairs_within(self, positions: Tensor, cell: Tensor) -> PairArrays:
-        """The pairs closer than the cutoff: the graph may have more."""
+        """Return the pairs closer than the cutoff, without those that are only within the skin."""
         node, slot = np.nonzero(self.edge_mask.cpu().numpy())
         order = self.order.cpu().numpy()
         i, j = order[node], order[self.senders.cpu().numpy()[node, slot]]

@@ -1,4 +1,4 @@
-"""Volume and periodic directions of a cell, in operations that may be differentiated at will."""
+"""Volume and periodic directions of a cell, differentiable to any order."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import torch
 from torch import Tensor
 
 PERIODIC = "pbc"
-"""Attribute of an energy function that says in which directions its structure is periodic."""
+"""Name of the attribute of an energy function that holds the periodic directions."""
 
 
 def volume_of(cell: Tensor) -> Tensor:
-    """Volume |a . (b x c)| of a cell (3, 3), Å³.
+    """Return the volume |a . (b x c)| of a cell (3, 3), Å³.
 
-    Not `torch.linalg.det`: its second derivatives are wrong (pytorch issue 192521).
+    `torch.linalg.det` is not used, because its second derivatives are wrong (pytorch issue 192521).
     """
     return (cell[0] * torch.linalg.cross(cell[1], cell[2])).sum().abs()
 
 
 def periodic_projector(cell: Tensor, pbc: Sequence[bool]) -> Tensor:
-    """Projector P (3, 3) onto the span of the periodic lattice vectors.
+    """Return the projector P (3, 3) onto the span of the periodic lattice vectors.
 
-    A strain e of the lattice alone has `e = P e P`: P is 1 for a crystal, `1 - n n^T` for a slab
-    with the normal n, `a a^T / a^2` for a rod along a, and 0 for a molecule.
+    A strain e that only deforms the lattice obeys `e = P e P`. P is 1 for a crystal, `1 - n n^T`
+    for a slab with the normal n, `a a^T / a^2` for a rod along a, and 0 for a molecule.
 
     Args:
         cell: Lattice vectors in Å as rows, (3, 3).
-        pbc: Whether each of the three is periodic.
+        pbc: True for each periodic direction.
     """
     identity = torch.eye(3, dtype=cell.dtype, device=cell.device)
     periodic = [k for k in range(3) if pbc[k]]
@@ -36,9 +36,9 @@ def periodic_projector(cell: Tensor, pbc: Sequence[bool]) -> Tensor:
     if not periodic:
         return torch.zeros_like(identity)
     if len(periodic) == 1:
-        return _onto(cell[periodic[0]])
-    return identity - _onto(torch.linalg.cross(cell[periodic[0]], cell[periodic[1]]))
+        return _projector_onto(cell[periodic[0]])
+    return identity - _projector_onto(torch.linalg.cross(cell[periodic[0]], cell[periodic[1]]))
 
 
-def _onto(vector: Tensor) -> Tensor:
+def _projector_onto(vector: Tensor) -> Tensor:
     return vector[:, None] * vector / (vector * vector).sum()

@@ -13,40 +13,50 @@ from matscipy.neighbours import neighbour_list
 from mace_functional.autodiff.memory import free_memory
 
 Edges = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Receiver, sender and unit shift of each edge, by the numbers of the atoms."""
+"""Receiver i, sender j and unit shift S of each edge; i and j are indices of atoms."""
 
 LARGEST = 1e6
-"""Largest coordinate, Å. Beyond it, distances between atoms lose a digit of 1e-9 Å and more; near
-1e150 their squares overflow, and decompositions of matrices of them never end."""
+"""Largest coordinate or lattice vector component that is accepted, Å.
+
+Above it, rounding changes distances between atoms by more than 1e-9 Å. Near 1e150 their squares
+overflow, and matrix decompositions do not terminate.
+"""
 
 COINCIDENT = 1e-3
-"""Atoms closer than this, in Å, are one point, where the direction of a pair is not defined and
-its energy is singular. It is no limit on matter: those are ratios, in `contacts`."""
+"""Distance of two atoms below which a neighbour search raises, Å.
+
+At distance zero the direction of the pair is undefined and the energy singular. Limits for real
+matter are in `contacts`.
+"""
 
 MIN_SPACING = 1e-2
-"""Lattice planes closer than this, in Å, are taken for an error too."""
+"""Spacing of lattice planes below which a neighbour search raises, Å."""
 
 MOST_NEIGHBOURS = 300_000
-"""Neighbours of an atom, on average, above which a search is refused. Matter at its densest has
-95 000 within the 31.8 Å of D3 (metallic hydrogen, 0.7 atoms/Å³), diamond 24 000; a molecule of
-twelve atoms in a cell of 1 Å has 1.6 million."""
+"""Average number of neighbours of an atom above which a neighbour search raises.
 
-BYTES_OF_A_PAIR = 105
-"""Memory of a pair while it is searched for and packed: measured on 22 000 atoms of diamond, where
-the search alone takes 29 bytes."""
+The densest matter has 95 000 within the 31.8 Å of D3 (metallic hydrogen, 0.7 atoms/Å³), diamond
+24 000. A molecule of twelve atoms in a cell of 1 x 1 x 1 Å has 1.6 million.
+"""
+
+BYTES_PER_PAIR = 105
+"""Memory per pair during search and packing, bytes.
+
+Measured on 22 000 atoms of diamond; the search alone takes 29 bytes.
+"""
 
 MAX_BINS = 50
-"""Bins of the search along a direction that is not periodic; their number is a matter of speed."""
+"""Largest number of search bins along a direction that is not periodic; affects only speed."""
 
 
 class Pairs(NamedTuple):
-    """Pairs of atoms within a distance, each in both directions.
+    """Pairs of atoms within a distance, each in both orders.
 
     Attributes:
         receiver: Atom i, (E,).
         sender: Atom j, (E,).
         shifts: Lattice vectors S, (E, 3): `r_ij = x_i - x_j + S cell`.
-        distance: Å, (E,).
+        distance: Length of r_ij, Å, (E,).
     """
 
     receiver: np.ndarray
@@ -56,20 +66,20 @@ class Pairs(NamedTuple):
 
 
 def search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Edges:
-    """Receiver, sender and unit shift of all pairs within the cutoff, for energies.
+    """Find all pairs within the cutoff; raise if two atoms coincide.
 
     Args:
-        positions: Å, (N, 3).
-        cell: Lattice vectors in Å, (3, 3); those of directions that are not periodic do not matter.
+        positions: Positions in Å, (N, 3).
+        cell: Lattice vectors in Å, (3, 3); vectors of non-periodic directions are ignored.
         pbc: Periodic directions, (3,).
-        cutoff: Å.
+        cutoff: Largest distance, Å.
 
     Returns:
         Receiver i, sender j and unit shift S of each edge, `r_ij = x_i - x_j + S cell`.
 
     Raises:
-        ValueError: As `pairs`, or if atoms coincide.
-        MemoryError: As `pairs`.
+        ValueError: If atoms coincide; see also `pairs`.
+        MemoryError: See `pairs`.
     """
     receiver, sender, shifts, distance = pairs(positions, cell, pbc, cutoff)
     if (distance < COINCIDENT).any():
@@ -82,11 +92,17 @@ def search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: flo
 
 
 def pairs(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Pairs:
-    """All pairs within the cutoff, over all periodic images; arguments as of `search`.
+    """Find all pairs within the cutoff, over all periodic images, coinciding atoms included.
+
+    Args:
+        positions: Positions in Å, (N, 3).
+        cell: Lattice vectors in Å, (3, 3); vectors of non-periodic directions are ignored.
+        pbc: Periodic directions, (3,).
+        cutoff: Largest distance, Å.
 
     Raises:
         ValueError: If numbers are not finite, periodic lattice vectors are zero or linearly
-            dependent, or atoms have more than `MOST_NEIGHBOURS` neighbours.
+            dependent, or atoms have more than `MOST_NEIGHBOURS` neighbours on average.
         MemoryError: If the pairs do not fit into the free memory.
     """
     if not np.isfinite(positions).all():
@@ -96,8 +112,8 @@ def pairs(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: floa
         raise ValueError("the cell has entries that are not finite numbers")
     if max(np.abs(positions).max(initial=0.0), np.abs(cell[pbc]).max(initial=0.0)) > LARGEST:
         raise ValueError(
-            f"there are coordinates or lattice vectors beyond {LARGEST:g} Å: give them in Å, and "
-            "near the origin"
+            f"coordinates or lattice vectors exceed {LARGEST:g} Å: give them in Å and near the "
+            "origin"
         )
     lengths = np.linalg.norm(cell, axis=1)
     if (lengths[pbc] == 0).any():
@@ -122,12 +138,12 @@ def pairs(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: floa
 
 
 def closer_than(cutoff: float, edges: Edges, positions: np.ndarray, cell: np.ndarray) -> Edges:
-    """Those of some edges that are shorter than a cutoff.
+    """Return the edges that are shorter than a cutoff.
 
     Args:
-        cutoff: Å.
+        cutoff: Upper limit of the length, Å.
         edges: Receiver i, sender j and unit shift S of each edge.
-        positions: Å, (N, 3).
+        positions: Positions in Å, (N, 3).
         cell: Lattice vectors in Å, (3, 3).
     """
     i, j, s = edges
@@ -138,16 +154,16 @@ def closer_than(cutoff: float, edges: Edges, positions: np.ndarray, cell: np.nda
 def neighbours_expected(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
 ) -> float:
-    """Neighbours of an atom, on average, by the density: within a factor of three.
+    """Estimate the average number of neighbours of an atom from the density, within a factor of 3.
 
     Args:
-        positions: Å, (N, 3).
-        cell: Three vectors, Å, (3, 3); those of directions that are not periodic set an axis only.
+        positions: Positions in Å, (N, 3).
+        cell: Three vectors, Å, (3, 3); the lengths of non-periodic ones do not matter.
         pbc: Periodic directions, (3,).
-        cutoff: Å.
+        cutoff: Largest distance of neighbours, Å.
     """
     scaled = positions @ np.linalg.inv(cell)
-    # Along a direction that is not periodic a sphere of neighbours ends where the atoms do.
+    # Along a non-periodic direction the volume is at least as wide as a sphere of neighbours.
     extent = np.maximum(np.ptp(scaled, axis=0), 2 * cutoff / np.linalg.norm(cell, axis=1))
     across = np.where(pbc, 1.0, extent)
     volume = abs(np.linalg.det(cell * across[:, None]))
@@ -155,26 +171,29 @@ def neighbours_expected(
 
 
 def _check_number(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> None:
-    """Refuse a search that would find too many pairs, before any memory is asked for."""
+    """Raise if a search would find too many pairs, before it allocates memory."""
     neighbours = neighbours_expected(positions, cell, pbc, cutoff)
     if neighbours > MOST_NEIGHBOURS:
         raise ValueError(
-            f"an atom would have {neighbours:.2g} neighbours within {cutoff:g} Å, and more than "
-            f"{MOST_NEIGHBOURS} are in no matter: the cell is too small for its atoms, or the "
-            "cutoff too large"
+            f"an atom would have {neighbours:.2g} neighbours within {cutoff:g} Å, more than the "
+            f"{MOST_NEIGHBOURS} of any matter: the cell is too small for its atoms, or the cutoff "
+            "too large"
         )
-    needed = neighbours * len(positions) * BYTES_OF_A_PAIR
+    needed = neighbours * len(positions) * BYTES_PER_PAIR
     if needed > free_memory(torch.device("cpu")):
         raise MemoryError(
             f"the {neighbours * len(positions):.2g} pairs of {len(positions)} atoms within "
-            f"{cutoff:g} Å need {needed / 2**30:.1f} GiB: take a smaller structure or cutoff"
+            f"{cutoff:g} Å need {needed / 2**30:.1f} GiB: use a smaller structure or cutoff"
         )
 
 
 def _enclosing_box(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A box that keeps the periodic vectors and, up to a size, encloses all atoms otherwise."""
+    """Return a box for the search, and its origin.
+
+    It keeps the periodic vectors. Along the others it encloses the atoms up to `MAX_BINS` cutoffs.
+    """
     scaled = positions @ np.linalg.inv(cell)
     low, high = scaled.min(0), scaled.max(0)
     margin = cutoff / np.linalg.norm(cell, axis=1)
@@ -186,14 +205,14 @@ def _enclosing_box(
 def pack(
     edges: Edges, kinds: np.ndarray, counts: Sequence[int], width: int | None, size: int
 ) -> dict[str, np.ndarray]:
-    """Arrange atoms by element and edges in rows of equal width.
+    """Sort atoms by element, and arrange edges in rows of equal length.
 
     Args:
         edges: Receiver, sender and shift of each edge.
         kinds: Element of each atom, as an index into `counts`.
-        counts: Nodes to provide for each element.
-        width: Neighbours to provide for each node; as many as needed if None.
-        size: Atoms to provide.
+        counts: Number of nodes of each element, padding included.
+        width: Number K of edges of each node, padding included; as many as needed if None.
+        size: Number of atoms, padding included.
 
     Returns:
         The arrays of a `Graph`.

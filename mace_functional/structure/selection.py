@@ -1,4 +1,4 @@
-"""What moves: atoms by their numbers or a mask, and what constraints of ASE leave free."""
+"""Selection of the atoms that move: by indices, by a mask, or by ASE constraints."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ase.constraints import FixAtoms, FixCartesian, FixCom, FixedLine, FixedPlan
 from torch import Tensor
 
 Selection = Sequence[int] | Sequence[bool] | np.ndarray | Tensor
-"""Numbers of atoms from 0, negative ones from the end; or a mask of all atoms."""
+"""Indices of atoms (negative ones count from the end), or a Boolean mask of all atoms."""
 
 CONSTRAINTS = (FixAtoms, FixCartesian, FixScaled, FixedLine, FixedPlane, FixCom)
-"""Constraints of ASE that confine displacements to a linear space."""
+"""Supported ASE constraints: those that confine displacements to a linear space."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +22,8 @@ class Freedom:
     """The displacements of N atoms that constraints leave free.
 
     Attributes:
-        held: Projector onto the displacements that are forbidden to each atom, (N, 3, 3).
-        sums: Orthonormal displacements of several atoms together that are forbidden, (3N, c).
+        held: Projector onto the forbidden displacements of each atom, (N, 3, 3).
+        sums: Orthonormal forbidden displacements of several atoms together, (3N, c).
     """
 
     held: np.ndarray
@@ -31,30 +31,30 @@ class Freedom:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is held."""
+        """True if no displacement is forbidden."""
         return not (self.held.any() or self.sums.size)
 
     @property
     def pinned(self) -> bool:
-        """Whether some atom is held in some direction."""
+        """True if some atom is held in some direction."""
         return bool(self.held.any())
 
     @property
     def atoms(self) -> list[int]:
-        """Numbers of the atoms that can move in some direction, ascending."""
+        """Indices of the atoms that can move in some direction, ascending."""
         return np.flatnonzero(np.trace(self.held, axis1=1, axis2=2) < 3 - 1e-9).tolist()
 
     @property
     def by_atoms(self) -> bool:
-        """Whether each atom is either free or held in all directions."""
-        shares = np.trace(self.held, axis1=1, axis2=2)
-        return not self.sums.size and bool((np.abs(shares * (3 - shares)) < 1e-9).all())
+        """True if each atom is either free or held in all directions."""
+        rank = np.trace(self.held, axis1=1, axis2=2)
+        return not self.sums.size and bool((np.abs(rank * (3 - rank)) < 1e-9).all())
 
     def basis(self, chosen: Sequence[int] | None = None) -> np.ndarray:
-        """Orthonormal basis of the free displacements, Cartesian, (3k, m).
+        """Return an orthonormal basis of the free Cartesian displacements, (3k, m).
 
         Args:
-            chosen: Numbers of k atoms, while all others rest; all atoms if None.
+            chosen: Indices of the k atoms that may move; all atoms if None.
         """
         numbers = np.arange(len(self.held)) if chosen is None else np.asarray(chosen)
         count, held = len(numbers), self.held[numbers]
@@ -68,19 +68,20 @@ class Freedom:
         return vectors[:, values < 1e-9]
 
     def basis_of_atoms(self) -> np.ndarray | None:
-        """The same for `atoms`; None if all their coordinates are free."""
+        """Return the basis for the atoms in `atoms`; None if all their coordinates are free."""
         return None if self.by_atoms else self.basis(self.atoms)
 
 
 def freedom(atoms: Atoms, what: str) -> Freedom:
-    """What the constraints of a structure leave free: the one place that reads them.
+    """Return the displacements that the ASE constraints of a structure leave free.
 
-    FixAtoms, FixCartesian, FixScaled (selective dynamics of a POSCAR), FixedLine, FixedPlane and
-    FixCom hold what they say. FixAtoms and FixCartesian come from `move_mask` of extended XYZ too.
+    FixAtoms, FixCartesian, FixScaled, FixedLine, FixedPlane and FixCom are supported. ASE reads
+    FixScaled from selective dynamics of a POSCAR, and FixAtoms and FixCartesian also from
+    `move_mask` of extended XYZ.
 
     Args:
         atoms: The structure.
-        what: What asks, for the error: "relax".
+        what: Name of the calling function, for the error, such as "relax".
 
     Raises:
         ValueError: If there is a constraint of another kind.
@@ -91,7 +92,7 @@ def freedom(atoms: Atoms, what: str) -> Freedom:
     for constraint in atoms.constraints:
         if not isinstance(constraint, CONSTRAINTS):
             raise ValueError(
-                f"{what} does not know the constraint {type(constraint).__name__}: it takes "
+                f"{what} does not support the constraint {type(constraint).__name__}, only "
                 f"{', '.join(c.__name__ for c in CONSTRAINTS)}. Remove it with "
                 "atoms.set_constraint(), or hold atoms or directions instead"
             )
@@ -103,15 +104,15 @@ def freedom(atoms: Atoms, what: str) -> Freedom:
 
 
 def refuse_constraints(atoms: Atoms, what: str, instead: str) -> None:
-    """Refuse a structure in which something is held.
+    """Raise if a constraint of the structure forbids any displacement.
 
     Args:
         atoms: The structure.
-        what: What needs all atoms free, for the error.
-        instead: What to do, for the error.
+        what: Name of what needs all atoms free, for the error.
+        instead: Advice, for the error.
 
     Raises:
-        ValueError: If there is a constraint that holds anything.
+        ValueError: If a constraint forbids a displacement.
     """
     if freedom(atoms, what).whole:
         return
@@ -123,18 +124,18 @@ def refuse_constraints(atoms: Atoms, what: str, instead: str) -> None:
 
 
 def free_atoms(atoms: Atoms, indices: Selection | None = None) -> list[int]:
-    """The atoms that move.
+    """Return the indices of the atoms that may move.
 
     Args:
         atoms: The structure.
-        indices: The atoms that move, whatever constraints there are. If None, all that constraints
-            leave free to move in some direction; see `freedom`.
+        indices: The atoms that may move; constraints are then ignored. If None, all atoms that
+            constraints leave free in some direction; see `freedom`.
 
     Returns:
-        Numbers from 0 to N - 1: in the given order, or ascending.
+        Indices from 0 to N - 1, in the order of `indices`, or ascending if it is None.
 
     Raises:
-        ValueError: As `atom_numbers` and `freedom`, or if all atoms are held.
+        ValueError: If all atoms are held; see also `atom_numbers` and `freedom`.
     """
     if indices is not None:
         return atom_numbers(indices, len(atoms))
@@ -142,39 +143,39 @@ def free_atoms(atoms: Atoms, indices: Selection | None = None) -> list[int]:
 
 
 def check_vibrates(atoms: Atoms, free: Sequence[int], name: str = "the structure") -> None:
-    """Refuse the modes at Gamma of a single atom: all of them are translations.
+    """Raise if the structure is a single free atom, whose modes at Gamma are all translations.
 
     Args:
         atoms: The structure.
-        free: The atoms that move.
-        name: Of the structure, for the error.
+        free: Indices of the atoms that move.
+        name: Name of the structure, for the error.
 
     Raises:
-        ValueError: If the one atom of the structure moves.
+        ValueError: If the structure has one atom and it is free.
     """
     if len(atoms) > 1 or len(free) == 0:
         return
     if atoms.pbc.any():
         raise ValueError(
-            f"{name} has one atom in its cell, whose modes at Gamma are translations, without "
-            "frequencies and heat: take a mesh of wave vectors, as in --mesh 8 8 8"
+            f"{name} has one atom in its cell, so that its modes at Gamma are translations without "
+            "frequency or heat capacity: use a mesh of wave vectors, as in --mesh 8 8 8"
         )
     raise ValueError(f"{name} is a single atom, which has no vibrations")
 
 
 def atom_numbers(indices: Selection, count: int) -> list[int]:
-    """Numbers of the chosen atoms, in the given order.
+    """Convert a selection to indices of atoms, in the given order.
 
     Args:
-        indices: The choice.
+        indices: Indices or a mask.
         count: Number N of atoms of the structure.
 
     Returns:
-        Numbers from 0 to N - 1.
+        Indices from 0 to N - 1.
 
     Raises:
-        ValueError: If no atom is chosen, one is chosen twice, a number is out of range, or a mask
-            is not one of all atoms.
+        ValueError: If no atom is selected, one is selected twice, an index is out of range, or the
+            length of a mask is not N.
 
     Example:
         >>> atom_numbers([2, -1], 5), atom_numbers([True, False, True], 3)
@@ -198,7 +199,7 @@ def atom_numbers(indices: Selection, count: int) -> list[int]:
 
 
 def _forbidden(constraint: object, atoms: Atoms) -> np.ndarray:
-    """Projector onto what a constraint of single atoms forbids to each of them, (3, 3)."""
+    """Return the projector onto the displacements that a constraint forbids an atom, (3, 3)."""
     if isinstance(constraint, FixedLine):
         return np.eye(3) - np.outer(constraint.dir, constraint.dir)
     if isinstance(constraint, FixedPlane):
@@ -206,14 +207,14 @@ def _forbidden(constraint: object, atoms: Atoms) -> np.ndarray:
     if isinstance(constraint, FixCartesian):
         return np.diag(np.asarray(constraint.mask, dtype=float))
     if isinstance(constraint, FixScaled):
-        # Free are the lattice vectors that the mask does not name.
-        along = atoms.cell.complete().array[~np.asarray(constraint.mask)]
-        return np.eye(3) - np.linalg.pinv(along) @ along
+        # Displacements along the lattice vectors outside the mask are free.
+        vectors = atoms.cell.complete().array[~np.asarray(constraint.mask)]
+        return np.eye(3) - np.linalg.pinv(vectors) @ vectors
     return np.eye(3)
 
 
 def _projectors(held: np.ndarray) -> np.ndarray:
-    """Projectors (N, 3, 3) onto the ranges of sums of projectors."""
+    """Return projectors (N, 3, 3) onto the ranges of sums of projectors."""
     along_axes = (held == held * np.eye(3)).all((1, 2))
     values, vectors = np.linalg.eigh(held)
     kept = vectors * (values > 1e-9)[:, None]
@@ -222,7 +223,7 @@ def _projectors(held: np.ndarray) -> np.ndarray:
 
 
 def _weighted_sums(atoms: Atoms, constraint: FixCom) -> np.ndarray:
-    """Displacements (3N, 3) to which those are orthogonal that keep a centre of mass in place."""
+    """Return the displacements (3N, 3) that FixCom forbids: they move the centre of mass."""
     weights = np.zeros(len(atoms))
     weights[constraint.index] = atoms.get_masses()[constraint.index]
     return np.kron(weights[:, None] / np.linalg.norm(weights), np.eye(3))

@@ -1,4 +1,4 @@
-"""Elements of the nodes of a graph, and values of the nodes at the other end of edges."""
+"""Elements of the nodes of a graph, and gathering of values along edges."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 class Species(NamedTuple):
-    """Which elements the nodes are: `counts[k]` nodes of element k, in this order; static.
+    """Elements of the nodes, which are sorted by element: `counts[k]` nodes of element k; static.
 
     Attributes:
-        elements: Rows of the elements in the tables of the potential.
-        numbers: Atomic numbers.
-        counts: Number of nodes of each.
+        elements: Row of each element in the tables of the potential.
+        numbers: Atomic number of each element.
+        counts: Number of nodes of each element.
     """
 
     elements: tuple[int, ...]
@@ -22,11 +22,11 @@ class Species(NamedTuple):
     counts: tuple[int, ...]
 
     def expand(self, rows: Tensor) -> Tensor:
-        """Values of the elements (elements, ...), repeated for their nodes (nodes, ...)."""
+        """Repeat the values of the elements (elements, ...) for their nodes (nodes, ...)."""
         pairs = zip(rows.unbind(), self.counts, strict=True)
         return torch.cat([row.expand(n, *row.shape) for row, n in pairs])
 
 
 def gather(nodes: Tensor, senders: Tensor) -> Tensor:
-    """Values of the senders: (nodes, ...) to (nodes, K, ...)."""
+    """Return the values of the sender of each edge, (nodes, K, ...), from nodes (nodes, ...)."""
     return nodes.index_select(0, senders.reshape(-1)).view(*senders.shape, *nodes.shape[1:])

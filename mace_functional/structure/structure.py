@@ -1,4 +1,4 @@
-"""Structures: positions, cell and masses, and the topology for which an energy holds."""
+"""Structures: positions, cell and masses, and the topology on which the energy is computed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """A structure: what changes, and the topology, which does not. A pytree.
+    """Positions, cell, masses and elements of a structure, and its topology; a pytree.
 
     Attributes:
-        positions: Å, (N, 3).
+        positions: Positions in Å, (N, 3).
         cell: Lattice vectors in Å as rows, (3, 3); zero where not periodic.
-        masses: amu, (N,).
+        masses: Masses in amu, (N,).
         numbers: Atomic numbers, (N,).
-        topology: What the potential computes with besides; a `Topology` (see `topology.py`).
+        topology: A `Topology`: the neighbours and other constant input of the potential.
     """
 
     positions: Tensor
@@ -38,12 +38,12 @@ class Structure:
 
     @classmethod
     def of(cls, atoms: Atoms, topology: Any, like: Tensor) -> Structure:
-        """The structure of an ASE Atoms object with a topology that was made for it.
+        """Return the structure of an ASE Atoms object, given its topology.
 
         Args:
-            atoms: Gives positions, cell, masses and atomic numbers.
-            topology: Of these atoms.
-            like: Gives dtype and device.
+            atoms: The source of positions, cell, masses and atomic numbers.
+            topology: Topology of these atoms.
+            like: Tensor with the dtype and device to use.
         """
         return cls(
             positions=torch.as_tensor(atoms.positions.copy()).to(like),
@@ -55,36 +55,36 @@ class Structure:
 
     @property
     def graph(self) -> Any:
-        """The topology, by the name that it has where it is a neighbour graph."""
+        """Topology of the structure; an alias for structures with a neighbour graph."""
         return self.topology
 
     def moved(self, positions: Tensor, cell: Tensor) -> Structure:
-        """The same atoms at new positions with the same topology, whether it holds there or not."""
+        """Return the structure at new positions with its present topology, which is not checked."""
         return replace(self, positions=positions, cell=cell)
 
     def at(self, positions: Tensor, cell: Tensor) -> Structure:
-        """The same atoms at new positions, with a new topology if the old one does not hold there.
+        """Return the structure at new positions; search its neighbours again only if necessary.
 
         Args:
             positions: New positions in Å, (N, 3).
             cell: New lattice vectors in Å, (3, 3).
 
         Raises:
-            ValueError: As `rebuild`.
+            ValueError: See `rebuild`.
         """
         if self.topology.is_current(positions, cell):
             return self.moved(positions, cell)
         return self.rebuild(positions, cell)
 
     def rebuild(self, positions: Tensor | None = None, cell: Tensor | None = None) -> Structure:
-        """The same atoms at new positions, with a new neighbour search.
+        """Return the structure at new positions, with a new neighbour search.
 
         Args:
             positions: New positions in Å, (N, 3); the present ones if not given.
             cell: New lattice vectors in Å, (3, 3); the present ones if not given.
 
         Returns:
-            A new structure; only what depends on the geometry is made anew.
+            A new structure. Data that do not depend on the geometry are shared with the old one.
 
         Raises:
             ValueError: If shapes differ, positions are not finite, or atoms coincide.

@@ -1,15 +1,15 @@
-"""Symmetry operations of a crystal, and which rows of its force constants they leave to compute.
+"""Symmetry operations of a crystal, and the rows of force constants that they do not determine.
 
-An operation moves atom k of cell R to atom p(k) of cell `W R + T_k`, and turns vectors by W, in
-Cartesian axes. It leaves the energy as it is, so that the force constants obey
+An operation g moves atom k of cell R to atom p(k) of cell `W R + T_k`, and rotates Cartesian
+vectors by W. The energy is invariant, so that the force constants obey
 
-    Phi(g(0j), g(Rk)) = W Phi(0j, Rk) W^T,
+    Phi(g(0j), g(Rk)) = W Phi(0j, Rk) W^T.
 
-and the row of a displacement of atom j along e is that of atom p(j) along W e, with other names for
-the atoms and turned forces. A few rows therefore give all others.
+The row of a displacement of atom p(j) along W e therefore follows from the row of atom j along e: g
+permutes its atoms, and W rotates its forces. A few rows determine all others.
 
-All that is asked of spglib, here and through seekpath and ASE, is asked in this module, with one
-tolerance: how far atoms may be from where an operation takes them.
+All calls of spglib, directly or through seekpath and ASE, are in this module. They use one
+tolerance, the distance of an atom from the image of another one under an operation.
 """
 
 from __future__ import annotations
@@ -32,31 +32,34 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 NOTABLE = 3e-3
-"""Deviation from symmetry that is pointed out, Å: a few times the default tolerance."""
+"""Deviation from symmetry above which a warning is given, Å; a few times the default tolerance."""
 
-OUT_OF_REACH = (10.0, 30.0)
-"""Multiples of the tolerance at which a higher symmetry is looked for, to be pointed out."""
+WIDER_TOLERANCES = (10.0, 30.0)
+"""Multiples of the tolerance at which a crystal is tested for a higher symmetry, for a warning."""
 
 MIN_VOLUME = 0.3
-"""Volume that three unit vectors must span for all directions to follow from them without loss."""
+"""Volume that three displacements of unit length must span at least.
+
+A smaller volume amplifies rounding errors of the rows for other directions.
+"""
 
 DIRECTIONS = np.array([v for v in np.ndindex(3, 3, 3) if v > (1, 1, 1)]) - 1
-"""Axes, face and body diagonals of a cube: candidates for displacements that have many images."""
+"""Candidate directions of displacements: axes, face and body diagonals of a cube, (13, 3)."""
 
 VACUUM = 20.0
-"""Between images along a direction that is not periodic, beside twice the extent there, Å."""
+"""Vacuum along non-periodic directions in the cell for spglib, beside twice the extent, Å."""
 
 
 @dataclass(frozen=True, eq=False)
 class Operations:
-    """Symmetry operations, (G,) of them, on N atoms.
+    """G symmetry operations of a structure of N atoms.
 
     Attributes:
         lattice: W for integer lattice vectors as columns, (G, 3, 3).
         cartesian: W for Cartesian vectors as columns, (G, 3, 3).
-        atom: The atom p(k) that atom k goes to, (G, N).
-        shift: The cell T_k that it goes to, (G, N, 3).
-        deviation: Largest distance of an atom from where an operation takes another, Å.
+        atom: Atom p(k) to which atom k moves, (G, N).
+        shift: Cell T_k to which atom k moves, (G, N, 3).
+        deviation: Largest distance of an atom from the image of another one, Å.
     """
 
     lattice: np.ndarray
@@ -67,7 +70,7 @@ class Operations:
 
     @classmethod
     def identity(cls, atoms: int) -> Operations:
-        """The operation that every structure has."""
+        """Return the group that contains only the identity."""
         return cls(
             lattice=np.eye(3, dtype=int)[None],
             cartesian=np.eye(3)[None],
@@ -81,23 +84,23 @@ class Operations:
     ) -> Operations:
         """Find the operations of a structure with spglib.
 
-        spglib sees a crystal of three directions, so that a chain keeps only operations that leave
-        a rectangle around it as it is.
+        spglib needs a crystal that is periodic in three directions. A chain is put into a
+        rectangular box and keeps only the operations that map the box onto itself.
 
         Args:
             atoms: Periodic in any directions.
-            kinds: What tells atoms apart, a whole number for each, (N,).
-            symprec: How far atoms may be from where an operation takes them, Å.
-            proper: Leave out inversion, reflections, and what else makes left hands of right ones.
+            kinds: An integer for each atom; equivalent atoms have the same, (N,).
+            symprec: Largest distance of an atom from the image of another one, Å.
+            proper: Leave out improper operations, such as inversion and reflections.
 
         Raises:
             ValueError: If the tolerance is out of range, or does not fit the structure.
 
         Warns:
-            UserWarning: Operations hold only to more than `NOTABLE`.
+            UserWarning: The deviation from symmetry exceeds `NOTABLE`.
         """
         symprec = symmetry_tolerance("symprec", symprec)
-        cell, pbc = _spaced_out(atoms), np.asarray(atoms.pbc)
+        cell, pbc = _cell_with_vacuum(atoms), np.asarray(atoms.pbc)
         scaled = atoms.positions @ np.linalg.inv(cell)
         found, deviation = [], 0.0
         for rotation, translation in zip(*_spglib(cell, scaled, kinds, symprec), strict=True):
@@ -108,16 +111,16 @@ class Operations:
             distances[kinds[:, None] != kinds] = np.inf
             atom = distances.argmin(1)
             shift = shift[np.arange(len(atom)), atom]
-            # spglib sees a crystal: what mixes its directions with those of the vacuum is none.
+            # Operations that mix periodic and non-periodic directions belong to the box alone.
             mixes = rotation[~pbc][:, pbc].any() or rotation[pbc][:, ~pbc].any()
-            mirrors = proper and np.linalg.det(rotation) < 0
-            if not (mixes or mirrors) and len(set(atom)) == len(atom):
+            excluded = proper and np.linalg.det(rotation) < 0
+            if not (mixes or excluded) and len(set(atom)) == len(atom):
                 found.append((rotation, atom, shift * pbc))
                 deviation = max(deviation, float(distances.min(1).max()))
         if deviation > NOTABLE:
             warnings.warn(
-                f"the symmetry that is used holds only to {deviation:.2g} Å, and results are those "
-                "of a crystal that is symmetric: relax this one, or lower symprec",
+                f"the structure has the symmetry that is used only to within {deviation:.2g} Å; "
+                "results are those of a symmetric crystal: relax this one, or lower symprec",
                 stacklevel=3,
             )
         lattice, atom, shift = map(np.array, zip(*found, strict=True))
@@ -128,27 +131,30 @@ class Operations:
 
 
 def _rotations(matrices: np.ndarray) -> np.ndarray:
-    """The nearest rotations and reflections: in an unsymmetric cell they change lengths a bit."""
+    """Return the nearest orthogonal matrices.
+
+    In a cell that is not exactly symmetric, the operations of the lattice change lengths slightly.
+    """
     left, _, right = np.linalg.svd(matrices)
     return left @ right
 
 
 def standard_path(atoms: Atoms, symprec: float = SYMPREC) -> dict[str, Any]:
-    """The standard path through the Brillouin zone of a crystal, as seekpath gives it.
+    """Return the standard path through the Brillouin zone of a crystal, by seekpath.
 
     Args:
         atoms: Periodic in three directions.
-        symprec: Tolerance of the symmetry that decides about the lattice, Å.
+        symprec: Tolerance of the symmetry that determines the Bravais lattice, Å.
 
     Returns:
         `path`, pairs of names, and `point_coords`, wave vectors by name, in units of the reciprocal
-        vectors of the cell as it is.
+        vectors of the given cell.
 
     Raises:
         ValueError: If the tolerance is out of range, or does not fit the structure.
 
     Warns:
-        UserWarning: A higher symmetry lies just out of reach.
+        UserWarning: A slightly larger tolerance would find a higher symmetry.
     """
     symprec = symmetry_tolerance("symprec", symprec)
     cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
@@ -161,7 +167,7 @@ def standard_path(atoms: Atoms, symprec: float = SYMPREC) -> dict[str, Any]:
 
 
 def made_symmetric(atoms: Atoms, symprec: float = SYMPREC) -> Atoms:
-    """A copy of a crystal that is exactly as symmetric as it is within a tolerance.
+    """Return a copy of a crystal in which the symmetry that it has within a tolerance is exact.
 
     Args:
         atoms: Periodic in three directions.
@@ -171,20 +177,20 @@ def made_symmetric(atoms: Atoms, symprec: float = SYMPREC) -> Atoms:
         ValueError: If the tolerance is out of range, or does not fit the structure.
 
     Warns:
-        UserWarning: A higher symmetry lies just out of reach.
+        UserWarning: A slightly larger tolerance would find a higher symmetry.
     """
     symprec = symmetry_tolerance("symprec", symprec)
     refined = atoms.copy()
     try:
         refine_symmetry(refined, symprec)
     except Exception as error:
-        raise ValueError(f"the crystal is not made symmetric: {_does_not_fit(symprec)}") from error
+        raise ValueError(f"the crystal cannot be symmetrised: {_does_not_fit(symprec)}") from error
     warn_of_higher_symmetry(atoms, symprec, "the symmetry that is kept")
     return refined
 
 
 def space_group(atoms: Atoms, symprec: float = SYMPREC) -> tuple[int, str]:
-    """Number and symbol of the space group of a crystal.
+    """Return the number and the symbol of the space group of a crystal.
 
     Args:
         atoms: Periodic in three directions.
@@ -205,50 +211,50 @@ def space_group(atoms: Atoms, symprec: float = SYMPREC) -> tuple[int, str]:
 
 
 def warn_of_higher_symmetry(atoms: Atoms, symprec: float, what: str) -> None:
-    """Say so if the crystal would have more operations at some times the tolerance.
+    """Warn if a slightly larger tolerance would find a higher symmetry.
 
     Args:
         atoms: Periodic in three directions.
         symprec: The tolerance that was used, Å.
-        what: Depends on the symmetry, for the warning.
+        what: Name of the result that depends on the symmetry, for the warning.
 
     Warns:
-        UserWarning: A higher symmetry lies just out of reach.
+        UserWarning: A slightly larger tolerance would find a higher symmetry.
     """
     number, symbol = space_group(atoms, symprec)
-    for factor in OUT_OF_REACH:
+    for factor in WIDER_TOLERANCES:
         wider = factor * symprec
         if wider > LOOSEST:
             return
         try:
-            there, its_symbol = space_group(atoms, wider)
+            higher_number, higher_symbol = space_group(atoms, wider)
         except ValueError:
             return
         if _order(atoms, wider) > _order(atoms, symprec):
             warnings.warn(
                 f"{what} is that of space group {symbol} ({number}), found with symprec = "
-                f"{symprec:g} Å; with {wider:g} Å the crystal is {its_symbol} ({there}): raise "
-                "symprec if it is meant to be, or relax the structure further",
+                f"{symprec:g} Å; with {wider:g} Å the crystal is {higher_symbol} "
+                f"({higher_number}): raise symprec if that is meant, or relax the crystal further",
                 stacklevel=3,
             )
             return
 
 
 def _order(atoms: Atoms, symprec: float) -> int:
-    """Number of operations in the cell."""
+    """Return the number of symmetry operations in the cell."""
     cell, scaled = atoms.cell.array, atoms.get_scaled_positions()
     return len(_spglib(cell, scaled, atoms.numbers, symprec)[0])
 
 
 def _does_not_fit(symprec: float) -> str:
     return (
-        f"symprec = {symprec:g} Å does not fit the structure: choose one between rounding and the "
-        "distances of the atoms"
+        f"symprec = {symprec:g} Å does not fit the structure: choose a value between the rounding "
+        "of the coordinates and the distances between atoms"
     )
 
 
-def _spaced_out(atoms: Atoms) -> np.ndarray:
-    """A cell with vacuum along the directions that are not periodic."""
+def _cell_with_vacuum(atoms: Atoms) -> np.ndarray:
+    """Return a cell with vacuum along the non-periodic directions."""
     pbc = np.asarray(atoms.pbc)
     cell = complete_cell(atoms.cell.array * pbc[:, None])
     extent = np.ptp(atoms.positions @ np.linalg.inv(cell), axis=0) * np.linalg.norm(cell, axis=1)
@@ -259,7 +265,7 @@ def _spaced_out(atoms: Atoms) -> np.ndarray:
 def _spglib(
     cell: np.ndarray, scaled: np.ndarray, kinds: np.ndarray, symprec: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rotations and translations in lattice coordinates."""
+    """Return rotations and translations in lattice coordinates."""
     crystal = (cell.tolist(), scaled.tolist(), kinds.tolist())
     try:
         found = spglib.get_symmetry(crystal, symprec=symprec)
@@ -274,14 +280,14 @@ def _spglib(
 
 
 class AtomDisplacement(NamedTuple):
-    """A row of the force constants to compute: of an atom that is displaced along a unit vector."""
+    """Displacement of an atom along a unit vector, for one row of the force constants."""
 
     atom: int
     direction: np.ndarray
 
 
 class RowImage(NamedTuple):
-    """The row that an operation makes of a source: both by their numbers."""
+    """Index of a computed row, and index of the operation that maps it to another row."""
 
     source: int
     operation: int
@@ -289,11 +295,11 @@ class RowImage(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Which rows to compute, and how all others follow from them.
+    """Rows of force constants to compute, and the operations that give all other rows.
 
     Attributes:
         sources: The rows to compute.
-        images: For each atom, three images of sources that are rows of that atom.
+        images: For each atom, three images of `sources` that are rows of this atom.
     """
 
     sources: list[AtomDisplacement]
@@ -301,7 +307,7 @@ class Plan:
 
 
 def plan(operations: Operations) -> Plan:
-    """Choose rows: as few as the operations allow, one to three for each inequivalent atom."""
+    """Choose the rows to compute: one to three for each inequivalent atom, as few as possible."""
     sources: list[AtomDisplacement] = []
     images = []
     for atom in range(operations.atom.shape[1]):
@@ -316,7 +322,7 @@ def plan(operations: Operations) -> Plan:
 def _best_images(
     operations: Operations, sources: list[AtomDisplacement], atom: int
 ) -> tuple[list[RowImage], float]:
-    """Three images of sources at an atom, and the volume that their directions span."""
+    """Return three images of computed rows at an atom, and the volume their directions span."""
     found = [
         RowImage(s, int(g))
         for s, source in enumerate(sources)
@@ -330,7 +336,11 @@ def _best_images(
 
 
 def _widest(vectors: np.ndarray) -> tuple[list[int], float]:
-    """The first of some unit vectors and two that span much with it, and the volume."""
+    """Choose two unit vectors that span a large volume with the first one.
+
+    Returns:
+        Indices of the three, and the volume.
+    """
     second = int(np.abs(vectors @ vectors[0]).argmin())
     volumes = np.abs(vectors @ np.cross(vectors[0], vectors[second]))
     third = int(volumes.argmax())
@@ -338,7 +348,7 @@ def _widest(vectors: np.ndarray) -> tuple[list[int], float]:
 
 
 def _displacements(operations: Operations, atom: int) -> np.ndarray:
-    """Unit vectors, as few as possible, whose images by the site symmetry span the space."""
+    """Return as few unit vectors as possible whose images under the site symmetry span space."""
     site = operations.cartesian[operations.atom[:, atom] == atom]
     candidates = DIRECTIONS / np.linalg.norm(DIRECTIONS, axis=1)[:, None]
     for number in (1, 2):

@@ -1,15 +1,16 @@
-"""Topologies: for which structures a function `E(positions, cell, params)` holds.
+"""Topologies: the neighbour lists and other constants of an energy function.
 
-A topology knows what does not change while atoms move a little: the elements, the periodic
-directions, and who may feel whom. `Topology` is what structures, optimisers and phonons ask of it.
-`EdgeTopology` is what a potential computes with whose atoms feel neighbours within a cutoff:
+`E(positions, cell, params)` is computed on a topology, which stays the same while the atoms move a
+little: the elements, the periodic directions and the pairs of atoms that may interact. Structures,
+optimisers and phonons use the protocol `Topology`. Potentials with a cutoff compute on an
+`EdgeTopology`:
 
     Graph           the atoms of a cell
-    PhaseReplicas   the atoms of a cell at a few phases of a wave
-    Cluster         a piece of a crystal
+    PhaseReplicas   the atoms of a cell at up to three phases of a Bloch wave
+    Cluster         some atoms of a crystal and all atoms within their range
 
-Nodes receive along edges from senders. In a `Graph` the senders are the nodes; in the other two
-they are images of the nodes, in other cells.
+An edge points from a sender to a node. In a `Graph` the senders are the nodes. In the other two
+they are images of the nodes in other cells.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PairArrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class Topology(Protocol):
-    """What does not change while the atoms of a structure move a little."""
+    """Constants of a structure that stay valid while its atoms move a little."""
 
     @property
     def pbc(self) -> Tensor:
@@ -38,17 +39,17 @@ class Topology(Protocol):
         """Number of atoms."""
 
     def is_current(self, positions: Tensor, cell: Tensor) -> bool:
-        """Whether energies at these positions and this cell are exact with this topology."""
+        """Return True if this topology gives the exact energy at these positions and this cell."""
 
     def rebuilt(self, positions: Tensor, cell: Tensor) -> Self:
-        """The topology of the same atoms at other positions, Å, (N, 3), and in another cell."""
+        """Return the topology of the same atoms at other positions, Å, (N, 3), and cell, (3, 3)."""
 
     def pairs_within(self, positions: Tensor, cell: Tensor) -> PairArrays:
-        """The pairs of atoms that feel each other; an order of the two is enough."""
+        """Return the pairs of interacting atoms, each in one order or in both."""
 
 
 class EdgeTopology(Protocol):
-    """Nodes with K edges each, padded, as a potential with a cutoff computes with them."""
+    """Nodes with K edges each, some of them padding, for a potential with a cutoff."""
 
     @property
     def species(self) -> Species:
@@ -60,7 +61,7 @@ class EdgeTopology(Protocol):
 
     @property
     def features(self) -> dict[str, Tensor]:
-        """Extra features that the potential reads of atoms, such as "total_charge"."""
+        """Further input of the potential, such as "total_charge"."""
 
     @property
     def order(self) -> Tensor:
@@ -72,16 +73,16 @@ class EdgeTopology(Protocol):
 
     @property
     def edge_mask(self) -> Tensor:
-        """False for edges that only pad, (nodes, K)."""
+        """False for padding edges, (nodes, K)."""
 
     def edge_vectors(self, positions: Tensor, cell: Tensor) -> Tensor:
-        """Vectors from senders to nodes, Å, (nodes, K, 3); (1, 1, 1) where padded."""
+        """Return the vectors from senders to nodes, Å, (nodes, K, 3); (1, 1, 1) for padding."""
 
     def sent(self, values: Tensor) -> Tensor:
-        """Values of the senders from values of the nodes."""
+        """Return the values of the senders, given the values of the nodes."""
 
     def to_atoms(self, values: Tensor) -> Tensor:
-        """Values of the nodes in the order of the atoms."""
+        """Return the values of the nodes in the order of the atoms."""
 
 
 def masked_edge_vectors(
@@ -91,16 +92,16 @@ def masked_edge_vectors(
     edge_mask: Tensor,
     shifts: Tensor | None = None,
 ) -> Tensor:
-    """Edge vectors `x_i - x_j (+ S cell)` in Å, (nodes, K, 3); (1, 1, 1) where padded.
+    """Return the edge vectors `x_i - x_j (+ S cell)`, Å, (nodes, K, 3); (1, 1, 1) for padding.
 
-    A padded edge must not have length zero, at which distances have no derivative.
+    A padding edge must not have length zero, because a distance has no derivative there.
 
     Args:
         nodes: Positions of the nodes, Å, (nodes, 3).
         sources: Positions of the senders, Å, (senders, 3).
         senders: Sender of each edge, (nodes, K).
-        edge_mask: False for edges that only pad, (nodes, K).
-        shifts: Added to each edge, Å, (nodes, K, 3); nothing if None.
+        edge_mask: False for padding edges, (nodes, K).
+        shifts: Lattice vectors S cell that are added, Å, (nodes, K, 3); none if None.
     """
     vectors = nodes[:, None] - gather(sources, senders)
     if shifts is not None:

@@ -152,7 +152,7 @@ def test_figure_is_drawn(name, checkpoint, crystal, tmp_path):
     [
         (["thermo", "missing.cif", "--model", "MODEL"], "there is no file missing.cif"),
         (["thermo", "qartz", "--model", "MODEL"], "package: quartz, sodalite, MOF-5, ethanol, ben"),
-        (["thermo", "BAD", "--model", "MODEL"], "it is no CIF"),
+        (["thermo", "BAD", "--model", "MODEL"], "it is not a CIF"),
         (["thermo", "FILE", "--model", "smal"], "did you mean 'small'"),
         (["thermo", "FILE", "--model", "FILE"], "not a mace-torch checkpoint"),
         (["thermo", "FILE", "--model", "MODEL", "--temperatures", "-3"], "temperatures"),

@@ -273,7 +273,7 @@ def test_bad_input_is_refused(model):
         with pytest.raises(ValueError, match=r"xx, yy|six booleans"):
             mf.relax(model, quartz, cell=cell)
     water.set_constraint(FixBondLength(0, 1))
-    with pytest.raises(ValueError, match="does not know the constraint FixBondLength"):
+    with pytest.raises(ValueError, match="does not support the constraint FixBondLength"):
         mf.relax(model, water)
 
 

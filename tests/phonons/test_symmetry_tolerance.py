@@ -106,7 +106,7 @@ def test_default_tolerance_moves_frequencies_by_less_than_a_thousandth():
 
 
 def test_symmetry_that_holds_only_loosely_is_told():
-    with pytest.warns(UserWarning, match="the symmetry that is used holds only to 0.0"):
+    with pytest.warns(UserWarning, match="the symmetry that is used only to within 0.0"):
         mf.Mesh.of(moved(0.02), (2, 2, 2), symprec=0.1)
 
 

@@ -23,7 +23,6 @@ UNFINISHED = (
     "phonons",
     "potential",
     "screening",
-    "structure",
     "support",
     "vibrations",
 )

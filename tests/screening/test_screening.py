@@ -101,7 +101,7 @@ def assert_same_results(one, other):
 def test_every_structure_has_its_result_or_its_reason(screening):
     records = by_name(screening)
     assert list(records) == ["POSCAR.salt", "broken", "ethanol", "gold", "quartz"]
-    assert "it is no CIF" in records["broken"].failure
+    assert "it is not a CIF" in records["broken"].failure
     assert "does not know the elements Au" in records["gold"].failure
     assert {r.name for r in screening.failed} == {"broken", "gold"}
     for name in "POSCAR.salt", "ethanol", "quartz":

@@ -139,7 +139,7 @@ def test_other_constraints_are_refused_by_name_everywhere(model, methanol, const
         lambda: mf.force_constants(model, crystal),
         lambda: to_vibrations_data(torch.zeros(18, 18), atoms),
     ):
-        with pytest.raises(ValueError, match=f"does not know .* {type(constraint).__name__}"):
+        with pytest.raises(ValueError, match=f"does not support .* {type(constraint).__name__}"):
             call()
 
 

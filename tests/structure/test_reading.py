@@ -255,7 +255,7 @@ TOLD = {
     "two digits.cif": (
         cif(WURTZITE, ["Zn1 Zn 0.33 0.67 0", "O1 O 0.33 0.67 0.382"], group("P 63 m c")),
         "O2Zn2",
-        "Zn1, O1 are rounded, up to 0.019 Å beside special positions: 12 images .* 4 atoms",
+        "Zn1, O1 are rounded, up to 0.019 Å from special positions: 12 images .* 4 atoms",
     ),
     "three digits.cif": (
         cif(WURTZITE, ["Zn1 Zn 0.333 0.667 0", "O1 O 0.333 0.667 0.382"], group("P 63 m c")),
@@ -282,28 +282,28 @@ TOLD = {
         cif(CUBIC, ROCK_SALT, group("F m -3 m"), "_chemical_formula_sum 'Na Cl'",
             "_cell_formula_units_Z 2"),
         "Cl4Na4",
-        "states 2 formula units of Na Cl in the cell, and its atoms make 4",
+        "states 2 formula units of Na Cl in the cell, but its atoms make 4",
     ),
     "oxygen missing.cif": (
         cif(HEXAGONAL, [CORUNDUM[0], "O1 O 0 0 0"], group("R -3 c"),
             "_chemical_formula_sum 'Al2 O3'"),
         "Al12O6",
-        "states the formula Al2 O3, and its atoms are Al12 O6",
+        "states the formula Al2 O3, but its atoms are Al12 O6",
     ),
     "another density.cif": (
         cif(CUBIC, ROCK_SALT, group("F m -3 m"), "_exptl_crystal_density_diffrn 1.08"),
         "Cl4Na4",
-        "states a density of 1.08 g/cm³, and cell and atoms have 2.16",
+        "states a density of 1.08 g/cm³, but cell and atoms give 2.16",
     ),
     "asymmetric unit as P1.cif": (
         cif(HEXAGONAL, CORUNDUM, group("R -3 c"), OPERATIONS + "x,y,z"),
         "AlO",
-        "states the space group R -3 c, and its atoms have only",
+        "states the space group R -3 c, but its atoms have only",
     ),
     "unknown origin.cif": (
         cif((8.0, 8.0, 8.0, 90, 90, 90), ["C1 C 0 0 0"], group("F d -3 m")),
         "C8",
-        "does not say which origin of F d -3 m .* 8 atoms, and the other would give 16",
+        "does not state the origin choice of F d -3 m.* 8 atoms; the other one would give 16",
     ),
     "site without atoms.cif": (
         cif(CUBIC, ["Na1 Na 0 0 0 1", "Cl1 Cl 0.5 0.5 0.5 1", "Q1 O 0.25 0.25 0.25 0"],
@@ -321,13 +321,13 @@ TOLD = {
         pdb("O - 0 0 0.119 1 O", "H1 - 0 0.763 -0.477 1 H", "H2 - 0 -0.763 -0.477 1 H",
             cell="    1.000    1.000    1.000  90.00  90.00  90.00 P 1           1"),
         "H2O",
-        "1 x 1 x 1 Å only fills a place",
+        "1 x 1 x 1 Å is a placeholder",
     ),
     "filler.extxyz": (
         '3\nLattice="1 0 0 0 1 0 0 0 1" Properties=species:S:1:pos:R:3\n'
         + WATER.split("\n", 2)[2],
         "H2O",
-        "1 x 1 x 1 Å only fills a place",
+        "1 x 1 x 1 Å is a placeholder",
     ),
     "frames.xyz": (WATER + WATER, "H2O", "holds 2 structures: the last one is read"),
     "short.xyz": ("2\n\nC 0 0 0\nC 0.8 0 0\n", "C2", r"0.8 Å apart, 0.53 of the sum"),
@@ -359,7 +359,7 @@ REFUSED = {
     ),
     "mixed without occupancies.cif": (
         cif(CUBIC, [*ROCK_SALT, "K1 K 0 0 0"], group("F m -3 m")),
-        "a site of mixed elements",
+        "the site has mixed elements",
     ),
     "disorder groups.cif": (
         cif(CUBIC, ["Na1 Na 0 0 0 .", "Cl1 Cl .5 .5 .5 1", "Cl2 Cl .4 .4 .4 2"],
@@ -373,7 +373,7 @@ REFUSED = {
     "half.pdb": (pdb("O - 0 0 0 0.5 O", "C - 1.2 0 0 1 C"), r"partly occupied .* O \(0.5\)"),
     "unknown coordinates.cif": (
         cif(CUBIC, ["Na1 Na 0 0 0", "H7 H ? ? ?"], group("P 1")),
-        "sites H7 have coordinates that are no numbers",
+        "coordinates of sites H7 are not numbers",
     ),
     "two materials.cif": (
         cif(CUBIC, ROCK_SALT, group("F m -3 m"), name="salt")
@@ -383,7 +383,7 @@ REFUSED = {
     "other elements than the formula.cif": (
         cif(CUBIC, ["N1 N 0 0 0", "C1 C .5 .5 .5"], group("F m -3 m"),
             "_chemical_formula_sum 'Na4 Cl4'"),
-        "states the formula Na4 Cl4, and its atoms are C4 N4",
+        "states the formula Na4 Cl4, but its atoms are C4 N4",
     ),
     "hydrogen missing.cif": (
         cif(CUBIC, ["O1 O 0 0 0"], group("P 1"), "_chemical_formula_sum 'H2 O'"),
@@ -396,23 +396,25 @@ REFUSED = {
     ),
     "operations that are no group.cif": (
         cif(CUBIC, ROCK_SALT, OPERATIONS + "x,y,z\n'y,z,x'"),
-        "2 symmetry operations are no group",
+        "2 symmetry operations do not form a group",
     ),
     "no volume.cif": (
-        cif((5, 5, 5, 90, 90, 180), ROCK_SALT, group("P 1")), "it has no volume",
+        cif((5, 5, 5, 90, 90, 180), ROCK_SALT, group("P 1")), "has no volume",
     ),
     "no cell.cif": (
         "data_a\nloop_\n_atom_site_label\n_atom_site_fract_x\n_atom_site_fract_y\n"
         "_atom_site_fract_z\nNa1 0 0 0\n",
-        "fractional coordinates and no cell",
+        "fractional coordinates but no complete cell",
     ),
     "no element.cif": (
-        cif(CUBIC, ["Q1 Q 0 0 0"], group("P 1")), r"Q1 \(Q\) are of no known element",
+        cif(CUBIC, ["Q1 Q 0 0 0"], group("P 1")), r"elements of sites Q1 \(Q\) are unknown",
     ),
-    "no CIF.cif": ("data_a\nloop_\n_atom_site_label\n_atom_site_fract_x\nNa1 0 Cl1\n", "no CIF"),
+    "not a CIF.cif": (
+        "data_a\nloop_\n_atom_site_label\n_atom_site_fract_x\nNa1 0 Cl1\n", "it is not a CIF",
+    ),
     "no lattice.extxyz": (
         WATER.replace("\n\n", '\nProperties=species:S:1:pos:R:3 pbc="T T T"\n'),
-        "periodic along a, b, c and has no lattice vector there: give the cell",
+        "periodic along a, b, c but has no lattice vector there: give the cell",
     ),
     "copy one lattice vector away.extxyz": (
         '3\nLattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3\n'
@@ -429,23 +431,24 @@ REFUSED = {
     "cell of 1.1 A.extxyz": (
         '3\nLattice="1.1 0 0 0 1.1 0 0 0 1.1" Properties=species:S:1:pos:R:3\n'
         + WATER.split("\n", 2)[2].replace("O", "Cl").replace("H", "C"),
-        r"atoms 1 \(C\) and 2 \(C\) are .* where nothing is below 0.4",
+        r"atoms 1 \(C\) and 2 \(C\) are .* less than the 0.4 of any matter",
     ),
     "no room.extxyz": (
         '2\nLattice="2 0 0 0 2 0 0 0 1.1" Properties=species:S:1:pos:R:3\nCs 0 0 0\nCs 1 1 0.5\n',
         "2 atoms have no room in a cell of 4.4 Å³, 100 g/cm³",
     ),
     "no elements.vasp": (
-        "made\n1.0\n4 0 0\n0 4 0\n0 0 4\n1 1\nDirect\n0 0 0\n.5 .5 .5\n", "it names no elements",
+        "made\n1.0\n4 0 0\n0 4 0\n0 0 4\n1 1\nDirect\n0 0 0\n.5 .5 .5\n",
+        "it does not name elements",
     ),
-    "cut off.xyz": (WATER.replace("3\n", "30\n"), "line 1 says 30 atoms, and the file ends before"),
+    "cut off.xyz": (WATER.replace("3\n", "30\n"), "line 1 says 30 atoms, but the file has fewer"),
     "too long.xyz": (WATER.replace("3\n", "2\n"), "line 5 should be a number of atoms"),
-    "dummy.xyz": ("2\n\nX 0 0 0\nO 0 0 2\n", "atoms 0 are of no element"),
+    "dummy.xyz": ("2\n\nX 0 0 0\nO 0 0 2\n", "atoms 0 have no element"),
     "element unknown.xyz": ("1\n\nQq 0 0 0\n", "'Qq'"),
     "empty.cif": ("", "it is empty"),
     "blank.xyz": ("\n\n", "it is empty"),
-    "no suffix that tells": ("hello", "neither name nor content says what format"),
-    "words.xyz": ("hello", "line 1 should be a number of atoms, and is 'hello'"),
+    "no suffix that tells": ("hello", "neither name nor content determines its format"),
+    "words.xyz": ("hello", "line 1 should be a number of atoms, but is 'hello'"),
 }  # fmt: skip
 
 
@@ -701,7 +704,7 @@ AWKWARD = {
     "nacl_uppercase.cif": ("Cl4Na4", None),
     "quartz_4digits.vasp": ("O6Si3", None),
     "water_box.extxyz": ("H2O", None),
-    "water_cryst1.pdb": ("H2O", "only fills a place"),
+    "water_cryst1.pdb": ("H2O", "is a placeholder"),
     "water_moving.extxyz": ("H2O", None),
     "zno_2digits.cif": ("O2Zn2", "12 images that nearly coincide are taken as 4 atoms"),
     "zno_4digits.cif": ("O2Zn2", None),

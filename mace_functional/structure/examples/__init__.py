@@ -1,7 +1,7 @@
-"""Structures to begin with, from published coordinates.
+"""Example structures with published coordinates.
 
-Crystals are CIF files with their asymmetric unit and their source; molecules are ASE's, of the G2
-set (Curtiss et al., J. Chem. Phys. 106, 1063, 1997).
+Crystals are CIF files with the asymmetric unit and the source. Molecules are from the G2 set in ASE
+(Curtiss et al., J. Chem. Phys. 106, 1063, 1997).
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ STRUCTURES = CRYSTALS | {
     "ethanol": "CH3CH2OH, 9 atoms (Curtiss et al., J. Chem. Phys. 1997)",
     "benzene": "C6H6, 12 atoms (Curtiss et al., J. Chem. Phys. 1997)",
 }
-"""Names of the structures, with what they are and where they are from."""
+"""Name of each example structure, with a description and its source."""
 
 
 def example_structure(name: str) -> Atoms:
-    """A structure that comes with the package, to try things on.
+    """Return a structure that comes with the package.
 
     Args:
-        name: "quartz", "sodalite", "MOF-5", "ethanol" or "benzene", in capitals or not;
+        name: "quartz", "sodalite", "MOF-5", "ethanol" or "benzene", in upper or lower case;
             `STRUCTURES` describes them.
 
     Returns:
-        The molecule, or the primitive cell of the crystal, at the published coordinates: relax it
-        with the model before looking at its frequencies.
+        The molecule, or the primitive cell of the crystal, at the published coordinates. Relax it
+        with the model before computing frequencies.
 
     Raises:
-        ValueError: If there is none of this name.
+        ValueError: If the name is unknown.
 
     >>> example_structure("MOF-5").get_chemical_formula()
     'C48H24O26Zn8'
@@ -60,5 +60,5 @@ def example_structure(name: str) -> Atoms:
 
 
 def is_example(name: str) -> bool:
-    """Whether a structure of this name comes with the package."""
+    """Return True if a structure of this name comes with the package."""
     return name.lower() in map(str.lower, STRUCTURES)

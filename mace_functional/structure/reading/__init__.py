@@ -1,15 +1,15 @@
 """Structures from files, with checks.
 
-A finding is told, a wrong material is refused, and a file that is right passes without a word. One
-record says of every structure what was read.
+A file that cannot be computed raises an error. A suspicious file gives findings. The record of a
+structure holds its findings and further properties.
 
     atoms = read_structure("ZnO.cif")       # findings are warnings
     reading = read("ZnO.cif")               # reading.atoms, reading.record.findings
 
-What is looked for: rounded coordinates at special positions, partial occupancy and alternative
-positions, settings and origins of space groups, elements in labels, cells that only fill a place,
-atoms too near each other or listed twice, formulas, densities and space groups that are stated and
-not found, isotopes.
+The checks cover: rounded coordinates at special positions, partial occupancy and alternative
+positions, settings and origins of space groups, elements in labels, placeholder cells, atoms that
+are too close or listed twice, isotopes, and formulas, densities and space groups that disagree with
+the atoms.
 """
 
 from mace_functional.structure.reading.errors import StructureError, StructureWarning

@@ -1,9 +1,9 @@
-"""Crystals, and molecules, of CIF and mmCIF files.
+"""Reader of CIF and mmCIF files, for crystals and molecules.
 
-gemmi reads the text and knows the space groups; the atoms of the cell are made here (`sites`).
+gemmi parses the text and provides the space groups. The atoms of the cell are generated in `sites`.
 
-Three readers on all files at hand (eight porous materials, three crystals of the package, six
-awkward ones), and what each of them made of the awkward ones:
+Three readers were compared on eight porous materials, three crystals of the package and six
+difficult files. Results for the difficult files:
 
 | file | ASE 3.29 | gemmi 0.7 | pymatgen 2026.10 |
 | --- | --- | --- | --- |
@@ -13,8 +13,8 @@ awkward ones), and what each of them made of the awkward ones:
 | half occupied | 28 atoms, contact 0.12 | 8 atoms, occupancy kept | no Atoms, occupancy kept |
 | time, MOF-5 (424 atoms) | 0.11 s | 0.05 s | 1.5 s |
 
-On the others all three agree. gemmi has no dependencies and one wheel of 2 MB; its own list of
-atoms puts a rounded site in the place of one of its images, where here it is their mean.
+On the others all three agree. gemmi has no dependencies and one wheel of 2 MB. For a site with
+rounded coordinates, gemmi's own atom list uses one of the images; this module uses their mean.
 """
 
 from __future__ import annotations
@@ -53,17 +53,18 @@ CELL = (
 FRACTIONAL = ("_atom_site_fract_x", "_atom_site_fract_y", "_atom_site_fract_z")
 CARTESIAN = ("_atom_site_cartn_x", "_atom_site_cartn_y", "_atom_site_cartn_z")
 SYMBOL, OCCUPANCY = "_atom_site_type_symbol", "_atom_site_occupancy"
+"""Tags of a CIF, in lower case, with `_` for `.`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sites:
-    """Sites of a block.
+    """The S sites of a block of a CIF.
 
     Attributes:
-        labels: Of the sites.
-        symbols: Elements, D and T included; None where only the labels tell.
+        labels: Label of each site.
+        symbols: Element of each site, D and T included; None if only the labels give them.
         scaled: Fractional coordinates, (S, 3).
-        tolerances: By the digits of the coordinates, (S,).
+        tolerances: Rounding error of the coordinates of each site, (S,); see `tolerance_of`.
     """
 
     labels: Sequence[str]
@@ -74,14 +75,14 @@ class Sites:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A crystal, as one choice of the origin makes it.
+    """The crystal for one choice of the origin of the space group.
 
     Attributes:
         atoms: The crystal.
-        findings: What a person should know.
-        agrees: Whether it has the formula that the file states, and as many units of it.
-        sound: Whether no contact is too short.
-        contact: Smallest ratio.
+        findings: Messages to the user.
+        agrees: True if it has the stated formula and the stated number of formula units.
+        sound: True if no contact is below `REPORTED`.
+        contact: Smallest distance over the sum of covalent radii.
     """
 
     atoms: Atoms
@@ -92,14 +93,13 @@ class Candidate:
 
 
 def read_cif(text: str) -> Read:
-    """The structure of a CIF or mmCIF.
+    """Read the structure of a CIF or mmCIF.
 
     Args:
-        text: Of the file.
+        text: Text of the file.
 
     Raises:
-        StructureError: If it is no CIF, holds no structure or several, or sites are not those of
-            an ordered structure.
+        StructureError: If it is not a CIF, holds no structure or different ones, or is disordered.
     """
     block, findings = _chosen([block for block in blocks_of(text) if _has_sites(block)])
     labels = _labels(block)
@@ -123,7 +123,9 @@ def read_cif(text: str) -> Read:
     fractional = _coordinate_tags(block) == FRACTIONAL
     if None in parameters:
         if fractional:
-            raise StructureError("it has fractional coordinates and no cell: give all of it")
+            raise StructureError(
+                "it has fractional coordinates but no complete cell: give all lengths and angles"
+            )
         return _molecule(labels, symbols, coordinates, stated, findings)
     if is_filler(np.array(parameters, dtype=float)):
         return _molecule(labels, symbols, coordinates, stated, (*findings, FINDING))
@@ -137,10 +139,10 @@ def read_cif(text: str) -> Read:
 
 
 def _chosen(blocks: list[Block]) -> tuple[Block, tuple[str, ...]]:
-    """The block that is read: the only one, or the last one of the same material.
+    """Choose the block to read: the last one, if all blocks have the same sites.
 
     Raises:
-        StructureError: If there is none, or blocks are of different materials.
+        StructureError: If there is no block, or blocks hold different materials.
     """
     if not blocks:
         raise StructureError("it holds no atoms with coordinates: give _atom_site_fract_x, _y, _z")
@@ -162,7 +164,7 @@ def _has_sites(block: Block) -> bool:
 
 
 def _coordinate_tags(block: Block) -> tuple[str, ...]:
-    """Tags of fractional coordinates, or of Cartesian ones where there are none."""
+    """Return the tags of fractional coordinates, or of Cartesian ones if those are missing."""
     columns = [block.column(tag) for tag in FRACTIONAL]
     return FRACTIONAL if all(column is not None for column in columns) else CARTESIAN
 
@@ -172,35 +174,35 @@ def _elements_or_labels(block: Block) -> list[str]:
 
 
 def _labels(block: Block) -> list[str]:
-    """Labels of the sites, or their elements, or numbers."""
+    """Return the labels of the sites, or else their elements, or else their numbers."""
     tags = _coordinate_tags(block)
     count = len(block.column(tags[0]) or ())
     if any(len(block.column(tag) or ()) != count for tag in tags) or not count:
-        raise StructureError("its coordinates are not complete: give x, y and z of every site")
+        raise StructureError("its coordinates are incomplete: give x, y and z of every site")
     labels = block.column("_atom_site_label", "_atom_site_label_atom_id", SYMBOL)
     return labels if labels and len(labels) == count else [str(i) for i in range(count)]
 
 
 def _column(block: Block, labels: Sequence[str], *tags: str) -> list[str] | None:
-    """A column of the sites, of the first tag that is there; None if none is.
+    """Return the column of the first tag that the file has; None if it has none of them.
 
     Raises:
-        StructureError: If it does not have a value for each site.
+        StructureError: If the column does not have a value for each site.
     """
     column = block.column(*tags)
     if column is not None and len(column) != len(labels):
         raise StructureError(
-            f"{len(column)} values of {' or '.join(tags)} are given for {len(labels)} sites: put "
+            f"there are {len(column)} values of {' or '.join(tags)} for {len(labels)} sites: put "
             "them into the loop of the coordinates"
         )
     return column
 
 
 def _symbols(block: Block, labels: Sequence[str]) -> list[str] | None:
-    """Elements by the column that gives them; None if there is none.
+    """Return the elements in the column of symbols; None if there is no such column.
 
     Raises:
-        StructureError: If a symbol is of no element.
+        StructureError: If a symbol is not that of an element.
     """
     column = _column(block, labels, SYMBOL)
     if column is None or all(symbol in NOTHING for symbol in column):
@@ -213,13 +215,13 @@ def _symbols(block: Block, labels: Sequence[str]) -> list[str] | None:
     ]
     if unknown:
         raise StructureError(
-            f"sites {named(unknown)} are of no known element: remove them, or name their elements"
+            f"the elements of sites {named(unknown)} are unknown: remove them, or name elements"
         )
     return [symbol for symbol in symbols if symbol is not None]
 
 
 def _occupancies(block: Block, labels: Sequence[str]) -> list[float]:
-    """Occupancies of the sites, one where none is given."""
+    """Return the occupancies of the sites; 1 for sites without a value."""
     column = _column(block, labels, OCCUPANCY)
     if column is None:
         return [1.0] * len(labels)
@@ -233,14 +235,14 @@ def _occupancy(value: str) -> float:
     try:
         return float(value.partition("(")[0])
     except ValueError as error:
-        raise StructureError(f"{value!r} is no occupancy: give a number") from error
+        raise StructureError(f"{value!r} is not an occupancy: give a number") from error
 
 
 def _alternatives(block: Block, labels: Sequence[str]) -> list[tuple[str, str]]:
-    """Assembly and alternative of each site."""
+    """Return the disorder assembly and the disorder group of each site."""
     none = [""] * len(labels)
-    alternatives = "_atom_site_disorder_group", "_atom_site_label_alt_id"
-    groups = _column(block, labels, *alternatives) or none
+    tags = "_atom_site_disorder_group", "_atom_site_label_alt_id"
+    groups = _column(block, labels, *tags) or none
     assemblies = _column(block, labels, "_atom_site_disorder_assembly") or none
     return [
         ("" if a in NOTHING else a, "" if g in (*NOTHING, "0") else g)
@@ -255,18 +257,18 @@ def _molecule(
     stated: Stated,
     findings: tuple[str, ...],
 ) -> Read:
-    """Atoms that are not periodic."""
+    """Return a molecule, which is not periodic."""
     if symbols is None:
         formula = parse_formula(stated.formula or "")
-        symbols, told = elements_of_labels(labels, [1] * len(labels), formula)
-        findings += told
+        symbols, label_findings = elements_of_labels(labels, [1] * len(labels), formula)
+        findings += label_findings
     return Read(atoms_of(symbols, positions), replace(stated, units=None, density=None), findings)
 
 
 def _crystal(
     block: Block, sites: Sites, cell: np.ndarray, stated: Stated, findings: tuple[str, ...]
 ) -> Read:
-    """The atoms of a cell, by the space group."""
+    """Return a crystal: the images of the sites by the operations of the space group."""
     group = group_of(block, cell)
     stated = replace(
         stated,
@@ -277,7 +279,7 @@ def _crystal(
     candidates = [_candidate(sites, choice, cell, stated) for choice in group.choices]
     if len(candidates) == 1:
         return Read(candidates[0].atoms, stated, (*findings, *candidates[0].findings))
-    candidates = [_judged(candidate, stated) for candidate in candidates]
+    candidates = [_with_scores(candidate, stated) for candidate in candidates]
     best = max(candidates, key=lambda c: (c.agrees, c.sound))
     rivals = [
         c
@@ -287,39 +289,39 @@ def _crystal(
     ]
     if rivals:
         findings += (
-            f"it does not say which origin of {group.stated} it takes: the first one is read, with "
-            f"{len(best.atoms)} atoms, and the other would give {len(rivals[0].atoms)}",
+            f"it does not state the origin choice of {group.stated}: the first one is used, with "
+            f"{len(best.atoms)} atoms; the other one would give {len(rivals[0].atoms)}",
         )
     return Read(best.atoms, stated, (*findings, *best.findings))
 
 
 SAME_CONTACT = 0.02
-"""Two crystals of as many atoms whose smallest ratios differ by less are taken for the same one."""
+"""Difference of the smallest ratios below which two crystals of as many atoms count as equal."""
 
 
 def _candidate(
     sites: Sites, operations: FractionalOperations, cell: np.ndarray, stated: Stated
 ) -> Candidate:
-    """The crystal by one choice of the operations."""
+    """Return the crystal for one choice of the operations."""
     found = orbits(sites.scaled, operations, cell, sites.tolerances)
     counts = np.bincount(found.sites, minlength=len(sites.labels))
     symbols = sites.symbols
-    told: tuple[str, ...] = ()
+    label_findings: tuple[str, ...] = ()
     if symbols is None:
         formula = parse_formula(stated.formula or "")
-        symbols, told = elements_of_labels(sites.labels, counts.tolist(), formula)
+        symbols, label_findings = elements_of_labels(sites.labels, counts.tolist(), formula)
     atoms, findings = crystal_of(sites.labels, symbols, found, cell)
-    return Candidate(atoms, (*told, *findings))
+    return Candidate(atoms, (*label_findings, *findings))
 
 
-def _judged(candidate: Candidate, stated: Stated) -> Candidate:
-    """The same with what tells it from other choices of the origin."""
+def _with_scores(candidate: Candidate, stated: Stated) -> Candidate:
+    """Set the fields that decide between choices of the origin: agrees, sound, contact."""
     formula = parse_formula(stated.formula or "")
     units = formula_units(composition(candidate.atoms.symbols), formula) if formula else None
     agrees = units is not None and (stated.units is None or abs(units - stated.units) < 0.01)
     try:
         contact = shortest_contact(candidate.atoms)
-    except ValueError:  # no room for the atoms, which is refused later, in words
+    except ValueError:  # no room for the atoms: the checks raise later
         return replace(candidate, agrees=agrees)
     ratio = np.inf if contact is None else contact.ratio
     return replace(candidate, agrees=agrees, sound=bool(ratio >= REPORTED), contact=float(ratio))

@@ -1,7 +1,7 @@
 """The text of a CIF or mmCIF: its blocks, with the values of each tag.
 
-gemmi takes the text apart. Tags are in lower case with `_` for `.`, so that CIF and mmCIF, and the
-older and newer dictionaries of CIF, are alike.
+gemmi parses the text. Tags are in lower case with `_` for `.`, so that CIF, mmCIF and different
+versions of the CIF dictionary have the same tags.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from mace_functional.structure.reading.errors import StructureError
 from mace_functional.structure.reading.occupancy import named
 
 BARE_WORDS = re.compile(r"^(\s*_\S+)[ \t]+(?!['\";#])(\S+[ \t]+[^#\n]*?)[ \t]*$", re.MULTILINE)
-"""A tag with several words that are not in quotes, which many programs write."""
+"""A tag with several words without quotes: an error that many programs make."""
 
 SITES = "_atom_site_"
-"""What tags of sites begin with."""
+"""Prefix of the tags of sites."""
 
 NOTHING = ("?", ".")
-"""Values that are not known, and that do not apply."""
+"""CIF values for "unknown" and "does not apply"."""
 
 
 class Block:
     """One block of a CIF.
 
     Args:
-        block: As gemmi has it.
+        block: The block parsed by gemmi.
     """
 
     def __init__(self, block: cif.Block) -> None:
@@ -48,14 +48,14 @@ class Block:
                     self._columns.setdefault(_plain(tag), values[number :: len(tags)])
 
     def column(self, *tags: str) -> list[str] | None:
-        """Values of the first tag that is there, without quotes; None if none is."""
+        """Return the values of the first tag that the block has, unquoted; None if it has none."""
         for tag in tags:
             if tag in self._columns:
                 return [cif.as_string(v) if v not in NOTHING else v for v in self._columns[tag]]
         return None
 
     def value(self, *tags: str) -> str | None:
-        """One value, of the first tag that has one."""
+        """Return the value of the first tag that has one."""
         for tag in tags:
             column = self.column(tag)
             if column and column[0].strip() not in ("", *NOTHING):
@@ -63,7 +63,7 @@ class Block:
         return None
 
     def number(self, *tags: str) -> float | None:
-        """A number without its uncertainty, of the first tag that has one."""
+        """Return the number of the first tag that has one, without its uncertainty."""
         for tag in tags:
             number = cif.as_number(self._columns.get(tag, ["?"])[0])
             if math.isfinite(number):
@@ -71,10 +71,10 @@ class Block:
         return None
 
     def numbers(self, tags: Sequence[str], labels: Sequence[str]) -> np.ndarray | None:
-        """Coordinates of sites by their tags, (S, len(tags)); None if a tag is missing.
+        """Return the numbers of each site, (S, len(tags)); None if a tag is missing.
 
         Raises:
-            StructureError: If one is no number.
+            StructureError: If a value is not a number.
         """
         columns = [self._columns.get(tag) for tag in tags]
         if any(column is None for column in columns):
@@ -83,23 +83,23 @@ class Block:
         bad = np.flatnonzero(~np.isfinite(numbers).all(1))
         if len(bad):
             raise StructureError(
-                f"sites {named([labels[int(i)] for i in bad])} have coordinates that are no "
-                "numbers ('?', '.' or words): give them, or remove the sites"
+                f"coordinates of sites {named([labels[int(i)] for i in bad])} are not numbers "
+                "('?', '.' or words): give them, or remove the sites"
             )
         return numbers
 
     def keep_sites(self, rows: Sequence[int], count: int) -> None:
-        """Keep some rows of the loop of sites, which has a count of them."""
+        """Keep only some rows of the loop of sites, which has `count` rows."""
         for tag, column in self._columns.items():
             if tag.startswith(SITES) and len(column) == count:
                 self._columns[tag] = [column[i] for i in rows]
 
 
 def blocks_of(text: str) -> list[Block]:
-    """All blocks of a file.
+    """Return all blocks of a file.
 
     Raises:
-        StructureError: If the text is no CIF.
+        StructureError: If the text is not a CIF.
     """
     try:
         return [Block(block) for block in _parsed(text)]
@@ -109,7 +109,7 @@ def blocks_of(text: str) -> list[Block]:
             quoted = BARE_WORDS.sub(lambda m: f"{m[1]} '{m[2]}'", text)
             return [Block(block) for block in _parsed(quoted)]
         except (ValueError, RuntimeError):
-            raise StructureError(f"it is no CIF: {first}; correct it there") from error
+            raise StructureError(f"it is not a CIF: {first}; correct it there") from error
 
 
 def _parsed(text: str) -> cif.Document:

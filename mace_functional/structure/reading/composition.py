@@ -1,4 +1,4 @@
-"""Elements and how many of each: of a formula in words, of atoms, and whether the two agree."""
+"""Counts of elements, from a formula or from atoms, and their comparison."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ TERM = re.compile(r"([A-Z][a-z]?)(\d*\.?\d*)")
 """An element and its count in a formula."""
 
 AGREES = 0.01
-"""Largest relative difference of two counts that are the same: formulas are rounded."""
+"""Relative difference of two counts up to which they agree, because formulas are rounded."""
 
 
 def parse_formula(formula: str) -> dict[str, float] | None:
-    """Counts of a formula such as "Al2 O3"; D and T count as H.
+    """Return the counts of a formula such as "Al2 O3"; D and T count as H.
 
     Returns:
-        Counts by element; None if it is no plain formula (brackets, unknown numbers).
+        Counts by element; None for other formulas (brackets, unknown numbers).
 
     >>> parse_formula("C4 H2 D2 O")
     {'C': 4.0, 'H': 4.0, 'O': 1.0}
@@ -40,13 +40,13 @@ def parse_formula(formula: str) -> dict[str, float] | None:
 
 
 def composition(symbols: Iterable[str]) -> dict[str, float]:
-    """Counts of atoms by their symbols; D and T count as H."""
+    """Return the number of atoms of each element; D and T count as H."""
     counted = Counter("H" if symbol in HYDROGEN else symbol for symbol in symbols)
     return {symbol: float(count) for symbol, count in counted.items()}
 
 
 def formula_units(found: Mapping[str, float], stated: Mapping[str, float]) -> float | None:
-    """How often the stated formula is in what was found; None if the elements' ratios differ."""
+    """Return the number of stated formula units in a composition; None if the ratios differ."""
     if found.keys() != stated.keys():
         return None
     units = sum(found.values()) / sum(stated.values())
@@ -55,5 +55,5 @@ def formula_units(found: Mapping[str, float], stated: Mapping[str, float]) -> fl
 
 
 def in_words(counts: Mapping[str, float]) -> str:
-    """A formula, as in "Al12 O18"."""
+    """Return a formula such as "Al12 O18"."""
     return " ".join(f"{symbol}{count:g}" for symbol, count in sorted(counts.items()))

@@ -1,11 +1,11 @@
-"""What reading says: a warning for a finding, an error for a file that is refused."""
+"""Warning and error of the reading of structures."""
 
 from __future__ import annotations
 
 
 class StructureWarning(UserWarning):
-    """Something about a structure that a person should know; the structure is taken as read."""
+    """A finding about a structure, which is used as it was read."""
 
 
 class StructureError(ValueError):
-    """A file or structure that is refused, with what is wrong and what to do."""
+    """A file or structure is refused; the message says why and what to do."""

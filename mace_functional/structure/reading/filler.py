@@ -1,4 +1,4 @@
-"""The cell of 1 x 1 x 1 Å that files of molecules have where their format asks for one."""
+"""Placeholder cells of 1 x 1 x 1 Å, in files of molecules whose format requires a cell."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ import numpy as np
 from mace_functional.structure.reading.reading_record import Read
 
 FILLER = (1.0, 1.0, 1.0, 90.0, 90.0, 90.0)
-"""Lengths, Å, and angles, degrees."""
+"""Cell lengths, Å, and angles, degrees, of a placeholder cell."""
 
 FINDING = (
-    "the cell of 1 x 1 x 1 Å only fills a place in the file: it is left out, and the structure is "
-    "a molecule that is not periodic"
+    "the cell of 1 x 1 x 1 Å is a placeholder: it is left out, and the structure is a molecule "
+    "that is not periodic"
 )
+"""Finding about a placeholder cell."""
 
 
 def is_filler(parameters: Sequence[float] | np.ndarray) -> bool:
-    """Whether lengths, Å, and angles, degrees, are those of a cell that only fills a place."""
+    """Return True if lengths, Å, and angles, degrees, are those of a placeholder cell."""
     return bool(np.allclose(parameters, FILLER))
 
 
 def without_filler(read: Read) -> Read:
-    """The same without a cell that only fills a place; one atom may have such a cell."""
+    """Remove a placeholder cell; the cell of a single atom is kept."""
     atoms = read.atoms
     if len(atoms) < 2 or not atoms.pbc.all() or not is_filler(atoms.cell.cellpar()):
         return read
-    bare = atoms.copy()
-    bare.set_cell(None)
-    bare.pbc = False
-    return replace(read, atoms=bare, findings=(*read.findings, FINDING))
+    molecule = atoms.copy()
+    molecule.set_cell(None)
+    molecule.pbc = False
+    return replace(read, atoms=molecule, findings=(*read.findings, FINDING))

@@ -1,7 +1,7 @@
-"""Files of structures: what format one has, and which reader takes it.
+"""Formats of structure files, and the reader for each.
 
-CIF, PDB, XYZ and POSCAR are read here, since their usual faults can only be seen in the text; all
-other formats by ASE.
+CIF, PDB, XYZ and POSCAR have readers in this package, because their usual errors are visible only
+in the text. ASE reads all other formats.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ READERS: dict[str, Callable[[str], Read]] = {
     "xyz": read_xyz,
     "vasp": read_poscar,
 }
-"""Readers of text by the format, as ASE calls it."""
+"""Readers of this package, by ASE's name of the format."""
 
 SUFFIXES = {
     **dict.fromkeys((".cif", ".mcif", ".mmcif"), "cif"),
@@ -37,21 +37,23 @@ SUFFIXES = {
     **dict.fromkeys((".xyz", ".extxyz"), "extxyz"),
     **dict.fromkeys((".vasp", ".poscar"), "vasp"),
 }
-"""Formats of files by the end of the name, whatever stands in them."""
+"""Formats by suffix of the file name; the content is then not inspected."""
 
 COMPRESSED = (".gz", ".bz2", ".xz")
+"""Suffixes of compressed files; the suffix before them gives the format."""
 
 TRAJECTORY = "traj"
+"""ASE's name of the trajectory format."""
 
 
 def read_file(path: Path) -> tuple[Read, str]:
-    """What a file holds, and its format.
+    """Read the content of a file, and return it with the format.
 
     Args:
-        path: The file.
+        path: Path of the file.
 
     Raises:
-        StructureError: If the file cannot be read as a structure; without the name of the file.
+        StructureError: If the file cannot be read as a structure; the message lacks the file name.
     """
     if path.stat().st_size == 0:
         raise StructureError("it is empty")
@@ -63,18 +65,18 @@ def read_file(path: Path) -> tuple[Read, str]:
         return _by_ase(path, format), format
     except StructureError:
         raise
-    except Exception as error:  # readers of ASE raise anything
-        why = str(error) or type(error).__name__
-        if why.strip("'\"") in HYDROGEN:
-            why = f"ASE does not know {why} in it: write extended XYZ, CIF, PDB or POSCAR"
-        raise StructureError(f"no structure can be read from it as {format}: {why}") from error
+    except Exception as error:  # the readers of ASE raise exceptions of any type
+        reason = str(error) or type(error).__name__
+        if reason.strip("'\"") in HYDROGEN:
+            reason = f"ASE does not know {reason} in it: write extended XYZ, CIF, PDB or POSCAR"
+        raise StructureError(f"no structure can be read from it as {format}: {reason}") from error
 
 
 def format_of(path: Path) -> str:
-    """The format of a file, by its name, or else by what stands in it.
+    """Return the format of a file, by its suffix or else by its content.
 
     Raises:
-        StructureError: If neither tells.
+        StructureError: If neither determines the format.
     """
     inner = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
     known = SUFFIXES.get(inner.suffix.lower())
@@ -88,13 +90,13 @@ def format_of(path: Path) -> str:
         return filetype(str(path.absolute()))
     except (UnknownFileTypeError, OSError) as error:
         raise StructureError(
-            "neither name nor content says what format it has: give it a suffix such as .cif, .xyz "
+            "neither name nor content determines its format: give it a suffix such as .cif, .xyz "
             "or .vasp"
         ) from error
 
 
 def _by_ase(path: Path, format: str) -> Read:
-    """The last structure of a file in a format that ASE reads."""
+    """Read the last structure of a file with ASE."""
     atoms = ase.io.read(str(path.absolute()), format=format, do_not_split_by_at_sign=True)
     if not isinstance(atoms, Atoms):
         raise StructureError("it holds no structure")
@@ -107,9 +109,9 @@ def _by_ase(path: Path, format: str) -> Read:
 
 
 def _text(data: bytes) -> str:
-    """Text of a file in UTF-8, or in Latin-1 if it is not."""
+    """Decode the text of a file as UTF-8, or as Latin-1 if it is not valid UTF-8."""
     if b"\0" in data:
-        raise StructureError("it holds binary data, and its name says that it is text")
+        raise StructureError("it holds binary data, although its name says that it is text")
     try:
         return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError:

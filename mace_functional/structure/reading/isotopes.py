@@ -1,4 +1,4 @@
-"""Isotopes: symbols of hydrogen's, and masses that are not the natural ones."""
+"""Isotopes: the symbols D and T, and masses that differ from the natural ones."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from ase import Atoms
 from ase.data import atomic_masses, atomic_numbers, chemical_symbols
 
 HYDROGEN = {"D": 2.01410178, "T": 3.01604928}
-"""Masses of the isotopes of hydrogen that have a symbol of their own, amu (Wang et al., Chinese
-Phys. C 45, 030003, 2021)."""
+"""Masses of D and T, amu (Wang et al., Chinese Phys. C 45, 030003, 2021)."""
 
 NATURAL = 1e-3
-"""Relative difference of two masses of one natural element: tables agree to it, and no isotope of
-an element that has several is so near."""
+"""Relative difference of a mass from the natural one above which it is that of an isotope.
+
+Tables of natural masses agree to within it. The isotopes of an element with several isotopes differ
+by more.
+"""
 
 
 @dataclass(frozen=True)
 class Isotope:
-    """Atoms of one element whose mass is not the natural one.
+    """Atoms of one element whose mass differs from the natural one.
 
     Attributes:
-        symbol: Of the element.
-        mass: amu.
-        count: How many atoms.
+        symbol: Symbol of the element.
+        mass: Mass in amu.
+        count: Number of atoms.
     """
 
     symbol: str
@@ -35,10 +37,10 @@ class Isotope:
 
 
 def element_and_mass(symbol: str) -> tuple[str, float]:
-    """The element of a symbol, D and T included, and its mass in amu.
+    """Return the element of a symbol, D and T included, and its mass in amu.
 
     Raises:
-        KeyError: If there is no such element.
+        KeyError: If the symbol is unknown.
 
     >>> element_and_mass("D")
     ('H', 2.01410178)
@@ -49,7 +51,7 @@ def element_and_mass(symbol: str) -> tuple[str, float]:
 
 
 def set_symbols(atoms: Atoms, symbols: Sequence[str]) -> None:
-    """Give atoms the masses of symbols such as D, if there are any."""
+    """Set the masses of atoms whose symbol is D or T."""
     isotopic = [i for i, symbol in enumerate(symbols) if symbol in HYDROGEN]
     if isotopic:
         masses = atoms.get_masses()
@@ -58,7 +60,7 @@ def set_symbols(atoms: Atoms, symbols: Sequence[str]) -> None:
 
 
 def isotopes_of(atoms: Atoms) -> tuple[Isotope, ...]:
-    """Elements with masses that are not the natural ones, by element and mass."""
+    """Return the isotopes of a structure, sorted by element and mass."""
     masses = atoms.get_masses()
     natural = atomic_masses[atoms.numbers]
     other = np.flatnonzero(np.abs(masses - natural) > NATURAL * natural)

@@ -1,4 +1,4 @@
-"""Sites that are partly occupied, or alternatives of each other: no structure to compute with."""
+"""Site occupancies: disordered structures are refused."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from collections.abc import Sequence
 from mace_functional.structure.reading.errors import StructureError
 
 FULL = 0.01
-"""A site whose occupancy differs from one by no more than this is taken as full: refinements give
-0.998(2). Smaller ones are of another material."""
+"""Difference of an occupancy from one up to which the site is taken as full.
+
+Refinements give values such as 0.998(2). A site that differs by more is refused.
+"""
 
 NAMED = 6
-"""Most sites that a sentence names."""
+"""Largest number of sites that a message names."""
 
 ADVICE = (
     "a computation needs whole atoms: choose one of the alternatives, or make an ordered supercell"
 )
+"""Advice in errors about disordered structures."""
 
 
 def named(labels: Sequence[str]) -> str:
-    """Some labels, and how many more there are."""
+    """Join labels with commas; beyond the first `NAMED`, give only their number."""
     more = f" and {len(labels) - NAMED} more" if len(labels) > NAMED else ""
     return ", ".join(labels[:NAMED]) + more
 
@@ -28,17 +31,17 @@ def named(labels: Sequence[str]) -> str:
 def check_occupancies(
     labels: Sequence[str], occupancies: Sequence[float]
 ) -> tuple[tuple[str, float], ...]:
-    """Refuse sites that are partly occupied.
+    """Raise if a site is partly occupied.
 
     Args:
-        labels: Of the sites.
-        occupancies: Of the sites.
+        labels: Label of each site.
+        occupancies: Occupancy of each site.
 
     Returns:
-        Sites that are taken as full without being exactly so.
+        Labels and occupancies of sites that are taken as full with an occupancy other than one.
 
     Raises:
-        StructureError: If a site is not full.
+        StructureError: If a site is partly occupied.
     """
     sites = list(zip(labels, occupancies, strict=True))
     partial = [f"{label} ({value:g})" for label, value in sites if not abs(value - 1) <= FULL]
@@ -48,15 +51,15 @@ def check_occupancies(
 
 
 def check_alternatives(labels: Sequence[str], groups: Sequence[tuple[str, str]]) -> None:
-    """Refuse sites that are alternatives of each other.
+    """Raise if sites are alternatives of each other.
 
     Args:
-        labels: Of the sites.
-        groups: Of each site, the assembly that it belongs to, and the alternative of it that it is
-            in; empty where there are none.
+        labels: Label of each site.
+        groups: Disorder assembly and disorder group of each site; empty strings if it has none.
 
     Raises:
-        StructureError: If an assembly has several alternatives, or one that symmetry makes several.
+        StructureError: If an assembly has several groups, or one that symmetry repeats (its name
+            begins with "-").
     """
     assemblies: dict[str, set[str]] = defaultdict(set)
     for assembly, group in groups:

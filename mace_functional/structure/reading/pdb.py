@@ -1,4 +1,4 @@
-"""PDB files, whose atoms may be the asymmetric unit of a crystal, or alternatives of each other."""
+"""Reader of PDB files, whose atoms may be an asymmetric unit or alternative positions."""
 
 from __future__ import annotations
 
@@ -21,27 +21,30 @@ from mace_functional.structure.reading.sites import FINEST, FractionalOperations
 from mace_functional.structure.reading.space_groups import FITS, groups_named
 
 END = re.compile(r"^END(?:MDL)?\s*$", re.MULTILINE)
-"""Where a structure ends; some programs write several with END alone."""
+"""Line that ends a structure: ENDMDL, or END, with which some programs separate structures."""
 
 ATOM = re.compile(r"^(?:ATOM  |HETATM)", re.MULTILINE)
+"""Beginning of the line of an atom."""
+
 TRITIUM = re.compile(r"^(?:ATOM  |HETATM)([ \d]{5}).{65} T", re.MULTILINE)
-"""Numbers of atoms of tritium, which gemmi does not know."""
+"""Line of a tritium atom, with its serial number; gemmi does not know tritium."""
 
 CELL = re.compile(r"^CRYST1.*$", re.MULTILINE)
+"""Line of the cell."""
 
 
 def read_pdb(text: str) -> Read:
-    """The last structure of a PDB file.
+    """Read the last structure of a PDB file.
 
     Args:
-        text: Of the file.
+        text: Text of the file.
 
     Raises:
-        StructureError: If it holds no atoms, or sites are not those of an ordered structure.
+        StructureError: If it holds no atoms, or the structure is disordered.
     """
     frames = [frame for frame in END.split(text) if ATOM.search(frame)]
     if not frames:
-        raise StructureError("it holds no ATOM and no HETATM: give a file with atoms")
+        raise StructureError("it holds no ATOM or HETATM lines: give a file with atoms")
     findings: tuple[str, ...] = ()
     if len(frames) > 1:
         findings = (f"it holds {len(frames)} structures: the last one is read",)
@@ -49,7 +52,7 @@ def read_pdb(text: str) -> Read:
     try:
         structure = gemmi.read_pdb_string("\n".join([*cells[-1:], CELL.sub("", frames[-1])]))
     except (ValueError, RuntimeError) as error:
-        raise StructureError(f"it is no PDB file: {error}") from error
+        raise StructureError(f"it is not a PDB file: {error}") from error
     sites = [
         (atom, f"{residue.name} {residue.seqid} {atom.name}", f"{chain.name} {residue.seqid}")
         for model in structure
@@ -59,7 +62,7 @@ def read_pdb(text: str) -> Read:
     ]
     labels = [label for _, label, _ in sites]
     occupancies = [atom.occ for atom, _, _ in sites]
-    if not any(occupancies):  # a column that was never filled
+    if not any(occupancies):  # the program that wrote the file left the column empty
         occupancies = [1.0] * len(sites)
     alternatives = [(residue, atom.altloc.strip("\0 ")) for atom, _, residue in sites]
     check_alternatives(labels, alternatives)
@@ -72,7 +75,7 @@ def read_pdb(text: str) -> Read:
     if None in symbols:
         unknown = [label for label, symbol in zip(labels, symbols, strict=True) if symbol is None]
         raise StructureError(
-            f"atoms {named(unknown)} are of no known element: give it in columns 77 and 78"
+            f"the elements of atoms {named(unknown)} are unknown: give them in columns 77 and 78"
         )
     elements = [symbol for symbol in symbols if symbol is not None]
     positions = np.array([atom.pos.tolist() for atom, _, _ in sites])
@@ -86,18 +89,18 @@ def read_pdb(text: str) -> Read:
     operations = _operations(structure.spacegroup_hm, cell)
     scaled = np.linalg.solve(cell.T, positions.T).T
     found = orbits(scaled, operations, cell, np.full(len(labels), FINEST))
-    atoms, told = crystal_of(labels, elements, found, cell)
+    atoms, crystal_findings = crystal_of(labels, elements, found, cell)
     stated = Stated(
         space_group=structure.spacegroup_hm or None,
         operations=len(operations),
         point_order=operations.point_order,
         occupancies=occupied,
     )
-    return Read(atoms, stated, (*findings, *told))
+    return Read(atoms, stated, (*findings, *crystal_findings))
 
 
 def _operations(name: str, cell: np.ndarray) -> FractionalOperations:
-    """Operations of the group that the file names, or the identity.
+    """Return the operations of the space group that the file names, or else the identity.
 
     Raises:
         StructureError: If the group is unknown, or does not fit the cell.
@@ -107,6 +110,6 @@ def _operations(name: str, cell: np.ndarray) -> FractionalOperations:
     fitting = [g for g in groups_named(None, name, None, None, cell) if g.misfit(cell) < FITS]
     if not fitting:
         raise StructureError(
-            f"the space group {name} is not known or does not fit the cell: correct CRYST1"
+            f"the space group {name} is unknown or does not fit the cell: correct CRYST1"
         )
     return fitting[0]

@@ -1,4 +1,4 @@
-"""Reading a structure: the file, the checks, the record."""
+"""Reading of a structure: its file, the checks and the record."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from mace_functional.structure.reading.reading_record import Read, StructureReco
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A structure, and what is known of it.
+    """A structure and the record of how it was read.
 
     Attributes:
         atoms: The structure.
-        record: What was read.
+        record: Properties and findings.
     """
 
     atoms: Atoms
@@ -34,18 +34,18 @@ def read_structure(path: str | os.PathLike[str]) -> Atoms:
     """Read the structure of a file, and check it.
 
     Args:
-        path: Of a file in any format that ASE reads; of several structures it is the last one.
+        path: Path of a file in any format that ASE reads; the last of several structures is read.
 
     Returns:
         The structure, with the masses of isotopes and the constraints that the file has.
 
     Raises:
-        StructureError: If there is no such file, it cannot be read, or what it holds is no material
-            that can be computed: sites partly occupied, atoms on top of each other, coordinates
-            missing, ... It is a ValueError; it names the file, what is wrong and what to do.
+        StructureError: If the file does not exist or cannot be read, or its structure cannot be
+            computed: partly occupied sites, coinciding atoms, missing coordinates, ... It is a
+            ValueError; it names the file, the error and a remedy.
 
     Warns:
-        StructureWarning: Of each finding: what was repaired, or should be looked at.
+        StructureWarning: One for each finding: a correction, or something to check.
     """
     reading = read(path)
     _warn(reading.record)
@@ -53,10 +53,13 @@ def read_structure(path: str | os.PathLike[str]) -> Atoms:
 
 
 def read(path: str | os.PathLike[str]) -> Reading:
-    """Read the structure of a file, with the record of what was read.
+    """Read the structure of a file, with its record.
 
     Args:
-        path: As of `read_structure`, whose errors it raises.
+        path: Path of a file in any format that ASE reads; the last of several structures is read.
+
+    Raises:
+        StructureError: See `read_structure`.
     """
     path = Path(path)
     name = os.fspath(path)
@@ -66,21 +69,21 @@ def read(path: str | os.PathLike[str]) -> Reading:
             f"package: {', '.join(STRUCTURES)}"
         )
     try:
-        held, format = read_file(path)
-        held = without_filler(held)
-        return Reading(held.atoms, checked(held, file=name, format=format))
+        content, format = read_file(path)
+        content = without_filler(content)
+        return Reading(content.atoms, checked(content, file=name, format=format))
     except StructureError as error:
         raise StructureError(f"{name}: {error}") from error
 
 
 def find(name: str) -> Reading:
-    """Read the structure of a file, or take one of the package where there is no such file.
+    """Read the structure of a file, or return an example structure if there is no such file.
 
     Args:
-        name: Of the file, or of one of `STRUCTURES`.
+        name: Path of a file, or name of one of `STRUCTURES`.
 
     Raises:
-        StructureError: As `read_structure`.
+        StructureError: See `read_structure`.
     """
     if Path(name).is_file() or not is_example(name):
         return read(name)
@@ -89,13 +92,13 @@ def find(name: str) -> Reading:
 
 
 def structure_record(atoms: Atoms) -> StructureRecord:
-    """The record of a structure that is given as Atoms, after the same checks as of a file.
+    """Return the record of an Atoms object, after the checks that files undergo.
 
     Args:
         atoms: The structure.
 
     Raises:
-        StructureError: If it is no material that can be computed; see `read_structure`.
+        StructureError: If the structure cannot be computed; see `read_structure`.
     """
     return checked(Read(atoms))
 

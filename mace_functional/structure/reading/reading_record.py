@@ -1,4 +1,4 @@
-"""What was read: one record of every structure, whatever its file."""
+"""Record of a structure: its properties, and findings of the checks."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mace_functional.structure.reading.isotopes import Isotope
 
 @dataclass(frozen=True)
 class Stated:
-    """What a file says of its structure beside the atoms; None where it says nothing.
+    """Formula, density and symmetry that a file states beside the atoms; None if it does not.
 
     Attributes:
-        formula: Of a formula unit, as the file has it.
-        units: Formula units in a cell.
-        density: g/cm³.
-        space_group: Name or number, as the file has it.
-        operations: How many the space group has in this cell; None if the cell is not one of it.
-        point_order: Rotations of the space group.
-        occupancies: Sites that are not exactly full, by their labels.
+        formula: Formula of a formula unit, as written in the file.
+        units: Number of formula units in the cell.
+        density: Density, g/cm³.
+        space_group: Name or number of the space group, as written in the file.
+        operations: Number of operations of the space group in this cell; None if they do not fit.
+        point_order: Number of different rotations of the space group.
+        occupancies: Labels and occupancies of sites whose occupancy is not exactly one.
     """
 
     formula: str | None = None
@@ -36,12 +36,12 @@ class Stated:
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """What a file holds, before it is checked.
+    """Structure and stated properties of a file, before the checks.
 
     Attributes:
         atoms: The structure.
-        stated: What the file says of it.
-        findings: What a person should know of how it was read.
+        stated: Formula, density and symmetry that the file states.
+        findings: Messages of the reader to the user.
     """
 
     atoms: Atoms
@@ -51,25 +51,26 @@ class Read:
 
 @dataclass(frozen=True)
 class StructureRecord:
-    """What was read of a structure.
+    """Properties of a structure that was read, and findings of the checks.
 
     Attributes:
         file: Path as it was given; None if the structure was given as Atoms.
-        format: Of the file, by the name of ASE; None if there is no file.
-        formula: Of the cell or molecule.
-        atoms: How many there are.
+        format: ASE's name of the file format; None if there is no file.
+        formula: Formula of the cell or molecule.
+        atoms: Number of atoms.
         pbc: Periodic directions.
         shortest_contact: Pair of atoms with the smallest distance over the sum of covalent radii;
-            None if no two come near each other.
-        density: g/cm³; None if not periodic in all directions.
-        constraints: What is held, in words.
-        occupancies: Sites that are not exactly full in the file and were taken as full, by label.
-        isotopes: Masses that are not the natural ones.
-        stated_formula: As the file has it.
-        stated_density: As the file has it, g/cm³.
-        stated_space_group: As the file has it.
-        found_space_group: Of the structure, by spglib; None if the file states none.
-        findings: What a person should know, one sentence each; empty for a good file.
+            None if no two atoms are close to each other.
+        density: Density, g/cm³; None if not periodic in all directions.
+        constraints: Description of each constraint.
+        occupancies: Labels and occupancies of sites that were taken as full although the file
+            states an occupancy slightly different from one.
+        isotopes: Atoms whose masses differ from the natural ones.
+        stated_formula: Formula as written in the file.
+        stated_density: Density as written in the file, g/cm³.
+        stated_space_group: Space group as written in the file.
+        found_space_group: Space group that spglib finds; None if the file states none.
+        findings: Messages to the user, one sentence each; empty for a good file.
     """
 
     file: str | None
@@ -89,7 +90,7 @@ class StructureRecord:
     findings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """The record for JSON, with the unit in the name of every number that has one."""
+        """Return the record as a dictionary for JSON; names of quantities end with their unit."""
         data = asdict(self)
         contact = data.pop("shortest_contact")
         if contact is not None:

@@ -1,4 +1,4 @@
-"""The symmetry operations that a CIF means: listed, or those of a space group that it names."""
+"""Symmetry operations of a CIF: listed in the file, or given by the name of the space group."""
 
 from __future__ import annotations
 
@@ -25,22 +25,24 @@ CODE = ("_space_group_it_coordinate_system_code", "_symmetry_space_group_setting
 """Tags of a CIF, in lower case, with `_` for `.`."""
 
 EXTENSIONS = {"H": "H", "R": "R", "HR": "H", "RS": "R", "S": "1", "Z": "2", "1": "1", "2": "2"}
-"""Settings as databases append them to a name, and as International Tables number them."""
+"""Suffixes that databases append to a name, with gemmi's extension for the same setting."""
 
 FITS = 0.02
-"""Largest relative change of the metric of a cell by an operation of a group that fits it. Rounded
-lattice parameters make 1e-3, a wrong setting 0.1 and more."""
+"""Largest relative change of the metric of a cell by a symmetry operation that fits the cell.
+
+Rounded lattice parameters cause 1e-3, a wrong setting 0.1 and more.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """A space group as a file means it.
+    """Space group of a CIF.
 
     Attributes:
-        stated: Name or number, as the file has it; None if it names none.
-        choices: Its operations: more than one where the file does not say which origin it takes.
-        named: Operations of the group that is named, if it fits the cell; else None.
-        point_order: Rotations of the group that is named; None if none is named.
+        stated: Name or number as written in the file; None if it has neither.
+        choices: Possible sets of operations; several if the file does not state the origin choice.
+        named: Operations of the named group if they fit the cell; else None.
+        point_order: Number of rotations of the named group; None if no group is named.
     """
 
     stated: str | None
@@ -50,19 +52,19 @@ class Group:
 
 
 def group_of(block: Block, cell: np.ndarray) -> Group:
-    """The space group of a block of a CIF.
+    """Return the space group of a block of a CIF.
 
-    Listed operations count first, then Hall's symbol, the name of Hermann and Mauguin, the number.
-    The cell decides between hexagonal and rhombohedral axes; words such as "trigonal" say nothing
-    about axes and are not looked at.
+    Listed operations take precedence, then the Hall symbol, the Hermann-Mauguin symbol and the
+    number. The cell decides between hexagonal and rhombohedral axes. Words such as "trigonal" are
+    ignored, because they do not determine the axes.
 
     Args:
-        block: Of the file.
+        block: Block of the file.
         cell: Lattice vectors, Å, (3, 3).
 
     Raises:
-        StructureError: If operations cannot be read or are no group, a group is unknown, or does
-            not fit the cell.
+        StructureError: If operations cannot be read or do not form a group, or a group is unknown
+            or does not fit the cell.
     """
     listed = _listed(block)
     hall, name, number = (block.value(*tags) for tags in (HALL, NAME, NUMBER))
@@ -89,10 +91,10 @@ def group_of(block: Block, cell: np.ndarray) -> Group:
 
 
 def _listed(block: Block) -> FractionalOperations | None:
-    """The operations that are listed, if any.
+    """Return the listed operations, or None if none are listed.
 
     Raises:
-        StructureError: If one cannot be read, or they are no group.
+        StructureError: If one cannot be read, or they do not form a group.
     """
     triplets = block.column(*LISTED) or []
     operations = []
@@ -102,37 +104,45 @@ def _listed(block: Block) -> FractionalOperations | None:
         try:
             operations.append(gemmi.Op(triplet).wrap())
         except RuntimeError as error:
-            raise StructureError(f"{triplet!r} is no symmetry operation: correct it") from error
+            raise StructureError(f"{triplet!r} is not a symmetry operation: correct it") from error
     if not operations:
         return None
     group = _as_arrays(list({op.triplet(): op for op in operations}.values()))
     if not _is_closed(group):
         raise StructureError(
-            f"its {len(group)} symmetry operations are no group, as two of them, one after the "
-            "other, are none of them: list all operations"
+            f"its {len(group)} symmetry operations do not form a group, because the product of "
+            "two of them is missing: list all operations"
         )
     return group
 
 
 def _is_closed(group: FractionalOperations) -> bool:
-    """Whether the product of any two operations is an operation of the group."""
-    rotations = np.rint(group.rotations).astype(int)
-    steps = np.rint(group.translations * gemmi.Op.DEN).astype(int)
-    products = np.einsum("aij,bjk->abik", rotations, rotations).reshape(-1, 9)
-    moved = (np.einsum("aij,bj->abi", rotations, steps) + steps[:, None]).reshape(-1, 3)
-    digits, places = 3 ** np.arange(9), gemmi.Op.DEN ** np.arange(3) * 3**9
+    """Return True if the product of any two operations is an operation of the group."""
+    R = np.rint(group.rotations).astype(int)
+    t = np.rint(group.translations * gemmi.Op.DEN).astype(int)
+    R_products = np.einsum("aij,bjk->abik", R, R).reshape(-1, 9)
+    t_products = (np.einsum("aij,bj->abi", R, t) + t[:, None]).reshape(-1, 3)
+    R_powers, t_powers = 3 ** np.arange(9), gemmi.Op.DEN ** np.arange(3) * 3**9
 
-    def code(turns: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-        return (turns + 1) @ digits + (shifts % gemmi.Op.DEN) @ places
+    def code(R: np.ndarray, t: np.ndarray) -> np.ndarray:
+        return (R + 1) @ R_powers + (t % gemmi.Op.DEN) @ t_powers
 
-    known = code(rotations.reshape(-1, 9), steps)
-    return bool(np.isin(code(products, moved), known).all())
+    codes = code(R.reshape(-1, 9), t)
+    return bool(np.isin(code(R_products, t_products), codes).all())
 
 
 def groups_named(
     hall: str | None, name: str | None, number: str | None, code: str | None, cell: np.ndarray
 ) -> list[FractionalOperations]:
-    """Operations of the group that is named; of each origin, if it may be any of two."""
+    """Return the operations of the named group, one set for each possible origin or setting.
+
+    Args:
+        hall: Hall symbol.
+        name: Hermann-Mauguin symbol.
+        number: Number in the International Tables.
+        code: Code of the setting or origin choice.
+        cell: Lattice vectors, Å, (3, 3).
+    """
     if hall is not None:
         try:
             return [_as_arrays(list(gemmi.symops_from_hall(hall)))]
@@ -144,14 +154,14 @@ def groups_named(
         groups = _by_name(standard.hm, code)
     found = [_as_arrays(list(group.operations())) for group in groups]
     if any(group.ext in "HR" for group in groups):
-        # Axes are seen from the cell; a code that contradicts them is one of the errors met most.
+        # The cell determines the axes, because codes that contradict the cell are a common error.
         found.sort(key=lambda group: group.misfit(cell) > FITS)
         found = found[:1]
     return found
 
 
 def _by_name(name: str, code: str | None) -> list[gemmi.SpaceGroup]:
-    """All groups of the table that a name may mean."""
+    """Return all groups of gemmi's table that a name may denote."""
     bare, _, extension = re.sub(r"\((\d)\)", r"\1", name).partition(":")
     bare, extension = bare.strip(), extension.strip().upper()
     if not extension:

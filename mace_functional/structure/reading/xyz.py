@@ -1,4 +1,4 @@
-"""XYZ and extended XYZ: the last frame, with isotopes of hydrogen."""
+"""Reader of XYZ and extended XYZ files; D and T are allowed as elements."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from mace_functional.structure.reading.isotopes import HYDROGEN, set_symbols
 from mace_functional.structure.reading.reading_record import Read
 
 PROPERTIES = re.compile(r'Properties=(["\']?)([^\s"\']+)\1')
-"""What the columns of extended XYZ are, in triplets of name, type and number of columns."""
+"""Columns of an extended XYZ file: name, type and width of each, separated by colons."""
 
 SPECIES = "species"
+"""Name of the column of elements."""
 
 
 def read_xyz(text: str) -> Read:
-    """The last structure of an XYZ file.
+    """Read the last structure of an XYZ file.
 
     Args:
-        text: Of the file.
+        text: Text of the file.
 
     Raises:
-        StructureError: If lines are missing or too many.
-        Exception: As ASE.
+        StructureError: If there are too few or too many lines.
+        Exception: If ASE raises.
     """
     lines = text.splitlines()
     frames = _frames(lines)
@@ -41,7 +42,7 @@ def read_xyz(text: str) -> Read:
             if len(words) > column:
                 symbol = words[column]
                 symbols.append(symbol.upper() if symbol.upper() in HYDROGEN else symbol)
-                words[column] = _as_ase_has_it(symbol)
+                words[column] = _ase_symbol(symbol)
                 frame[number] = " ".join(words)
     atoms: Any = ase.io.read(io.StringIO("\n".join(frame) + "\n"), format="extxyz")
     if not atoms.has("masses"):
@@ -53,10 +54,10 @@ def read_xyz(text: str) -> Read:
 
 
 def _frames(lines: list[str]) -> list[tuple[int, int]]:
-    """First line of each frame, and the line after its last one.
+    """Return the first line of each frame, and the line after its last one.
 
     Raises:
-        StructureError: If a frame does not have as many lines as it says.
+        StructureError: If the number of lines of a frame differs from its number of atoms.
     """
     frames: list[tuple[int, int]] = []
     line = 0
@@ -64,13 +65,13 @@ def _frames(lines: list[str]) -> list[tuple[int, int]]:
         word = lines[line].strip()
         if not word.isdigit():
             raise StructureError(
-                f"line {line + 1} should be a number of atoms, and is {word[:40]!r}: correct it, "
-                "or the number of atoms before"
+                f"line {line + 1} should be a number of atoms, but is {word[:40]!r}: correct it, "
+                "or the previous number of atoms"
             )
         end = line + 2 + int(word)
         if end > len(lines):
             raise StructureError(
-                f"line {line + 1} says {word} atoms, and the file ends before: it is cut off"
+                f"line {line + 1} says {word} atoms, but the file has fewer: it is cut off"
             )
         while end < len(lines) and lines[end].lstrip().startswith("VEC"):
             end += 1
@@ -82,7 +83,7 @@ def _frames(lines: list[str]) -> list[tuple[int, int]]:
 
 
 def _species_column(comment: str) -> int | None:
-    """Column of the symbols; None if there is none."""
+    """Return the column of the elements; None if there is none."""
     found = PROPERTIES.search(comment)
     if found is None:
         return 0
@@ -95,8 +96,8 @@ def _species_column(comment: str) -> int | None:
     return None
 
 
-def _as_ase_has_it(symbol: str) -> str:
-    """An element of the table: hydrogen for its isotopes, a symbol for an atomic number."""
+def _ase_symbol(symbol: str) -> str:
+    """Return a symbol that ASE knows, given a symbol, an isotope of hydrogen or a number."""
     if symbol.upper() in HYDROGEN:
         return "H"
     if symbol.isdigit() and 0 < int(symbol) < len(chemical_symbols):
