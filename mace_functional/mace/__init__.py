@@ -1,46 +1,46 @@
-"""MACE: its energy in plain torch operations, and the files it is kept in.
+"""MACE models: the energy in plain torch operations, and reading and writing of models.
 
-The modules mirror the names and shapes of mace-torch's state dict, so that
-`torch.func.functional_call` with a dict of its tensors gives the energy, and derivatives with
-respect to the tensors come back under their own names. Node features are lists with one tensor
-`(nodes, 2l+1, channels)` per irrep.
+Submodules and tensors have the names and shapes of mace-torch's state dict.
+`torch.func.functional_call` with a dict of these tensors gives the energy, and derivatives by the
+tensors have their names as keys. Node features are lists of tensors (nodes, 2l+1, channels), one
+for each irrep.
 
-A model as a whole:
+The model as a whole:
 
-    loading              where models come from: `load_model`
-    model                a model: parameters, settings, energies of structures
-    evaluation           the one place that calls the model with parameters that are given
-    skeleton             copies of the module without copies of its tensors: one for each call
-    settings             every choice that is not a tensor
+    loading              `load_model`: models by name, file or mace-torch module
+    model                `MaceModel`: parameters, settings, energies of structures
+    evaluation           evaluation with given parameters, after a check of their names and shapes
+    skeleton             copies of a module that share its tensors, one for each call
+    settings             all settings that are not tensors
     irreps               irreps of O(3) and their sums, in e3nn's notation
     features             extra features of structures, such as total charge and spin
-    tensors              names and shapes of the tensors that settings ask for
+    tensors              names and shapes of the tensors of a model, from its settings
     energies             the energies of the atoms
     model_file           models in safetensors files
     model_check          checks of a model that was read
-    subnormal            weights too small for fast arithmetic, set to zero
-    mace_torch           reads the checkpoints of mace-torch
+    subnormal            replacement of weights below the normal floating-point range by zero
+    mace_torch           reading of mace-torch checkpoints
 
-Its layers:
+The layers:
 
-    edges                geometry of the edges that every layer reads
+    edges                geometry of the edges, which every layer reads
     edge_geometry        lengths and spherical harmonics of the edges
     harmonics            real spherical harmonics of unit vectors
     radial_embedding     transform, basis and cutoff function of a length
     distance_transforms  lengths measured by the covalent radii of both atoms
     radial_bases         Bessel, Gaussian and Chebyshev functions of a length
-    cutoff               the function that lets edges end smoothly
+    cutoff               the polynomial cutoff function
     radial_inputs        inputs of a radial network
-    radial_network       from the inputs of an edge to its weights
-    radial_function      embedding and network together: weights of the edges
+    radial_network       network from radial inputs to the radial weights of the edges
+    radial_function      embedding and network together: radial weights as a function of lengths
     repulsion            Ziegler-Biersack-Littmark pair repulsion
-    embedding            extra features such as total charge and spin
-    linear               equivariant linear maps, and linear maps chosen by the element
+    embedding            embedding of extra features such as total charge and spin
+    linear               equivariant linear maps, for all elements or one for each
     interaction          the six interaction blocks
-    convolution          messages summed over neighbours: which couplings there are
-    messages             messages: formulas of their derivatives
-    message_passing      messages: their operation; what is computed when, and kept
-    density              learnt density of neighbours
+    convolution          couplings of the messages that are summed over neighbours
+    messages             formulas of the messages and their derivatives
+    message_passing      evaluation of these formulas, slice by slice of the nodes
+    density              the learnt density of neighbours
     contraction          symmetric contraction: many-body products of the messages
     polynomial           symmetric contraction: the polynomials and their derivatives
     readout              energies from node features

@@ -1,6 +1,6 @@
 """Symmetric contraction: the many-body products of MACE, channel by channel.
 
-For each element and channel it is a polynomial in the components x of the messages,
+For each element and channel the product is a polynomial in the components x of the messages,
 
     B[M] = sum_nu sum_{m1 ... m_nu} T_nu[M, m1 ... m_nu] x[m1] ... x[m_nu],
     T_nu[M, m1 ... m_nu] = sum_k U_nu[M, m1 ... m_nu, k] W_nu[k],
@@ -24,11 +24,11 @@ from mace_functional.structure.species import Species
 
 
 class WeightList(nn.Module):
-    """Holds the weights of the lower correlation orders, named "0", "1", ... ."""
+    """A container of the weights of the lower correlation orders, named "0", "1", ... ."""
 
 
 class Contraction(nn.Module):
-    """Holds the symbols and weights of one output irrep."""
+    """A container of the symbols and weights of one output irrep."""
 
     weights_max: Tensor
 
@@ -38,18 +38,18 @@ class Contraction(nn.Module):
         self.weights = WeightList()
 
     def coefficients(self) -> list[Tensor]:
-        """W_nu (elements, k, channels) for nu = 1, 2, ..., of all elements."""
+        """Return W_nu (all elements, k, channels) for nu = 1, 2, ... ."""
         lower = range(self.correlation - 2, -1, -1)
         return [*(getattr(self.weights, str(n)) for n in lower), self.weights_max]
 
     def symbols(self) -> list[Tensor]:
-        """U_nu (M, m, ..., m, k) for nu = 1, 2, ... ."""
-        every = (getattr(self, f"U_matrix_{nu}") for nu in range(1, self.correlation + 1))
-        return [u if self.degree else u[None] for u in every]
+        """Return U_nu (M, m, ..., m, k) for nu = 1, 2, ... ."""
+        symbols = (getattr(self, f"U_matrix_{nu}") for nu in range(1, self.correlation + 1))
+        return [u if self.degree else u[None] for u in symbols]
 
 
 class SymmetricContraction(nn.Module):
-    """Contractions into every output irrep, with weights for each element."""
+    """The contractions into all output irreps, with weights for each element."""
 
     def __init__(self, settings: ProductSettings) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class SymmetricContraction(nn.Module):
         )
 
     def forward(self, messages: Features, species: Species) -> Features:
-        """Products (nodes, 2L+1, channels) of messages (nodes, 2l+1, channels)."""
+        """Compute products (nodes, 2L+1, channels) of messages (nodes, 2l+1, channels)."""
         x = join(messages, 1).mT
         elements = (0,) if self.agnostic else species.elements
         counts = (x.shape[0],) if self.agnostic else species.counts
@@ -73,12 +73,12 @@ class SymmetricContraction(nn.Module):
         return split(products.mT, self.dimensions, 1)
 
     def find_monomials(self) -> None:
-        """Look which symbols are not zero: once, when the tensors are in place."""
+        """Find the symbols that are not zero, once, after the tensors are registered."""
         self.monomials = Monomials([contraction.symbols() for contraction in self.contractions])
 
 
 class Product(nn.Module):
-    """Symmetric contraction, a linear map, and the skip connection."""
+    """A symmetric contraction, followed by a linear map and the skip connection."""
 
     def __init__(self, settings: ProductSettings) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Product(nn.Module):
         self.linear = Linear(settings.irreps_out, settings.irreps_out)
 
     def forward(self, messages: Features, skip: Features | None, species: Species) -> Features:
-        """Node features (nodes, 2l+1, channels) for each irrep."""
+        """Compute node features (nodes, 2l+1, channels) for each irrep."""
         features = self.linear(self.symmetric_contractions(messages, species))
         if not self.use_skip or skip is None:
             return features

@@ -17,41 +17,46 @@ from mace_functional.mace.radial_function import RadialFunction
 
 
 class Convolution(nn.Module):
-    """The messages of one layer: which couplings there are; `messages` has the formula."""
+    """The messages of one layer; this class finds the couplings, `messages` has the formula."""
 
     def __init__(self, edge_irreps: str, harmonics_irreps: str, target_irreps: str) -> None:
         super().__init__()
         edge, target = Irreps(edge_irreps), Irreps(target_irreps)
-        found = [
+        couplings = [
             (ir_out, Path(source, ir.l, ir_sh.l, ir_out.l, mul))
             for source, (mul, ir) in enumerate(edge)
             for _, ir_sh in Irreps(harmonics_irreps)
             for ir_out in ir * ir_sh
             if target.count(ir_out)
         ]
-        found.sort(key=lambda coupling: coupling[0])
-        self.sources = sorted({path.source for _, path in found})
-        self.paths = [path._replace(source=self.sources.index(path.source)) for _, path in found]
+        couplings.sort(key=lambda coupling: coupling[0])
+        self.sources = sorted({path.source for _, path in couplings})
+        self.paths = [
+            path._replace(source=self.sources.index(path.source)) for _, path in couplings
+        ]
         self.shapes = [(2 * path.l1 + 1, 2 * path.l3 + 1) for path in self.paths]
-        self.irreps_out = str(Irreps([(path.channels, ir) for ir, path in found]))
+        self.irreps_out = str(Irreps([(path.channels, ir) for ir, path in couplings]))
 
     def forward(self, features: Features, edges: Edges, radial: RadialFunction) -> Features:
-        """Messages, one (nodes, 2 l3+1, channels) for each path.
+        """Compute the messages, (nodes, 2 l3+1, channels) for each path.
 
         Args:
-            features: Node features that travel along the edges.
+            features: Features of the senders, before they are gathered for the edges.
             edges: Geometry of the edges.
             radial: Radial weights, (nodes, K, sum of the paths' channels).
         """
-        every = edges.harmonics @ self._matrix(edges.harmonics)
-        flat = split(every, [m1 * m3 for m1, m3 in self.shapes], -1)
+        all_paths = edges.harmonics @ self._matrix(edges.harmonics)
+        flat = split(all_paths, [m1 * m3 for m1, m3 in self.shapes], -1)
         couplings = [t.unflatten(-1, shape) for t, shape in zip(flat, self.shapes, strict=True)]
         passing = MessagePassing(self.paths, radial)
         sent = [edges.sent(features[source]) for source in self.sources]
         return passing(edges.senders, edges.lengths, couplings, sent)
 
     def _matrix(self, like: Tensor) -> Tensor:
-        """From harmonics to the couplings of all paths, ((l_max+1)^2, sum of (2 l1+1) (2 l3+1))."""
+        """Return the linear map from harmonics to the couplings T of all paths.
+
+        Its shape is ((l_max+1)^2, sum over paths of (2 l1+1) (2 l3+1)).
+        """
         columns = []
         for path in self.paths:
             block = self._symbols(path, like).transpose(0, 1).flatten(1)
@@ -60,10 +65,10 @@ class Convolution(nn.Module):
         return torch.cat(columns, 1)
 
     def _symbols(self, path: Path, like: Tensor) -> Tensor:
-        """Wigner 3j symbols (2 l1+1, 2 l2+1, 2 l3+1) normalised so that components have norm one.
+        """Return the Wigner 3j symbols (2 l1+1, 2 l2+1, 2 l3+1), times `sqrt(2 l3+1)`.
 
-        The symbols with a scalar among the three are `delta / sqrt(2l+1)`; the others are tensors
-        of the checkpoint.
+        The factor is e3nn's "component" normalisation. If one of the three degrees is 0, the
+        symbols are `delta / sqrt(2l+1)`. The others are tensors of the checkpoint.
         """
         _, l1, l2, l3, _ = path
         shape = (2 * l1 + 1, 2 * l2 + 1, 2 * l3 + 1)

@@ -1,4 +1,4 @@
-"""The function that lets edges end smoothly at the cutoff radius."""
+"""The polynomial cutoff function, which goes to zero smoothly at the cutoff radius."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from mace_functional.autodiff.jets import Jet
 
 
 def polynomial_cutoff(r: Tensor, r_max: Tensor, p: int, order: int) -> Jet:
-    """Polynomial that falls from 1 to 0 at `r_max`, with two vanishing derivatives there.
+    """Compute the jet of the polynomial cutoff function, (..., 1) each, up to an order.
 
+    It falls from 1 at r = 0 to 0 at `r_max`, where its first two derivatives vanish too:
     `f(u) = 1 - (p+1)(p+2)/2 u^p + p(p+2) u^(p+1) - p(p+1)/2 u^(p+2)`, `u = r / r_max`.
     Source: Gasteiger, Gross, Guennemann, ICLR 2020 (arXiv:2003.03123), eq. 8.
     """
@@ -28,6 +29,6 @@ def polynomial_cutoff(r: Tensor, r_max: Tensor, p: int, order: int) -> Jet:
 
 
 class CutoffRadius(nn.Module):
-    """Holds the cutoff radius of the envelope."""
+    """A container of the cutoff radius of the cutoff function."""
 
     r_max: Tensor

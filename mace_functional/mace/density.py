@@ -1,4 +1,4 @@
-"""Learnt density of neighbours, `rho_i = sum_j tanh(d(r_ij)^2) f_cut(r_ij)`."""
+"""The learnt density of neighbours, `rho_i = sum_j tanh(d(r_ij)^2) f_cut(r_ij)`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from mace_functional.mace.settings import Activation
 
 
 class _NeighbourDensity(LocalFunction):
-    """The contribution of an edge to the density, as a function of its length."""
+    """The contribution of an edge to the density, as a function of its length.
+
+    With x the lengths (nodes, K, 1), value and cotangent have the shape of x; the Jacobian and the
+    weighted Hessian have one more dimension, of size 1.
+    """
 
     def __init__(self, radial: RadialFunction) -> None:
         self.radial = radial
@@ -48,6 +52,6 @@ class _NeighbourDensity(LocalFunction):
 
 
 def density(radial: RadialFunction, edges: Edges) -> Tensor:
-    """Density around each node, (nodes, 1, 1); `d` is the output of the radial network."""
+    """Compute the density around each node, (nodes, 1, 1); `d` is the radial network's output."""
     contributions = _NeighbourDensity(radial)(edges.lengths, edges.senders, *radial.tensors)
     return (contributions * edges.mask).sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Transforms of a length before the radial basis, with the covalent radii of both atoms."""
+"""Transforms of a length by the covalent radii of both atoms, applied before the radial basis."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class Agnesi(nn.Module):
     covalent_radii: Tensor
 
     def forward(self, r: Tensor, radii_i: Tensor, radii_j: Tensor) -> Tensor:
-        """Transformed lengths (..., 1)."""
+        """Compute the transformed lengths, (..., 1)."""
         x = r / (0.5 * (radii_i + radii_j))
         return 1 / (1 + self.a * x**self.q / (1 + x ** (self.q - self.p)))
 
 
 class Soft(nn.Module):
-    """Soft transform: r at long range, levelling off at 3/4 of the sum of covalent radii."""
+    """Soft transform: r at long range, and 3/4 of the sum of covalent radii at short range."""
 
     alpha: Tensor
     covalent_radii: Tensor
 
     def forward(self, r: Tensor, radii_i: Tensor, radii_j: Tensor) -> Tensor:
-        """Transformed lengths (..., 1)."""
+        """Compute the transformed lengths, (..., 1)."""
         bond = radii_i + radii_j
         inner, outer = 3 / 4 * bond, 4 / 3 * bond
         step = 0.5 * (1 + torch.tanh(self.alpha / (outer - inner) * (r - 0.5 * (inner + outer))))

@@ -6,6 +6,9 @@ itself: with `G_a = D_a Y` and the unit vector u,
 
     r dY/dv_a          = G_a - l u_a Y,
     r^2 d2Y/dv_a dv_b  = D_a D_b Y - l (u_a G_b + u_b G_a + delta_ab Y) + l (l+2) u_a u_b Y.
+
+In the code y is Y, d and dd are D and D D, g is a cotangent of Y, gl and gll are g times l and
+g times l (l+2), and a name such as gl_y is the sum of a product over the harmonics.
 """
 
 from __future__ import annotations
@@ -23,15 +26,20 @@ from mace_functional.mace.harmonics import spherical_harmonics
 
 
 class EdgeGeometry(LocalFunction):
-    """From vectors (..., 3) to lengths and harmonics, (..., 1 + (l_max + 1)^2)."""
+    """Lengths and spherical harmonics of edge vectors.
+
+    With x the vectors (..., 3) and M = 1 + (l_max + 1)^2, the methods return the value (..., M),
+    lengths first, the Jacobian (..., M, 3) and, for a cotangent (..., M), the weighted Hessian
+    (..., 3, 3).
+    """
 
     def __init__(self, l_max: int) -> None:
         self.l_max = l_max
-        first = _gradient_matrices(l_max)
-        count = len(first)
-        second = np.einsum("MNa,NLb->MabL", first, first).reshape(count, -1)
+        d = _gradient_matrices(l_max)
+        count = len(d)
+        dd = np.einsum("MNa,NLb->MabL", d, d).reshape(count, -1)
         degrees = [float(degree) for degree in range(l_max + 1) for _ in range(2 * degree + 1)]
-        self.constants = first.transpose(1, 0, 2).reshape(count, -1), second, np.array(degrees)
+        self.constants = d.transpose(1, 0, 2).reshape(count, -1), dd, np.array(degrees)
 
     @override
     def value(self, x: Tensor, *rest: Tensor) -> Tensor:
@@ -44,34 +52,34 @@ class EdgeGeometry(LocalFunction):
 
     @override
     def value_and_jacobian(self, x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-        y = self.value(x)
-        r, harmonics = y[..., :1], y[..., 1:]
+        r_y = self.value(x)
+        r, y = r_y[..., :1], r_y[..., 1:]
         u = x / r
-        first, _, degrees = self._constants(x)
-        scaled = (degrees * harmonics)[..., None] * u[..., None, :]
-        gradient = ((harmonics @ first).unflatten(-1, (-1, 3)) - scaled) / r[..., None]
-        return y, torch.cat([u[..., None, :], gradient], -2)
+        d, _, degrees = self._constants(x)
+        l_y_u = (degrees * y)[..., None] * u[..., None, :]
+        dy_dx = ((y @ d).unflatten(-1, (-1, 3)) - l_y_u) / r[..., None]
+        return r_y, torch.cat([u[..., None, :], dy_dx], -2)
 
     @override
     def weighted_hessian(self, cotangent: Tensor, x: Tensor, *rest: Tensor) -> Tensor:
-        y = self.value(x)
-        r, harmonics = y[..., :1], y[..., 1:]
+        r_y = self.value(x)
+        r, y = r_y[..., :1], r_y[..., 1:]
         g_r, g = cotangent[..., :1], cotangent[..., 1:]
         u = x / r
-        first, second, degrees = self._constants(x)
+        d, dd, degrees = self._constants(x)
         gl = g * degrees
-        gl_dy = (gl[..., None, :] @ (harmonics @ first).unflatten(-1, (-1, 3)))[..., 0, :]
-        g_ddy = ((g @ second).unflatten(-1, (9, -1)) @ harmonics[..., None]).unflatten(-2, (3, 3))
-        u_dy = gl_dy[..., :, None] * u[..., None, :]
-        gl_y = (gl * harmonics).sum(-1)[..., None, None]
-        gll_y = (gl * (degrees + 2) * harmonics).sum(-1)[..., None, None]
+        gl_dy = (gl[..., None, :] @ (y @ d).unflatten(-1, (-1, 3)))[..., 0, :]
+        g_ddy = ((g @ dd).unflatten(-1, (9, -1)) @ y[..., None]).unflatten(-2, (3, 3))
+        gl_dy_u = gl_dy[..., :, None] * u[..., None, :]
+        gl_y = (gl * y).sum(-1)[..., None, None]
+        gll_y = (gl * (degrees + 2) * y).sum(-1)[..., None, None]
         identity = torch.eye(3, dtype=x.dtype, device=x.device)
         uu = u[..., :, None] * u[..., None, :]
-        of_harmonics = g_ddy[..., 0] - u_dy - u_dy.mT - gl_y * identity + gll_y * uu
-        return of_harmonics / (r * r)[..., None] + (g_r / r)[..., None] * (identity - uu)
+        r2_hessian = g_ddy[..., 0] - gl_dy_u - gl_dy_u.mT - gl_y * identity + gll_y * uu
+        return r2_hessian / (r * r)[..., None] + (g_r / r)[..., None] * (identity - uu)
 
     def _constants(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """D as (M', M 3), D D as (M, 9 M''), and the degree l of each harmonic."""
+        """Return D as (M', M 3), D D as (M, 9 M''), and the degree l of each harmonic, (M,)."""
         d, dd, degrees = (
             torch.as_tensor(constant, dtype=like.dtype, device=like.device)
             for constant in self.constants
@@ -81,10 +89,10 @@ class EdgeGeometry(LocalFunction):
 
 @lru_cache
 def _gradient_matrices(l_max: int) -> np.ndarray:
-    """D (M, M', 3) with `dS_M/dv_a = sum_M' D[M, M', a] S_M'`.
+    """Compute D (M, M', 3) with `dS_M/dv_a = sum_M' D[M, M', a] S_M'`.
 
-    They are numbers whatever transforms or modes of torch are active when they are asked for first.
-    With the functions `R_lm` of `_real_from_complex`,
+    D is a numpy array, so that transforms of torch that are active in the first call leave no trace
+    in the cached result. With the functions `R_lm` of `_real_from_complex`,
 
         dR_lm/dx = i (R_(l-1),m-1 + R_(l-1),m+1) / 2,   dR_lm/dy = R_(l-1),m,
         dR_lm/dz = (R_(l-1),m-1 - R_(l-1),m+1) / 2.
@@ -95,15 +103,15 @@ def _gradient_matrices(l_max: int) -> np.ndarray:
         rows = slice(degree**2, (degree + 1) ** 2)
         lower = slice((degree - 1) ** 2, degree**2)
         shifts = [(2, 0), (1, 1), (0, 2)]  # from m to m - 1, m and m + 1
-        before, same, after = (np.pad(np.eye(2 * degree - 1), (n, (0, 0))) for n in shifts)
-        along = np.stack([0.5j * (before + after), same, 0.5 * (before - after)])
-        here, back = _real_from_complex(degree), np.linalg.inv(_real_from_complex(degree - 1))
-        out[rows, lower] = (here @ along @ back).real.transpose(1, 2, 0)
+        below, same, above = (np.pad(np.eye(2 * degree - 1), (n, (0, 0))) for n in shifts)
+        d_complex = np.stack([0.5j * (below + above), same, 0.5 * (below - above)])
+        c, c_inverse = _real_from_complex(degree), np.linalg.inv(_real_from_complex(degree - 1))
+        out[rows, lower] = (c @ d_complex @ c_inverse).real.transpose(1, 2, 0)
     return out
 
 
 def _real_from_complex(degree: int) -> np.ndarray:
-    """C (M, M) with `S_M = sum_m C[M, m] R_lm`, for one degree l.
+    """Compute C (M, M) with `S_M = sum_m C[M, m] R_lm`, for one degree l.
 
     `R_lm = r^l P_l^m(y/r) e^(i m phi) / (l + m)!` with the angle phi from z to x, and P without the
     Condon-Shortley phase; `R_l,-m = (-1)^m conj(R_lm)`.
@@ -112,7 +120,7 @@ def _real_from_complex(degree: int) -> np.ndarray:
     for m in range(-degree, degree + 1):
         k = abs(m)
         square = (2 * degree + 1) * (2 if m else 1) * factorial(degree - k) * factorial(degree + k)
-        half = 0.5 * sqrt(square) * (1 if m >= 0 else -1j)  # of the real or the imaginary part
+        half = 0.5 * sqrt(square) * (1 if m >= 0 else -1j)  # real part for m >= 0, else imaginary
         out[degree + m, degree + k] += half
         out[degree + m, degree - k] += (-1) ** k * half.conjugate()
     return out

@@ -1,4 +1,4 @@
-"""What the layers need to know of the edges, in the padded layout: K neighbours for every node."""
+"""Geometry of the edges in the padded layout, K edges for every node."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 class Edges(NamedTuple):
-    """Geometry of the edges.
+    """Geometry of the edges. An edge leads from a sender, a node or its image, to a node.
 
     Attributes:
-        senders: What is at the other end, (nodes, K), as a row of what `sent` gives.
-        sent: From features of the nodes to those of what sends, which may be images of nodes.
+        senders: Sender of each edge, a row of the result of `sent`, (nodes, K).
+        sent: Function from the features of all nodes to the features of all senders.
         species: Elements of the nodes.
-        sender_species: Elements of what sends.
-        mask: One for edges within the cutoff, zero for padding and beyond, (nodes, K, 1).
-        lengths: Å, (nodes, K, 1).
-        harmonics: Spherical harmonics, zero where masked, (nodes, K, (l_max+1)^2).
-        embedding: Makes the radial basis from the lengths.
+        sender_species: Elements of the senders.
+        mask: 1 for edges within the cutoff, 0 for longer edges and padding, (nodes, K, 1).
+        lengths: Lengths of the edges, Å, (nodes, K, 1).
+        harmonics: Spherical harmonics, 0 for masked edges, (nodes, K, (l_max+1)^2).
+        embedding: Function from the lengths to the radial basis.
     """
 
     senders: Tensor

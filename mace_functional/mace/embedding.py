@@ -12,7 +12,7 @@ from mace_functional.mace.settings import FeatureSettings
 
 
 class AffineMap(nn.Module):
-    """`x W^T + b`, with or without the bias."""
+    """An affine map `x W^T + b`, with or without the bias."""
 
     weight: Tensor
     bias: Tensor
@@ -24,7 +24,7 @@ class AffineMap(nn.Module):
 
 
 class CategoricalEmbedding(nn.Module):
-    """A vector for each value of an integer feature."""
+    """A table of vectors, one for each value of an integer feature."""
 
     weight: Tensor
 
@@ -33,12 +33,12 @@ class CategoricalEmbedding(nn.Module):
         self.offset = offset
 
     def forward(self, values: Tensor) -> Tensor:
-        """Vectors (nodes, outputs) of values (nodes,)."""
+        """Return vectors (nodes, outputs) for values (nodes,)."""
         return self.weight.index_select(0, (values + self.offset).to(torch.int64))
 
 
 class ContinuousEmbedding(nn.Module):
-    """Two affine maps with a SiLU between, of a real feature."""
+    """Two affine maps of a real feature, with a SiLU between them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,13 +46,13 @@ class ContinuousEmbedding(nn.Module):
         self.add_module("2", AffineMap())
 
     def forward(self, values: Tensor) -> Tensor:
-        """Vectors (nodes, outputs) of values (nodes,) or (nodes, inputs)."""
+        """Compute vectors (nodes, outputs) from values (nodes,) or (nodes, inputs)."""
         x = values[:, None] if values.ndim == 1 else values
         return self.get_submodule("2")(silu(self.get_submodule("0")(x)))
 
 
 class JointEmbedding(nn.Module):
-    """All features embedded, concatenated, mixed by a linear map and activated."""
+    """The embedding of all features: embedded, concatenated, mixed by a linear map, activated."""
 
     def __init__(self, settings: Sequence[FeatureSettings]) -> None:
         super().__init__()
@@ -68,11 +68,11 @@ class JointEmbedding(nn.Module):
         self.project = nn.ModuleList([AffineMap()])
 
     def forward(self, features: Mapping[str, Tensor], order: Tensor) -> Tensor:
-        """What is added to the node features, (nodes, channels).
+        """Compute the vectors to add to the initial node features, (nodes, channels).
 
         Args:
-            features: A number for each feature of the structure, (atoms,) or (atoms, inputs) for
-                each feature of the atoms.
+            features: Values by name: a number for a feature of the structure, (atoms,) or
+                (atoms, inputs) for a feature of the atoms.
             order: Atom of each node, (nodes,).
         """
         embedded = []

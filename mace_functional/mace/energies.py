@@ -1,4 +1,4 @@
-"""The MACE energy of a structure."""
+"""The MACE module: energies of the atoms of a structure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mace_functional.structure.topology import EdgeTopology
 
 
 class Holder(nn.Module):
-    """A place for tensors, or for the linear map, that mace-torch keeps one level further down."""
+    """A container that adds a level to dotted names, as mace-torch's state dict has it."""
 
     def __init__(self, linear: nn.Module | None = None) -> None:
         super().__init__()
@@ -34,8 +34,8 @@ class Holder(nn.Module):
 class Mace(nn.Module):
     """Energies of the atoms, `E_i = E0[z_i] + scale (sum_layers readout(h_i) + pair_i) + shift`.
 
-    The module computes with the tensors registered on it, under the names of mace-torch's state
-    dict; call it through `torch.func.functional_call`.
+    The tensors are registered as buffers, under the names of mace-torch's state dict. Call the
+    module through `torch.func.functional_call` to compute with other tensors.
     """
 
     def __init__(self, settings: MaceSettings, head: int) -> None:
@@ -63,16 +63,16 @@ class Mace(nn.Module):
             self.scale_shift = Holder()
 
     def read_constants(self) -> None:
-        """Read what is fixed by symmetry from the tensors, once they are in place."""
+        """Find the nonzero coupling coefficients, once, after the tensors are registered."""
         products: Any = self.products
         for product in products:
             product.symmetric_contractions.find_monomials()
 
     def forward(self, graph: EdgeTopology, positions: Tensor, cell: Tensor) -> Tensor:
-        """Energies of the atoms in eV, (atoms,).
+        """Compute the energies of the atoms in eV, (atoms,).
 
         Args:
-            graph: A graph of `from_ase` or `batch`, replicas of a cell, or a piece of a crystal.
+            graph: A graph of `from_ase` or `batch`, replicas of a cell, or an unrolled crystal.
             positions: Positions in Å, (atoms, 3).
             cell: Lattice vectors in Å as rows, (3, 3).
         """
@@ -101,7 +101,7 @@ class Mace(nn.Module):
         return graph.to_atoms(reference + energies)
 
     def _edges(self, graph: EdgeTopology, positions: Tensor, cell: Tensor) -> tuple[Edges, Tensor]:
-        """Geometry of the edges, and the pair repulsion energies of the nodes."""
+        """Compute the geometry of the edges, and the pair repulsion energies of the nodes."""
         vectors = graph.edge_vectors(positions, cell)
         geometry = self.geometry(vectors)
         lengths, harmonics = split(geometry, [1, geometry.shape[-1] - 1], -1)

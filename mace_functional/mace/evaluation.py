@@ -1,10 +1,10 @@
-"""The one place that evaluates a model with parameters that a caller gives.
+"""Evaluation of a model with the parameters that a caller passes; done in this module only.
 
 `torch.func.functional_call` takes the module's own tensor for a name that is missing, and ignores a
-name that it does not know: a misspelt parameter would change nothing and have a zero gradient.
-Names and shapes are therefore compared with those of the model first. Only names, shapes, dtypes
-and devices are looked at, so the check works under every transform; under `vmap` over parameters
-their shapes are those without the batch.
+name that it does not know: a misspelt parameter would change nothing and have a zero gradient. So
+names and shapes are compared with those of the model first. The check reads names, shapes, dtypes
+and devices and no values, so it works under every transform; `vmap` over parameters hides the batch
+dimension from it.
 """
 
 from __future__ import annotations
@@ -23,22 +23,21 @@ if TYPE_CHECKING:
     from mace_functional.mace.model import MaceModel
 
 NAMED = 3
-"""Parameters that an error names; of more it says how many there are."""
+"""Largest number of parameters that an error message names; it counts the others."""
 
 AtomEnergies = Callable[[Mapping[str, Tensor], Any, Tensor, Tensor], Tensor]
-"""A function of parameters, topology, positions and cell."""
+"""Energies of the atoms as a function of parameters, topology, positions and cell."""
 
 
 def atom_energies(model: MaceModel) -> AtomEnergies:
-    """Energies of the atoms by a model, as a function of its parameters.
+    """Make the function that computes the energies of the atoms from a model's parameters.
 
     Args:
-        model: From `load_model`.
+        model: A model from `load_model`.
 
     Returns:
-        `(params, topology, positions, cell)` to energies in eV, (atoms,), for any topology that the
-        model can compute on: a graph, replicas of a cell, or an unrolled crystal. It raises what
-        `check_params` raises.
+        `(params, topology, positions, cell)` to energies in eV, (atoms,), for any `EdgeTopology`: a
+        graph, replicas of a cell, or an unrolled crystal. The function calls `check_params`.
     """
     shapes = parameter_shapes(model)
 
@@ -54,7 +53,7 @@ def atom_energies(model: MaceModel) -> AtomEnergies:
 
 
 def parameter_shapes(model: MaceModel) -> dict[str, torch.Size]:
-    """Names and shapes of the parameters that a model computes with."""
+    """Return names and shapes of the parameters of a model."""
     buffers = model.module.named_buffers(remove_duplicate=False)
     return {name: tensor.shape for name, tensor in buffers}
 
@@ -62,12 +61,12 @@ def parameter_shapes(model: MaceModel) -> dict[str, torch.Size]:
 def check_params(
     params: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], *, like: Tensor
 ) -> None:
-    """Parameters are those of the model: no name too few or too many, all of one kind.
+    """Check that parameters have the names and shapes of the model's, and one dtype and device.
 
     Args:
-        params: What a caller gives.
-        shapes: Of the model's own parameters, from `parameter_shapes`.
-        like: A tensor of the dtype and on the device that all parameters must have.
+        params: Parameters that a caller passes.
+        shapes: Shapes of the model's own parameters, from `parameter_shapes`.
+        like: A tensor whose dtype and device all parameters must have.
 
     Raises:
         KeyError: If names are missing or unknown.

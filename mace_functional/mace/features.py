@@ -1,4 +1,4 @@
-"""Extra features that a model embeds, such as total charge and spin, as ASE users keep them."""
+"""Extra features that a model embeds, such as total charge and spin, read from ASE Atoms."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ if TYPE_CHECKING:
     from mace_functional.mace.settings import FeatureSettings
 
 FEATURES = {"total_charge": ("charge", 0.0), "total_spin": ("spin", 1.0)}
-"""Key of a feature in `atoms.info`, and its value where the key is missing."""
+"""Key in `atoms.info` of a feature, and its default value, by the name of the feature."""
 
 
 def features_of(atoms: Atoms, specs: Sequence[FeatureSettings], like: Tensor) -> dict[str, Tensor]:
-    """The extra features that the model embeds, such as total charge and spin.
+    """Read the extra features that a model embeds, such as total charge and spin.
 
     Args:
-        atoms: Holds them in `atoms.info` or, one for each atom, in `atoms.arrays`.
+        atoms: ASE Atoms with features of the structure in `atoms.info`, and features of the atoms
+            in `atoms.arrays`.
         specs: The features that the model embeds.
-        like: Gives dtype and device.
+        like: A tensor whose dtype and device the features get.
 
     Returns:
-        A number for each feature of the structure, (N,) for each feature of the atoms.
+        Features by name: a number for a feature of the structure, (N,) for a feature of the atoms.
 
     Raises:
-        ValueError: If one is missing or out of range.
+        ValueError: If a feature is missing or out of range.
     """
     features = {}
     for s in specs:

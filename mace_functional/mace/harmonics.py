@@ -19,7 +19,7 @@ from torch import Tensor
 
 
 def spherical_harmonics(directions: Tensor, l_max: int) -> list[Tensor]:
-    """Real spherical harmonics up to degree `l_max`.
+    """Compute the real spherical harmonics up to degree `l_max`.
 
     Args:
         directions: Unit vectors (..., 3).
@@ -49,7 +49,7 @@ def spherical_harmonics(directions: Tensor, l_max: int) -> list[Tensor]:
 
 
 def _legendre(y: Tensor, l_max: int) -> dict[tuple[int, int], Tensor]:
-    """`P_lm(y) = (1 - y^2)^(-m/2) P_l^m(y)` for all `m <= l <= l_max`, by upward recursion in l."""
+    """Compute `P_lm(y) = (1 - y^2)^(-m/2) P_l^m(y)` for `m <= l <= l_max`, by recursion in l."""
     table: dict[tuple[int, int], Tensor] = {}
     double_factorial = 1.0
     for m in range(l_max + 1):

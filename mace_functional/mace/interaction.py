@@ -1,4 +1,4 @@
-"""The six interaction blocks of MACE: messages of one layer, and what skips the many-body products.
+"""The six interaction blocks of MACE: messages and skip connection of one layer.
 
     block                    skip connection               divisor            radial network reads
     RealAgnostic             element map of the message    mean neighbours    radial basis
@@ -8,8 +8,8 @@
     ... AttResidual          linear map of the features    mean neighbours    basis, node features
     ... ResidualNonLinear    linear map of the features    alpha + beta dens. basis, elements
 
-The density is a learnt sum over neighbours. The last block then adds the node's own features and
-passes the message through a gate.
+The skip connection bypasses the many-body products. The density is a learnt sum over neighbours.
+The last block also adds the node's own features to the message, and passes the sum through a gate.
 Source: Batatia et al., arXiv:2206.07697 (blocks), arXiv:2401.00096 (foundation models).
 """
 
@@ -29,28 +29,29 @@ from mace_functional.mace.settings import Activation, InteractionSettings
 from mace_functional.structure.species import Species
 
 ATTENTION_CHANNELS = 64
+"""Number of scalars per node that the radial network of AttResidual reads, as in mace-torch."""
 
 
 def interaction(
     settings: InteractionSettings, harmonics_irreps: str, num_elements: int
 ) -> Interaction | NonLinearInteraction:
-    """The interaction block of the given settings."""
+    """Make the interaction block that the settings name."""
     non_linear = settings.kind == "RealAgnosticResidualNonLinear"
     block = NonLinearInteraction if non_linear else Interaction
     return block(settings, harmonics_irreps, num_elements)
 
 
-def _radial(
+def _radial_function(
     edges: Edges,
     network: RadialNetwork | NormalisedRadialNetwork,
     nodes: tuple[Tensor, ...] = (),
 ) -> RadialFunction:
-    """What a network makes of the edges, and of vectors of the nodes if it reads them."""
+    """Make the radial function of a network, which may also read vectors of both nodes."""
     return RadialFunction(edges.embedding, network, edges.species, edges.sender_species, nodes)
 
 
 class Interaction(nn.Module):
-    """All blocks but the last of the table."""
+    """All interaction blocks of the table except the last."""
 
     def __init__(
         self, settings: InteractionSettings, harmonics_irreps: str, num_elements: int
@@ -78,7 +79,7 @@ class Interaction(nn.Module):
     def forward(
         self, features: Features, edges: Edges, species: Species
     ) -> tuple[Features, Features | None]:
-        """Messages and skip connection, lists of (nodes, 2l+1, channels)."""
+        """Compute messages and skip connection, lists of (nodes, 2l+1, channels)."""
         nodes: tuple[Tensor, ...] = ()
         skip = None
         if self.reads_features:
@@ -88,13 +89,13 @@ class Interaction(nn.Module):
             skip = self.skip_linear(features)
         elif self.skip == "elements of features":
             skip = self.skip_tp(features, species)
-        radial = _radial(edges, self.conv_tp_weights, nodes)
+        radial = _radial_function(edges, self.conv_tp_weights, nodes)
         messages = self.conv_tp(self.linear_up(features), edges, radial)
         if self.density_fn is None:
             messages = self.linear(messages, 1 / self.avg_num_neighbors)
         else:
             messages = self.linear(messages)
-            divisor = 1 + density(_radial(edges, self.density_fn), edges)
+            divisor = 1 + density(_radial_function(edges, self.density_fn), edges)
             messages = [m / divisor for m in messages]
         if self.skip == "elements of message":
             messages = self.skip_tp(messages, species)
@@ -102,7 +103,7 @@ class Interaction(nn.Module):
 
 
 class NonLinearInteraction(nn.Module):
-    """The last block of the table."""
+    """The last interaction block of the table, RealAgnosticResidualNonLinear."""
 
     alpha: Tensor
     beta: Tensor
@@ -131,15 +132,15 @@ class NonLinearInteraction(nn.Module):
     def forward(
         self, features: Features, edges: Edges, species: Species
     ) -> tuple[Features, Features | None]:
-        """Messages and skip connection, lists of (nodes, 2l+1, channels)."""
+        """Compute messages and skip connection, lists of (nodes, 2l+1, channels)."""
         nodes = self.source_embedding(edges.sender_species), self.target_embedding(species)
-        radial = _radial(edges, self.conv_tp_weights, nodes)
-        crowding = _radial(edges, self.density_fn, nodes)
-        sent = self.linear_up(features)
-        messages = self.linear_1(self.conv_tp(sent, edges, radial))
-        divisor = self.alpha + self.beta * density(crowding, edges)
-        own = self.linear_res(sent)
-        gated = self._gate([m / divisor + o for m, o in zip(messages, own, strict=True)])
+        radial = _radial_function(edges, self.conv_tp_weights, nodes)
+        density_radial = _radial_function(edges, self.density_fn, nodes)
+        up = self.linear_up(features)
+        messages = self.linear_1(self.conv_tp(up, edges, radial))
+        divisor = self.alpha + self.beta * density(density_radial, edges)
+        residual = self.linear_res(up)
+        gated = self._gate([m / divisor + r for m, r in zip(messages, residual, strict=True)])
         return self.linear_2(gated), self.skip_tp(features)
 
     def _gate(self, features: Features) -> Features:

@@ -1,8 +1,8 @@
 """Irreducible representations of O(3), and direct sums of them, in e3nn's notation.
 
-An irrep has a degree l = 0, 1, 2, ... and a parity p = +1 ("e", even) or -1 ("o", odd); it has
-2l+1 components. A direct sum is written `128x0e+64x1o`: 128 scalars and 64 vectors. The product of
-two irreps holds each degree from |l1 - l2| to l1 + l2 once, with the parity p1 p2.
+An irrep has a degree l = 0, 1, 2, ..., a parity p = +1 ("e", even) or -1 ("o", odd), and 2l+1
+components. The direct sum of 128 scalars and 64 vectors is written `128x0e+64x1o`. The product of
+two irreps contains each degree from |l1 - l2| to l1 + l2 once, with the parity p1 p2.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PARITIES = {"e": 1, "o": -1}
 
 @dataclass(frozen=True, order=True)
 class Irrep:
-    """One irrep; irreps are ordered by degree, and odd before even.
+    """An irreducible representation of O(3); the order is by degree, then odd before even.
 
     Attributes:
         l: Degree.
@@ -32,17 +32,17 @@ class Irrep:
         return f"{self.l}{'e' if self.p == 1 else 'o'}"
 
     def __mul__(self, other: Irrep) -> list[Irrep]:
-        """The irreps of the product, by degree."""
+        """Return the irreps in the product of two, by degree."""
         degrees = range(abs(self.l - other.l), self.l + other.l + 1)
         return [Irrep(degree, self.p * other.p) for degree in degrees]
 
     @property
     def dim(self) -> int:
-        """Number of components."""
+        """Number of components, 2l+1."""
         return 2 * self.l + 1
 
     def is_scalar(self) -> bool:
-        """Whether neither rotations nor reflections change it."""
+        """True for the irrep 0e, which rotations and reflections leave unchanged."""
         return self == SCALAR
 
 
@@ -51,7 +51,7 @@ SCALAR = Irrep(0, 1)
 
 
 class Channels(NamedTuple):
-    """Copies of one irrep: a term of a direct sum.
+    """A number of copies of one irrep: a term of a direct sum.
 
     Attributes:
         mul: Number of copies.
@@ -66,21 +66,21 @@ class Channels(NamedTuple):
 
 
 class Irreps(tuple[Channels, ...]):
-    """A direct sum of irreps, as a tuple of (mul, ir) in their order.
+    """A direct sum of irreps, as a tuple of terms (mul, ir).
 
     >>> irreps = Irreps("2x0e + 1o")
     >>> str(irreps), irreps.dim, irreps.lmax, irreps.count(SCALAR)
     ('2x0e+1x1o', 5, 1, 2)
 
     Args:
-        terms: Text, or pairs of number and irrep.
+        terms: A text in e3nn's notation, or pairs (mul, ir).
 
     Raises:
-        ValueError: If the text is no direct sum.
+        ValueError: If the text is not a direct sum of irreps.
     """
 
     def __new__(cls, terms: str | Iterable[tuple[int, Irrep]]) -> Irreps:
-        """The terms, of a text or as they are."""
+        """Make the terms from a text or from pairs (mul, ir)."""
         pairs = _parsed(terms) if isinstance(terms, str) else terms
         return super().__new__(cls, (Channels(mul, ir) for mul, ir in pairs))
 
@@ -88,27 +88,27 @@ class Irreps(tuple[Channels, ...]):
         return "+".join(map(str, self))
 
     def count(self, ir: object) -> int:
-        """Number of copies of an irrep in all terms."""
+        """Return the number of copies of an irrep in all terms."""
         return sum(mul for mul, irrep in self if ir == irrep)
 
     @property
     def dim(self) -> int:
-        """Number of components of all copies."""
+        """Number of components of all terms."""
         return sum(mul * ir.dim for mul, ir in self)
 
     @property
     def lmax(self) -> int:
-        """Largest degree."""
+        """Largest degree l of a term that has copies."""
         return max(ir.l for mul, ir in self if mul)
 
 
 def _parsed(text: str) -> list[tuple[int, Irrep]]:
-    """Numbers and irreps of a text such as "2x0e + 1o"; without a number it is one."""
+    """Parse a text such as "2x0e + 1o" into pairs (mul, ir); mul is 1 if it is not written."""
     terms = []
     for term in text.split("+") if text.strip() else ():
         match = _TERM.fullmatch(term)
         if match is None:
-            raise ValueError(f"{text!r:.60} is no sum of irreps such as 128x0e+64x1o")
+            raise ValueError(f"{text!r:.60} is not a sum of irreps such as 128x0e+64x1o")
         mul, degree, parity = match.groups(default="1")
         terms.append((int(mul), Irrep(int(degree), _PARITIES[parity])))
     return terms

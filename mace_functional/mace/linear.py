@@ -1,7 +1,7 @@
-"""Equivariant linear maps: between irreps, and with weights of their own for each element.
+"""Equivariant linear maps, with one set of weights or one for each element.
 
-Weights are stored flat, one block after another for each pair of equal irreps, and normalised by
-the number of inputs that an output sees, as e3nn does ("element" normalisation).
+Weights are stored flat, as a sequence of blocks, one for each pair of equal irreps. Each is divided
+by the square root of the number of inputs of its output, as e3nn does ("element" normalisation).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Features = list[Tensor]
 
 
 class _EquivariantMap(nn.Module):
-    """What linear maps between equal irreps share: which inputs feed which outputs."""
+    """Base of linear maps between equal irreps; its paths pair inputs with outputs."""
 
     def __init__(self, irreps_in: str, irreps_out: str) -> None:
         super().__init__()
@@ -39,11 +39,11 @@ class _EquivariantMap(nn.Module):
         self.out_shapes = [(ir.dim, mul) for mul, ir in outputs]
 
     def _sum(self, terms: Iterable[Tensor], like: Tensor) -> Features:
-        """Sum the terms of the paths into their outputs; an output that no path feeds is zero."""
+        """Add the terms of all paths to their outputs; an output without a path is zero."""
         out: list[Tensor | None] = [None] * len(self.out_shapes)
         for (_, o), term in zip(self.paths, terms, strict=True):
-            present = out[o]
-            out[o] = term if present is None else present + term
+            total = out[o]
+            out[o] = term if total is None else total + term
         return [
             like.new_zeros(like.shape[0], *shape) if y is None else y
             for y, shape in zip(out, self.out_shapes, strict=True)
@@ -51,7 +51,7 @@ class _EquivariantMap(nn.Module):
 
 
 class Linear(_EquivariantMap):
-    """`y[out] = sum_in x[in] W[in, out] / sqrt(fan_in) + b[out]`; biases go to invariants only."""
+    """Linear map `y[out] = sum_in x[in] W[in, out] / sqrt(fan_in) + b[out]`; only 0e has biases."""
 
     weight: Tensor
     bias: Tensor
@@ -63,7 +63,7 @@ class Linear(_EquivariantMap):
         ]
 
     def forward(self, features: Features, scale: float = 1.0) -> Features:
-        """Map (nodes, 2l+1, mul) features of `irreps_in` to `scale` times those of `irreps_out`."""
+        """Map features (nodes, 2l+1, mul) of `irreps_in` to `irreps_out`, times `scale`."""
         blocks = zip(self.paths, self.widths, self._blocks(scale), strict=True)
         terms = (features[i] @ block.view(shape) for (i, _), shape, block in blocks)
         out = self._sum(terms, like=features[0])
@@ -73,7 +73,7 @@ class Linear(_EquivariantMap):
         return out
 
     def _blocks(self, scale: float) -> Iterable[Tensor]:
-        """Normalised weights of the paths."""
+        """Return the normalised weights of the paths, times `scale`."""
         sizes = [m * n for m, n in self.widths]
         if len(set(self.scales)) == 1:
             return (self.weight * (scale * self.scales[0])).split(sizes)
@@ -82,7 +82,10 @@ class Linear(_EquivariantMap):
 
 
 class ElementLinear(_EquivariantMap):
-    """`y_i[out] = sum_in x_i[in] W[in, z_i, out] / sqrt(fan_in n_z)`: weights for each element."""
+    """Linear map of each element, `y_i[out] = sum_in x_i[in] W[in, z_i, out] / sqrt(fan_in n_z)`.
+
+    z_i is the element of node i, n_z the number of elements.
+    """
 
     weight: Tensor
 
@@ -91,22 +94,22 @@ class ElementLinear(_EquivariantMap):
         self.num_elements = num_elements
 
     def forward(self, features: Features, species: Species) -> Features:
-        """Map (nodes, 2l+1, mul) features, each node with the weights of its element."""
+        """Map features (nodes, 2l+1, mul), each node with the weights of its element."""
         blocks = self.weight.split([m * self.num_elements * n for m, n in self.widths])
         terms = []
         rows = list(species.elements)
         for (i, _), (m, n), block, scale in zip(
             self.paths, self.widths, blocks, self.scales, strict=True
         ):
-            present = block.view(m, self.num_elements, n).transpose(0, 1)[rows]
-            weights = (present * (scale * self.num_elements**-0.5)).unbind()
+            of_elements = block.view(m, self.num_elements, n).transpose(0, 1)[rows]
+            weights = (of_elements * (scale * self.num_elements**-0.5)).unbind()
             nodes = zip(split(features[i], species.counts, 0), weights, strict=True)
             terms.append(join([x @ w for x, w in nodes], 0))
         return self._sum(terms, like=features[0])
 
 
 class ElementEmbedding(nn.Module):
-    """A vector for each element, `W[z] / sqrt(n_z)`: the linear map of a one-hot element."""
+    """A vector for each element, `W[z] / sqrt(n_z)`: the linear map of one-hot elements."""
 
     weight: Tensor
 
@@ -115,6 +118,6 @@ class ElementEmbedding(nn.Module):
         self.num_elements, self.channels = num_elements, channels
 
     def forward(self, species: Species) -> Tensor:
-        """Vectors of the nodes (nodes, channels)."""
+        """Return the vectors of the nodes, (nodes, channels)."""
         table = self.weight.view(self.num_elements, self.channels)[list(species.elements)]
         return species.expand(table * self.num_elements**-0.5)

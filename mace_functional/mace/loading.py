@@ -1,8 +1,7 @@
-"""Models: where they come from.
+"""Loading of MACE models from names, files and mace-torch modules.
 
-A model is read once, from whatever holds it: its tensors are copied under the names that mace-torch
-gives them, its settings into `MaceSettings`, and the energy is then computed by
-`mace_functional.mace`.
+All sources give the same two things: tensors under mace-torch's names, and `MaceSettings`. The
+energy is then computed by the modules of this folder, whatever the source was.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from mace_functional.potential.sum import SumPotential
 from mace_functional.support.validation import compute_device, functional_name
 
 EMBEDDED = "embedded"
-"""Name of the model that comes with the package."""
+"""Name, for `load_model`, of the model that comes with the package."""
 
 
 @overload
@@ -63,34 +62,38 @@ def load_model(
     """Load a MACE model.
 
     Args:
-        source: "embedded", the model that comes with this package and needs no network; or the name
-            of a foundation model, loaded and cached by mace-torch: its MACE-MP names ("small",
-            "medium", "medium-mpa-0", "mh-1", ...), "off-small", "off-medium", "off-large",
-            "omol-extra_large" or "anicc"; or the path of a file of `save_model` (*.safetensors), or
-            of a mace-torch checkpoint (unpickling runs code: load files that you trust); or a
-            mace-torch module.
-        dtype: `torch.float64`, or `torch.float32` where memory or speed matter more.
-        device: Where the tensors go.
-        head: Head of a multi-head model; may be left out if there is one, or one named "default",
-            or for a file of `save_model`, which has the head of the model that was saved.
-        dispersion: A D3 correction with Becke-Johnson damping to be added: the functional whose
-            data the model was fitted to, such as "pbe", or `D3Settings`; None, False or "none" for
-            no correction. For models whose data had no dispersion; those of MACE-MP are of PBE.
+        source: One of
+
+            - "embedded": the model that comes with this package and needs no network;
+            - the name of a foundation model, which mace-torch downloads and caches: a MACE-MP name
+              ("small", "medium", "medium-mpa-0", "mh-1", ...), "off-small", "off-medium",
+              "off-large", "omol-extra_large" or "anicc";
+            - the path of a file of `save_model` (*.safetensors);
+            - the path of a mace-torch checkpoint (unpickling runs code: load files that you trust);
+            - a mace-torch module.
+        dtype: `torch.float64`, or `torch.float32` for less memory and more speed.
+        device: Device of the tensors.
+        head: Head of a multi-head model. By default, the only head, the head named "default", or
+            for a file of `save_model` the head of the saved model.
+        dispersion: D3 correction with Becke-Johnson damping to add to the model: the functional of
+            the training data, such as "pbe", or `D3Settings`; None, False or "none" for no
+            correction. Only for models whose training data have no dispersion; the functional of
+            MACE-MP is PBE.
 
     Returns:
-        The model, or with dispersion the sum of the model and `D3`, whose `potentials[0]` is the
-        model. The module or file it came from is left as it was.
+        The model. With dispersion, the sum of the model and `D3`; its `potentials[0]` is the model.
+        The source is not changed.
 
     Raises:
-        ValueError: If the name, the head, the dtype, the device or the functional is unknown, the
-            file holds no model, or one that is damaged: settings out of range, tensors that are not
-            what the settings ask for or not finite, energies that are not finite.
-        TypeError: If the source is no name, path or module, or the model is of a class whose energy
-            is not a function of positions, cell and parameters alone, or was compiled to
-            TorchScript, or dispersion is no name.
+        ValueError: If the name, the head, the dtype, the device or the functional is unknown, or
+            the file holds no model or a damaged one: settings out of range, tensors that do not fit
+            the settings or are not finite, energies that are not finite.
+        TypeError: If the source is not a name, path or module; if the model's energy is not a
+            function of positions, cell and parameters alone; if the model was compiled to
+            TorchScript; or if dispersion is of another type.
         ConnectionError: If a foundation model could not be downloaded.
         ImportError: If the checkpoint needs a package, or a version of one, that is not installed,
-            or dispersion its data, from tad-dftd3.
+            or if the data of D3, from tad-dftd3, are not installed.
         OSError: If the file cannot be read.
     """
     d3 = _dispersion(dispersion)
@@ -115,7 +118,7 @@ def _dispersion(dispersion: str | bool | D3Settings | None) -> D3Settings | None
 def _read(
     source: str | os.PathLike[str] | nn.Module,
 ) -> tuple[MaceSettings, dict[str, Tensor], str | None]:
-    """Settings and tensors from wherever they are, and the head to take if none is asked for."""
+    """Read settings and tensors from any source, and the head to use by default."""
     if isinstance(source, nn.Module):
         return _read_mace_torch(source)
     if not isinstance(source, (str, os.PathLike)):
@@ -140,10 +143,10 @@ def _read(
 def _read_mace_torch(
     source: str | Path | nn.Module,
 ) -> tuple[MaceSettings, dict[str, Tensor], str | None]:
-    """Settings and tensors of a module, a checkpoint's path or a foundation model's name.
+    """Read settings and tensors from a module, a checkpoint or a foundation model by name.
 
-    mace-torch and e3nn are imported here, with the first model that needs them: they take several
-    times as long as torch.
+    mace-torch and e3nn are imported here and not at the top of the module, because their import
+    takes several times as long as that of torch.
     """
     from mace_functional.mace.mace_torch.checkpoint import read_checkpoint
     from mace_functional.mace.mace_torch.foundation import (
@@ -165,18 +168,18 @@ def _read_mace_torch(
 
 
 def _why_unknown(name: str, foundation_models: Iterable[str]) -> str:
-    """That a name is no model's, and which was meant."""
+    """Explain that a name is unknown, and suggest similar names."""
     if Path(name).is_dir():
         return f"{name} is a folder, not a checkpoint file"
     known = [EMBEDDED, *foundation_models]
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+    similar = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
+    hint = f"; did you mean {' or '.join(map(repr, similar))}?" if similar else "."
     names = ", ".join(known)
     return f"{name!r} is neither a file nor the name of a model{hint} Known names: {names}"
 
 
 def _choose_head(heads: tuple[str, ...], head: str | None) -> str:
-    """The head asked for, the only one, or the one named "default"."""
+    """Return the given head, else the only one, else the one named "default"."""
     if head is not None:
         if head not in heads:
             raise ValueError(f"the model has no head {head!r}; its heads are {', '.join(heads)}")

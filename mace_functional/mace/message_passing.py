@@ -1,12 +1,16 @@
-"""Message passing as an operation with derivative rules: when to compute what, and what to keep.
+"""Message passing as an operation with derivative rules.
 
-Everything of the size of edges x channels is made for a few nodes at a time, so that it fits the
-cache, and thrown away: computing the radial network again costs less than memory. Only where more
-than one vector comes for the same structure are the edge products kept.
+`messages` has the formulas. This module decides which nodes they are evaluated for at a time, and
+which intermediates are kept, by the strategies of `autodiff.second_order`:
 
     differentiable      all nodes at once, out of place
-    streamed            block by block of nodes, intermediates discarded
-    cached              block by block, from edge products stored for all nodes
+    streamed            slice by slice of nodes, intermediates are discarded
+    cached              slice by slice, with edge products stored for all nodes
+
+Tensors with one number per edge and channel are made for a few nodes at a time, so that they fit
+the cache, and are then discarded: computing the radial network again takes less time than moving
+its results through memory. Edge products are stored only if several vectors are multiplied at the
+same structure.
 """
 
 from __future__ import annotations
@@ -40,28 +44,34 @@ from mace_functional.mace.messages import (
     hessian,
     messages,
     push_forward,
-    weighted,
+    weight_features,
 )
 from mace_functional.mace.radial_function import RadialFunction
 from mace_functional.structure.species import gather
 
 MAX_BLOCK_FLOATS = 2**18
-"""Numbers in one tensor of a block of nodes on CPU, so that several tensors fit the cache."""
+"""Largest number of numbers in a tensor of one slice of nodes on the CPU.
+
+Several such tensors fit the cache together (8 bytes each in float64: 2 MiB a tensor).
+"""
 
 
 class MessagePassing(SecondOrderOperation):
-    """The messages of one layer, as a function with rules for its derivatives; call it.
+    """The messages of one layer, a function with rules for its derivatives; call it.
 
-    Its variables are lengths, couplings and features. The features are optional: those of the
-    first layer do not depend on the positions. Its further tensors are the senders and those of
-    the radial function.
+    Its variables x are lengths, couplings and features. The features are the optional variables,
+    because in the first layer they do not depend on the positions. Its further tensors `rest` are
+    the senders and the tensors of the radial function.
+
+    The overridden methods take and return lists of tensors in this order, with the shapes of
+    `messages.Variables`; a batch of vectors has its dimension in front.
     """
 
     def __init__(self, paths: Sequence[Path], radial: RadialFunction) -> None:
         self.paths, self.radial = paths, radial
         self.outputs, self.required = len(paths), 1 + len(paths)
         self.optional = 1 + max(path.source for path in paths)
-        self.edges, self.curvature, self.asked = Memo(), Memo(), Memo()
+        self.edges, self.curvature, self.last_product = Memo(), Memo(), Memo()
 
     def __call__(
         self,
@@ -70,13 +80,13 @@ class MessagePassing(SecondOrderOperation):
         couplings: Sequence[Tensor],
         features: Sequence[Tensor],
     ) -> list[Tensor]:
-        """Messages (nodes, 2 l3+1, channels) of each path.
+        """Compute the messages of each path, (nodes, 2 l3+1, channels).
 
         Args:
-            senders: What is at the other end of each edge, (nodes, K).
-            lengths: Å, (nodes, K, 1).
-            couplings: For each path, (nodes, K, 2 l1+1, 2 l3+1).
-            features: For each irrep of the senders, (senders, 2 l1+1, channels).
+            senders: Sender of each edge, (nodes, K).
+            lengths: Lengths of the edges in Å, (nodes, K, 1).
+            couplings: Couplings T of each path, (nodes, K, 2 l1+1, 2 l3+1).
+            features: Features of each irrep of the senders, (senders, 2 l1+1, channels).
         """
         variables = [lengths, *couplings, *features]
         return list(self.apply(variables, [senders, *self.radial.tensors]))
@@ -84,87 +94,87 @@ class MessagePassing(SecondOrderOperation):
     @override
     def value(self, at: Primals, strategy: Strategy) -> Outputs:
         blocks = _Arguments.of(self, at).blocks(0, False, strategy, 1)
-        found = [messages(block.variables, block.edges) for block in blocks]
-        return tuple(map(_joined, zip(*found, strict=True)))
+        by_block = [messages(block.variables, block.edges) for block in blocks]
+        return tuple(map(_joined, zip(*by_block, strict=True)))
 
     @override
     def gradient(self, at: Primals, g: Vectors, optional: bool, strategy: Strategy) -> Outputs:
         arguments = _Arguments.of(self, at)
         if strategy == "streamed" and self.edges.get(arguments.key(optional)) is not None:
             strategy = "cached"
-        cotangents, number = _columns(g, 1)
+        cotangents, n = _columns(g, 1)
         out = _Accumulator(arguments, strategy)
-        for block in arguments.blocks(1, optional, strategy, number):
+        for block in arguments.blocks(1, optional, strategy, n):
             out.add(block, self._gradient(block, cotangents, optional))
         return out.results(g.batched)
 
     @override
     def product(self, at: Primals, v: Vectors, wanted: Wanted, strategy: Strategy) -> Outputs:
-        if strategy == "streamed" and self.asked.note([*at.g, *at.x, *at.rest]):
+        if strategy == "streamed" and self.last_product.note([*at.g, *at.x, *at.rest]):
             strategy = "cached"
         arguments, tangents = _Arguments.of(self, at), _Tangents(self, v)
         features = tangents.has_features or wanted.optional
         out = _Accumulator(arguments, strategy)
         order = 2 if wanted.hessian else 1
-        for block in arguments.blocks(order, features, strategy, tangents.number):
-            near = tangents.of(block)
-            found = Variables(near[0].lengths, ())
+        for block in arguments.blocks(order, features, strategy, tangents.n):
+            v_block, r_dh = tangents.of(block)
+            parts = Variables(v_block.lengths, ())
             if wanted.hessian:
-                found = self._hessian(block, *near, wanted.optional)
+                parts = self._hessian(block, v_block, r_dh, wanted.optional)
             if wanted.pushforward:
-                found = found._replace(cotangents=push_forward(block.variables, block.edges, *near))
-            out.add(block, found)
+                pushed = push_forward(block.variables, block.edges, v_block, r_dh)
+                parts = parts._replace(cotangents=pushed)
+            out.add(block, parts)
         results = out.results(v.batched)
         return results if wanted.hessian else results[1:]
 
     @override
     def value_along(self, at: Primals, v: Tensors) -> tuple[Outputs, Outputs]:
         tangents = _Tangents(self, Vectors.single(v))
-        values, changes = [], []
+        values, d_values = [], []
         for block in _Arguments.of(self, at).blocks(1, tangents.has_features, "streamed", 1):
             pushed = push_forward(block.variables, block.edges, *tangents.of(block))
             values.append(messages(block.variables, block.edges))
-            changes.append([w[:, 0] for w in pushed])
-        first, second = (tuple(map(_joined, zip(*t, strict=True))) for t in (values, changes))
-        return first, second
+            d_values.append([w[:, 0] for w in pushed])
+        y, dy = (tuple(map(_joined, zip(*t, strict=True))) for t in (values, d_values))
+        return y, dy
 
     @override
     def gradient_along(
         self, at: Primals, v: Tensors, dg: Arguments, optional: bool
     ) -> tuple[Outputs, Outputs]:
         arguments, tangents = _Arguments.of(self, at), _Tangents(self, Vectors.single(v))
-        both = [torch.stack(pair, 1) for pair in zip(at.g, filled(dg, at.g), strict=True)]
+        g_dg = [torch.stack(pair, 1) for pair in zip(at.g, filled(dg, at.g), strict=True)]
         out = _Accumulator(arguments, "streamed")
         features = tangents.has_features or optional
         for block in arguments.blocks(2, features, "streamed", 2):
-            found = self._gradient(block, both, optional)
-            out.add(
-                block, _add_to_second(found, self._hessian(block, *tangents.of(block), optional))
-            )
+            gradients = self._gradient(block, g_dg, optional)
+            hv = self._hessian(block, *tangents.of(block), optional)
+            out.add(block, _add_to_second(gradients, hv))
         results = out.results(batched=True)
         return tuple(t[0] for t in results), tuple(t[1] for t in results)
 
     def _gradient(self, block: _NodeBlock, g: Sequence[Tensor], features: bool) -> Variables:
-        near = [w[block.rows] for w in g]
-        return gradient(self.paths, block.variables, block.edges, near, features)
+        g_block = [w[block.rows] for w in g]
+        return gradient(self.paths, block.variables, block.edges, g_block, features)
 
     def _hessian(
-        self, block: _NodeBlock, v: Variables, moved: Sequence[Tensor], features: bool
+        self, block: _NodeBlock, v: Variables, r_dh: Sequence[Tensor], features: bool
     ) -> Variables:
         x, edges, curvature = block.variables, block.edges, block.curvature
-        return hessian(self.paths, x, edges, curvature, v, moved, features)
+        return hessian(self.paths, x, edges, curvature, v, r_dh, features)
 
-    def node_slices(self, lengths: Tensor, number: int) -> list[slice]:
-        """Nodes to treat at once with a number of vectors."""
+    def node_slices(self, lengths: Tensor, n: int) -> list[slice]:
+        """Return slices of nodes such that tensors for n vectors fit the cache."""
         nodes, neighbours = lengths.shape[:2]
         widest = max((2 * path.l1 + 1) * path.channels for path in self.paths)
-        floats = neighbours * widest * number
+        floats = neighbours * widest * n
         return node_slices(0, nodes, floats, MAX_BLOCK_FLOATS, lengths.device)
 
 
 @dataclass(frozen=True, eq=False)
 class _Arguments:
-    """The arguments at which messages are differentiated, sorted."""
+    """Arguments of message passing: senders, variables of Phi, tensors of the radial part."""
 
     passing: MessagePassing
     senders: Tensor
@@ -173,70 +183,70 @@ class _Arguments:
 
     @classmethod
     def of(cls, passing: MessagePassing, at: Primals) -> _Arguments:
-        """Sort the variables, and the further tensors."""
+        """Sort the flat lists of an operation's arguments."""
         (lengths, *others), (senders, *tensors) = at.x, at.rest
         couplings, features = others[: passing.outputs], others[passing.outputs :]
         return cls(passing, senders, Variables(lengths, couplings, features, at.g), tensors)
 
     def blocks(
-        self, order: int, features: bool, strategy: Strategy, number: int
+        self, order: int, features: bool, strategy: Strategy, n: int
     ) -> Iterator[_NodeBlock]:
-        """Blocks of nodes with all that derivatives up to an order need, one after the other.
+        """Yield blocks of nodes with the edge products that derivatives up to an order need.
 
         Args:
-            order: Of the highest radial derivative.
-            features: Whether derivatives by the features will be taken.
+            order: Order of the highest radial derivative.
+            features: True if derivatives by the features are needed.
             strategy: "differentiable", "streamed" or "cached".
-            number: How many vectors there are.
+            n: Number of vectors.
         """
         passing, x = self.passing, self.variables
         if strategy == "differentiable":
-            every = [slice(None)]
+            slices = [slice(None)]
         else:
-            every = passing.node_slices(x.lengths, number)
+            slices = passing.node_slices(x.lengths, n)
         if strategy == "cached":
             edges, curvature = self._cached(order, features)
-            for rows in every:
-                parts = edges.of(rows), curvature.of(rows)
-                yield _NodeBlock(rows, self.senders[rows], x.of(rows), *parts)
+            for rows in slices:
+                products = edges.of(rows), curvature.of(rows)
+                yield _NodeBlock(rows, self.senders[rows], x.of(rows), *products)
             return
         inputs = passing.radial.inputs(x.lengths, self.senders, self.tensors, order)
-        for rows in every:
-            near, variables = inputs.of(rows), x.of(rows)
-            jet = passing.radial.jet(self.tensors, near)
-            found = edge_products(passing.paths, variables, near.senders, jet, features)
-            yield _NodeBlock(rows, near.senders, variables, *found)
+        for rows in slices:
+            block_inputs, variables = inputs.of(rows), x.of(rows)
+            senders, jet = block_inputs.senders, passing.radial.jet(self.tensors, block_inputs)
+            products = edge_products(passing.paths, variables, senders, jet, features)
+            yield _NodeBlock(rows, senders, variables, *products)
 
     def key(self, features: bool) -> list[Tensor | None]:
-        """The tensors that edge products depend on."""
+        """Return the tensors that edge products depend on, as the key of the cache."""
         x = self.variables
-        needed = x.lengths if features else None
-        return [needed, self.senders, x.lengths, *x.features, *self.tensors]
+        with_weights = x.lengths if features else None
+        return [with_weights, self.senders, x.lengths, *x.features, *self.tensors]
 
     def _cached(self, order: int, features: bool) -> tuple[EdgeProducts, Curvature]:
-        """Edge products and curvature of all nodes, made when they are asked for first."""
+        """Return edge products and curvature of all nodes; the first call makes them."""
         x, passing, key = self.variables, self.passing, self.key(features)
 
         def build() -> tuple[EdgeProducts, Curvature]:
-            found = self.blocks(order, features, "streamed", 1)
-            first = next(found)
+            blocks = self.blocks(order, features, "streamed", 1)
+            first = next(blocks)
             edges = first.edges.room_for(len(x.lengths))
             curvature = first.curvature.room_for(len(x.lengths))
-            for block in chain([first], found):
+            for block in chain([first], blocks):
                 edges.fill(block.rows, block.edges)
                 curvature.fill(block.rows, block.curvature)
             return edges, curvature
 
         if order < 2:
             return passing.edges.get_or_build(key, build)
-        found = passing.curvature.get_or_build([*key, *x.couplings, *x.cotangents], build)
-        passing.edges.get_or_build(key, lambda: found)
-        return found
+        products = passing.curvature.get_or_build([*key, *x.couplings, *x.cotangents], build)
+        passing.edges.get_or_build(key, lambda: products)
+        return products
 
 
 @dataclass(frozen=True, eq=False)
 class _NodeBlock:
-    """A block of nodes: its rows, senders, variables, edge products and curvature."""
+    """A slice of nodes with its senders, variables, edge products and curvature."""
 
     rows: slice
     senders: Tensor
@@ -246,23 +256,23 @@ class _NodeBlock:
 
 
 class _Tangents:
-    """Vectors in the space of the variables, laid out for the formulas."""
+    """Vectors in the space of the variables, in the layout of `messages.Variables`."""
 
     def __init__(self, passing: MessagePassing, v: Vectors) -> None:
-        (lengths, *others), self.number = _columns(v, -2)
+        (lengths, *others), self.n = _columns(v, -2)
         self.paths, count = passing.paths, passing.outputs
         self.vectors = Variables(lengths, others[:count], others[count:])
         self.has_features = len(v.tensors) > passing.required
 
     def of(self, block: _NodeBlock) -> tuple[Variables, list[Tensor]]:
-        """Vectors of a block, with the features of its senders, and these times the weights."""
-        sent = [gather(h, block.senders) for h in self.vectors.features]
-        v = self.vectors.of(block.rows)._replace(features=sent)
-        return v, weighted(self.paths, block.edges, v)
+        """Return the vectors of a block, with dh gathered for the edges, and `R dh`."""
+        dh = [gather(h, block.senders) for h in self.vectors.features]
+        v = self.vectors.of(block.rows)._replace(features=dh)
+        return v, weight_features(self.paths, block.edges, v)
 
 
 def _add_to_second(pair: Variables, single: Variables) -> Variables:
-    """Add one vector's results to the second of two."""
+    """Add the results of a single vector to the second of a pair of results."""
 
     def add(two: Tensor, one: Tensor) -> Tensor:
         first, second = two.unbind(-2)
@@ -276,7 +286,7 @@ def _add_to_second(pair: Variables, single: Variables) -> Variables:
 
 
 class _Accumulator:
-    """Results for all nodes, put together from those of blocks."""
+    """Results for all nodes, assembled from the results of blocks."""
 
     def __init__(self, arguments: _Arguments, strategy: Strategy) -> None:
         self.strategy = strategy
@@ -284,11 +294,11 @@ class _Accumulator:
         self.blocks: list[Variables] = []
         self.features: list[Tensor] = []
 
-    def add(self, block: _NodeBlock, found: Variables) -> None:
-        """Take the results of some nodes; those for features go to the senders."""
-        self.blocks.append(found)
+    def add(self, block: _NodeBlock, parts: Variables) -> None:
+        """Take the results of a block; derivatives by features are added to the senders."""
+        self.blocks.append(parts)
         index = block.senders.reshape(-1)
-        rows = [f.flatten(0, 1) for f in found.features]
+        rows = [f.flatten(0, 1) for f in parts.features]
         if not self.features:
             self.features = [r.new_zeros(self.senders, *r.shape[1:]) for r in rows]
         add = Tensor.index_add if self.strategy == "differentiable" else Tensor.index_add_
@@ -296,13 +306,13 @@ class _Accumulator:
         self.features = [add(total, 0, index, r) for total, r in pairs]
 
     def results(self, batched: bool) -> Outputs:
-        """Lengths, couplings, features and cotangents; a batch in front, or no such dimension."""
+        """Return results by lengths, couplings, features and cotangents, a batch in front."""
         lengths = _joined([b.lengths for b in self.blocks])
         couplings = map(_joined, zip(*(b.couplings for b in self.blocks), strict=True))
         cotangents = map(_joined, zip(*(b.cotangents for b in self.blocks), strict=True))
-        placed = [(t, -2) for t in (lengths, *couplings, *self.features)]
-        placed += [(t, 1) for t in cotangents]
-        return tuple(t.movedim(place, 0) if batched else t.squeeze(place) for t, place in placed)
+        with_dims = [(t, -2) for t in (lengths, *couplings, *self.features)]
+        with_dims += [(t, 1) for t in cotangents]
+        return tuple(t.movedim(dim, 0) if batched else t.squeeze(dim) for t, dim in with_dims)
 
 
 def _joined(blocks: Sequence[Tensor]) -> Tensor:
@@ -310,9 +320,9 @@ def _joined(blocks: Sequence[Tensor]) -> Tensor:
 
 
 def _columns(vectors: Vectors, place: int) -> tuple[list[Tensor], int]:
-    """Vectors with their number as a dimension at `place`, and the number."""
+    """Move the batch dimension of vectors to `place`; return the vectors and their number n."""
     pairs = list(zip(vectors.tensors, vectors.dims, strict=True))
-    number = next((v.shape[dim] for v, dim in pairs if dim is not None), 1)
+    n = next((v.shape[dim] for v, dim in pairs if dim is not None), 1)
     out = []
     for v, dim in pairs:
         if dim is not None:
@@ -320,6 +330,6 @@ def _columns(vectors: Vectors, place: int) -> tuple[list[Tensor], int]:
         else:
             single = v.unsqueeze(place)
             sizes = [-1] * single.ndim
-            sizes[place] = number
+            sizes[place] = n
             out.append(single.expand(sizes))
-    return out, number
+    return out, n

@@ -10,12 +10,19 @@ potential `Phi(r, T, h, g) = sum_p g_p . A_p` has the gradient
 
     dPhi/dr = sum T * (R'h) g^T,    dPhi/dT = (R h) g^T,    dPhi/dh = R (T g),
 
-and its second derivatives are a symmetric map, made of products with the same `R h` and `R'h`.
-Nothing of size edges x harmonics x channels is formed. The formulas here are for some of the nodes
-at a time and for many vectors at once; `message_passing` says for which, and when.
+and a Hessian that consists of such products with R, R' and R''. No tensor of size edges x harmonics
+x channels is formed. The formulas take a slice of the nodes and any number of vectors;
+`message_passing` chooses both.
 
-In the code t, g, h are T, g, h of a path; dr, dt, dh are those of a vector; and phi_rr, phi_rt,
-phi_rh second derivatives of Phi.
+Letters in the code:
+
+    t, g, h                     T, g and h of one path
+    weights                     R
+    values, slopes, second      R h, R'h and R''h
+    dr, dt, dh, r_dh            the parts of a vector v by r, T and h, and R dh
+    phi_r, phi_t, phi_h         gradient of Phi
+    phi_rr, phi_rt, phi_rh      second derivatives of Phi
+    hv_r, hv_t, hv_h            the Hessian of Phi times v
 """
 
 from __future__ import annotations
@@ -32,7 +39,15 @@ from mace_functional.structure.species import gather
 
 
 class Path(NamedTuple):
-    """One coupling: features `source` (degree l1) with harmonics l2 into messages of degree l3."""
+    """One coupling: features of degree l1 and harmonics of degree l2 give messages of degree l3.
+
+    Attributes:
+        source: Index of the features of the senders.
+        l1: Degree of the features.
+        l2: Degree of the spherical harmonics.
+        l3: Degree of the messages.
+        channels: Number of channels.
+    """
 
     source: int
     l1: int
@@ -42,17 +57,17 @@ class Path(NamedTuple):
 
 
 class Variables(NamedTuple):
-    """The variables of Phi, or vectors in their space.
+    """The variables (r, T, h, g) of Phi, or vectors in their space.
 
-    Vectors have one more dimension, for their number, before the last.
+    n vectors have one more dimension, of size n: the second of cotangents, else the last but one.
 
     Attributes:
-        lengths: (nodes, K, 1).
-        couplings: For each path, (nodes, K, 2 l1+1, 2 l3+1).
-        features: For each irrep of the senders, (all senders, 2 l1+1, channels); those of vectors
-            may be gathered, (nodes, K, 2 l1+1, number, channels).
-        cotangents: For each path, (nodes, 2 l3+1, channels); vectors have their number first,
-            (nodes, number, 2 l3+1, channels).
+        lengths: r, (nodes, K, 1).
+        couplings: T of each path, (nodes, K, 2 l1+1, 2 l3+1).
+        features: h of each irrep, (all senders, 2 l1+1, channels); of vectors also gathered for
+            the edges, (nodes, K, 2 l1+1, n, channels).
+        cotangents: g of each path, (nodes, 2 l3+1, channels); of vectors
+            (nodes, n, 2 l3+1, channels).
     """
 
     lengths: Tensor
@@ -61,25 +76,25 @@ class Variables(NamedTuple):
     cotangents: Sequence[Tensor] = ()
 
     def of(self, rows: slice) -> Variables:
-        """Variables of some nodes, with the features of all, which may be their senders."""
+        """Return the variables of a slice of nodes, with the features of all senders."""
         couplings, cotangents = ([t[rows] for t in part] for part in (self[1], self[3]))
         return Variables(self.lengths[rows], couplings, self.features, cotangents)
 
 
 @dataclass(frozen=True, eq=False)
-class _OfNodes:
-    """Lists of tensors with the nodes in front."""
+class _NodeTensors:
+    """Lists of tensors whose first dimension is the nodes."""
 
     def of(self, rows: slice) -> Self:
-        """Rows of some nodes."""
+        """Return the rows of a slice of nodes."""
         return self._map(lambda t: t[rows])
 
     def room_for(self, nodes: int) -> Self:
-        """Tensors of the same kind for a number of nodes, not filled."""
+        """Allocate tensors of the same shapes for another number of nodes."""
         return self._map(lambda t: t.new_empty(nodes, *t.shape[1:]))
 
     def fill(self, rows: slice, block: Self) -> None:
-        """Copy a block of nodes to its place."""
+        """Copy the rows of a slice of nodes into these tensors."""
         for f in fields(self):
             for whole, part in zip(getattr(self, f.name), getattr(block, f.name), strict=True):
                 whole[rows] = part
@@ -89,13 +104,15 @@ class _OfNodes:
 
 
 @dataclass(frozen=True, eq=False)
-class EdgeProducts(_OfNodes):
-    """Products that all cotangents and vectors share, for each path; empty where not asked for.
+class EdgeProducts(_NodeTensors):
+    """Products on the edges that all cotangents and vectors share, one tensor for each path.
+
+    A list is empty if the derivatives in question do not need it.
 
     Attributes:
         weights: R, (nodes, K, 1, channels).
         values: `R h`, (nodes, K (2 l1+1), channels).
-        slopes: `R'h`.
+        slopes: `R'h`, (nodes, K (2 l1+1), channels).
     """
 
     weights: list[Tensor]
@@ -104,13 +121,15 @@ class EdgeProducts(_OfNodes):
 
 
 @dataclass(frozen=True, eq=False)
-class Curvature(_OfNodes):
-    """Second derivatives of Phi by r and something else; empty where not asked for.
+class Curvature(_NodeTensors):
+    """Second derivatives of Phi by r and another variable.
+
+    A list is empty if the derivatives in question do not need it.
 
     Attributes:
-        lengths: By r twice, (nodes, K, 1); one.
-        couplings: By r and T, for each path (nodes, K, 2 l1+1, 2 l3+1).
-        features: By r and h of the sender, for each irrep (nodes, K, 2 l1+1, channels).
+        lengths: phi_rr, (nodes, K, 1); a list of one tensor.
+        couplings: phi_rt of each path, (nodes, K, 2 l1+1, 2 l3+1).
+        features: phi_rh of each irrep of the senders, (nodes, K, 2 l1+1, channels).
     """
 
     lengths: list[Tensor]
@@ -121,16 +140,17 @@ class Curvature(_OfNodes):
 def edge_products(
     paths: Sequence[Path], x: Variables, senders: Tensor, radial: Jet, features: bool
 ) -> tuple[EdgeProducts, Curvature]:
-    """Products of radial weights and features at some nodes, and second derivatives by r.
+    """Compute the edge products and the curvature of a slice of nodes.
 
-    As far as the jet goes: with R' all that the gradient needs, with R'' the Hessian too.
+    The length of the jet decides: R gives the messages, R' the gradient, R'' the Hessian. Only with
+    R'' is the curvature not empty.
 
     Args:
         paths: The paths.
-        x: Variables of these nodes; cotangents only where the curvature is asked for.
-        senders: Their senders, (nodes, K).
-        radial: Jet of the radial weights, (nodes, K, all channels).
-        features: Whether derivatives by the features will be taken.
+        x: Variables of the nodes; cotangents are needed with R'' only.
+        senders: Senders of the edges, (nodes, K).
+        radial: Jet [R, R', R''] of the radial weights, (nodes, K, channels of all paths) each.
+        features: True if derivatives by h are needed.
     """
     widths = [path.channels for path in paths]
     sent = [gather(h, senders) for h in x.features]
@@ -142,14 +162,14 @@ def edge_products(
     edges = EdgeProducts(weights[0] if features else [], *[*products, []][:2])
     if len(radial) < 3:
         return edges, Curvature([], [], [])
-    _, slopes, curves = products
+    _, slopes, second = products
     phi_rr: Any = 0.0
     phi_rh: list[Any] = [None] * len(sent)
     phi_rt = []
     for p, path in enumerate(paths):
         t, g = x.couplings[p], x.cotangents[p]
         t_g = t.flatten(1, 2) @ g
-        by_component = (curves[p] * t_g).sum(-1).view(t.shape[:3])
+        by_component = (second[p] * t_g).sum(-1).view(t.shape[:3])
         phi_rr = phi_rr + by_component.sum(-1, keepdim=True)
         phi_rt.append((slopes[p] @ g.mT).view(t.shape))
         if features:
@@ -159,7 +179,7 @@ def edge_products(
 
 
 def messages(x: Variables, edges: EdgeProducts) -> list[Tensor]:
-    """Messages of some nodes, (nodes, 2 l3+1, channels) for each path."""
+    """Compute the messages of a slice of nodes, (nodes, 2 l3+1, channels) for each path."""
     return [t.flatten(1, 2).mT @ value for t, value in zip(x.couplings, edges.values, strict=True)]
 
 
@@ -170,39 +190,39 @@ def gradient(
     cotangents: Sequence[Tensor],
     features: bool,
 ) -> Variables:
-    """Gradients of Phi at some nodes by r, T and, if asked, h of the senders.
+    """Compute the gradient of Phi by r, T and optionally h, for a slice of nodes.
 
     Args:
         paths: The paths.
-        x: Variables of these nodes, of which the cotangents are not looked at.
-        edges: Their edge products.
-        cotangents: Any number of them for each path, (nodes, number, 2 l3+1, channels).
-        features: Whether the gradient by h is wanted.
+        x: Variables of the nodes; their cotangents are not used.
+        edges: Edge products of the nodes.
+        cotangents: n cotangents g of each path, (nodes, n, 2 l3+1, channels).
+        features: True to include the gradient by h of the senders.
     """
-    to_lengths: Any = 0.0
-    to_couplings: list[Tensor] = []
-    to_features: list[Any] = [None] * len(x.features) if features else []
+    phi_r: Any = 0.0
+    phi_t: list[Tensor] = []
+    phi_h: list[Any] = [None] * len(x.features) if features else []
     for p, path in enumerate(paths):
         t, g = x.couplings[p], cotangents[p]
         shape = (*t.shape[:3], g.shape[1], t.shape[3])
-        columns = g.flatten(1, 2).mT
-        to_couplings.append((edges.values[p] @ columns).view(shape))
-        slopes_g = (edges.slopes[p] @ columns).view(shape)
-        to_lengths = to_lengths + (t[..., None, :] * slopes_g).sum((2, 4))
+        g_columns = g.flatten(1, 2).mT
+        phi_t.append((edges.values[p] @ g_columns).view(shape))
+        slopes_g = (edges.slopes[p] @ g_columns).view(shape)
+        phi_r = phi_r + (t[..., None, :] * slopes_g).sum((2, 4))
         if features:
             t_g = (t.flatten(1, 2) @ g.transpose(1, 2).flatten(2)).view(*shape[:4], -1)
-            total, weights = to_features[path.source], edges.weights[p][..., None, :]
-            to_features[path.source] = _add_product(total, weights, t_g)
-    return Variables(to_lengths[..., None], to_couplings, to_features)
+            total, weights = phi_h[path.source], edges.weights[p][..., None, :]
+            phi_h[path.source] = _add_product(total, weights, t_g)
+    return Variables(phi_r[..., None], phi_t, phi_h)
 
 
-def weighted(paths: Sequence[Path], edges: EdgeProducts, v: Variables) -> list[Tensor]:
-    """Radial weights times the features of vectors, for each path; empty where there are none.
+def weight_features(paths: Sequence[Path], edges: EdgeProducts, v: Variables) -> list[Tensor]:
+    """Compute `R dh` of each path, (nodes, K, 2 l1+1, n, channels); [] for vectors without dh.
 
     Args:
         paths: The paths.
-        edges: Edge products of some nodes.
-        v: Vectors, with the features of the senders of each edge.
+        edges: Edge products of a slice of nodes.
+        v: n vectors, with dh gathered for the edges.
     """
     if not v.features:
         return []
@@ -211,28 +231,28 @@ def weighted(paths: Sequence[Path], edges: EdgeProducts, v: Variables) -> list[T
 
 
 def push_forward(
-    x: Variables, edges: EdgeProducts, v: Variables, moved: Sequence[Tensor]
+    x: Variables, edges: EdgeProducts, v: Variables, r_dh: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Change of the messages along vectors, (nodes, number, 2 l3+1, channels) for each path.
+    """Compute the tangents of the messages, (nodes, n, 2 l3+1, channels) for each path.
 
     Args:
-        x: Variables of some nodes.
-        edges: Their edge products.
-        v: Vectors.
-        moved: Their features times the radial weights, from `weighted`.
+        x: Variables of a slice of nodes.
+        edges: Edge products of the nodes.
+        v: n vectors.
+        r_dh: `R dh`, from `weight_features`.
     """
     dr = v.lengths[..., 0][:, :, None, :, None]
     out = []
     for p, (t, dt) in enumerate(zip(x.couplings, v.couplings, strict=True)):
-        number, components = dt.shape[3:]
+        n, components = dt.shape[3:]
         dr_t = dr * t[..., None, :]
-        change = dt.flatten(1, 2).flatten(2).mT @ edges.values[p]
-        change = change + dr_t.flatten(1, 2).flatten(2).mT @ edges.slopes[p]
-        change = change.view(-1, number, components, change.shape[-1])
-        if moved:
-            by_dh = t.flatten(1, 2).mT @ moved[p].flatten(1, 2).flatten(2)
-            change = change + by_dh.view(-1, components, *change.shape[1::2]).transpose(1, 2)
-        out.append(change)
+        tangent = dt.flatten(1, 2).flatten(2).mT @ edges.values[p]
+        tangent = tangent + dr_t.flatten(1, 2).flatten(2).mT @ edges.slopes[p]
+        tangent = tangent.view(-1, n, components, tangent.shape[-1])
+        if r_dh:
+            from_dh = t.flatten(1, 2).mT @ r_dh[p].flatten(1, 2).flatten(2)
+            tangent = tangent + from_dh.view(-1, components, *tangent.shape[1::2]).transpose(1, 2)
+        out.append(tangent)
     return out
 
 
@@ -242,42 +262,42 @@ def hessian(
     edges: EdgeProducts,
     curvature: Curvature,
     v: Variables,
-    moved: Sequence[Tensor],
+    r_dh: Sequence[Tensor],
     features: bool,
 ) -> Variables:
-    """Second derivatives of Phi by r, T and, if asked, h of the senders, times vectors v.
+    """Compute the Hessian of Phi by r, T and h times vectors v, for a slice of nodes.
 
     Args:
         paths: The paths.
-        x: Variables of some nodes.
-        edges: Their edge products.
-        curvature: Their curvature.
-        v: Vectors without cotangents, with the features of the senders of each edge.
-        moved: Their features times the radial weights, from `weighted`.
-        features: Whether the result by h of the senders is wanted.
+        x: Variables of the nodes.
+        edges: Edge products of the nodes.
+        curvature: Curvature of the nodes.
+        v: n vectors without cotangents, with dh gathered for the edges.
+        r_dh: `R dh`, from `weight_features`.
+        features: True to include the Hessian's rows of h of the senders.
     """
     dr = v.lengths[..., 0]
-    to_lengths = dr * curvature.lengths[0]
+    hv_r = dr * curvature.lengths[0]
     dr = dr[:, :, None, :, None]
-    to_couplings = []
-    to_features = [dr * phi_rh[..., None, :] for phi_rh in curvature.features] if features else []
-    for dh, phi_rh in zip(v.features, curvature.features, strict=bool(moved)):
-        to_lengths = to_lengths + (dh * phi_rh[..., None, :]).sum((2, 4))
+    hv_t = []
+    hv_h = [dr * phi_rh[..., None, :] for phi_rh in curvature.features] if features else []
+    for dh, phi_rh in zip(v.features, curvature.features, strict=bool(r_dh)):
+        hv_r = hv_r + (dh * phi_rh[..., None, :]).sum((2, 4))
     for p, path in enumerate(paths):
         g, dt = x.cotangents[p], v.couplings[p]
         phi_rt = curvature.couplings[p][..., None, :]
-        to_lengths = to_lengths + (dt * phi_rt).sum((2, 4))
-        to_coupling = dr * phi_rt
-        if moved:
-            to_coupling = to_coupling + (moved[p].flatten(1, 3) @ g.mT).view(dt.shape)
-        to_couplings.append(to_coupling)
+        hv_r = hv_r + (dt * phi_rt).sum((2, 4))
+        hv_t_p = dr * phi_rt
+        if r_dh:
+            hv_t_p = hv_t_p + (r_dh[p].flatten(1, 3) @ g.mT).view(dt.shape)
+        hv_t.append(hv_t_p)
         if features:
             dt_g = (dt.flatten(1, 3) @ g).view(*dt.shape[:4], -1)
-            total, weights = to_features[path.source], edges.weights[p][..., None, :]
-            to_features[path.source] = _add_product(total, weights, dt_g)
-    return Variables(to_lengths[..., None], to_couplings, to_features)
+            total, weights = hv_h[path.source], edges.weights[p][..., None, :]
+            hv_h[path.source] = _add_product(total, weights, dt_g)
+    return Variables(hv_r[..., None], hv_t, hv_h)
 
 
 def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    """`total + a b`."""
+    """Return `total + a b`; `a b` if total is None."""
     return a * b if total is None else torch.addcmul(total, a, b)

@@ -1,4 +1,4 @@
-"""MACE models: their tensors, their settings, and the energies of structures."""
+"""`MaceModel`: the tensors and settings of a model, and the energies of structures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mace_functional.structure.topology import EdgeTopology
 
 FEW = 20
-"""Elements of a model that an error names."""
+"""Largest number of elements of a model that an error message lists."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +38,11 @@ class MaceModel:
 
     Attributes:
         params: The floating-point tensors of the mace-torch state dict, under its names.
-        settings: Everything that is not a tensor.
-        module: The energy as a module, to be called through `energy_fn`.
+        settings: All settings that are not tensors.
+        module: The module that computes the energy; call it through `energy_fn`.
         head: Name of the head whose energy is computed.
-        n_subnormal: How many weights were too small to be normal numbers of the dtype and were set
-            to zero.
+        n_subnormal: Number of weights that are subnormal numbers in this dtype and were set to
+            zero; see `subnormal`.
     """
 
     params: dict[str, Tensor]
@@ -52,7 +52,7 @@ class MaceModel:
     n_subnormal: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        # The function that is kept after the first evaluation cannot be pickled.
+        # The cached function _evaluate cannot be pickled.
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def __repr__(self) -> str:
@@ -67,7 +67,7 @@ class MaceModel:
 
     @property
     def atomic_numbers(self) -> tuple[int, ...]:
-        """Elements the model knows."""
+        """Atomic numbers of the elements that the model knows."""
         return self.settings.atomic_numbers
 
     @property
@@ -77,18 +77,18 @@ class MaceModel:
 
     @property
     def layers(self) -> int:
-        """Number of interactions: an atom's energy depends on atoms within so many steps."""
+        """Number of interactions: an atom's energy depends on atoms within this many edges."""
         return len(self.settings.interactions)
 
     @property
     def n_edge_features(self) -> int:
-        """Radial weights of an edge, the mean over the layers."""
+        """Number of radial weights of an edge, averaged over the layers."""
         widths = [layer.radial_widths[-1] for layer in self.settings.interactions]
         return sum(widths) // len(widths)
 
     @property
     def mirror_symmetric(self) -> bool:
-        """Whether reflections leave the energy as it is: harmonics of odd l are odd."""
+        """True if reflections leave the energy unchanged: harmonics of odd l have odd parity."""
         return all(ir.p == (-1) ** ir.l for _, ir in Irreps(self.settings.harmonics_irreps))
 
     @property
@@ -104,30 +104,30 @@ class MaceModel:
     def to(
         self, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
     ) -> MaceModel:
-        """The same model in another precision or on another device.
+        """Return the model in another precision or on another device.
 
         Args:
-            dtype: `torch.float64` or `torch.float32`; that of this model if None.
-            device: That of this model if None.
+            dtype: `torch.float64` or `torch.float32`; None keeps the model's.
+            device: Device of the tensors; None keeps the model's.
 
         Raises:
-            ValueError: If the dtype is another.
+            ValueError: If the dtype is not one of these two.
         """
         dtype = self.dtype if dtype is None else dtype
         device = self.device if device is None else device
         return assemble(self.settings, self.params, self.head, dtype, device, self.n_subnormal)
 
     def structure(self, atoms: Atoms, *, skin: float = 0.0) -> Structure:
-        """The structure and neighbour graph of an ASE Atoms object; see `from_ase`."""
+        """Make the structure and neighbour graph of an ASE Atoms object; see `from_ase`."""
         if len(atoms) == 0:
             raise ValueError("the structure has no atoms")
         skin = validation.skin(skin)
         unknown = sorted({int(z) for z in atoms.numbers} - set(self.atomic_numbers))
         if unknown:
             known = self.atomic_numbers
-            which = _symbols(known) if len(known) <= FEW else f"{len(known)} others"
+            names = _symbols(known) if len(known) <= FEW else f"{len(known)} others"
             raise ValueError(
-                f"the model does not know the elements {_symbols(unknown)}; it was made for {which}"
+                f"the model does not know the elements {_symbols(unknown)}; it was made for {names}"
             )
         like = torch.empty(0, dtype=self.dtype, device=self.device)
         features = self.features(atoms)
@@ -135,16 +135,16 @@ class MaceModel:
         return Structure.of(atoms, graph, like)
 
     def features(self, atoms: Atoms) -> dict[str, Tensor]:
-        """The extra features that the model embeds, such as total charge and spin.
+        """Read the extra features that the model embeds, such as total charge and spin.
 
         Raises:
-            ValueError: If one is missing or out of range.
+            ValueError: If a feature is missing or out of range.
         """
         like = torch.empty(0, dtype=self.dtype, device=self.device)
         return features_of(atoms, self.settings.features, like)
 
     def energy_fn(self, topology: Graph, *, per_atom: bool = False) -> Energy:
-        """The energy as a pure function `E(positions, cell, params)`; see `energy_fn`."""
+        """Return the energy as a pure function `E(positions, cell, params)`; see `energy_fn`."""
         return edge_energy_fn(self, topology, per_atom=per_atom)
 
     def atom_energies(
@@ -154,7 +154,7 @@ class MaceModel:
         cell: Tensor,
         params: Mapping[str, Tensor],
     ) -> Tensor:
-        """Energies of the atoms in eV, for any topology that a MACE computes on.
+        """Compute the energies of the atoms in eV, (atoms,), on any `EdgeTopology`.
 
         Raises:
             KeyError: If names in `params` are missing or unknown.
@@ -175,15 +175,15 @@ def assemble(
     device: str | torch.device,
     subnormal: int = 0,
 ) -> MaceModel:
-    """A model with tensors of its own, without subnormal weights.
+    """Make a model from settings and copies of tensors, with subnormal weights set to zero.
 
     Args:
-        settings: Of the model.
-        tensors: From where they are.
+        settings: Settings of the model.
+        tensors: Tensors to copy, under the names of mace-torch's state dict.
         head: Name of the head.
-        dtype: Of the model.
-        device: Of the model.
-        subnormal: How many weights were set to zero before.
+        dtype: Floating-point type of the copies.
+        device: Device of the copies.
+        subnormal: Number of weights that were set to zero before.
     """
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float64 or torch.float32, not {dtype}")
@@ -199,7 +199,7 @@ def assemble(
 
 
 def _attach(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Register tensors under their dotted names, making the modules on the way where needed."""
+    """Register tensors under their dotted names; submodules that are missing are made."""
     for name, tensor in tensors.items():
         *path, leaf = name.split(".")
         place = module
@@ -211,7 +211,7 @@ def _attach(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _assert_no_torchscript(module: nn.Module) -> None:
-    """Fail if TorchScript can be reached from the module (it breaks nested transforms)."""
+    """Raise AssertionError if the module holds TorchScript, which breaks nested transforms."""
     scripted = (torch.jit.ScriptModule, torch.jit.ScriptFunction)
     for name, part in module.named_modules():
         if isinstance(part, scripted) or any(isinstance(v, scripted) for v in vars(part).values()):

@@ -1,12 +1,12 @@
-"""Models in a file that runs no code: tensors and settings in the safetensors format.
+"""Model files in the safetensors format, which hold no code.
 
-The tensors are those of `Model.params`, under their own names. The header holds the rest as text:
+A file holds the tensors of `MaceModel.params` under their names. Its header holds, as text:
 
     format      "mace_functional"
-    version     of the format, 1
+    version     version of the format, 1
     head        name of the head
     settings    `MaceSettings` as JSON
-    tensors     names and shapes of the tensors as JSON, in the order of `Model.params`
+    tensors     names and shapes of the tensors as JSON, in the order of `MaceModel.params`
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SUFFIX = ".safetensors"
 FORMAT = "mace_functional"
 VERSION = 1
 FIXED_BY_SYMMETRY = "U_matrix_", "_w3j_"
-"""Parts of the names of coupling coefficients."""
+"""Parts of tensor names that mark coupling coefficients; `save_model` keeps their dtype."""
 
 
 def save_model(
@@ -45,20 +45,22 @@ def save_model(
 ) -> None:
     """Write a model to a file that `load_model` reads without running code from it.
 
-    Parameters that were changed are saved from `dataclasses.replace(model, params=changed)`. A
-    dispersion correction is not in the file: ask for it when loading.
+    To save changed parameters, pass `dataclasses.replace(model, params=changed)`. The file does not
+    hold a dispersion correction: pass `dispersion` to `load_model` again.
 
     Args:
-        model: From `load_model`.
-        path: The file, `*.safetensors`. An old one stays until the new one is whole.
+        model: A model from `load_model`.
+        path: Path of the file, `*.safetensors`. An existing file is replaced only once the new one
+            is complete.
         dtype: Floating-point type of the weights in the file; the model's own if None. Coupling
-            coefficients keep theirs: the energy is invariant under rotations to their accuracy.
+            coefficients keep their type, because their accuracy limits the invariance of the energy
+            under rotations.
 
     Raises:
         TypeError: If the model is of another class.
         ValueError: If the path has another suffix, the dtype is not `torch.float64` or
-            `torch.float32`, or the tensors of `model.params` are not those of the model: by their
-            names, shapes, dtypes or devices, or because entries are not finite.
+            `torch.float32`, or the names, shapes, dtypes or devices of `model.params` are not the
+            model's, or a parameter is not finite.
         OSError: If the file cannot be written.
     """
     in_order("save_model(model, path)", (model, "MaceModel"))
@@ -90,24 +92,24 @@ def save_model(
             partial.write_bytes(save(tensors, header))
     except OSError as error:
         raise OSError(
-            f"{path} cannot be written ({error.strerror}): choose a folder that is there and that "
-            "you may write to"
+            f"{path} cannot be written ({error.strerror}): choose an existing "
+            "folder in which you may write"
         ) from error
 
 
 def read_model_file(path: Path) -> tuple[MaceSettings, dict[str, Tensor], str]:
-    """Read a file of `save_model`.
+    """Read a file that `save_model` wrote.
 
     Args:
-        path: The file.
+        path: Path of the file.
 
     Returns:
-        The settings, the tensors as they are in the file, and the name of the head.
+        The settings, the tensors in the file's dtypes, and the name of the head.
 
     Raises:
-        ValueError: If it is not a safetensors file, holds something else than a model, was written
-            by a newer version, or is damaged.
-        OSError: If it cannot be read.
+        ValueError: If the file is not a safetensors file, does not hold a model, was written by a
+            newer version, or is damaged.
+        OSError: If the file cannot be read.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -128,7 +130,7 @@ def read_model_file(path: Path) -> tuple[MaceSettings, dict[str, Tensor], str]:
 def _read_header(
     path: Path, header: Mapping[str, str]
 ) -> tuple[MaceSettings, dict[str, tuple[int, ...]], str]:
-    """The settings, the shapes of the tensors, and the head."""
+    """Read settings, shapes of the tensors, and the head from the header."""
     try:
         version = int(header["version"])
         if version < 1:
@@ -146,7 +148,7 @@ def _read_header(
 
 
 def _from_json(kind: Any, value: Any) -> Any:
-    """What was made JSON of: a dataclass, a tuple, or a plain value."""
+    """Convert parsed JSON to a dataclass, tuple or plain value of the type `kind`."""
     if is_dataclass(kind):
         kinds, dataclass = get_type_hints(kind), cast(Callable[..., Any], kind)
         return dataclass(**{name: _from_json(kinds[name], entry) for name, entry in value.items()})
@@ -155,7 +157,7 @@ def _from_json(kind: Any, value: Any) -> Any:
         if not isinstance(value, list):
             raise ValueError(f"{value!r:.60} is not a list")
         return tuple(_from_json(arguments[0], entry) for entry in value)
-    if origin in (Union, UnionType):  # of one kind and None
+    if origin in (Union, UnionType):  # a type or None
         return None if value is None else _from_json(arguments[0], value)
     if not (value in arguments if origin is Literal else type(value) is kind):
         raise ValueError(f"{value!r:.60} is not of type {kind}")
@@ -169,7 +171,7 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def _check_shapes(
     found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: str
 ) -> None:
-    """The tensors found are those expected."""
+    """Check that the tensors have the expected names and shapes."""
     for problem, names in (
         ("lacks the tensors", expected.keys() - found),
         ("has unknown tensors", found.keys() - expected),
@@ -178,4 +180,4 @@ def _check_shapes(
             raise ValueError(f"{where} {problem} {', '.join(sorted(names))}")
     for name, shape in expected.items():
         if found[name] != shape:
-            raise ValueError(f"{name} of {where} has the shape {found[name]} and not {shape}")
+            raise ValueError(f"{name} of {where} has the shape {found[name]}, not {shape}")

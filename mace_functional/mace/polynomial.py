@@ -2,9 +2,10 @@
 
     B[M] = sum_nu sum_{m1 ... m_nu} T_nu[M, m1 ... m_nu] x[m1] ... x[m_nu],   T_nu = U_nu W_nu,
 
-for each node and channel, with symbols U_nu and weights W_nu of each element. Selection rules leave
-few of the U: of 4096 for x up to l = 3 and an invariant B of third order, 353. So a derivative is a
-sum over terms: a coefficient, the product of the remaining x, and the component that it goes to.
+for each node and channel, with symbols U_nu and weights W_nu of each element. Selection rules make
+most of the U zero: for x up to l = 3 and an invariant B of third order, 353 of 4096 are not zero.
+The polynomials and their derivatives are therefore computed as sums over nonzero terms. A term is a
+coefficient times a product of components of x, and it is added to one component of the result.
 """
 
 from __future__ import annotations
@@ -23,19 +24,23 @@ from mace_functional.autodiff.blocks import node_slices
 from mace_functional.autodiff.local import LocalFunction
 
 MAX_BLOCK_FLOATS = 2**17
-"""Numbers in one tensor of a block of nodes on CPU, so that several tensors fit the cache."""
+"""Largest number of numbers in a tensor of one slice of nodes on the CPU.
+
+Several such tensors fit the cache together (8 bytes each in float64: 1 MiB a tensor).
+"""
 
 
 class Terms(NamedTuple):
-    """The terms of a derivative of some order, of all polynomials.
+    """The terms of one derivative of all polynomials.
 
     Attributes:
-        places: M, and for each derivative its m, (1 + order, terms).
-        factors: Components of x to multiply, (largest nu - order, terms); one past the last
-            component stands for the number one.
-        sources: For each polynomial and nu, the rows of the flattened U_nu to add, one for each
-            order of the m, (nu!, its terms).
-        scales: What to multiply their sum by, (its terms, 1).
+        places: Component of the result that a term is added to: M, and the m of each derivative,
+            (1 + order, terms).
+        factors: Components m of x in the product, (largest nu - order, terms). The index after the
+            last component stands for a factor of one.
+        sources: Rows of the flattened U_nu whose sum is the coefficient, one row for each
+            permutation of the m; for each polynomial and nu, (nu!, terms of that nu).
+        scales: Factor of that sum; for each polynomial and nu, (terms of that nu, 1).
     """
 
     places: Tensor
@@ -45,39 +50,39 @@ class Terms(NamedTuple):
 
 
 class Monomials:
-    """The terms of some polynomials and of their derivatives.
+    """The nonzero terms of polynomials and of their first two derivatives.
 
     Args:
-        symbols: For each polynomial, U_nu (M, m, ..., m, k) for nu = 1, 2, ... .
+        symbols: U_nu (M, m, ..., m, k) for nu = 1, 2, ..., for each polynomial.
     """
 
     def __init__(self, symbols: Sequence[Sequence[Tensor]]) -> None:
         like = symbols[0][0]
-        present = [[_present(u) for u in us] for us in symbols]
+        nonzero = [[_nonzero(u) for u in us] for us in symbols]
         self.largest = max(len(us) for us in symbols)
         self.size = sum(us[0].shape[0] for us in symbols)
         self.components = like.shape[1]
-        self.terms = [self._terms(present, order, like) for order in range(3)]
+        self.terms = [self._terms(nonzero, order, like) for order in range(3)]
 
-    def _terms(self, present: Sequence[Sequence[np.ndarray]], order: int, like: Tensor) -> Terms:
+    def _terms(self, nonzero: Sequence[Sequence[np.ndarray]], order: int, like: Tensor) -> Terms:
         width = max(self.largest - order, 0)
         places, factors, sources, scales = [], [], [], []
         start = 0
-        for arrays in present:
+        for arrays in nonzero:
             for nu, array in enumerate(arrays, 1):
-                found = np.argwhere(array) if nu >= order else np.empty((0, 1 + order), dtype=int)
-                rest = found[:, 1 + order :]
-                found = found[(np.diff(rest, axis=1) >= 0).all(1)]
-                rest = found[:, 1 + order :]
-                filled = np.full((len(found), width), self.components)
-                filled[:, : rest.shape[1]] = rest
-                places.append(found[:, : 1 + order] + [start, *[0] * order])
-                factors.append(filled)
-                turned = [found[:, [0, *p]] for p in permutations(range(1, 1 + nu)) if len(found)]
-                rows = [np.ravel_multi_index(tuple(t.T), array.shape) for t in turned]
-                sources.append(np.array(rows, dtype=int).reshape(factorial(nu), len(found)))
-                count = [perm(nu, order) * _arrangements(row) / factorial(nu) for row in rest]
-                scales.append(np.array(count, dtype=float).reshape(-1, 1))
+                terms = np.argwhere(array) if nu >= order else np.empty((0, 1 + order), dtype=int)
+                ascending = (np.diff(terms[:, 1 + order :], axis=1) >= 0).all(1)
+                terms = terms[ascending]
+                ms = terms[:, 1 + order :]
+                padded = np.full((len(terms), width), self.components)
+                padded[:, : ms.shape[1]] = ms
+                places.append(terms[:, : 1 + order] + [start, *[0] * order])
+                factors.append(padded)
+                permuted = [terms[:, [0, *p]] for p in permutations(range(1, 1 + nu)) if len(terms)]
+                rows = [np.ravel_multi_index(tuple(t.T), array.shape) for t in permuted]
+                sources.append(np.array(rows, dtype=int).reshape(factorial(nu), len(terms)))
+                scale = [perm(nu, order) * _permutation_count(row) / factorial(nu) for row in ms]
+                scales.append(np.array(scale, dtype=float).reshape(-1, 1))
             start += arrays[0].shape[0]
 
         def index(array: np.ndarray) -> Tensor:
@@ -91,32 +96,35 @@ class Monomials:
         )
 
 
-def _present(symbols: Tensor) -> np.ndarray:
-    """Where U, averaged over the orders of its m, is not zero."""
+def _nonzero(symbols: Tensor) -> np.ndarray:
+    """Return a mask (M, m, ..., m) of the U that are not zero once symmetrised over their m."""
     u = symbols.detach().cpu().double().numpy()
-    orders = permutations(range(1, u.ndim - 1))
-    total = np.sum([u.transpose(0, *p, u.ndim - 1) for p in orders], axis=0)
+    axes = permutations(range(1, u.ndim - 1))
+    total = np.sum([u.transpose(0, *p, u.ndim - 1) for p in axes], axis=0)
     return (total != 0).any(-1)
 
 
-def _arrangements(components: np.ndarray) -> int:
-    """In how many orders the same components can stand."""
+def _permutation_count(components: np.ndarray) -> int:
+    """Return the number of distinct permutations of components, some of which may be equal."""
     repeats = np.unique(components, return_counts=True)[1]
     return factorial(len(components)) // prod(factorial(int(n)) for n in repeats)
 
 
 class Polynomials(LocalFunction):
-    """From x (nodes, channels, m) to B (nodes, channels, M).
+    """The polynomials B (nodes, channels, M) as a function of x (nodes, channels, m).
 
     Further arguments are, for each polynomial and nu = 1, 2, ..., the weights W_nu (all elements,
-    k, channels), and then likewise the symbols U_nu (M, m, ..., m, k), of which only the values
-    count: those that were zero, averaged over the order of the m, when the monomials were found
-    stay so.
+    k, channels), and then likewise the symbols U_nu (M, m, ..., m, k). The values of the symbols
+    may differ from those that `Monomials` was made of, but their zeros may not: symbols that were
+    zero there, once symmetrised over the m, are taken as zero.
+
+    The methods return the value (nodes, channels, M), the Jacobian (nodes, channels, M, m), and,
+    for a cotangent (nodes, channels, M), the weighted Hessian (nodes, channels, m, m).
 
     Args:
-        monomials: The terms.
-        elements: Rows of the weights for the elements present.
-        counts: Number of nodes of each, in the order of the nodes.
+        monomials: The nonzero terms.
+        elements: Rows of the weights, for each element in the structure.
+        counts: Number of nodes of each of these elements, in the order of the nodes.
     """
 
     def __init__(
@@ -134,7 +142,7 @@ class Polynomials(LocalFunction):
 
     @override
     def weighted_hessian(self, cotangent: Tensor, x: Tensor, *rest: Tensor) -> Tensor:
-        return self._in_blocks(rest, [_CURVATURE], x, cotangent)[0]
+        return self._in_blocks(rest, [_WEIGHTED_HESSIAN], x, cotangent)[0]
 
     @override
     def value_and_jacobian(self, x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,47 +153,54 @@ class Polynomials(LocalFunction):
     def value_and_jacobian_along(
         self, direction: Tensor, x: Tensor, *rest: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        value, jacobian, change = self._in_blocks(rest, [_VALUE, _JACOBIAN, _CHANGE], x, direction)
-        return value, jacobian, change
+        functions = [_VALUE, _JACOBIAN, _JACOBIAN_ALONG]
+        value, jacobian, d_jacobian = self._in_blocks(rest, functions, x, direction)
+        return value, jacobian, d_jacobian
 
     def _in_blocks(
         self, rest: Sequence[Tensor], functions: Sequence[_Function], *points: Tensor
     ) -> list[Tensor]:
-        """Results of functions of the coefficients, x and more, for some nodes after others."""
+        """Evaluate functions of x, and of a direction or cotangent, slice by slice of the nodes."""
         orders = [function.order for function in functions]
         coefficients = {order: self._coefficients(order, rest) for order in set(orders)}
         largest = max(self.monomials.terms[order].places.shape[1] for order in orders)
         x = points[0]
         floats = largest * x.shape[1]
-        found: list[list[Tensor]] = [[] for _ in functions]
+        by_slice: list[list[Tensor]] = [[] for _ in functions]
         start = 0
         for element, count in enumerate(self.counts):
             for rows in node_slices(start, count, floats, MAX_BLOCK_FLOATS, x.device):
                 block = [t[rows].permute(2, 0, 1) for t in points]
                 one = torch.ones_like(block[0][:1])
                 block[0] = torch.cat([block[0], one])
-                for function, results in zip(functions, found, strict=True):
+                for function, results in zip(functions, by_slice, strict=True):
                     c = coefficients[function.order][element]
                     results.append(function.evaluate(self.monomials, c, *block))
             start += count
-        return [torch.cat(results) for results in found]
+        return [torch.cat(results) for results in by_slice]
 
     def _coefficients(self, order: int, rest: Sequence[Tensor]) -> list[Tensor]:
-        """Coefficients of the terms, (terms, channels), for each element present."""
+        """Compute the coefficients of the terms, (terms, channels), for each element."""
         terms = self.monomials.terms[order]
         half = len(rest) // 2
         elements = list(self.elements)
-        found = []
+        coefficients = []
         for w, u, source, scale in zip(
             rest[:half], rest[half:], terms.sources, terms.scales, strict=True
         ):
             rows = u.flatten(0, -2).index_select(0, source.flatten()).unflatten(0, source.shape)
-            found.append((rows.sum(0) * scale.to(rows.dtype)) @ w[elements])
-        return list(torch.cat(found, 1).unbind())
+            coefficients.append((rows.sum(0) * scale.to(rows.dtype)) @ w[elements])
+        return list(torch.cat(coefficients, 1).unbind())
 
 
 class _Function(NamedTuple):
-    """A sum over terms: their order, and the sum for some nodes, from (m, nodes, channels)."""
+    """A sum over the terms of a derivative.
+
+    Attributes:
+        order: Order of the derivative.
+        evaluate: Function of the monomials, the coefficients, x (m, nodes, channels), and a
+            direction or cotangent of the same layout.
+    """
 
     order: int
     evaluate: Callable[..., Tensor]
@@ -198,17 +213,17 @@ def _sum(
     shape: Sequence[int],
     nodes: int,
 ) -> Tensor:
-    """Products of coefficients (terms, channels) and factors, summed by place.
+    """Multiply coefficients by factors, and add the products up by component of the result.
 
     Args:
-        coefficients: (terms, channels).
-        factors: (terms, nodes, channels) each.
-        places: Components of the result, (1 or 2, terms).
-        shape: How many components there are.
-        nodes: How many nodes there are.
+        coefficients: Coefficients of the terms, (terms, channels).
+        factors: Factors of the terms, (terms, nodes, channels) each.
+        places: Component of the result that each term is added to, (1 or 2, terms).
+        shape: Number of components of the result, along 1 or 2 dimensions.
+        nodes: Number of nodes.
 
     Returns:
-        (nodes, channels, *shape).
+        The sums, (nodes, channels, *shape).
     """
     product = coefficients[:, None].expand(-1, nodes, -1)
     for factor in factors:
@@ -222,30 +237,40 @@ def _factors(terms: Terms, x: Tensor) -> list[Tensor]:
     return [x.index_select(0, row) for row in terms.factors]
 
 
-def _value(of: Monomials, coefficients: Tensor, x: Tensor, *others: Tensor) -> Tensor:
-    terms = of.terms[0]
-    return _sum(coefficients, _factors(terms, x), terms.places, (of.size,), x.shape[1])
+def _value(monomials: Monomials, coefficients: Tensor, x: Tensor, *others: Tensor) -> Tensor:
+    terms = monomials.terms[0]
+    return _sum(coefficients, _factors(terms, x), terms.places, (monomials.size,), x.shape[1])
 
 
-def _jacobian(of: Monomials, coefficients: Tensor, x: Tensor, *others: Tensor) -> Tensor:
-    terms = of.terms[1]
+def _jacobian(monomials: Monomials, coefficients: Tensor, x: Tensor, *others: Tensor) -> Tensor:
+    terms = monomials.terms[1]
     return _sum(
-        coefficients, _factors(terms, x), terms.places, (of.size, of.components), x.shape[1]
+        coefficients,
+        _factors(terms, x),
+        terms.places,
+        (monomials.size, monomials.components),
+        x.shape[1],
     )
 
 
-def _change(of: Monomials, coefficients: Tensor, x: Tensor, direction: Tensor) -> Tensor:
-    """Change of the Jacobian along a direction."""
-    terms = of.terms[2]
+def _jacobian_along(
+    monomials: Monomials, coefficients: Tensor, x: Tensor, direction: Tensor
+) -> Tensor:
+    """Compute the derivative of the Jacobian along a direction (m, nodes, channels)."""
+    terms = monomials.terms[2]
     factors = [direction.index_select(0, terms.places[2]), *_factors(terms, x)]
-    return _sum(coefficients, factors, terms.places[:2], (of.size, of.components), x.shape[1])
+    return _sum(
+        coefficients, factors, terms.places[:2], (monomials.size, monomials.components), x.shape[1]
+    )
 
 
-def _curvature(of: Monomials, coefficients: Tensor, x: Tensor, cotangent: Tensor) -> Tensor:
-    terms = of.terms[2]
+def _weighted_hessian(
+    monomials: Monomials, coefficients: Tensor, x: Tensor, cotangent: Tensor
+) -> Tensor:
+    terms = monomials.terms[2]
     factors = [cotangent.index_select(0, terms.places[0]), *_factors(terms, x)]
-    return _sum(coefficients, factors, terms.places[1:], (of.components,) * 2, x.shape[1])
+    return _sum(coefficients, factors, terms.places[1:], (monomials.components,) * 2, x.shape[1])
 
 
 _VALUE, _JACOBIAN = _Function(0, _value), _Function(1, _jacobian)
-_CHANGE, _CURVATURE = _Function(2, _change), _Function(2, _curvature)
+_JACOBIAN_ALONG, _WEIGHTED_HESSIAN = _Function(2, _jacobian_along), _Function(2, _weighted_hessian)

@@ -1,4 +1,4 @@
-"""Bases of functions of one length: Bessel, Gaussian, Chebyshev; each with its derivatives."""
+"""Radial bases of functions of a length, with derivatives: Bessel, Gaussian, Chebyshev."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from mace_functional.autodiff.jets import Jet, multiply
 
 
 class Bessel(nn.Module):
-    """`sqrt(2 / r_max) sin(n pi r / r_max) / r` (arXiv:2003.03123, eq. 7)."""
+    """Bessel functions, `sqrt(2 / r_max) sin(n pi r / r_max) / r` (arXiv:2003.03123, eq. 7)."""
 
     bessel_weights: Tensor
     prefactor: Tensor
 
     def forward(self, r: Tensor, order: int) -> Jet:
-        """Basis functions (..., basis) of lengths (..., 1), and their derivatives."""
+        """Compute the jet of the basis functions (..., basis) at lengths (..., 1)."""
         w = self.bessel_weights
         sine = self.prefactor * torch.sin(w * r)
-        waves, reciprocals = [sine], [1 / r]
+        sines, reciprocals = [sine], [1 / r]
         if order:
-            waves.append(self.prefactor * w * torch.cos(w * r))
+            sines.append(self.prefactor * w * torch.cos(w * r))
         for n in range(1, order + 1):
             reciprocals.append(-n * reciprocals[-1] / r)
-            waves.append(-w * w * waves[n - 1])
-        return multiply(waves[: order + 1], reciprocals)
+            sines.append(-w * w * sines[n - 1])
+        return multiply(sines[: order + 1], reciprocals)
 
 
 class Gaussian(nn.Module):
-    """Gaussians on an even grid, `exp(c (r - r_n)^2)`."""
+    """Gaussians `exp(c (r - r_n)^2)` at evenly spaced r_n."""
 
     gaussian_weights: Tensor
 
@@ -37,12 +37,12 @@ class Gaussian(nn.Module):
         self.coefficient = coefficient
 
     def forward(self, r: Tensor, order: int) -> Jet:
-        """Basis functions (..., basis) of lengths (..., 1), and their derivatives."""
+        """Compute the jet of the basis functions (..., basis) at lengths (..., 1)."""
         distance = r - self.gaussian_weights
         out = [torch.exp(self.coefficient * distance * distance)]
         for n in range(order):
-            slope = distance * out[n]
-            out.append(2 * self.coefficient * (slope + n * out[n - 1] if n else slope))
+            term = distance * out[n]
+            out.append(2 * self.coefficient * (term + n * out[n - 1] if n else term))
         return out
 
 
@@ -54,7 +54,7 @@ class Chebyshev(nn.Module):
         self.size = size
 
     def forward(self, r: Tensor, order: int) -> Jet:
-        """Basis functions (..., basis) of lengths (..., 1), and their derivatives."""
+        """Compute the jet of the basis functions (..., basis) at lengths (..., 1)."""
         one, zero = torch.ones_like(r), torch.zeros_like(r)
         x = [r, one, *[zero] * order][: order + 1]
         polynomials = [[one, *[zero] * order], x]

@@ -16,7 +16,7 @@ from mace_functional.structure.species import Species, gather
 
 
 class RadialEmbedding(nn.Module):
-    """Radial basis of the (transformed) length and the cutoff function of the length itself."""
+    """The radial basis of a (transformed) length, and the cutoff function of the length."""
 
     def __init__(self, settings: RadialSettings) -> None:
         super().__init__()
@@ -41,13 +41,15 @@ class RadialEmbedding(nn.Module):
         sender_species: Species,
         order: int,
     ) -> tuple[Jet, Jet | None]:
-        """Radial basis (nodes, K, basis) and, where it is applied later, the cutoff function.
+        """Compute the jets of the radial basis (nodes, K, basis) and the cutoff function.
+
+        The second jet is None if the basis is already multiplied by the cutoff function.
 
         Args:
             lengths: Edge lengths in Å, (nodes, K, 1).
-            senders: What is at the other end, (nodes, K).
+            senders: Sender of each edge, (nodes, K).
             species: Elements of the nodes.
-            sender_species: Elements of what sends.
+            sender_species: Elements of the senders.
             order: Number of derivatives by the length.
         """
         r_max = self.cutoff_fn.r_max

@@ -1,4 +1,4 @@
-"""The weights of the edges as a function of their lengths: embedding and network together."""
+"""The radial weights of the edges as a function of their lengths: embedding and network."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mace_functional.structure.species import Species
 
 
 class RadialFunction:
-    """Weights of the edges as a function of their lengths and of explicit tensors.
+    """The radial weights of the edges as a function of lengths and of explicit tensors.
 
     Attributes:
-        tensors: The tensors: parameters, and vectors of the nodes where the network reads them.
+        tensors: The tensors: parameters, and vectors of the nodes if the network reads them.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class RadialFunction:
     def inputs(
         self, lengths: Tensor, senders: Tensor, tensors: Sequence[Tensor], order: int
     ) -> RadialInputs:
-        """The inputs of the network, with derivatives up to an order."""
+        """Compute the inputs of the network, with derivatives by the lengths up to an order."""
         embedded, nodes = self.widths
         state = dict(zip(self.names, tensors[:embedded], strict=True))
         args = (lengths, senders, *self.species, order)
@@ -48,9 +48,9 @@ class RadialFunction:
         return RadialInputs(senders, basis, envelope, *tensors[embedded:][:nodes])
 
     def jet(self, tensors: Sequence[Tensor], inputs: RadialInputs) -> Jet:
-        """Jet of the weights, (nodes, K, outputs)."""
+        """Compute the jet of the radial weights, (nodes, K, outputs) each."""
         return inputs.times_cutoff(self.without_cutoff(tensors, inputs))
 
     def without_cutoff(self, tensors: Sequence[Tensor], inputs: RadialInputs) -> Jet:
-        """Jet of the network's outputs, without the cutoff function that multiplies them."""
+        """Compute the jet of the network's outputs, before they are multiplied by the cutoff."""
         return self.network.jet(tensors[sum(self.widths) :], inputs)

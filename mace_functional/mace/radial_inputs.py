@@ -1,4 +1,4 @@
-"""The inputs of a radial network."""
+"""The inputs of a radial network: jets of the radial basis, and vectors of the nodes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mace_functional.structure.species import gather
 
 @dataclass(frozen=True, eq=False)
 class RadialInputs:
-    """Invariants of the edges: jets in the edge length, and vectors of the nodes.
+    """Inputs of a radial network: jets in the edge length, and vectors of the nodes.
 
     Attributes:
-        senders: Rows of what is at the other end, (nodes, K).
+        senders: Sender of each edge, (nodes, K).
         basis: Jet of the radial basis, (nodes, K, basis) each.
-        envelope: Jet of the cutoff function, (nodes, K, 1) each, if it multiplies the weights.
-        source: Vectors that the senders contribute, (all senders, any), if a model uses them.
-        target: Vectors of the nodes themselves, (nodes, any), if a model uses them.
+        envelope: Jet of the cutoff function, (nodes, K, 1) each; None if the basis contains it.
+        source: Vectors of the senders, (all senders, any); None if the network reads none.
+        target: Vectors of the nodes, (nodes, any); None if the network reads none.
     """
 
     senders: Tensor
@@ -29,7 +29,7 @@ class RadialInputs:
     target: Tensor | None = None
 
     def of(self, rows: slice) -> RadialInputs:
-        """Inputs of some nodes."""
+        """Return the inputs of a slice of nodes."""
         return replace(
             self,
             senders=self.senders[rows],
@@ -39,13 +39,14 @@ class RadialInputs:
         )
 
     def times_cutoff(self, jet: Jet) -> Jet:
-        """A jet times the cutoff function, where the basis does not hold it already."""
+        """Multiply a jet by the cutoff function, unless the basis contains it."""
         return jet if self.envelope is None else multiply(jet, self.envelope)
 
     def linear(self, weight: Tensor) -> Jet:
-        """Jet of `[basis_ij, source_j, target_i] W` (nodes, K, outputs), W (inputs, outputs).
+        """Compute the jet of `[basis_ij, source_j, target_i] W`, W (inputs, outputs).
 
-        The node vectors are multiplied before they are gathered, once per node and not per edge.
+        Each tensor of the jet is (nodes, K, outputs). The vectors of the nodes are multiplied
+        before they are gathered: once per node, not once per edge.
         """
         if self.source is None or self.target is None:
             return [b @ weight for b in self.basis]

@@ -1,4 +1,4 @@
-"""Radial networks: from the inputs of an edge to its weights, as jets in the edge length."""
+"""Radial networks, which map the inputs of an edge to its weights, as jets in the length."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mace_functional.mace.settings import Activation
 
 
 class DenseLayer(nn.Module):
-    """Holds the weight (inputs, outputs) of one layer."""
+    """A container of the weight (inputs, outputs) of one layer."""
 
     weight: Tensor
 
 
 class RadialNetwork(nn.Module):
-    """Layers without biases, normalised by `1 / sqrt(inputs)`, with a scaled activation between."""
+    """Linear layers times `1 / sqrt(inputs)`, without biases; scaled activations between them."""
 
     def __init__(self, depth: int, activation: Activation) -> None:
         super().__init__()
@@ -29,12 +29,12 @@ class RadialNetwork(nn.Module):
             self.add_module(f"layer{i}", DenseLayer())
 
     def tensors(self) -> list[Tensor]:
-        """The tensors that `jet` takes."""
+        """Return the tensors that `jet` takes as its first argument."""
         layers: Iterable[Any] = self.children()
         return [layer.weight for layer in layers]
 
     def jet(self, tensors: Sequence[Tensor], inputs: RadialInputs) -> Jet:
-        """Jet of the outputs, (nodes, K, outputs)."""
+        """Compute the jet of the outputs, (nodes, K, outputs) each."""
         first, *deeper = tensors
         x = inputs.linear(_normalised(first))
         for weight in deeper:
@@ -45,12 +45,12 @@ class RadialNetwork(nn.Module):
 
 
 def _normalised(weight: Tensor) -> Tensor:
-    """The weight over the square root of the number of inputs."""
+    """Return a weight divided by the square root of the number of inputs."""
     return weight * weight.shape[0] ** -0.5
 
 
 class AffineLayer(nn.Module):
-    """Holds weight and bias of a `torch.nn.Linear` or `torch.nn.LayerNorm`."""
+    """A container of the weight and bias of a `torch.nn.Linear` or `torch.nn.LayerNorm`."""
 
     weight: Tensor
     bias: Tensor
@@ -66,12 +66,12 @@ class NormalisedRadialNetwork(nn.Module):
         )
 
     def tensors(self) -> list[Tensor]:
-        """The tensors that `jet` takes."""
+        """Return the tensors that `jet` takes as its first argument."""
         layers: list[Any] = [layer for layer in self.net if isinstance(layer, AffineLayer)]
         return [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
 
     def jet(self, tensors: Sequence[Tensor], inputs: RadialInputs) -> Jet:
-        """Jet of the outputs, (nodes, K, outputs)."""
+        """Compute the jet of the outputs, (nodes, K, outputs) each."""
         weight, bias, *deeper = tensors
         value, *derivatives = inputs.linear(weight.T)
         x = [value + bias, *derivatives]
@@ -85,7 +85,7 @@ class NormalisedRadialNetwork(nn.Module):
 
 
 def layer_norm(x: Jet, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Jet:
-    """Layer normalisation over the last dimension."""
+    """Compute the jet of the layer normalisation over the last dimension."""
     centred = [d - d.mean(-1, keepdim=True) for d in x]
     variance = [d.mean(-1, keepdim=True) for d in multiply(centred, centred)]
     root = [(variance[0] + eps) ** -0.5]

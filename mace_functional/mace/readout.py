@@ -1,4 +1,4 @@
-"""Readouts: energies of the nodes from their invariant features, one for each head."""
+"""Readouts: energies of the nodes, one for each head, from their invariant features."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mace_functional.mace.settings import ReadoutSettings
 
 
 class Readout(nn.Module):
-    """Node energies of one head.
+    """Energies of the nodes from their features, for one head.
 
-    "Linear" is one linear map; "NonLinear" has a hidden layer of which each head owns a slice, and
-    "NonLinearBias" two of them with biases.
+    The kind "Linear" is one linear map. "NonLinear" has one hidden layer, "NonLinearBias" two, with
+    biases. Each head has its own slice of a hidden layer.
     """
 
     def __init__(self, settings: ReadoutSettings, num_heads: int) -> None:
@@ -33,7 +33,7 @@ class Readout(nn.Module):
         self.head_width = Irreps(hidden).dim // num_heads
 
     def forward(self, features: Features, head: int) -> Tensor:
-        """Energies (nodes,)."""
+        """Compute the energies of the nodes, (nodes,), for one head."""
         if hasattr(self, "linear"):
             return self.linear(features)[0][:, 0, head]
         hidden = self._activate(self.linear_1(features)[0], head)
@@ -42,7 +42,7 @@ class Readout(nn.Module):
         return self.linear_2([hidden])[0][:, 0, head]
 
     def _activate(self, hidden: Tensor, head: int) -> Tensor:
-        """Activate, and silence the slices of the other heads."""
+        """Activate a hidden layer, and set the slices of other heads to zero."""
         hidden = activate(hidden, self.activation)
         if self.num_heads == 1:
             return hidden

@@ -1,4 +1,4 @@
-"""Screened nuclear repulsion at short range."""
+"""The screened nuclear repulsion of pairs of atoms at short range."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from mace_functional.mace.edges import Edges
 from mace_functional.structure.species import gather
 
 EV_ANGSTROM = 14.3996
-"""e^2 / (4 pi eps_0) in eV Å, to the digits that MACE models were trained with."""
+"""Coulomb constant e^2 / (4 pi eps_0), eV Å, with the digits that MACE models were trained with."""
 BOHR = 0.529
+"""Bohr radius, Å, with the digits that MACE models were trained with."""
+
 SCREENING = (3.2, 0.9423, 0.4028, 0.2016)
+"""Exponents b_n of the universal screening function."""
 
 
 class ZieglerBiersackLittmark(nn.Module):
-    """Ziegler-Biersack-Littmark pair potential, cut off at the sum of covalent radii.
+    """The Ziegler-Biersack-Littmark pair potential, cut off at the sum of covalent radii.
 
     `E_i = 1/2 sum_j e^2 Z_i Z_j / (4 pi eps_0 r) sum_n c_n exp(-b_n r / a) f_cut(r)` with
     `a = a_prefactor 0.529 Å / (Z_i^a_exp + Z_j^a_exp)`.
@@ -33,7 +36,7 @@ class ZieglerBiersackLittmark(nn.Module):
         self.power = power
 
     def forward(self, edges: Edges) -> Tensor:
-        """Energies of the nodes (nodes,) in eV."""
+        """Compute the energies of the nodes in eV, (nodes,)."""
         lengths, species, senders = edges.lengths, edges.species, edges.sender_species
         z_i = species.expand(lengths.new_tensor(species.numbers)[:, None])[:, None]
         z_j = gather(senders.expand(lengths.new_tensor(senders.numbers)[:, None]), edges.senders)

@@ -1,7 +1,7 @@
-"""Settings of a MACE model: every choice that is not a tensor.
+"""Settings of a MACE model: everything that is not a tensor.
 
-Together with the tensors of a checkpoint they determine the energy. They are plain numbers and
-strings (irreps in e3nn's notation, `"128x0e+128x1o"`), so they can be printed, compared and stored.
+Settings and tensors of a model determine its energy. Settings are plain numbers and strings (irreps
+in e3nn's notation, `"128x0e+128x1o"`), so they can be printed, compared and stored.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ InteractionKind = Literal[
     "RealAgnosticResidualNonLinear",
 ]
 SkipKind = Literal["elements of message", "elements of features", "linear of features"]
-"""The map that skips the products: one for each element, or one for all; and what it takes."""
+"""Linear map of the skip connection, and its input.
+
+"elements of ..." has weights for each element, "linear of ..." the same weights for all.
+"""
 ReadoutKind = Literal["Linear", "NonLinear", "NonLinearBias"]
 ActivationName = Literal["identity", "silu", "tanh", "sigmoid", "abs"]
 
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation function and the constant that gives it unit second moment."""
+    """An activation function, and the factor that gives it unit second moment."""
 
     name: ActivationName = "identity"
     scale: float = 1.0
@@ -33,7 +36,17 @@ class Activation:
 
 @dataclass(frozen=True)
 class RadialSettings:
-    """Radial basis, cutoff and distance transform of the edges."""
+    """Radial basis, cutoff function and distance transform.
+
+    Attributes:
+        basis: Kind of the basis functions.
+        size: Number of basis functions.
+        cutoff_power: Power p of the polynomial cutoff function.
+        distance_transform: Transform of the length before the basis; None for none.
+        apply_cutoff: True if the cutoff function multiplies the basis; else it multiplies the
+            radial weights.
+        gaussian_coefficient: Factor c in the Gaussian basis `exp(c (r - r_n)^2)`; not positive.
+    """
 
     basis: Literal["bessel", "gaussian", "chebyshev"]
     size: int
@@ -45,7 +58,21 @@ class RadialSettings:
 
 @dataclass(frozen=True)
 class InteractionSettings:
-    """One layer; irreps of what enters, travels along edges, arrives, and skips the product."""
+    """One interaction block.
+
+    Attributes:
+        kind: Kind of block; see `interaction`.
+        node_irreps: Irreps of the node features that enter the block.
+        edge_irreps: Irreps of the features of the senders.
+        target_irreps: Irreps of the messages.
+        skip_irreps: Irreps of the skip connection.
+        radial_widths: Widths of the radial network, from its inputs to its outputs.
+        radial_activation: Activation of the radial network.
+        avg_num_neighbors: Mean number of neighbours, which messages without a density are divided
+            by.
+        scalar_activation: Activation of the scalars in the gate.
+        gate_activation: Activation of the gates.
+    """
 
     kind: InteractionKind
     node_irreps: str
@@ -60,25 +87,32 @@ class InteractionSettings:
 
     @property
     def skip(self) -> SkipKind:
-        """The map that skips the products."""
+        """Kind of the linear map in the skip connection."""
         if self.kind in ("RealAgnosticAttResidual", "RealAgnosticResidualNonLinear"):
             return "linear of features"
         return "elements of features" if "Residual" in self.kind else "elements of message"
 
     @property
     def has_density(self) -> bool:
-        """Whether messages are divided by a learnt density, or by a mean number of neighbours."""
+        """True if messages are divided by a learnt density, not by a mean number of neighbours."""
         return "Density" in self.kind or self.kind == "RealAgnosticResidualNonLinear"
 
     @property
     def radial_reads_features(self) -> bool:
-        """Whether the radial network reads the features of both nodes too."""
+        """True if the radial network also reads the features of both nodes."""
         return self.kind == "RealAgnosticAttResidual"
 
 
 @dataclass(frozen=True)
 class ProductSettings:
-    """One symmetric contraction; `correlations` has one entry per irrep of `irreps_out`."""
+    """One symmetric contraction, with the linear map that follows it.
+
+    Attributes:
+        irreps_out: Irreps of the node features that leave it.
+        correlations: Correlation order of each irrep of `irreps_out`.
+        agnostic: True for the same weights for all elements.
+        use_skip: True if the skip connection is added.
+    """
 
     irreps_out: str
     correlations: tuple[int, ...]
@@ -88,7 +122,15 @@ class ProductSettings:
 
 @dataclass(frozen=True)
 class ReadoutSettings:
-    """One readout; `layer` is the product whose features it reads."""
+    """One readout.
+
+    Attributes:
+        kind: Kind of readout; see `readout.Readout`.
+        layer: Index of the product whose features it reads.
+        irreps_in: Irreps of these features.
+        hidden_irreps: Irreps of the hidden layers; "" for none.
+        activation: Activation of the hidden layers.
+    """
 
     kind: ReadoutKind
     layer: int
@@ -99,7 +141,15 @@ class ReadoutSettings:
 
 @dataclass(frozen=True)
 class FeatureSettings:
-    """One embedded extra feature, such as the total charge or spin."""
+    """One embedded extra feature, such as the total charge or spin.
+
+    Attributes:
+        name: Name of the feature.
+        type: "categorical" for integers, "continuous" for real numbers.
+        per: "graph" for a feature of the structure, "node" for one of the atoms.
+        offset: Number that is added to an integer to give its row in the table of vectors.
+        num_classes: Number of values of a categorical feature.
+    """
 
     name: str
     type: Literal["categorical", "continuous"]
@@ -110,7 +160,22 @@ class FeatureSettings:
 
 @dataclass(frozen=True)
 class MaceSettings:
-    """All settings of one model."""
+    """All settings of one model.
+
+    Attributes:
+        atomic_numbers: Elements, in the order of the tables of the model.
+        cutoff: Cutoff radius, Å.
+        heads: Names of the heads.
+        harmonics_irreps: Irreps of the spherical harmonics.
+        radial: Radial basis, cutoff function and distance transform.
+        interactions: One interaction block for each layer.
+        products: One symmetric contraction for each layer.
+        readouts: Readouts, which are summed.
+        features: Embedded extra features.
+        embedding_readout: True if a linear readout of the initial node features is added.
+        repulsion_power: Power of the cutoff function of the pair repulsion; None for no repulsion.
+        scale_shift: True if the sum of readouts and repulsion is scaled and shifted.
+    """
 
     atomic_numbers: tuple[int, ...]
     cutoff: float

@@ -1,7 +1,7 @@
-"""Copies of a module without copies of its tensors.
+"""Copies of a module that share its tensors, so that several threads can call it.
 
-`torch.func.functional_call` puts tensors into a module for as long as a call lasts. Into a skeleton
-that was made for one call, no other thread puts any.
+`torch.func.functional_call` replaces the tensors of a module while a call lasts. With a skeleton
+made for each call, threads do not replace the tensors of each other's calls.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def skeleton(module: ModuleT) -> ModuleT:
-    """A module whose lists of buffers and of parts are its own; all else is shared.
+    """Copy a module and its submodules; everything but the tables of buffers is shared.
 
-    Making it takes less than a hundredth of an energy. What `torch.compile` traces is the module
-    itself: a trace is made by one thread.
+    A copy takes less than a hundredth of the time of an energy. `torch.compile` traces the module
+    itself, because only one thread traces.
 
     Args:
-        module: Without parameters: its tensors are buffers.
+        module: A module whose tensors are all buffers, not parameters.
     """
     if torch.compiler.is_compiling():
         return module
-    twin = module.__new__(type(module))
-    twin.__dict__.update(module.__dict__)
+    copy = module.__new__(type(module))
+    copy.__dict__.update(module.__dict__)
     parts = module._modules.items()
-    twin.__dict__["_buffers"] = dict(module._buffers)
-    twin.__dict__["_modules"] = {k: None if part is None else skeleton(part) for k, part in parts}
-    return twin
+    copy.__dict__["_buffers"] = dict(module._buffers)
+    copy.__dict__["_modules"] = {k: None if part is None else skeleton(part) for k, part in parts}
+    return copy

@@ -1,9 +1,10 @@
-"""Weights that are too small to be normal floating-point numbers.
+"""Replacement of weights that are subnormal floating-point numbers by zero.
 
-Below 2.2e-308 in double and 1.2e-38 in single precision numbers are kept with fewer digits, and
-processors compute with them in microcode: a Hessian of MACE-MP-0 small, which has tens of thousands
-of them, takes 2.4 times as long on an Intel processor. Set to zero, they change no result: they are
-far below the rounding of every sum that they enter.
+Numbers below 2.2e-308 in double precision, and 1.2e-38 in single precision, are subnormal: they
+have fewer digits, and processors compute with them in slow microcode. MACE-MP-0 small has tens of
+thousands of such weights, and its Hessian takes 2.4 times as long with them on an Intel processor.
+Zeros in their place change no result, because subnormal weights are far below the rounding error of
+every sum that they enter.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from torch import Tensor, nn
 def without_subnormal(
     tensor: Tensor, dtype: torch.dtype, device: str | torch.device
 ) -> tuple[Tensor, int]:
-    """A copy of a tensor in which no number is subnormal in its new dtype.
+    """Copy a tensor, and set numbers that are subnormal in the new dtype to zero.
 
     Args:
         tensor: Floating-point numbers.
-        dtype: Of the copy. What rounds to a subnormal number or to zero in it is zero.
-        device: Of the copy.
+        dtype: Floating-point type of the copy.
+        device: Device of the copy.
 
     Returns:
-        The copy, and how many numbers that were not zero are zero in it.
+        The copy, and the number of its zeros that were not zero before.
     """
     small = (tensor != 0) & (tensor.abs() < torch.finfo(dtype).tiny)
     copy = tensor.to(device=device, dtype=dtype, copy=True)
@@ -31,19 +32,19 @@ def without_subnormal(
 
 
 def flush_subnormal(module: nn.Module) -> int:
-    """Set subnormal numbers among the floating-point tensors of a module to zero, in place.
+    """Set subnormal numbers in the floating-point tensors of a module to zero, in place.
 
     Args:
-        module: Such as a mace-torch model that is to be compared with one of `load_model`.
+        module: A module, such as a mace-torch model to compare with one of `load_model`.
 
     Returns:
-        How many there were.
+        The number of subnormal numbers that were set to zero.
     """
-    found = 0
+    total = 0
     with torch.no_grad():
         for tensor in (*module.parameters(), *module.buffers()):
             if tensor.is_floating_point():
                 copy, number = without_subnormal(tensor, tensor.dtype, tensor.device)
                 tensor.copy_(copy)
-                found += number
-    return found
+                total += number
+    return total

@@ -1,7 +1,8 @@
-"""Names and shapes of the tensors that a model with given settings computes with.
+"""Names and shapes of the tensors of a model, from its settings.
 
-A dimension that the settings leave open, such as the number of couplings k of a symmetric
-contraction, is a name instead of a number: it is free, and the same wherever the name stands.
+Some dimensions do not follow from the settings, such as the number of couplings k of a symmetric
+contraction. These free dimensions have a name in place of a number; dimensions of one name are
+equal.
 """
 
 from __future__ import annotations
@@ -23,29 +24,29 @@ from mace_functional.mace.settings import (
 )
 
 MASK = "output_mask"
-"""Last part of the names of the masks that e3nn keeps beside the weights of its maps."""
+"""Last part of the name of masks, which e3nn stores with the weights of its linear maps."""
 
 RADII = "atomic numbers"
-"""Free dimension of the tables of covalent radii, one for the whole model."""
+"""Name of the free dimension of all tables of covalent radii."""
 
 Shape = tuple[int | str, ...]
 Named = Iterator[tuple[str, Shape]]
 
 
 def tensor_shapes(settings: MaceSettings) -> dict[str, list[Shape]]:
-    """Shapes that each tensor may have, by the names of mace-torch's state dict.
+    """Return the shapes that each tensor of a model may have, by name in its state dict.
 
     Args:
-        settings: Of the model, within their ranges.
+        settings: Settings of the model, which `check_settings` accepts.
 
     Returns:
-        For every tensor that the model reads, one shape, or several where mace-torch has written
-        more than one; and for masks, whose names end in `MASK`, which nothing reads and which need
-        not be there.
+        Shapes of all tensors that the model reads. There is more than one shape for a tensor that
+        versions of mace-torch store in different shapes. The result also has the masks, whose names
+        end in `MASK`; no computation reads them, and a model need not have them.
     """
     elements, heads = len(settings.atomic_numbers), len(settings.heads)
     channels = Irreps(settings.interactions[0].node_irreps).dim
-    of_heads: list[Shape] = [(heads,), ()] if heads == 1 else [(heads,)]
+    head_shapes: list[Shape] = [(heads,), ()] if heads == 1 else [(heads,)]
     shapes: dict[str, list[Shape]] = {
         "r_max": [()],
         "node_embedding.linear.weight": [(elements * channels,)],
@@ -56,7 +57,7 @@ def tensor_shapes(settings: MaceSettings) -> dict[str, list[Shape]]:
     if heads == 1:
         shapes["atomic_energies_fn.atomic_energies"].append((elements,))
     if settings.scale_shift:
-        shapes |= {"scale_shift.scale": of_heads, "scale_shift.shift": of_heads}
+        shapes |= {"scale_shift.scale": head_shapes, "scale_shift.shift": head_shapes}
     single = {
         **_prefixed("radial_embedding", _radial(settings.radial)),
         **_prefixed("joint_embedding", _features(settings.features, channels)),
@@ -76,7 +77,7 @@ def tensor_shapes(settings: MaceSettings) -> dict[str, list[Shape]]:
 
 
 def _prefixed(prefix: str, named: Named) -> dict[str, Shape]:
-    """Names and free dimensions of one part of the model."""
+    """Prefix the names of tensors, and of free dimensions, with the name of a part of the model."""
     return {
         f"{prefix}.{name}": tuple(
             f"{prefix}: {d}" if isinstance(d, str) and d != RADII else d for d in shape
@@ -86,11 +87,11 @@ def _prefixed(prefix: str, named: Named) -> dict[str, Shape]:
 
 
 def _linear(name: str, irreps_in: str, irreps_out: str, biases: bool = False) -> Named:
-    plain = Linear(irreps_in, irreps_out, biases)
-    yield f"{name}.weight", (sum(m * n for m, n in plain.widths),)
+    linear = Linear(irreps_in, irreps_out, biases)
+    yield f"{name}.weight", (sum(m * n for m, n in linear.widths),)
     yield f"{name}.{MASK}", (Irreps(irreps_out).dim,)
-    if plain.biased:
-        yield f"{name}.bias", (sum(mul for _, mul in plain.biased),)
+    if linear.biased:
+        yield f"{name}.bias", (sum(mul for _, mul in linear.biased),)
 
 
 def _element_linear(name: str, irreps_in: str, irreps_out: str, elements: int) -> Named:
@@ -197,8 +198,8 @@ def _product(product: ProductSettings, layer: InteractionSettings, elements: int
             couplings = f"couplings of {name}, order {nu}"
             first = (ir.dim,) if ir.l else ()
             yield f"{name}.U_matrix_{nu}", (*first, *[components] * nu, couplings)
-            held = "weights_max" if nu == order else f"weights.{order - 1 - nu}"
-            yield f"{name}.{held}", (rows, couplings, channels)
+            weights = "weights_max" if nu == order else f"weights.{order - 1 - nu}"
+            yield f"{name}.{weights}", (rows, couplings, channels)
     yield from _linear("linear", product.irreps_out, product.irreps_out)
 
 

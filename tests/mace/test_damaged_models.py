@@ -138,16 +138,20 @@ def with_setting(file: ModelFile, place: tuple[Any, ...], new: Any) -> Path:
 
 
 NAMED_SETTINGS: dict[str, tuple[tuple[Any, ...], Any, str]] = {
-    "endless cutoff": (("cutoff",), 1e300, "the cutoff lies between 0 and 20 Å"),
-    "infinite cutoff": (("cutoff",), float("inf"), "the cutoff lies between"),
-    "cutoff NaN": (("cutoff",), float("nan"), "the cutoff lies between"),
-    "negative cutoff": (("cutoff",), -4.0, "the cutoff lies between"),
-    "another cutoff": (("cutoff",), 5.0, "r_max of .* is 4 Å, and the cutoff of its settings 5 Å"),
-    "no heads": (("heads",), [], "heads have names"),
+    "endless cutoff": (("cutoff",), 1e300, "the cutoff must lie between 0 and 20 Å"),
+    "infinite cutoff": (("cutoff",), float("inf"), "the cutoff must lie between"),
+    "cutoff NaN": (("cutoff",), float("nan"), "the cutoff must lie between"),
+    "negative cutoff": (("cutoff",), -4.0, "the cutoff must lie between"),
+    "another cutoff": (
+        ("cutoff",),
+        5.0,
+        "r_max of .* is 4 Å, but the cutoff in its settings is 5 Å",
+    ),
+    "no heads": (("heads",), [], "heads must have names"),
     "heads in one text": (("heads",), "abc", "'abc' is not a list"),
-    "equal heads": (("heads",), ["a", "a"], "every head comes once"),
-    "no elements": (("atomic_numbers",), [], "a model has elements"),
-    "an element twice": (("atomic_numbers",), [1, 1, 8, 14], "every element comes once"),
+    "equal heads": (("heads",), ["a", "a"], "names of heads must not be repeated"),
+    "no elements": (("atomic_numbers",), [], "a model must have elements"),
+    "an element twice": (("atomic_numbers",), [1, 1, 8, 14], "elements must not be repeated"),
     "no such element": (("atomic_numbers",), [1, 6, 8, 500], "between 1 and 118, not 500"),
     "fewer elements": (("atomic_numbers",), [1, 6, 8], "has the shape"),
     "endless basis": (("radial", "size"), 10**9, "radial basis must lie between"),
@@ -159,8 +163,12 @@ NAMED_SETTINGS: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "no neighbours": (("interactions", 0, "avg_num_neighbors"), 0.0, "mean number of neighbours"),
     "negative layer": (("readouts", 0, "layer"), -1, "the layer of a readout must lie between"),
     "no layers": (("interactions",), [], "the number of layers must lie between"),
-    "a layer less": (("products",), [], "every layer has a product"),
-    "activation NaN": (("readouts", 1, "activation", "scale"), float("nan"), "finite scales"),
+    "a layer less": (("products",), [], "every layer must have a product"),
+    "activation NaN": (
+        ("readouts", 1, "activation", "scale"),
+        float("nan"),
+        "scales of activations must be finite",
+    ),
 }
 
 
@@ -223,12 +231,12 @@ NAMED_TENSORS = [
     ("interactions.0.linear.output_mask", "longer", "has the shape"),
     ("interactions.0.linear.output_mask", "NaN", "entries that are not finite"),
     ("interactions.1.linear.weight", "longer", "has the shape"),
-    ("interactions.1.linear.weight", "flags", "holds torch.bool and not"),
+    ("interactions.1.linear.weight", "flags", "holds torch.bool, not"),
     ("interactions.0.conv_tp_weights.layer0.weight", "transposed", "has the shape"),
     ("products.0.symmetric_contractions.contractions.0.weights_max", "flat", "has the shape"),
     ("products.0.symmetric_contractions.contractions.0.U_matrix_2", "transposed", "has the shape"),
-    ("radial_embedding.cutoff_fn.r_max", "large", "the cutoff of its settings 4 Å"),
-    ("r_max", "nothing", "is 0 Å, and the cutoff of its settings|the cutoff lies"),
+    ("radial_embedding.cutoff_fn.r_max", "large", "the cutoff in its settings is 4 Å"),
+    ("r_max", "nothing", "is 0 Å, but the cutoff in its settings|the cutoff must lie"),
     ("scale_shift.scale", "one dimension more", "finite"),
 ]
 
@@ -280,7 +288,7 @@ def any_tensor_of_a_module(module: nn.Module, data: Any) -> None:
 def test_tensors_that_are_too_few_or_too_many_are_named(file):
     name = "readouts.0.linear.weight"
     fewer = {k: t for k, t in file.tensors.items() if k != name}
-    with pytest.raises(ValueError, match=f"lacks the tensor {name}, which its settings ask for"):
+    with pytest.raises(ValueError, match=f"lacks the tensor {name}, which its settings require"):
         mf.load_model(file.write(fewer))
 
 

@@ -38,7 +38,7 @@ def test_products_scalars_and_order_are_those_of_e3nn():
 
 @pytest.mark.parametrize("text", ["water", "0", "1x", "2x0e+", "x0e", "-1x0e", "1.5x0e", "2x0f"])
 def test_what_is_no_sum_of_irreps_is_refused_as_e3nn_refuses_it(text):
-    with pytest.raises(ValueError, match="is no sum of irreps"):
+    with pytest.raises(ValueError, match="is not a sum of irreps"):
         Irreps(text)
     with pytest.raises(ValueError, match="Unable to convert"):
         o3.Irreps(text)

@@ -26,7 +26,7 @@ from mace_functional.mace.messages import (
     gradient,
     messages,
     push_forward,
-    weighted,
+    weight_features,
 )
 from mace_functional.mace.messages import hessian as message_hessian
 from mace_functional.mace.radial_embedding import RadialEmbedding
@@ -216,7 +216,7 @@ def test_push_forward_is_the_change_of_the_messages_along_several_vectors(moved)
     if not moved:
         v = v._replace(features=())
         every[-2:] = [torch.zeros_like(t) for t in every[-2:]]
-    found = push_forward(variables(), edges, v, weighted(PATHS, edges, v))
+    found = push_forward(variables(), edges, v, weight_features(PATHS, edges, v))
     count = 1 + len(PATHS)
 
     def sums(*t: Tensor) -> tuple[Tensor, ...]:
@@ -236,7 +236,7 @@ def test_hessian_is_that_of_the_potential_for_several_vectors(moved, features):
     if not moved:
         v = v._replace(features=())
         every[-2:] = [torch.zeros_like(t) for t in every[-2:]]
-    moving = weighted(PATHS, edges, v)
+    moving = weight_features(PATHS, edges, v)
     found = message_hessian(PATHS, variables(), edges, curvature, v, moving, features)
     results = [found.lengths, *found.couplings, *found.features]
     places = tuple(range(len(ARGUMENTS) - (0 if features else len(SOURCES))))
@@ -251,7 +251,7 @@ def test_hessian_is_symmetric():
     edges, curvature = edge_products(PATHS, variables(), SENDERS, jet, True)
     every, v = vectors()
     found = message_hessian(
-        PATHS, variables(), edges, curvature, v, weighted(PATHS, edges, v), True
+        PATHS, variables(), edges, curvature, v, weight_features(PATHS, edges, v), True
     )
     results = [found.lengths, *found.couplings, *found.features]
     flat = torch.cat([t.flatten(1) for t in every], 1)
@@ -268,7 +268,7 @@ def test_some_nodes_have_the_derivatives_that_they_have_among_all(rows):
         here, senders = variables().of(some), SENDERS[some]
         edges, curvature = edge_products(PATHS, here, senders, jet, True)
         near = v.of(some)._replace(features=[f[some] for f in v.features])
-        moving = weighted(PATHS, edges, near)
+        moving = weight_features(PATHS, edges, near)
         found = message_hessian(PATHS, here, edges, curvature, near, moving, True)
         pushed = push_forward(here, edges, near, moving)
         results.append([found.lengths, *found.couplings, *found.features, *pushed])

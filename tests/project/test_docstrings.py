@@ -18,7 +18,6 @@ UNFINISHED = (
     "dispersion",
     "figures",
     "interop",
-    "mace",
     "optimize",
     "phonons",
     "potential",

@@ -1,14 +1,15 @@
-"""mace-torch: its modules, checkpoints and foundation models. Nothing else imports it.
+"""Readers of mace-torch's modules, checkpoints and foundation models.
 
-`module` reads settings and tensors of a module, `checkpoint` files that hold a pickled module, and
-`foundation` finds foundation models by name, in mace-torch's cache or on its servers.
+`module` reads settings and tensors of a module. `checkpoint` reads files that hold a pickled
+module. `foundation` finds foundation models by name, in mace-torch's cache or on its servers. Only
+this folder imports mace-torch.
 """
 
 import contextlib
 import io
 import warnings
 
-# Before e3nn, which mace-torch lets load its own constants; both speak up on import.
+# Import mace-torch before e3nn: it allows e3nn to load its constants. Both print on import.
 with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import mace.calculators  # noqa: F401

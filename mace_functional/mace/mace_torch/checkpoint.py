@@ -1,4 +1,4 @@
-"""Checkpoints of mace-torch: whole modules, pickled."""
+"""Checkpoints of mace-torch, which are pickled modules."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import torch
 
 
 def read_checkpoint(path: Path) -> Any:
-    """Unpickle a checkpoint.
+    """Unpickle a mace-torch checkpoint.
 
     Args:
-        path: The file. Unpickling runs code: read files that you trust.
+        path: Path of the file. Unpickling runs code: read files that you trust.
 
     Returns:
-        What the file holds, on the CPU.
+        The unpickled object, on the CPU.
 
     Raises:
         ValueError: If the file is not a checkpoint.
-        ImportError: If it holds classes that are not installed.
-        OSError: If it cannot be read.
+        ImportError: If the file holds classes that are not installed.
+        OSError: If the file cannot be read.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TorchScript archives are refused later, by name
+            warnings.simplefilter("ignore")  # TorchScript archives are refused later
             return torch.load(path, map_location="cpu", weights_only=False)
     except OSError as error:
-        if error.errno == errno.EINVAL:  # a place before the beginning of a file that was cut
+        if error.errno == errno.EINVAL:  # a truncated file
             raise ValueError(f"{path} is not a mace-torch checkpoint, or not all of it") from error
         raise
     except ModuleNotFoundError as error:
@@ -50,5 +50,5 @@ def read_checkpoint(path: Path) -> Any:
             f"{path} holds a class that the installed mace-torch and e3nn do not have ({error}): "
             "it was saved with another version"
         ) from error
-    except Exception as error:  # whatever an unpickler makes of bytes that are no pickle
+    except Exception as error:  # unpickling of arbitrary bytes raises errors of any class
         raise ValueError(f"{path} is not a mace-torch checkpoint: {error}") from error

@@ -1,4 +1,4 @@
-"""Foundation models by name, through mace-torch's downloads and cache."""
+"""Foundation models by name, from mace-torch's cache or downloaded by mace-torch."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ OMOL = (
     "https://github.com/ACEsuit/mace-foundations/releases/download/mace_omol_0/"
     "MACE-omol-0-extra-large-1024.model"
 )
+"""Address of "omol-extra_large", which is in no table of mace-torch."""
+
 ANICC = (
     "https://github.com/ACEsuit/mace/raw/main/mace/calculators/foundations_models/"
     "ani500k_large_CC.model"
 )
-"""Addresses that mace-torch has in no table."""
+"""Address of "anicc", which is in no table of mace-torch."""
 
 
 @dataclass(frozen=True)
 class FoundationModel:
-    """Where a foundation model comes from.
+    """The address and the cached file of a foundation model.
 
     Attributes:
-        url: Its address.
-        file: Where mace-torch keeps it.
-        fetch: mace-torch's function that downloads it there.
+        url: Address of the model.
+        file: Path at which mace-torch stores it.
+        fetch: Function of mace-torch that downloads it to this path.
     """
 
     url: str
@@ -44,7 +46,7 @@ class FoundationModel:
 
 
 def foundation_models() -> dict[str, FoundationModel]:
-    """The foundation models that mace-torch can download, by name."""
+    """Return the foundation models that mace-torch can download, by name."""
     cache, raw = Path(get_cache_dir()), {"device": "cpu", "return_raw_model": True}
     models = {}
     fetch: Callable[[], Any]
@@ -66,18 +68,18 @@ def foundation_models() -> dict[str, FoundationModel]:
 
 
 def load_foundation_model(name: str) -> Any:
-    """A foundation model, downloaded if mace-torch has not kept it.
+    """Load a foundation model from mace-torch's cache; download it first if it is not there.
 
     Args:
-        name: One of `foundation_models()`.
+        name: A key of `foundation_models()`.
 
     Returns:
         The mace-torch module.
 
     Raises:
-        ConnectionError: If it could not be downloaded.
-        ValueError: If the file that is kept is damaged.
-        ImportError: If it holds classes that are not installed.
+        ConnectionError: If the model could not be downloaded.
+        ValueError: If the file in the cache is damaged.
+        ImportError: If the file holds classes that are not installed.
     """
     model = foundation_models()[name]
     if not model.file.is_file():
@@ -92,22 +94,22 @@ def load_foundation_model(name: str) -> Any:
 
 
 def refuse_polar_model(name: str) -> None:
-    """Refuse the name of a polar foundation model, before anything is downloaded.
+    """Raise an error for the name of a polar foundation model, before it is downloaded.
 
     Raises:
-        TypeError: If it is one.
+        TypeError: If the name is that of a polar model.
     """
     if name in foundations_models.polar_model_names:
         raise UnsupportedModelError(f"{name!r} is not supported: {REFUSED['PolarMACE']}")
 
 
 def _download(name: str, model: FoundationModel) -> None:
-    """Have mace-torch download a model, with its notices on standard error."""
+    """Let mace-torch download a model; its output goes to standard error."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
             model.fetch()
     except Exception as error:
-        if model.file.is_file():  # what came is no model: reading it says so
+        if model.file.is_file():  # a damaged download: reading the file raises a better error
             return
         reason = error.__cause__ or error
         raise ConnectionError(

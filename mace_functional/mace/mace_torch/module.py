@@ -1,7 +1,7 @@
-"""Modules of mace-torch: their settings and their tensors.
+"""Settings and tensors of mace-torch's modules.
 
-Nothing of mace-torch or e3nn, and in particular no TorchScript, is left on the path of a
-derivative: a ScriptModule under nested function transforms gives wrong numbers without a warning.
+Derivatives never pass through code of mace-torch or e3nn, in particular not through TorchScript: a
+ScriptModule gives wrong numbers under nested function transforms, without a warning.
 """
 
 from __future__ import annotations
@@ -33,22 +33,25 @@ REFUSED = {
     "MACELES": "it is an electrostatic model with a long-range term in reciprocal space",
     "MagneticMACE": "it is a magnetic model: its energy depends on magnetic moments",
 }
-"""Model classes whose energy is not a function of positions, cell and parameters alone."""
+"""Model classes that are refused, and why.
+
+Their energy is not a function of positions, cell and parameters alone.
+"""
 
 
 def read_module(original: Any) -> tuple[MaceSettings, dict[str, Tensor]]:
-    """The settings of a mace-torch module, and its tensors under their own names.
+    """Read settings and tensors of a mace-torch module.
 
     Args:
-        original: A MACE or ScaleShiftMACE; what accelerates or adapts it is converted to plain
-            weights. It is left as it is.
+        original: A MACE or ScaleShiftMACE. Accelerated and LoRA-adapted models are converted to
+            plain weights. The module itself is not changed.
 
     Returns:
-        The settings, and the floating-point tensors of the state dict.
+        The settings, and the floating-point tensors of the state dict by name.
 
     Raises:
-        TypeError: If it is of another class, or was compiled to TorchScript.
-        ValueError: If it is a dict, or a part is missing or is not what it is in mace-torch.
+        TypeError: If the object is of another class, or was compiled to TorchScript.
+        ValueError: If it is a dict, or if a part is missing or of the wrong type.
     """
     try:
         plain = _plain(original)
@@ -57,17 +60,17 @@ def read_module(original: Any) -> tuple[MaceSettings, dict[str, Tensor]]:
         raise ValueError(
             f"the mace-torch module is damaged: {type(error).__name__}: {error!s:.200}"
         ) from error
-    for name, tensor in state.items():  # numbers and flags have one entry
+    for name, tensor in state.items():  # scalars such as counters may be integers
         if tensor.ndim and not tensor.is_floating_point() and name != "atomic_numbers":
             raise ValueError(
                 f"the mace-torch module is damaged: {name}, of shape {tuple(tensor.shape)}, holds "
-                f"{tensor.dtype} and not floating point"
+                f"{tensor.dtype}, not floating-point numbers"
             )
     return settings, {k: v for k, v in state.items() if v.is_floating_point()}
 
 
 def _plain(original: Any) -> nn.Module:
-    """Check the class, and convert what wraps or accelerates plain weights."""
+    """Check the class of a model, and convert accelerated or adapted weights to plain ones."""
     if isinstance(original, torch.jit.ScriptModule):
         raise UnsupportedModelError(
             "the model was compiled to TorchScript, which gives wrong second derivatives under "
@@ -109,7 +112,7 @@ def _convert(original: nn.Module, converter: str) -> nn.Module:
 
 
 def _read_settings(m: Any) -> MaceSettings:
-    """The settings of a mace-torch module."""
+    """Read the settings of a mace-torch module."""
     harmonics = m.spherical_harmonics
     if not harmonics.normalize or harmonics.normalization != "component":
         raise UnsupportedModelError("only component-normalised spherical harmonics are supported")
@@ -134,7 +137,7 @@ def _read_settings(m: Any) -> MaceSettings:
 
 
 def _named(module: Any, names: Mapping[str, Any]) -> Any:
-    """The entry of a table for the module's class."""
+    """Look up the name of a module's class in a table."""
     name = type(module).__name__
     if name not in names:
         raise UnsupportedModelError(
@@ -225,14 +228,14 @@ def _read_features(m: Any) -> Iterator[FeatureSettings]:
 
 
 def _read_activation(act: Any) -> Activation:
-    """Settings of an activation that e3nn normalised to unit second moment."""
+    """Read the settings of an activation that e3nn normalised to unit second moment."""
     if act is None:
         return Activation()
     return _activation(act.f, 1.0 if act._is_id else act.cst)
 
 
 def _read_gate(gate: Any, part: str) -> Activation:
-    """Settings of one of the activations of an equivariant gate, mace-torch's or e3nn's."""
+    """Read the settings of an activation in an equivariant gate of mace-torch or e3nn."""
     if gate is None:
         return Activation()
     if hasattr(gate, "_scalar_cst"):
