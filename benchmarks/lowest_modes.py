@@ -64,7 +64,7 @@ def study(name: str, atoms: Atoms, model: mf.MaceModel, sizes: list[int], tolera
 
     operator() @ s.positions  # the first call of all is slower
     dense_s, matrix = timed(lambda: operator().dense())
-    rest = internal_motions(rigid_motions(s.positions, s.masses, pbc, s.cell))
+    rest = internal_motions(rigid_motions(s.positions, s.masses, pbc=pbc, cell=s.cell))
     projected = rest.mT @ matrix @ rest
     exact = torch.linalg.eigvalsh((projected + projected.mT) / 2)
 

@@ -48,7 +48,7 @@ def quadratic(
 
 def rigid_of(op: mf.HessianOperator, pbc: Sequence[bool]) -> Tensor:
     masses = torch.ones(len(op.positions)) if op.masses is None else op.masses
-    return rigid_motions(op.positions, masses, pbc, op.cell)
+    return rigid_motions(op.positions, masses, pbc=pbc, cell=op.cell)
 
 
 def dense_spectrum(op: mf.HessianOperator, pbc: Sequence[bool]) -> Tensor:

@@ -13,7 +13,6 @@ from mace_functional.cli.output_files import check_structure_file
 from mace_functional.cli.relaxed_structures import relax_in_place
 from mace_functional.mace.loading import load_model
 from mace_functional.potential.protocol import Potential
-from mace_functional.support.validation import floating_type
 
 
 def load(options: argparse.Namespace, console: Console) -> Potential:
@@ -21,7 +20,7 @@ def load(options: argparse.Namespace, console: Console) -> Potential:
     with console.status(f"loading {options.model}"):
         return load_model(
             options.model,
-            dtype=floating_type(options.dtype),
+            dtype=options.dtype,
             device=options.device,
             head=options.head,
             dispersion=options.dispersion,

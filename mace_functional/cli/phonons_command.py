@@ -183,7 +183,7 @@ def _compared(
                 "supercell": _supercell(options, atoms),
                 "wave_vectors": len(commensurate_points(there)),
                 "displacement_A": distance,
-                "largest_difference": largest_difference(lattice, there, options.unit),
+                "largest_difference": largest_difference(lattice, there, unit=options.unit),
             }
         )
     return rows

@@ -96,7 +96,7 @@ def _executor(options: argparse.Namespace) -> AbstractContextManager[Executor | 
     """Workers of Dask, if they are asked for."""
     if options.dask is None:
         return nullcontext()
-    return dask_executor(options.dask, options.workers)
+    return dask_executor(options.dask, workers=options.workers)
 
 
 def _print(rows: list[Row], temperatures: list[float], references: list[Reference]) -> None:

@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
             converged = converged_mesh_thermo(
                 lattice,
                 options.temperatures,
-                mesh_tolerance(options),
+                tolerance=mesh_tolerance(options),
                 symprec=symprec_of(options),
                 progress=console.is_terminal,
             )
@@ -115,7 +115,9 @@ def run(options: argparse.Namespace) -> None:
         if on_mesh is not None:
             spectrum, weights = on_mesh.frequencies_in("cm-1"), on_mesh.mesh.weights
         mass = float(atoms[free].get_masses().sum())
-        write_figure(options.figure, thermo_figure(spectrum, options.temperatures, mass, weights))
+        write_figure(
+            options.figure, thermo_figure(spectrum, options.temperatures, mass, weights=weights)
+        )
     _print(results)
     print_written(console, options.json, options.figure)
 

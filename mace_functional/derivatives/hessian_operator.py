@@ -11,6 +11,7 @@ from torch.func import grad, vjp
 
 from mace_functional.autodiff.columns import ChunkSize, chunked_vmap
 from mace_functional.autodiff.concrete import is_concrete
+from mace_functional.support.renamed import positional_for_a_release
 
 if TYPE_CHECKING:
     from typing import Self
@@ -118,7 +119,8 @@ class HessianOperator:
             return self._apply(vectors.view(self._atoms_shape)).reshape(-1)
         return self._map(vectors.T, progress=False).T
 
-    def dense(self, progress: bool = False) -> Tensor:
+    @positional_for_a_release("progress")
+    def dense(self, *, progress: bool = False) -> Tensor:
         """The matrix, (3N, 3N) in eV/Å², or eV/Å²/amu with masses."""
         identity = torch.eye(self.shape[0], dtype=self.dtype, device=self.device)
         return self._map(identity, progress)

@@ -51,7 +51,7 @@ def dispersion_fn(
     cn_cutoff: float = CN_CUTOFF,
     skin: float = 0.0,
     per_atom: bool = False,
-    dtype: torch.dtype = torch.float64,
+    dtype: str | torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """The D3 dispersion energy, damped after Becke and Johnson, as a pure function.
@@ -74,7 +74,7 @@ def dispersion_fn(
         skin: Added to both in the neighbour search, Å. Energies do not depend on it.
         per_atom: Return the energies of the atoms (N,), half a pair's for each end, and not their
             sum.
-        dtype: Of the positions.
+        dtype: Of the positions, or its name.
         device: Of the positions.
 
     Returns:
@@ -88,7 +88,7 @@ def dispersion_fn(
 
     Source: Grimme, Ehrlich, Goerigk, J. Comput. Chem. 32, 1456 (2011).
     """
-    skin = validation.skin(skin)
+    skin, dtype = validation.skin(skin), validation.floating_type(dtype)
     if len(atoms) == 0:
         raise ValueError("the structure has no atoms")
     tune_allocator()

@@ -55,11 +55,12 @@ class D3:
         self,
         settings: D3Settings | str = "pbe",
         *,
-        dtype: torch.dtype = torch.float64,
+        dtype: str | torch.dtype = torch.float64,
         device: str | torch.device = "cpu",
     ) -> None:
         self.settings = D3Settings(settings) if isinstance(settings, str) else settings
-        self.dtype, self.device = dtype, validation.compute_device(device)
+        self.dtype = validation.floating_type(dtype)
+        self.device = validation.compute_device(device)
         self.params: dict[str, Tensor] = {}
 
     def __repr__(self) -> str:
@@ -71,7 +72,10 @@ class D3:
         return ENERGY_JUMP * (CUTOFF / self.settings.cutoff) ** 3
 
     def to(
-        self, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+        self,
+        *,
+        dtype: str | torch.dtype | None = None,
+        device: str | torch.device | None = None,
     ) -> D3:
         """The same in another precision or on another device."""
         return D3(

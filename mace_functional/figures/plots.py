@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from mace_functional.support.renamed import positional_for_a_release
 from mace_functional.vibrations.thermo_pieces import thermo_in_pieces
 
 if TYPE_CHECKING:
@@ -51,10 +52,12 @@ GREEK = {"GAMMA": "Γ", "DELTA": "Δ", "LAMBDA": "Λ", "SIGMA": "Σ"}
 """Wave vectors that are named in Greek."""
 
 
+@positional_for_a_release("weights")
 def thermo_figure(
     frequencies: Tensor,
     temperatures: Sequence[float],
     mass: float,
+    *,
     weights: Tensor | None = None,
 ) -> Figure:
     """Spectrum and heat capacity of a cell or molecule, side by side.

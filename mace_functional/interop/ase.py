@@ -24,6 +24,8 @@ from mace_functional.potential.protocol import Potential, features_of
 from mace_functional.structure.lattice import periodic_projector, volume_of
 from mace_functional.structure.structure import Structure
 from mace_functional.support import validation
+from mace_functional.support.defaults import SKIN
+from mace_functional.support.renamed import positional_for_a_release
 
 
 class PotentialCalculator(Calculator):
@@ -61,7 +63,8 @@ class PotentialCalculator(Calculator):
         "stress",
     ]
 
-    def __init__(self, potential: Potential, skin: float = 0.1, **kwargs: Any) -> None:
+    @positional_for_a_release("skin")
+    def __init__(self, potential: Potential, *, skin: float = SKIN, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.potential = potential
         self.skin = validation.skin(skin)
@@ -178,14 +181,16 @@ class MaceCalculator(PotentialCalculator):
         (3, 3)
     """
 
+    @positional_for_a_release("skin")
     def __init__(
         self,
         model: Potential | str | os.PathLike[str] | torch.nn.Module,
-        skin: float = 0.1,
+        *,
+        skin: float = SKIN,
         **kwargs: Any,
     ) -> None:
         potential = model if isinstance(model, Potential) else load_model(model)
-        super().__init__(potential, skin, **kwargs)
+        super().__init__(potential, skin=skin, **kwargs)
 
     @property
     def model(self) -> Potential:

@@ -11,6 +11,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 
 from mace_functional.interop.phonopy import Supercell, commensurate_points, phonopy_of
+from mace_functional.support.renamed import positional_for_a_release
 from mace_functional.vibrations.harmonic_modes import frequencies
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def finite_displacements(
     return phonopy
 
 
-def largest_difference(exact: Phonons, approximate: Phonopy, unit: str = "THz") -> float:
+@positional_for_a_release("unit")
+def largest_difference(exact: Phonons, approximate: Phonopy, *, unit: str = "THz") -> float:
     """Largest difference of two sets of frequencies at the commensurate wave vectors.
 
     Without the rigid motions at Gamma, the three modes of smallest |frequency| there: their

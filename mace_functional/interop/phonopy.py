@@ -32,6 +32,7 @@ from mace_functional.phonons import Diagnostics, Phonons
 from mace_functional.phonons.force_constants import ForceConstants
 from mace_functional.phonons.phonons import matrix_diagnostics
 from mace_functional.support.atomic_write import atomic_write
+from mace_functional.support.renamed import positional_for_a_release
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -79,7 +80,7 @@ def to_phonopy(
         ImportError: If phonopy is not installed.
     """
     nac = _nac_params(born, dielectric, len(phonons.atoms))
-    phonopy = phonopy_of(phonons.atoms, supercell, phonons.masses.cpu().numpy())
+    phonopy = phonopy_of(phonons.atoms, supercell, masses=phonons.masses.cpu().numpy())
     phonopy.force_constants = _folded(phonons, phonopy)
     if nac is not None:
         phonopy.nac_params = nac
@@ -178,7 +179,8 @@ def from_phonopy(source: Phonopy | str | os.PathLike[str]) -> Phonons:
     )
 
 
-def phonopy_of(atoms: Atoms, supercell: Supercell, masses: np.ndarray | None = None) -> Phonopy:
+@positional_for_a_release("masses")
+def phonopy_of(atoms: Atoms, supercell: Supercell, *, masses: np.ndarray | None = None) -> Phonopy:
     """A `Phonopy` object without force constants, whose primitive cell is that of the atoms.
 
     Args:

@@ -10,6 +10,8 @@ from ase import Atoms
 from scipy import constants as codata
 
 from mace_functional.interop.ase import PotentialCalculator
+from mace_functional.support.defaults import SKIN
+from mace_functional.support.renamed import positional_for_a_release
 
 if TYPE_CHECKING:
     from mace_functional.potential.protocol import Potential
@@ -38,11 +40,12 @@ class PysisyphusCalculator:
         >>> RSPRFOptimizer(geometry, hessian_recalc=1).run()  # doctest: +SKIP
     """
 
+    @positional_for_a_release("charge", "mult", "skin")
     def __init__(
-        self, potential: Potential, charge: int = 0, mult: int = 1, skin: float = 0.1
+        self, potential: Potential, *, charge: int = 0, mult: int = 1, skin: float = SKIN
     ) -> None:
         self.charge, self.mult = charge, mult
-        self._calculator = PotentialCalculator(potential, skin)
+        self._calculator = PotentialCalculator(potential, skin=skin)
 
     def get_energy(
         self, atoms: Sequence[str], coords: np.ndarray, **kwargs: Any

@@ -11,6 +11,7 @@ from torch.func import grad_and_value
 from mace_functional.derivatives.hessian_operator import HessianOperator
 from mace_functional.structure.selection import atom_numbers, freedom
 from mace_functional.structure.structure import Structure
+from mace_functional.support.defaults import SKIN
 from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from mace_functional.potential.protocol import Potential
 
 
-def minimize_arguments(potential: Potential, atoms: Atoms, *, skin: float = 0.5) -> dict[str, Any]:
+def minimize_arguments(potential: Potential, atoms: Atoms, *, skin: float = SKIN) -> dict[str, Any]:
     """Arguments of `scipy.optimize.minimize`: start, energy with gradient, Hessian products.
 
     The neighbour list follows the atoms. The products at one geometry share one linearisation of

@@ -13,6 +13,7 @@ from mace_functional.phonons import Phonons
 from mace_functional.structure import neighbours
 from mace_functional.structure.connectivity import Parts
 from mace_functional.structure.selection import Selection, atom_numbers, freedom
+from mace_functional.support.renamed import positional_for_a_release
 from mace_functional.vibrations.harmonic_modes import NormalModes, normal_modes
 
 
@@ -63,8 +64,9 @@ def to_vibrations_data(
     return VibrationsData(structure, array[order][:, :, order], indices=numbers[order])
 
 
+@positional_for_a_release("unit")
 def from_vibrations_data(
-    data: VibrationsData, unit: str = "cm-1", *, reach: float | None = None
+    data: VibrationsData, *, unit: str = "cm-1", reach: float | None = None
 ) -> NormalModes:
     """Normal modes of the Hessian that ASE holds, rigid motions removed by projection.
 

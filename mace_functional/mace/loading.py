@@ -23,7 +23,7 @@ from mace_functional.mace.model_check import check_energies, check_settings, che
 from mace_functional.mace.model_file import SUFFIX, read_model_file
 from mace_functional.mace.settings import MaceSettings
 from mace_functional.potential.sum import SumPotential
-from mace_functional.support.validation import compute_device, functional_name
+from mace_functional.support.validation import compute_device, floating_type, functional_name
 
 EMBEDDED = "embedded"
 """Name, for `load_model`, of the model that comes with the package."""
@@ -33,7 +33,7 @@ EMBEDDED = "embedded"
 def load_model(
     source: str | os.PathLike[str] | nn.Module,
     *,
-    dtype: torch.dtype = ...,
+    dtype: str | torch.dtype = ...,
     device: str | torch.device = ...,
     head: str | None = ...,
     dispersion: None = None,
@@ -44,7 +44,7 @@ def load_model(
 def load_model(
     source: str | os.PathLike[str] | nn.Module,
     *,
-    dtype: torch.dtype = ...,
+    dtype: str | torch.dtype = ...,
     device: str | torch.device = ...,
     head: str | None = ...,
     dispersion: str | bool | D3Settings | None,
@@ -54,7 +54,7 @@ def load_model(
 def load_model(
     source: str | os.PathLike[str] | nn.Module,
     *,
-    dtype: torch.dtype = torch.float64,
+    dtype: str | torch.dtype = torch.float64,
     device: str | torch.device = "cpu",
     head: str | None = None,
     dispersion: str | bool | D3Settings | None = None,
@@ -71,7 +71,7 @@ def load_model(
             - the path of a file of `save_model` (*.safetensors);
             - the path of a mace-torch checkpoint (unpickling runs code: load files that you trust);
             - a mace-torch module.
-        dtype: `torch.float64`, or `torch.float32` for less memory and more speed.
+        dtype: `torch.float64`, or `torch.float32` for less memory and more speed; or its name.
         device: Device of the tensors.
         head: Head of a multi-head model. By default, the only head, the head named "default", or
             for a file of `save_model` the head of the saved model.
@@ -97,7 +97,7 @@ def load_model(
         OSError: If the file cannot be read.
     """
     d3 = _dispersion(dispersion)
-    device = compute_device(device)
+    device, dtype = compute_device(device), floating_type(dtype)
     settings, tensors, default = _read(source)
     where = "the module" if isinstance(source, nn.Module) else str(source)
     check_settings(settings, where)

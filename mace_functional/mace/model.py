@@ -102,18 +102,21 @@ class MaceModel:
         return self.params["r_max"].device
 
     def to(
-        self, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+        self,
+        *,
+        dtype: str | torch.dtype | None = None,
+        device: str | torch.device | None = None,
     ) -> MaceModel:
         """Return the model in another precision or on another device.
 
         Args:
-            dtype: `torch.float64` or `torch.float32`; None keeps the model's.
+            dtype: `torch.float64` or `torch.float32`, or its name; None keeps the model's.
             device: Device of the tensors; None keeps the model's.
 
         Raises:
             ValueError: If the dtype is not one of these two.
         """
-        dtype = self.dtype if dtype is None else dtype
+        dtype = self.dtype if dtype is None else validation.floating_type(dtype)
         device = self.device if device is None else device
         return assemble(self.settings, self.params, self.head, dtype, device, self.n_subnormal)
 
@@ -185,8 +188,6 @@ def assemble(
         device: Device of the copies.
         subnormal: Number of weights that were set to zero before.
     """
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"dtype must be torch.float64 or torch.float32, not {dtype}")
     params = {}
     for key, tensor in tensors.items():
         params[key], rounded = without_subnormal(tensor.detach(), dtype, device)

@@ -28,7 +28,7 @@ from mace_functional.mace.evaluation import check_params, parameter_shapes
 from mace_functional.mace.model_check import check_finite
 from mace_functional.mace.settings import MaceSettings
 from mace_functional.support.atomic_write import atomic_write
-from mace_functional.support.validation import in_order
+from mace_functional.support.validation import floating_type, in_order
 
 if TYPE_CHECKING:
     from mace_functional.mace.model import MaceModel
@@ -41,7 +41,7 @@ FIXED_BY_SYMMETRY = "U_matrix_", "_w3j_"
 
 
 def save_model(
-    model: MaceModel, path: str | os.PathLike[str], *, dtype: torch.dtype | None = None
+    model: MaceModel, path: str | os.PathLike[str], *, dtype: str | torch.dtype | None = None
 ) -> None:
     """Write a model to a file that `load_model` reads without running code from it.
 
@@ -52,9 +52,9 @@ def save_model(
         model: A model from `load_model`.
         path: Path of the file, `*.safetensors`. An existing file is replaced only once the new one
             is complete.
-        dtype: Floating-point type of the weights in the file; the model's own if None. Coupling
-            coefficients keep their type, because their accuracy limits the invariance of the energy
-            under rotations.
+        dtype: Floating-point type of the weights in the file, or its name; the model's own if None.
+            Coupling coefficients keep their type, because their accuracy limits the invariance of
+            the energy under rotations.
 
     Raises:
         TypeError: If the model is of another class.
@@ -67,8 +67,7 @@ def save_model(
     path = Path(path)
     if path.suffix != SUFFIX:
         raise ValueError(f"name the file *{SUFFIX}, not {path.name}: load_model knows it by that")
-    if dtype not in (None, torch.float32, torch.float64):
-        raise ValueError(f"dtype must be torch.float64 or torch.float32, not {dtype}")
+    dtype = None if dtype is None else floating_type(dtype)
     like = next(iter(model.params.values()), torch.empty(0))
     try:
         check_params(model.params, parameter_shapes(model), like=like)

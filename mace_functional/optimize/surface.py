@@ -24,9 +24,7 @@ from mace_functional.structure.connectivity import Parts, parts_of
 from mace_functional.structure.contacts import REFUSED, smallest_ratio
 from mace_functional.structure.lattice import volume_of
 from mace_functional.structure.structure import Structure
-
-SKIN = 0.1
-"""Skin of the neighbour list, Å: it is made again after atoms have moved by half of it."""
+from mace_functional.support.defaults import SKIN
 
 Products = Callable[[np.ndarray], np.ndarray]
 """Products of a Hessian with a vector (d,), or with the columns of a matrix (d, m)."""

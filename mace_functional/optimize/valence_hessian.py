@@ -208,7 +208,7 @@ def valence_hessian(
         total = total + _assembled(kind, len(x))
     matrix = torch.as_tensor(total.toarray())
     rigid = rigid_motions(
-        torch.as_tensor(x), [1.0] * len(x), periodic.tolist(), torch.as_tensor(vectors)
+        torch.as_tensor(x), [1.0] * len(x), pbc=periodic.tolist(), cell=torch.as_tensor(vectors)
     )
     rest = torch.eye(len(matrix), dtype=matrix.dtype) - rigid @ rigid.mT
     projected = rest @ matrix @ rest

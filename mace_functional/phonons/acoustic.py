@@ -110,7 +110,7 @@ class AcousticBranches:
         edges = torch.tensor(self.edges, dtype=torch.float64)
         frequencies = edges * torch.sin(math.pi / 2 * q)[:, None]
         return harmonic_thermo(
-            frequencies, temperatures, torch.as_tensor(weights) * q**2, unit="cm-1"
+            frequencies, temperatures, weights=torch.as_tensor(weights) * q**2, unit="cm-1"
         )
 
     def heat_capacity(self, temperatures: Sequence[float] | Tensor | float) -> Tensor | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from mace_functional.phonons.mesh import Mesh, MeshModes, mesh_modes, mesh_size
 from mace_functional.phonons.modes import check_crystal, is_gamma
 from mace_functional.support.defaults import MESH_TOLERANCE, SYMPREC
-from mace_functional.support.renamed import OldAttribute
+from mace_functional.support.renamed import OldAttribute, positional_for_a_release
 from mace_functional.support.validation import count, positive
 from mace_functional.units import K_B
 from mace_functional.vibrations.imaginary import ImaginaryMode
@@ -215,11 +215,12 @@ class ConvergedThermo:
         return self.steps[-1].size
 
 
+@positional_for_a_release("tolerance")
 def converged_mesh_thermo(
     phonons: Phonons,
     temperatures: Sequence[float] | Tensor | float,
-    tolerance: float = MESH_TOLERANCE,
     *,
+    tolerance: float = MESH_TOLERANCE,
     symprec: float = SYMPREC,
     most_wave_vectors: int = MOST_INEQUIVALENT,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -269,7 +270,7 @@ def converged_mesh_thermo(
                 f"the heat capacity has an error of {steps[-1].error:.1e} on a mesh of "
                 f"{steps[-1].size}, above the tolerance of {tolerance:g}: the next one has "
                 f"{len(mesh.q)} wave vectors, more than {most_wave_vectors}",
-                stacklevel=2,
+                stacklevel=3,
             )
             break
         modes = mesh_modes(

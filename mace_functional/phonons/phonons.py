@@ -33,6 +33,7 @@ from mace_functional.structure.lattice import volume_of
 from mace_functional.structure.selection import refuse_constraints
 from mace_functional.support import validation
 from mace_functional.support.defaults import SYMPREC, PhononMethod
+from mace_functional.support.renamed import positional_for_a_release
 from mace_functional.support.validation import in_order
 from mace_functional.vibrations.harmonic_modes import NormalModes, normal_modes
 from mace_functional.vibrations.result_text import result_text
@@ -124,7 +125,8 @@ class Phonons:
             None if stress is None else f"largest stress {stress / GPa:.1e} GPa",
         )
 
-    def gamma_modes(self, unit: str = "cm-1") -> NormalModes:
+    @positional_for_a_release("unit")
+    def gamma_modes(self, *, unit: str = "cm-1") -> NormalModes:
         """Modes at q = 0 without rigid motions, of crystals and molecules alike.
 
         Args:

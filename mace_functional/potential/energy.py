@@ -11,6 +11,7 @@ from mace_functional.autodiff.concrete import is_concrete
 from mace_functional.autodiff.memory import tune_allocator
 from mace_functional.potential.protocol import EdgePotential, Energy, Potential
 from mace_functional.structure.lattice import PERIODIC
+from mace_functional.support.renamed import positional_for_a_release
 from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from mace_functional.structure.topology import Topology
 
 
-def from_ase(atoms: Atoms, potential: Potential, skin: float = 0.0) -> Structure:
+@positional_for_a_release("skin")
+def from_ase(atoms: Atoms, potential: Potential, *, skin: float = 0.0) -> Structure:
     """The structure and neighbours of an ASE Atoms object.
 
     Args:

@@ -128,7 +128,7 @@ class FunctionPotential:
         elements: Sequence[str | int] | None = None,
         layers: int = 1,
         mirror_symmetric: bool = False,
-        dtype: torch.dtype = torch.float64,
+        dtype: str | torch.dtype = torch.float64,
         device: str | torch.device = "cpu",
     ) -> None:
         self.energies = energies
@@ -136,7 +136,8 @@ class FunctionPotential:
         self.layers = validation.count("layers", layers, 1)
         self.mirror_symmetric = mirror_symmetric
         self.elements = None if elements is None else tuple(map(_atomic_number, elements))
-        self.dtype, self.device = dtype, validation.compute_device(device)
+        self.dtype = validation.floating_type(dtype)
+        self.device = validation.compute_device(device)
         self.params = pytree.tree_map(self._tensor, {} if params is None else params)
         self.n_edge_features = EDGE_FEATURES
 
@@ -148,7 +149,10 @@ class FunctionPotential:
         return torch.as_tensor(value, dtype=self.dtype, device=self.device)
 
     def to(
-        self, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+        self,
+        *,
+        dtype: str | torch.dtype | None = None,
+        device: str | torch.device | None = None,
     ) -> FunctionPotential:
         """The same potential in another precision or on another device."""
         return FunctionPotential(

@@ -45,7 +45,10 @@ class Potential(Protocol):
     def device(self) -> torch.device: ...  # noqa: D102
 
     def to(
-        self, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+        self,
+        *,
+        dtype: str | torch.dtype | None = None,
+        device: str | torch.device | None = None,
     ) -> Potential:
         """The same potential in another precision or on another device.
 

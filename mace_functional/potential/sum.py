@@ -21,6 +21,7 @@ from mace_functional.potential.protocol import (
 )
 from mace_functional.structure.structure import Structure
 from mace_functional.structure.topology import PairArrays, Topology
+from mace_functional.support.validation import floating_type
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -152,9 +153,13 @@ class SumPotential:
         return tuple(params)
 
     def to(
-        self, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+        self,
+        *,
+        dtype: str | torch.dtype | None = None,
+        device: str | torch.device | None = None,
     ) -> SumPotential:
         """The same sum in another precision or on another device."""
+        dtype = None if dtype is None else floating_type(dtype)
         return SumPotential(*(p.to(dtype=dtype, device=device) for p in self._potentials))
 
     def structure(self, atoms: Atoms, *, skin: float = 0.0) -> Structure:

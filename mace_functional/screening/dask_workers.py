@@ -8,10 +8,12 @@ from contextlib import contextmanager
 
 from mace_functional.screening.screen_settings import LOCAL
 from mace_functional.screening.workers import cores
+from mace_functional.support.renamed import positional_for_a_release
 
 
+@positional_for_a_release("workers")
 @contextmanager
-def dask_executor(address: str, workers: int | None = None) -> Iterator[Executor]:
+def dask_executor(address: str, *, workers: int | None = None) -> Iterator[Executor]:
     """An executor of Dask, for `screen`.
 
     Args:

@@ -39,7 +39,6 @@ from mace_functional.screening.record import Record, Spectrum
 from mace_functional.screening.saved_structures import write_geometry
 from mace_functional.screening.screen_settings import MeshChoice, ScreenSettings
 from mace_functional.structure.contacts import shortest_contact
-from mace_functional.support.validation import floating_type
 from mace_functional.units import frequency_factor
 from mace_functional.vibrations.gamma import gamma_modes
 from mace_functional.vibrations.harmonic_modes import NormalModes
@@ -145,11 +144,9 @@ def cached_model(settings: ScreenSettings, device: str) -> Potential:
 
 @lru_cache(maxsize=MODELS)
 def _load(
-    model: str, head: str | None, dtype: str, dispersion: str | None, device: str
+    model: str, head: str | None, dtype: str | torch.dtype, dispersion: str | None, device: str
 ) -> Potential:
-    return load_model(
-        model, dtype=floating_type(dtype), device=device, head=head, dispersion=dispersion
-    )
+    return load_model(model, dtype=dtype, device=device, head=head, dispersion=dispersion)
 
 
 def _computed(task: Task, model: Potential) -> Record:
@@ -322,7 +319,7 @@ def _mesh_modes(
     found = converged_mesh_thermo(
         lattice,
         settings.mesh_temperature,
-        settings.mesh_tolerance,
+        tolerance=settings.mesh_tolerance,
         symprec=settings.symprec,
         checkpoint=path,
     )

@@ -175,7 +175,7 @@ def soft(row: Row, settings: ScreenSettings) -> str | None:
 
 def rough_hessian(row: Row, settings: ScreenSettings) -> str | None:
     """What a sound Hessian would not have."""
-    record, part = row.record, ROUNDING[settings.dtype]
+    record, part = row.record, ROUNDING[str(settings.dtype)]
     if settings.mesh is not None:
         part = max(part, ANHARMONICITY * settings.symprec)
     limit = part * (record.stiffness or STIFF)

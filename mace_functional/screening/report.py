@@ -180,7 +180,7 @@ def _summary(rows: Sequence[Row], settings: ScreenSettings) -> str:
     vibrating = sum(record.seconds_modes or 0.0 for record in done)
     facts = {
         "Structures": f"{len(rows)}: {went}",
-        "Model": f"{as_text(settings.model)}{head}, {as_text(settings.dtype)}, {dispersion}",
+        "Model": f"{as_text(settings.model)}{head}, {as_text(str(settings.dtype))}, {dispersion}",
         "Relaxation": relaxed,
         "Vibrations": f"harmonic, from exact Hessians, {_sampling(settings)}",
         "Computing time": f"{duration(relaxing + vibrating)}, of which relaxations "

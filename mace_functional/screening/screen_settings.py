@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mace_functional.support.defaults import MESH_TOLERANCE, SYMPREC
 from mace_functional.support.validation import functional_name
+
+if TYPE_CHECKING:
+    import torch
 
 MeshChoice = tuple[int, int, int] | float | Literal["auto"] | None
 """A size, a spacing in 1/Å, a size found for each crystal, or Gamma alone."""
@@ -27,7 +30,7 @@ class ScreenSettings:
         model: "embedded", the name of a foundation model, or the path of a file; see `load_model`.
             Where `screen` is given a potential, what the report calls it.
         head: Head of a multi-head model.
-        dtype: "float64" or "float32".
+        dtype: "float64" or "float32", or torch's own.
         dispersion: Functional of a D3 correction, such as "pbe"; none if None, False or "none".
         relax: Relax the structure first.
         cell: Relax the cell too, along periodic directions.
@@ -47,7 +50,7 @@ class ScreenSettings:
 
     model: str
     head: str | None = None
-    dtype: str = "float64"
+    dtype: str | torch.dtype = "float64"
     dispersion: str | None = None
     relax: bool = True
     cell: bool = True
@@ -60,6 +63,8 @@ class ScreenSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dispersion", functional_name(self.dispersion))
+        if not isinstance(self.dtype, str):
+            object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
 
     def identity(self) -> dict[str, Any]:
         """What results depend on, but for the model: settings without effect are left out."""

@@ -23,6 +23,11 @@ Operations are imposed on what is computed: in quartz with atoms moved at random
 and 1e-2 Å, frequencies change by 0.08, 0.8 and 9 cm-1 at most, the heat capacity by 2e-6, 2e-5 and
 2e-4 of itself at 100 K (embedded model, mesh of 3 x 3 x 3)."""
 
+SKIN = 0.1
+"""Skin of the neighbour lists of all that moves atoms, Å: a list is made again after atoms have
+moved by half of it, and a wider one has more pairs for every energy to compute. `from_ase` has
+none, because its structure stays where it is."""
+
 MESH_SPACING = 0.2
 """Largest distance of neighbours in a mesh that is not given, 1/Å: densities of states are smooth,
 and heat capacities at 300 K converged to 1e-3, for cells from two atoms on. Half of it takes eight

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from inspect import unwrap
+from typing import Any, ParamSpec, TypeVar
 
 RENAMED = {
     "mace_functional": {
@@ -56,6 +58,40 @@ class OldAttribute:
             return self
         warn_renamed(*self._names)
         return getattr(instance, self._new)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def positional_for_a_release(*names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Options that are given by keyword, and were given by position too.
+
+    Args:
+        names: The options, in the order that they had.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        n_operands = unwrap(function).__code__.co_argcount
+        called = function.__qualname__.removesuffix(".__init__")
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            late = args[n_operands:]
+            if not late or len(late) > len(names):
+                return function(*args, **kwargs)
+            given: dict[str, Any] = dict(zip(names, late, strict=False))
+            warnings.warn(
+                f"{called} takes {', '.join(given)} by keyword; by position it will be refused "
+                "with the next release",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            return function(*args[:n_operands], **given, **kwargs)  # type: ignore[arg-type]
+
+        return call
+
+    return decorate
 
 
 def warn_renamed(old: str, new: str) -> None:

@@ -274,21 +274,25 @@ def functional_name(dispersion: str | bool | None) -> str | None:
     return None if name == "none" else name
 
 
-def floating_type(name: str) -> torch.dtype:
-    """The dtype of a precision by its name.
+def floating_type(dtype: str | torch.dtype) -> torch.dtype:
+    """The dtype of a precision, by its name or as it is.
+
+    >>> floating_type("float64")
+    torch.float64
 
     Args:
-        name: One of `DTYPES`.
+        dtype: One of `DTYPES`, or torch's own.
 
     Raises:
         ValueError: If it is another.
     """
     import torch
 
-    if name not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {name!r}")
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
+    known: dict[Any, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
+    known |= {found: found for found in known.values()}
+    if dtype not in known:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    return known[dtype]
 
 
 def _number(name: str, value: Any, unit: str, range_: str, accepted: Any) -> float:

@@ -30,7 +30,7 @@ from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.structure.arrays import as_array
 from mace_functional.structure.connectivity import Parts
 from mace_functional.structure.selection import Selection, atom_numbers
-from mace_functional.support.renamed import warn_renamed
+from mace_functional.support.renamed import positional_for_a_release, warn_renamed
 from mace_functional.units import frequency_factor
 from mace_functional.vibrations.imaginary import ImaginaryMode, imaginary_modes
 from mace_functional.vibrations.result_text import frequencies_text, result_text
@@ -49,8 +49,9 @@ SOFT = 5.0
 nearly k_B in a heat capacity, and its entropy depends on how soft it is."""
 
 
+@positional_for_a_release("unit")
 def frequencies(
-    matrix: Tensor, masses: Tensor | Sequence[float] | None = None, unit: str = "cm-1"
+    matrix: Tensor, masses: Tensor | Sequence[float] | None = None, *, unit: str = "cm-1"
 ) -> Tensor:
     """Signed frequencies sign(omega^2) sqrt(|omega^2|): imaginary modes come out negative.
 

@@ -39,6 +39,7 @@ from torch import Tensor
 from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.structure.arrays import as_array
 from mace_functional.structure.connectivity import Parts
+from mace_functional.support.renamed import positional_for_a_release
 
 AXIS_TOLERANCE = 1e-3
 """Closer to an axis than this (Å, mass-weighted root mean square), atoms count as lying on it where
@@ -299,12 +300,13 @@ class _Body:
         return across.ravel()
 
 
+@positional_for_a_release("pbc", "cell")
 def rigid_motions(
     positions: Tensor,
     masses: Tensor | Sequence[float],
+    *,
     pbc: Sequence[bool] = (False, False, False),
     cell: Tensor | None = None,
-    *,
     parts: Parts | None = None,
     hessian: Tensor | None = None,
 ) -> Tensor:

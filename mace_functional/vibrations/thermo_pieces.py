@@ -57,7 +57,10 @@ def _over_mesh(modes: Tensor, kelvin: Tensor, weights: Tensor) -> HarmonicThermo
     """At temperatures that are few enough for one wave vector, summed over all of them."""
     size = max(1, PIECE // max(modes.shape[1] * len(kelvin), 1))
     parts = [
-        (float(each.sum() / weights.sum()), harmonic_thermo(some, kelvin, each, unit="cm-1"))
+        (
+            float(each.sum() / weights.sum()),
+            harmonic_thermo(some, kelvin, weights=each, unit="cm-1"),
+        )
         for some, each in zip(modes.split(size), weights.split(size), strict=True)
         if each.sum() > 0
     ]

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from mace_functional.autodiff.concrete import is_concrete
+from mace_functional.support.renamed import positional_for_a_release
 from mace_functional.units import EV_PER_MOLECULE, K_B, vibrational_quantum
 from mace_functional.vibrations.result_text import html_table, result_text, values_text
 
@@ -156,9 +157,11 @@ class HarmonicModes(Protocol):
         """What `harmonic_thermo` sums over."""
 
 
+@positional_for_a_release("weights", "drop", "unit")
 def harmonic_thermo(
     modes: HarmonicModes | Tensor | Sequence[float],
     temperatures: Tensor | Sequence[float] | float,
+    *,
     weights: Tensor | Sequence[float] | None = None,
     drop: int | Sequence[int] | Tensor = 0,
     unit: str | None = None,
@@ -209,7 +212,7 @@ def harmonic_thermo(
             "bare frequencies do not say what they are: give harmonic_thermo their unit, or the "
             "modes themselves. They are taken to be in cm-1, and will be refused",
             DeprecationWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     quantum = vibrational_quantum(unit)
     if not isinstance(frequencies, Tensor):
@@ -296,5 +299,5 @@ def _warn_of_imaginary(n_imaginary: Tensor, unit: str, frequencies: Tensor) -> N
         warnings.warn(
             f"{int(n_imaginary)} imaginary modes, down to {frequencies.min():.4g} {unit}, are left "
             "out of the harmonic sums: the structure is no minimum of the energy",
-            stacklevel=3,
+            stacklevel=4,
         )

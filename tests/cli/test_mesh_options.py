@@ -55,7 +55,9 @@ def test_thermo_of_a_molecule_leaves_nothing_out(tmp_path, capsys):
 def test_mesh_auto_is_refined_until_the_heat_capacity_has_converged(salt, capsys):
     found = thermo(salt, "--mesh", "auto", "--mesh-tolerance", "0.01", "--temperatures", "300")
     atoms = bulk("NaCl", "rocksalt", a=5.64)
-    expected = converged_mesh_thermo(phonons_of(mf.load_model("embedded"), atoms), [300.0], 0.01)
+    expected = converged_mesh_thermo(
+        phonons_of(mf.load_model("embedded"), atoms), [300.0], tolerance=0.01
+    )
     assert tuple(found["mesh"]["size"]) == expected.size
     convergence = found["mesh_convergence"]
     assert convergence["converged"]

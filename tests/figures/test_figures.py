@@ -92,7 +92,7 @@ def test_figures_of_the_user_are_left_alone(tmp_path):
 def test_spectrum_of_a_mesh_is_the_weighted_mean():
     mesh = torch.stack([torch.cat([torch.zeros(2), MIXED[2:]]), MIXED]).double()
     weights = torch.tensor([0.25, 0.75], dtype=torch.float64)
-    spectrum, heat = thermo_figure(mesh, TEMPERATURES, MASS, weights).axes
+    spectrum, heat = thermo_figure(mesh, TEMPERATURES, MASS, weights=weights).axes
     for colour, modes in (BLUE, 5), (RED, 1.5):
         ((wavenumbers, density),) = curves(spectrum, colour)
         assert trapezoid(density, wavenumbers) == pytest.approx(modes, rel=1e-4)

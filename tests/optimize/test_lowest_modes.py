@@ -104,7 +104,7 @@ def test_all_of_a_degenerate_multiplet_come_out_of_a_model_of_the_same_symmetry(
     """The lowest modes are a triplet of a kind of which the model has none among its softest."""
     size = 20
     positions = torch.randn(size, 3, generator=torch.Generator().manual_seed(9)).double()
-    rest = internal_motions(rigid_motions(positions, torch.ones(size), CRYSTAL))
+    rest = internal_motions(rigid_motions(positions, torch.ones(size), pbc=CRYSTAL))
     stiffness = torch.linspace(1, 50, rest.shape[1]).double()
     exact = 0.5 * stiffness
     exact[30:33] = 0.2

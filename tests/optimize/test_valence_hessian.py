@@ -72,7 +72,7 @@ def test_model_costs_energy_in_every_motion_but_the_rigid_ones(name):
     k = model_of(atoms)
     cell = torch.tensor(atoms.cell.array)
     rigid = rigid_motions(
-        torch.tensor(atoms.positions), torch.ones(len(atoms)), atoms.pbc.tolist(), cell
+        torch.tensor(atoms.positions), torch.ones(len(atoms)), pbc=atoms.pbc.tolist(), cell=cell
     )
     values = torch.linalg.eigvalsh(k)
     assert torch.equal(k, k.mT)
@@ -131,7 +131,9 @@ def test_model_takes_the_spread_out_of_the_exact_spectrum(embedded, name, spread
     atoms = relaxed(embedded, mf.example_structure(name), 0.01)
     op, s = operator(embedded, atoms, weighted=False)
     pbc = s.graph.pbc.tolist()
-    rest = internal_motions(rigid_motions(s.positions, torch.ones(len(atoms)), pbc, s.cell))
+    rest = internal_motions(
+        rigid_motions(s.positions, torch.ones(len(atoms)), pbc=pbc, cell=s.cell)
+    )
     exact, model = rest.mT @ op.dense() @ rest, rest.mT @ model_of(atoms) @ rest
     values = scipy.linalg.eigh((exact + exact.mT) / 2, model, eigvals_only=True)
     assert values[-1] / values[0] < spread

@@ -167,7 +167,7 @@ def test_average_over_branches_is_that_of_their_density_of_states():
 )
 def test_converged_mesh_has_the_error_that_was_asked_for(temperatures, tolerance):
     phonons = spring_phonons(salt())
-    found = converged_mesh_thermo(phonons, temperatures, tolerance)
+    found = converged_mesh_thermo(phonons, temperatures, tolerance=tolerance)
     fine = mesh_modes(phonons, Mesh.of(salt(), (20, 20, 20)), eigenvectors=False)
     fine = mesh_thermo(fine, temperatures).thermo.heat_capacity
     fine = fine + (fine > 0) * 3 * K_B / 20**3  # its own acoustic modes at Gamma
@@ -184,17 +184,19 @@ def test_converged_mesh_has_the_error_that_was_asked_for(temperatures, tolerance
 
 def test_mesh_that_may_not_be_refined_says_so():
     with pytest.warns(UserWarning, match=r"error of .* above the tolerance of 1e-05"):
-        found = converged_mesh_thermo(spring_phonons(salt()), 300.0, 1e-5, most_wave_vectors=20)
+        found = converged_mesh_thermo(
+            spring_phonons(salt()), 300.0, tolerance=1e-5, most_wave_vectors=20
+        )
     assert not found.converged
     assert found.steps[-1].n_q <= 20
     with pytest.raises(ValueError, match="tolerance must be a finite number above zero"):
-        converged_mesh_thermo(spring_phonons(salt()), 300.0, 0.0)
+        converged_mesh_thermo(spring_phonons(salt()), 300.0, tolerance=0.0)
 
 
 def test_converged_mesh_of_a_sheet_goes_along_it_alone():
     sheet = bulk("NaCl", "rocksalt", a=5.6, cubic=True)
     sheet.pbc = (True, True, False)
-    found = converged_mesh_thermo(spring_phonons(sheet), 300.0, 1e-2)
+    found = converged_mesh_thermo(spring_phonons(sheet), 300.0, tolerance=1e-2)
     assert found.converged
     n = found.size[0]
     assert found.size == (n, n, 1)
@@ -203,7 +205,7 @@ def test_converged_mesh_of_a_sheet_goes_along_it_alone():
 
 def test_converged_mesh_goes_on_from_what_is_done(tmp_path):
     phonons, path = spring_phonons(salt()), tmp_path / "mesh.npz"
-    first = converged_mesh_thermo(phonons, 300.0, 1e-2, checkpoint=path)
+    first = converged_mesh_thermo(phonons, 300.0, tolerance=1e-2, checkpoint=path)
     kept = {mesh_checkpoint(path, step.size) for step in first.steps}
     assert set(tmp_path.iterdir()) == kept
     calls = []
@@ -213,7 +215,7 @@ def test_converged_mesh_goes_on_from_what_is_done(tmp_path):
         return phonons.dynamical_matrix(q)
 
     again = mf.phonons.Phonons(counted, phonons.atoms, phonons.masses, phonons.diagnostics)
-    second = converged_mesh_thermo(again, 300.0, 1e-2, checkpoint=path)
+    second = converged_mesh_thermo(again, 300.0, tolerance=1e-2, checkpoint=path)
     assert len(calls) == len(first.steps)  # one of each mesh, to see that it is the same model
     assert torch.equal(first.result.thermo.heat_capacity, second.result.thermo.heat_capacity)
 

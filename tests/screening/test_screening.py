@@ -397,7 +397,7 @@ def test_executor_that_breaks_is_an_error_that_says_so(tmp_path):
 @pytest.mark.slow
 def test_dask_gives_what_threads_give(files, screening, tmp_path):
     pytest.importorskip("distributed")
-    with dask_executor("local", 1) as executor:
+    with dask_executor("local", workers=1) as executor:
         done = screen(files, tmp_path, SETTINGS, executor=executor)
     assert_same_results(done, screening)
 

@@ -49,7 +49,7 @@ def test_a_frequency_of_any_size_takes_no_memory_and_is_counted(mesh):
     modes = torch.tensor([-1e12, -80.0, 200.0, 900.0, 1e9, math.inf, math.nan], dtype=torch.float64)
     weights = torch.ones(1, dtype=torch.float64) if mesh else None
     with at_most(100):
-        figure = thermo_figure(modes[None] if mesh else modes, [300.0], 60.0, weights)
+        figure = thermo_figure(modes[None] if mesh else modes, [300.0], 60.0, weights=weights)
     low, high = figure.axes[0].get_xlim()
     assert -HIGHEST - 100 < low < high < HIGHEST + 100
     words = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
@@ -89,12 +89,12 @@ def test_thermodynamics_in_pieces_are_those_of_the_whole(temperatures, monkeypat
     weights = torch.rand(17, generator=draw, dtype=torch.float64)
     weights[3:9] = 0
     with pytest.warns(UserWarning, match="imaginary"):
-        whole = mf.harmonic_thermo(modes, temperatures, weights, unit="cm-1")
+        whole = mf.harmonic_thermo(modes, temperatures, weights=weights, unit="cm-1")
     largest = []
 
     def spy(frequencies, kelvin, weights, unit):
         largest.append(frequencies.numel() * kelvin.numel())
-        return mf.harmonic_thermo(frequencies, kelvin, weights, unit=unit)
+        return mf.harmonic_thermo(frequencies, kelvin, weights=weights, unit=unit)
 
     monkeypatch.setattr(thermo_pieces, "PIECE", 12)
     monkeypatch.setattr(thermo_pieces, "harmonic_thermo", spy)

@@ -78,7 +78,7 @@ def test_mesh_is_refined_until_the_heat_capacity_has_converged(tmp_path):
     rows = {r.record.name: r for r in screening.rows()}
     record = rows["salt"].record
     lattice = phonons_of(mf.load_model("embedded"), salt())
-    found = mf.phonons.converged_mesh_thermo(lattice, 300.0, 3e-3)
+    found = mf.phonons.converged_mesh_thermo(lattice, 300.0, tolerance=3e-3)
     assert tuple(record.mesh) == found.size
     assert record.mesh_error == pytest.approx(found.steps[-1].error)
     assert record.mesh_error <= 3e-3

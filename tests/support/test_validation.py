@@ -152,3 +152,29 @@ def test_supercell_and_bands_are_refused_before_memory_is_asked_for(monkeypatch)
         mf.band_structure(phonons(), "GX", points=5)
     with pytest.raises(MemoryError, match=r"eigenvectors on the mesh need .* GiB"):
         mf.mesh_modes(phonons(), mf.Mesh.of(SALT, (3, 3, 3)))
+
+
+TYPED = {
+    "load_model": lambda dtype: mf.load_model("embedded", dtype=dtype),
+    "MaceModel.to": lambda dtype: model().to(dtype=dtype),
+    "FunctionPotential": lambda dtype: mf.FunctionPotential(None, cutoff=3.0, dtype=dtype),
+    "FunctionPotential.to": lambda dtype: mf.FunctionPotential(None, cutoff=3.0).to(dtype=dtype),
+    "SumPotential.to": lambda dtype: mf.SumPotential(model()).to(dtype=dtype),
+}
+
+
+@pytest.mark.parametrize("make", TYPED.values(), ids=TYPED)
+def test_a_dtype_is_given_as_it_is_or_by_its_name(make):
+    for dtype in torch.float64, torch.float32:
+        name = str(dtype).removeprefix("torch.")
+        assert make(dtype).dtype == make(name).dtype == dtype
+    with pytest.raises(ValueError, match=r"dtype must be one of float64, float32, not 'half'"):
+        make("half")
+
+
+def test_settings_of_a_screening_keep_the_name_of_a_dtype():
+    by_name, own = (
+        mf.ScreenSettings("embedded", dtype=dtype) for dtype in ("float32", torch.float32)
+    )
+    assert own == by_name
+    assert own.dtype == "float32"

@@ -84,7 +84,7 @@ def test_diatomic_frequency_is_root_of_force_constant_over_reduced_mass(unit):
     hessian = torch.zeros(2, 3, 2, 3, dtype=torch.float64)
     hessian[:, 0, :, 0] = force_constant * tensor([[1, -1], [-1, 1]])
     reduced = masses[0] * masses[1] / sum(masses)
-    found = frequencies(hessian, masses, unit)
+    found = frequencies(hessian, masses, unit=unit)
     assert found[-1].item() == pytest.approx(
         math.sqrt(force_constant / reduced) * FREQUENCY_UNITS[unit]
     )
@@ -165,7 +165,7 @@ def test_vmap_over_hessians_equals_the_loop():
 def test_derivatives_of_frequencies_match_finite_differences_in_every_mode():
     hessian, masses = random_symmetric(6, 6), tensor([1.0, 16.0])
     assert torch.autograd.gradcheck(
-        lambda h, m: frequencies(h, m, "THz"),
+        lambda h, m: frequencies(h, m, unit="THz"),
         (hessian.requires_grad_(), masses.requires_grad_()),
         check_forward_ad=True,
         check_batched_grad=True,
@@ -267,7 +267,7 @@ TRIATOMIC = linear_triatomic_positions(1.16)
 )
 def test_number_of_rigid_motions(positions, pbc, n_rigid):
     masses = tensor([16.0, 12.0, 16.0][: len(positions)])
-    basis = rigid_motions(positions, masses, pbc, 6 * torch.eye(3))
+    basis = rigid_motions(positions, masses, pbc=pbc, cell=6 * torch.eye(3))
     assert basis.shape == (3 * len(positions), n_rigid)
     torch.testing.assert_close(basis.T @ basis, torch.eye(n_rigid, dtype=torch.float64))
     everything = torch.cat([basis, internal_motions(basis)], dim=1)
@@ -411,10 +411,12 @@ def test_imaginary_modes_and_flaws_of_a_hessian_are_reported():
         (lambda: frequencies(torch.eye(6), [1.0, 2.0, 3.0]), "one mass for every three rows"),
         (lambda: rigid_motions(torch.ones(2, 3), [1.0]), r"masses \(N,\)"),
         (lambda: rigid_motions(torch.ones(2, 3), [1.0, 0.0]), "must be positive"),
-        (lambda: rigid_motions(torch.ones(1, 3), [1.0], (True,)), "three booleans"),
-        (lambda: rigid_motions(torch.ones(1, 3), [1.0], (True, False, False)), "give the cell"),
+        (lambda: rigid_motions(torch.ones(1, 3), [1.0], pbc=(True,)), "three booleans"),
+        (lambda: rigid_motions(torch.ones(1, 3), [1.0], pbc=(True, False, False)), "give the cell"),
         (
-            lambda: rigid_motions(torch.ones(1, 3), [1.0], (True, False, False), torch.zeros(3, 3)),
+            lambda: rigid_motions(
+                torch.ones(1, 3), [1.0], pbc=(True, False, False), cell=torch.zeros(3, 3)
+            ),
             "zero or NaN",
         ),
         (
