@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from mace_functional.figures.plots import RED, thermo_figure
+from mace_functional.figures import thermo_figure
+from mace_functional.figures.axes import RED
 
 
 def main(result: str, reference: str, name: str) -> None:

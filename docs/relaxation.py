@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from scipy.interpolate import CubicSpline
 
 import mace_functional as mf
-from mace_functional.figures.plots import BLUE, RED
+from mace_functional.figures.axes import BLUE, RED
 
 FMAX = 1e-6
 MOST = 300

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mace_functional.figures.plots import BLUE, ELEMENTS, RED
+from mace_functional.figures.axes import BLUE, ELEMENTS, RED
 
 __all__ = ["BLUE", "ELEMENTS", "ORANGE", "RED", "panels"]
 

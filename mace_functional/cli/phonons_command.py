@@ -223,7 +223,7 @@ def _write(
     if options.phonopy is not None:
         write_phonopy(options.phonopy, lattice, _supercell(options, lattice.atoms))
     if options.figure is not None:
-        from mace_functional.figures.plots import band_figure  # matplotlib, for a figure alone
+        from mace_functional.figures import band_figure  # matplotlib, for a figure alone
 
         symbols = lattice.atoms.get_chemical_symbols()
         write_figure(options.figure, band_figure(bands, dos, symbols))

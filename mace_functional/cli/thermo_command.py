@@ -109,15 +109,9 @@ def run(options: argparse.Namespace) -> None:
     if options.json is not None:
         write_json(options.json, results)
     if options.figure is not None:
-        from mace_functional.figures.plots import thermo_figure  # matplotlib, for a figure alone
+        from mace_functional.figures import thermo_figure  # matplotlib, for a figure alone
 
-        spectrum, weights = modes.frequencies, None
-        if on_mesh is not None:
-            spectrum, weights = on_mesh.frequencies_in("cm-1"), on_mesh.mesh.weights
-        mass = float(atoms[free].get_masses().sum())
-        write_figure(
-            options.figure, thermo_figure(spectrum, options.temperatures, mass, weights=weights)
-        )
+        write_figure(options.figure, thermo_figure(on_mesh or modes, options.temperatures))
     _print(results)
     print_written(console, options.json, options.figure)
 

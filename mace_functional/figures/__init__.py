@@ -1,8 +1,28 @@
-"""Figures of spectra, heat capacities and band structures.
+"""Figures, one function for each result, as one would put them into a paper.
 
-plots  the figures
+axes           colours, sizes and names of axes
+spectrum       vibrational spectra
+thermo_panels  spectrum and heat capacity
+band_panels    band structures and densities of states
+search_panels  relaxations and searches for saddle points
+check_panels   convergence of meshes, and certificates
+
+Each returns a `matplotlib.figure.Figure`, which a notebook shows and `savefig` writes.
 """
 
-from mace_functional.figures.plots import band_figure, thermo_figure
+from mace_functional.figures.band_panels import band_figure, dos_figure
+from mace_functional.figures.check_panels import certificate_figure, mesh_convergence_figure
+from mace_functional.figures.search_panels import relaxation_figure, saddle_figure
+from mace_functional.figures.spectrum import spectrum_figure
+from mace_functional.figures.thermo_panels import thermo_figure
 
-__all__ = ["band_figure", "thermo_figure"]
+__all__ = [
+    "band_figure",
+    "certificate_figure",
+    "dos_figure",
+    "mesh_convergence_figure",
+    "relaxation_figure",
+    "saddle_figure",
+    "spectrum_figure",
+    "thermo_figure",
+]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mace_functional.figures.plots import HIGHEST
+from mace_functional.figures.spectrum import HIGHEST
 from mace_functional.phonons.modes import LARGEST_FORCE, is_gamma
 from mace_functional.screening.missing import LARGE, is_large, missing_at_gamma
 from mace_functional.screening.page import counted, formatted

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from mace_functional.figures.plots import HIGHEST
+from mace_functional.figures.spectrum import HIGHEST
 from mace_functional.screening.drawing import Draw, Drawn, drawn
 from mace_functional.screening.findings import (
     FINDINGS,

@@ -15,12 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
-from mace_functional.figures.plots import (
-    BLUE,
+from mace_functional.figures.axes import BLUE, ELEMENTS, RED
+from mace_functional.figures.spectrum import (
     BROADENING,
-    ELEMENTS,
     HIGHEST,
-    RED,
     axis_of,
     density_of,
     draw_spectrum,

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk, molecule
 from matplotlib.colors import to_rgba
 from scipy.integrate import trapezoid
 
 import mace_functional as mf
-from mace_functional.figures.plots import BLUE, ELEMENTS, RED, band_figure, thermo_figure
+from mace_functional import figures
+from mace_functional.certificate.certificate import Certificate, Check
+from mace_functional.certificate.comparison import Verdict
+from mace_functional.figures import band_figure, thermo_figure
+from mace_functional.figures.axes import BLUE, ELEMENTS, RED
 from mace_functional.phonons import BandStructure, DensityOfStates
 
 REAL = torch.tensor([40.0, 250.0, 250.0, 1100.0, 3700.0], dtype=torch.float64)
@@ -185,3 +192,87 @@ def test_bands_are_written_in_every_format(suffix, tmp_path):
     start = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}[suffix]
     band_figure(UNSTABLE, STATES).savefig(tmp_path / f"f.{suffix}")
     assert (tmp_path / f"f.{suffix}").read_bytes().startswith(start)
+
+
+# One figure for each result, drawn from the result itself.
+
+
+@pytest.fixture(scope="module")
+def relaxed(model):
+    atoms = molecule("CH3CH2OH")
+    atoms.rattle(0.05, seed=3)
+    return mf.relax(model, atoms)
+
+
+def test_modes_know_what_their_figures_need(model, relaxed):
+    modes = mf.gamma_modes(model, relaxed.atoms, unit="THz")
+    spectrum = figures.spectrum_figure(modes).axes[0]
+    ((wavenumbers, density),) = curves(spectrum, BLUE)
+    assert trapezoid(density, wavenumbers) == pytest.approx(3 * 9 - 6, rel=1e-4)
+    assert wavenumbers[np.argmax(density)] > 20  # cm-1, although the modes are in THz
+    ((_, capacity), _) = curves(thermo_figure(modes, TEMPERATURES).axes[1], BLUE)
+    expected = mf.harmonic_thermo(modes, [TEMPERATURES[-1]]).specific_heat_capacity(
+        relaxed.atoms.get_masses()
+    )
+    assert capacity[-1] == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_frequencies_alone_need_a_mass():
+    with pytest.raises(ValueError, match="give thermo_figure the mass"):
+        thermo_figure(REAL, TEMPERATURES)
+
+
+def test_a_relaxation_is_drawn_step_by_step(relaxed):
+    left, right = figures.relaxation_figure(relaxed).axes
+    accepted = [step for step in relaxed.history if step.accepted]
+    ((_, energies),), ((_, forces),) = curves(left, BLUE), curves(right, BLUE)
+    np.testing.assert_allclose(energies / 1000, [s.energy - relaxed.energy for s in accepted])
+    np.testing.assert_allclose(forces, [step.largest_force for step in accepted])
+    assert energies[-1] == 0
+    n_rejected = len(relaxed.history) - len(accepted)
+    assert sum(len(x) for x, _ in curves(left, RED)) == n_rejected
+
+
+def test_a_saddle_point_is_drawn_with_its_minima(model):
+    found = mf.find_saddle(model, molecule("NH3"), mode=0)
+    left, right = figures.saddle_figure(found).axes
+    ((_, forces),) = curves(left, BLUE)
+    assert forces[-1] == found.history[-1].largest_force
+    levels = sorted(float(line[0, 1]) for line in right.collections[0].get_segments())
+    assert levels[0] == 0
+    assert levels[-1] == pytest.approx(1000 * max(found.barriers))
+    alone = dataclasses.replace(found, barriers=None)
+    assert len(figures.saddle_figure(alone).axes[1].collections[0].get_segments()) == 1
+
+
+def test_the_density_of_states_stands_alone():
+    (axes,) = figures.dos_figure(STATES, ["O", "Si", "O"]).axes
+    ((density, _),) = curves(axes, ELEMENTS[0])
+    np.testing.assert_allclose(density, 0.8 * STATES.total, rtol=1e-6)
+    assert axes.get_ylabel() == "frequency (THz)"
+
+
+def test_the_convergence_of_a_mesh_is_drawn_down_to_its_tolerance(model):
+    phonons = mf.phonons_of(model, bulk("NaCl", "rocksalt", a=5.6))
+    converged = mf.phonons.converged_mesh_thermo(phonons, [300.0], 0.02)
+    (axes,) = figures.mesh_convergence_figure(converged).axes
+    ((counts, errors),) = curves(axes, BLUE)
+    np.testing.assert_allclose(errors, [step.error for step in converged.steps[1:]])
+    assert counts.tolist() == [step.n_q for step in converged.steps[1:]]
+    ((_, limit),) = curves(axes, RED)
+    assert set(limit) == {0.02}
+
+
+def test_a_certificate_shows_what_holds_and_what_fails():
+    rows = [("holds", 1e-9, 1e-6), ("fails", 1e-3, 1e-6), ("exact", 0.0, 1e-6)]
+    checks = [
+        Check(name, "", Verdict.FAILS if error > bound else Verdict.HOLDS, error, bound, 2.0)
+        for name, error, bound in rows
+    ]
+    checks.append(Check("absent", "", Verdict.NOT_APPLICABLE))
+    (axes,) = figures.certificate_figure(Certificate("E", "H2", tuple(checks), 1.0)).axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["holds", "fails", "exact"]
+    ((good, at),) = curves(axes, BLUE)
+    assert (good[0], at.tolist()) == (5e-10, [0, 2])
+    ((bad, at),) = curves(axes, RED)
+    assert (bad.tolist(), at.tolist()) == ([5e-4], [1])

@@ -26,7 +26,7 @@ from screened import (
 )
 
 import mace_functional as mf
-from mace_functional.figures.plots import BLUE, RED
+from mace_functional.figures.axes import BLUE, RED
 from mace_functional.screening.parity import Errors, common_scale, heat_capacities, parity_of
 from mace_functional.screening.references import Reference
 from mace_functional.screening.report import write_report

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from screened import MODES, ROWS, SETTINGS, Page, failed, many, row, written
 
 import mace_functional as mf
-from mace_functional.figures.plots import BROADENING, HIGHEST, density_of, thermo_figure
+from mace_functional.figures import thermo_figure
+from mace_functional.figures.spectrum import BROADENING, HIGHEST, density_of
 from mace_functional.screening import drawing, report
 from mace_functional.screening.page import formatted
 from mace_functional.screening.record import Spectrum
