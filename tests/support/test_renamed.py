@@ -13,7 +13,7 @@ from ase.build import bulk
 from springs import chain
 
 import mace_functional as mf
-from mace_functional.figures.plots import thermo_figure
+from mace_functional.figures import thermo_figure
 from mace_functional.interop.ase import MaceCalculator, PotentialCalculator
 from mace_functional.interop.pysisyphus import PysisyphusCalculator
 from mace_functional.interop.vibrations_data import from_vibrations_data, to_vibrations_data
