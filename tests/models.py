@@ -15,6 +15,17 @@ from mace.tools.compile import disable_e3nn_codegen
 
 ELEMENTS = (1, 6, 8, 14)
 
+TOTAL_CHARGE = {
+    "total_charge": {
+        "type": "categorical",
+        "per": "graph",
+        "num_classes": 5,
+        "offset": 2,
+        "emb_dim": 4,
+    }
+}
+"""Embedding of charges from -2 to 2, for `build(embedding_specs=...)`."""
+
 
 @contextmanager
 def float64_default() -> Any:

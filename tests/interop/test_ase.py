@@ -12,7 +12,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 from ase.vibrations import Vibrations, VibrationsData
 from mace.calculators import MACECalculator
-from models import build, float64_default
+from models import TOTAL_CHARGE, build, float64_default
 
 import mace_functional as mf
 from mace_functional.interop.ase_optimiser import SecondOrder
@@ -193,8 +193,7 @@ def test_other_structures_never_get_a_stale_neighbour_list(model, silica, change
 
 
 def test_a_hessian_of_another_charge_leaves_the_next_energy_as_it_is():
-    spec = {"type": "categorical", "per": "graph", "num_classes": 5, "offset": 2, "emb_dim": 4}
-    model = mf.load_model(build(seed=1, embedding_specs={"total_charge": spec}))
+    model = mf.load_model(build(seed=1, embedding_specs=TOTAL_CHARGE))
     neutral, charged = molecule("CH3OH"), molecule("CH3OH")
     charged.info["charge"] = 1
     calculator = mf.MaceCalculator(model)
@@ -206,16 +205,7 @@ def test_a_hessian_of_another_charge_leaves_the_next_energy_as_it_is():
 
 
 def test_results_follow_a_change_of_the_total_charge():
-    specs = {
-        "total_charge": {
-            "type": "categorical",
-            "per": "graph",
-            "num_classes": 5,
-            "offset": 2,
-            "emb_dim": 4,
-        }
-    }
-    model = mf.load_model(build(seed=1, embedding_specs=specs))
+    model = mf.load_model(build(seed=1, embedding_specs=TOTAL_CHARGE))
     atoms = molecule("CH3OH")
     atoms.calc = mf.MaceCalculator(model)
     neutral = atoms.get_potential_energy()

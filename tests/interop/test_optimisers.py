@@ -11,14 +11,14 @@ from ase import units
 from ase.constraints import FixAtoms
 from ase.optimize import BFGS
 from conftest import ROOT
-from models import build, molecule
+from models import TOTAL_CHARGE, build, molecule
 from scipy.optimize import minimize
 
 import mace_functional as mf
 from mace_functional.interop.pysisyphus import PysisyphusCalculator
 from mace_functional.interop.scipy import minimize_arguments
 
-BEGINNING, *SECTIONS = (ROOT / "docs" / "optimisers.md").read_text().split("\n## ")
+BEGINNING, *SECTIONS = (ROOT / "docs" / "howto" / "optimisers.md").read_text().split("\n## ")
 
 
 @pytest.fixture(scope="module")
@@ -191,16 +191,7 @@ def test_forces_and_hessian_of_pysisyphus_are_derivatives_of_its_energy(model, e
 
 
 def test_pysisyphus_passes_on_the_charge():
-    specs = {
-        "total_charge": {
-            "type": "categorical",
-            "per": "graph",
-            "num_classes": 5,
-            "offset": 2,
-            "emb_dim": 4,
-        }
-    }
-    model = mf.load_model(build(seed=1, embedding_specs=specs))
+    model = mf.load_model(build(seed=1, embedding_specs=TOTAL_CHARGE))
     atoms = molecule()
     coords = atoms.positions.ravel() / units.Bohr
     atoms.info["charge"] = 1
