@@ -79,11 +79,11 @@ def _signature(args: Any) -> Any:
 def _problem(fast: Callable[..., T], args: Any, expected: T) -> str | None:
     """Describe the error of the compiled function for these arguments; None if it has none."""
     try:
-        found = fast(*args)
+        results = fast(*args)
     except Exception as error:  # compilers raise errors of any class
         first_line = str(error).strip().partition("\n")[0]
         return f"failed ({type(error).__name__}: {first_line})"
-    pairs = list(zip(pytree.tree_leaves(found), pytree.tree_leaves(expected), strict=True))
+    pairs = list(zip(pytree.tree_leaves(results), pytree.tree_leaves(expected), strict=True))
     for a, b in pairs:
         if not isinstance(b, Tensor) or not b.is_floating_point() or not b.numel():
             continue

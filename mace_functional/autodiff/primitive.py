@@ -223,6 +223,7 @@ def _is_plain(args: Arguments) -> bool:
 
 @_call.py_impl(TransformType.Vmap)
 def _vmap(interpreter: Any, primitive: Primitive, *args: Any) -> Outputs:
+    """Evaluate a primitive under `vmap`: by `compute_batch`, or by `vmap` of its value."""
     level = interpreter.level()
     low, dims = unwrap_batched(args, level)
     with interpreter.lower():
@@ -238,11 +239,13 @@ def _vmap(interpreter: Any, primitive: Primitive, *args: Any) -> Outputs:
 
 @_call.py_impl(TransformType.Functionalize)
 def _functionalize(interpreter: Any, primitive: Primitive, *args: Any) -> Outputs:
+    """Evaluate a primitive under `functionalize`: by its value, in plain operations."""
     return primitive.value(*args)
 
 
 @_call.py_impl(TransformType.Jvp)
 def _forward(interpreter: Any, primitive: Primitive, *args: Any) -> Outputs:
+    """Evaluate a primitive under `jvp`: by its rule `jvp` or `compute_jvp`."""
     level = interpreter.level()
     pairs = [_unpacked(a, level) for a in args]
     primals, tangents = (tuple(part) for part in zip(*pairs, strict=True))
@@ -274,6 +277,7 @@ def _unpacked(tensor: Tensor | None, level: int) -> tuple[Tensor | None, Tensor 
 
 @_call.py_impl(TransformType.Grad)
 def _reverse(interpreter: Any, primitive: Primitive, *args: Any) -> Outputs:
+    """Evaluate a primitive under `grad` or `vjp`: its rule `vjp` runs in the backward pass."""
     with enable_single_level_autograd_function():
         return _Node.apply(interpreter, primitive, *args)  # type: ignore[attr-defined]
 

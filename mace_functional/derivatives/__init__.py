@@ -1,8 +1,8 @@
 """Derivatives of an energy `E(positions, cell, params)`, as function transforms.
 
-first              forces, stress, the energy as a function of strain
+first              forces, stress, and the energy as a function of strain
 second             Hessian-vector products and Hessians
-hessian_operator   products with a Hessian that is linearised once
+hessian_operator   the Hessian at one geometry as a linear operator
 forces_and_virial  energy, forces and virial of a structure, from one gradient
 """
 

@@ -1,7 +1,8 @@
 """First derivatives of an energy: forces, stress, and the energy as a function of strain.
 
-Everything here is a transform: it takes a function `E(positions, cell, params) -> scalar` and
-returns a function of the same arguments. Any energy function of positions (N, 3) and cell will do.
+The functions of this module are transforms: they take a function `E(positions, cell, params)` that
+returns a scalar, and return a function. They work with any energy function of positions (N, 3) and
+cell (3, 3).
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ T = TypeVar("T")
 
 
 def forces(energy: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Forces `F = -dE/dx`.
+    """Return the forces `F = -dE/dx` of an energy function, as a function of its arguments.
 
     Args:
-        energy: `E(positions, ...)` in eV.
+        energy: Energy function `E(positions, ...)`, in eV.
 
     Returns:
         `F(positions, ...)` in eV/Å, (N, 3).
@@ -33,20 +34,19 @@ def forces(energy: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def strained(function: Callable[..., T], *, positions: int = 0) -> Callable[..., T]:
-    """A function of positions and cell as a function of strain, `f((1 + e) x, (1 + e) cell)`.
+    """Turn a function f(x, cell) into a function of strain e, `f(x (1 + e), cell (1 + e))`.
 
     Args:
-        function: An energy `E(positions, cell, ...)`, or another function in which the cell follows
-            the positions.
-        positions: Which argument of the function the positions are, from 0. A dynamical matrix
-            `D(q, positions, cell, ...)` takes `positions=1`: q in units of the reciprocal lattice
-            vectors stays the same under strain.
+        function: Energy `E(positions, cell, ...)`, or another function with the positions and the
+            cell as successive arguments.
+        positions: Index of the argument that holds the positions, from 0. For a dynamical matrix
+            `D(q, positions, cell, ...)` it is 1; q in units of the reciprocal lattice vectors does
+            not change under strain.
 
     Returns:
-        `(strain, ...)`, with the arguments of the function after the strain (3, 3), which is
-        symmetrised: derivatives of an energy are stresses and elastic constants times the volume.
-        It raises ValueError if the arguments in the places of positions and cell are not (N, 3) and
-        (3, 3).
+        A function of the strain e, (3, 3), and then the arguments of `function`. The strain is
+        symmetrised, so the derivatives of an energy by it are stresses and elastic constants times
+        the volume. The function raises ValueError if positions and cell are not (N, 3) and (3, 3).
 
     Example:
         >>> def size(x, cell):
@@ -55,30 +55,29 @@ def strained(function: Callable[..., T], *, positions: int = 0) -> Callable[...,
         tensor(6.6000)
     """
 
-    def of_strain(strain: Tensor, *args: Any) -> T:
-        given = args[positions : positions + 2]
-        if not _are_positions_and_cell(given):
-            raise ValueError(_misplaced(args, positions))
-        x, cell = given
-        symmetric = 0.5 * (strain + strain.transpose(-1, -2))
-        moved = (x + x @ symmetric, cell + cell @ symmetric)
-        return function(*args[:positions], *moved, *args[positions + 2 :])
+    def function_of_strain(strain: Tensor, *args: Any) -> T:
+        x_cell = args[positions : positions + 2]
+        if not _are_positions_and_cell(x_cell):
+            raise ValueError(_misplaced_message(args, positions))
+        x, cell = x_cell
+        e = 0.5 * (strain + strain.transpose(-1, -2))
+        return function(*args[:positions], x + x @ e, cell + cell @ e, *args[positions + 2 :])
 
-    return of_strain
+    return function_of_strain
 
 
-def _are_positions_and_cell(given: Sequence[Any]) -> bool:
-    if len(given) != 2 or not all(isinstance(value, Tensor) for value in given):
+def _are_positions_and_cell(values: Sequence[Any]) -> bool:
+    if len(values) != 2 or not all(isinstance(value, Tensor) for value in values):
         return False
-    x, cell = given
+    x, cell = values
     return x.ndim == 2 and x.shape[1] == 3 and cell.shape == (3, 3)
 
 
-def _misplaced(args: Sequence[Any], positions: int) -> str:
-    """What is wrong with arguments in which positions and cell are in other places."""
+def _misplaced_message(args: Sequence[Any], positions: int) -> str:
+    """Describe arguments that do not hold positions and cell at the expected indices."""
     shapes = [str(tuple(a.shape)) if isinstance(a, Tensor) else type(a).__name__ for a in args]
-    found = [i for i in range(len(args)) if _are_positions_and_cell(args[i : i + 2])]
-    hint = f"; strained(function, positions={found[0]}) finds them" if found else ""
+    matches = [i for i in range(len(args)) if _are_positions_and_cell(args[i : i + 2])]
+    hint = f"; use strained(function, positions={matches[0]})" if matches else ""
     return (
         f"positions (N, 3) and cell (3, 3) must be the arguments {positions} and {positions + 1} "
         f"of the function, whose arguments are {', '.join(shapes)}{hint}"
@@ -86,44 +85,42 @@ def _misplaced(args: Sequence[Any], positions: int) -> str:
 
 
 def stress(energy: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Stress `sigma = (1 / V) dE/de` with the strain e; positive under tension, as in ASE.
+    """Return the stress `sigma = (1 / V) dE/de`, e the strain; positive under tension, as in ASE.
 
-    V is the volume of the cell as it is given. Of a slab or a rod only the periodic directions have
-    a lattice to be strained: with the projector P onto them it is `P sigma P`, and zero along the
-    others. `V sigma` does not depend on how much vacuum the cell holds; for a slab, `sigma` times
-    the length of the cell along the normal is the surface stress in eV/Å².
+    V is the volume of the cell. A slab or a rod can be strained only along its periodic directions:
+    the result is `P sigma P` with the projector P onto them, and zero along the other directions.
+    `V sigma` does not depend on the thickness of the vacuum. For a slab, `sigma` times the length
+    of the cell along the normal is the surface stress in eV/Å².
 
     Args:
-        energy: `E(positions, cell, params)` in eV. One of `energy_fn` knows its periodic
-            directions; any other is taken for that of a crystal, periodic in three.
+        energy: Energy function `E(positions, cell, params)`, in eV. Energy functions of `energy_fn`
+            know their periodic directions; any other is taken as periodic in three directions.
 
     Returns:
         `(positions, cell, params)` to the stress in eV/Å³, (3, 3) symmetric. It raises ValueError
         for a cell without a volume.
 
     Raises:
-        ValueError: If the energy is of a structure without a periodic direction, which has no
-            stress whatever cell it is given.
+        ValueError: If the structure has no periodic direction, and therefore no stress.
     """
     pbc = getattr(energy, PERIODIC, (True, True, True))
     if not any(pbc):
         raise ValueError(
-            "the structure is periodic in no direction, so that its cell, if any, has no meaning "
-            "and it has no stress"
+            "the structure is periodic in no direction and has no stress, whatever its cell"
         )
-    of_strain = grad(strained(energy))
+    de_dstrain = grad(strained(energy))
 
     def sigma(positions: Tensor, cell: Tensor, *args: object) -> Tensor:
         volume = volume_of(cell)
         if is_concrete(volume) and not float(volume) > 0:
             raise ValueError(
-                "the cell has no volume, and a stress is per volume: give it a lattice vector "
-                "along each direction, however long along those that are not periodic"
+                "the cell has no volume, but the stress is an energy per volume: give the cell "
+                "three lattice vectors; along directions that are not periodic, of any length"
             )
-        virial = of_strain(torch.zeros_like(cell), positions, cell, *args)
+        virial = de_dstrain(torch.zeros_like(cell), positions, cell, *args)
         if not all(pbc):
-            inside = periodic_projector(cell, pbc)
-            virial = inside @ virial @ inside
+            p = periodic_projector(cell, pbc)
+            virial = p @ virial @ p
             virial = 0.5 * (virial + virial.transpose(-1, -2))
         return virial / volume
 

@@ -1,7 +1,7 @@
 """Energy, forces and virial of a structure, from one gradient.
 
-With positions x and cell h as rows, both of which a strain e moves, x' = x (1 + e) and
-h' = h (1 + e), the virial is
+A strain e changes the positions x and the cell h (rows) to x' = x (1 + e) and h' = h (1 + e). The
+virial is
 
     W = dE/de = (x^T dE/dx + h^T dE/dh), symmetrised,
 
@@ -18,13 +18,13 @@ from torch.func import grad
 
 
 class EnergyDerivatives(NamedTuple):
-    """An energy and its first derivatives.
+    """An energy with its first derivatives: forces and virial.
 
     Attributes:
-        energy: Energy, eV.
-        energies: What the energy function returned: energies of the atoms (N,), or the energy.
-        forces: -dE/dx, eV/Å, (N, 3).
-        virial: dE/de, symmetric, eV, (3, 3).
+        energy: Energy of the structure, eV.
+        energies: Result of the energy function, eV: energies of the atoms (N,), or the energy.
+        forces: Forces -dE/dx, eV/Å, (N, 3).
+        virial: Virial dE/de, symmetric, eV, (3, 3).
     """
 
     energy: Tensor
@@ -34,10 +34,10 @@ class EnergyDerivatives(NamedTuple):
 
 
 def energy_forces_virial(energy: Callable[..., Tensor]) -> Callable[..., EnergyDerivatives]:
-    """Energy, forces and virial as a function of positions and cell, from one gradient.
+    """Return energy, forces and virial as a function of positions and cell, from one gradient.
 
     Args:
-        energy: `E(positions, cell, ...)` in eV, of the structure or of each atom.
+        energy: Energy function `E(positions, cell, ...)`, in eV, of the structure or each atom.
 
     Returns:
         A function of the same arguments.
@@ -50,9 +50,9 @@ def energy_forces_virial(energy: Callable[..., Tensor]) -> Callable[..., EnergyD
     gradient = grad(total, argnums=(0, 1), has_aux=True)
 
     def derivatives(positions: Tensor, cell: Tensor, *args: Any) -> EnergyDerivatives:
-        (by_positions, by_cell), energies = gradient(positions, cell, *args)
-        virial = positions.mT @ by_positions + cell.mT @ by_cell
+        (de_dx, de_dh), energies = gradient(positions, cell, *args)
+        virial = positions.mT @ de_dx + cell.mT @ de_dh
         virial = 0.5 * (virial + virial.mT)
-        return EnergyDerivatives(energies.sum(), energies, -by_positions, virial)
+        return EnergyDerivatives(energies.sum(), energies, -de_dx, virial)
 
     return derivatives

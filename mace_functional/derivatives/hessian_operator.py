@@ -1,4 +1,4 @@
-"""The Hessian as a linear operator."""
+"""`HessianOperator`: the Hessian at one geometry as a linear operator."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 
 
 class HessianOperator:
-    """The Hessian at one geometry, without its matrix.
+    """The Hessian at one geometry as a linear operator, without its matrix.
 
-    The gradient is linearised once, with the first product; each further one then costs less than a
-    gradient. With masses it is the mass-weighted Hessian `D = M^(-1/2) H M^(-1/2)`.
+    The gradient is linearised once, so that each product after the first costs less than a
+    gradient. With masses, the operator is the mass-weighted Hessian `D = M^(-1/2) H M^(-1/2)`.
 
     Args:
-        energy: `E(positions, cell, params)` in eV.
-        positions: Å, (N, 3).
-        cell: Å, (3, 3).
+        energy: Energy function `E(positions, cell, params)`, in eV.
+        positions: Positions in Å, (N, 3).
+        cell: Lattice vectors in Å as rows, (3, 3).
         params: Parameters of the energy.
-        masses: amu, (N,); None for the plain Hessian.
-        chunk_size: Vectors at once where there are many; see `hessian`.
-        memory_budget: Bytes that "auto" may fill; see `hessian`.
+        masses: Masses in amu, (N,); None for the Hessian H.
+        chunk_size: Number of vectors that are multiplied at once; see `hessian`.
+        memory_budget: Bytes that chunks may fill; see `hessian`.
 
     Attributes:
-        positions, cell, params, masses: As given.
-        shape: (3N, 3N).
-        dtype, device: Those of the positions.
-        atoms, structure: What the operator was made of by `from_potential`; else None.
+        positions, cell, params, masses: The arguments.
+        shape: Shape of the matrix, (3N, 3N).
+        dtype, device: Floating-point type and device of the positions.
+        atoms, structure: Structure that `from_potential` was called with; else None.
 
     Raises:
         ValueError: If masses are not one positive number for each atom.
@@ -84,12 +84,12 @@ class HessianOperator:
     def from_potential(
         cls, potential: Potential, atoms: Atoms, *, mass_weighted: bool = True, **options: Any
     ) -> Self:
-        """The Hessian of a structure, which the operator then knows: see `lowest_modes`.
+        """Make the Hessian of a structure; the operator also stores the structure.
 
         Args:
             potential: A model from `load_model`, or any other potential.
-            atoms: The structure; periodic in any directions.
-            mass_weighted: Whether it is `M^(-1/2) H M^(-1/2)` and not H.
+            atoms: The structure, periodic in any directions.
+            mass_weighted: True for `M^(-1/2) H M^(-1/2)`, False for H.
             **options: `chunk_size` and `memory_budget`.
 
         Raises:
@@ -107,7 +107,7 @@ class HessianOperator:
         return f"HessianOperator({tuple(self.shape)}{weighted}, {self.dtype}, {self.device})"
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
-        """`H v` for a vector (3N,) or (N, 3), or `H V` for the columns of a matrix (3N, k)."""
+        """Compute `H v` for a vector (3N,) or (N, 3), or `H V` for a matrix (3N, k)."""
         if vectors.shape == self._atoms_shape:
             return self._apply(vectors)
         if vectors.ndim not in (1, 2) or vectors.shape[0] != self.shape[1]:
@@ -121,12 +121,12 @@ class HessianOperator:
 
     @positional_for_a_release("progress")
     def dense(self, *, progress: bool = False) -> Tensor:
-        """The matrix, (3N, 3N) in eV/Å², or eV/Å²/amu with masses."""
+        """Compute the matrix (3N, 3N), in eV/Å², or eV/Å²/amu with masses."""
         identity = torch.eye(self.shape[0], dtype=self.dtype, device=self.device)
         return self._map(identity, progress)
 
     def to_scipy(self) -> LinearOperator:
-        """The operator for `scipy.sparse.linalg` (eigsh, lobpcg, cg, minres, ...)."""
+        """Return the operator for `scipy.sparse.linalg` (eigsh, lobpcg, cg, minres, ...)."""
         from scipy.sparse.linalg import LinearOperator
 
         def product(vectors: Any) -> Any:
@@ -151,7 +151,7 @@ class HessianOperator:
         return mapped.reshape(rows.shape)
 
     def _apply(self, vector: Tensor) -> Tensor:
-        """`H v` by the pull-back of the gradient: H is symmetric."""
+        """Compute `H v` (N, 3) as the pull-back of v through the gradient; H is symmetric."""
         if self._weights is None:
             return self._pull_back(vector)[0]
         return self._weights * self._pull_back(self._weights * vector)[0]

@@ -1,8 +1,8 @@
 """Second derivatives of an energy by the positions: Hessian-vector products and Hessians.
 
-Everything here is a transform: it takes a function `E(positions, cell, params) -> scalar` and
-returns a function of the same arguments. Any energy function of positions (N, 3), followed by any
-other arguments, will do.
+The functions of this module are transforms: they take a function `E(positions, cell, params)` that
+returns a scalar, and return a function. They work with any energy function of positions (N, 3) and
+any further arguments.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Mode = Literal["auto", "fwd-rev", "rev-rev"]
 
 
 def hvp(energy: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Hessian-vector product `H v`, forward over reverse: about the cost of two gradients.
+    """Return the Hessian-vector product `H v` as a function; it costs about two gradients.
 
-    To multiply many vectors at one geometry, use `HessianOperator`, which linearises only once: its
-    products cost less than a gradient.
+    The product is computed forward over reverse. To multiply many vectors at one geometry, use
+    `HessianOperator`: it linearises the gradient once, and its products cost less than a gradient.
 
     Args:
-        energy: `E(positions, cell, params)` in eV.
+        energy: Energy function `E(positions, cell, params)`, in eV.
 
     Returns:
         `(positions, cell, params, v)` to `H v` in eV/Å² times the unit of `v`, (N, 3).
@@ -57,26 +57,27 @@ def hessian(
     memory_budget: int | None = None,
     progress: bool = False,
 ) -> Callable[..., Tensor]:
-    """Hessian `H[i, a, j, b] = d2E / dx_ia dx_jb`, column by column in chunks.
+    """Return the Hessian `d2E / dx_ia dx_jb` of an energy function, as a function of its arguments.
 
     Args:
-        energy: `E(positions, cell, params)` in eV.
-        chunk_size: Columns at once: a number, None for all, or "auto" to fit `memory_budget` by
-            the measured size of the first column.
-        mode: "fwd-rev" is `jacfwd(jacrev(E))`, the definition: every chunk computes the gradient
-            anew and pushes its vectors forward through it. "rev-rev" linearises the gradient once
-            and pulls every chunk back: faster where memory holds one linearised gradient, and what
-            "auto" chooses.
-        indices: Atoms of a partial Hessian; all if None.
-        memory_budget: Bytes that "auto" may fill; half of the free memory if None.
+        energy: Energy function `E(positions, cell, params)`, in eV.
+        chunk_size: Columns per chunk: a number, None for all, or "auto" for as many as fit
+            `memory_budget`, by the measured memory of the first columns.
+        mode: "fwd-rev" is `jacfwd(jacrev(E))`: it computes the gradient again for every chunk, and
+            pushes the vectors of the chunk forward through it. "rev-rev" linearises the gradient
+            once and pulls the vectors of every chunk back through it. It is faster, and needs the
+            memory of one linearised gradient. "auto" is "rev-rev".
+        indices: Atoms of a partial Hessian; None for all atoms.
+        memory_budget: Bytes that "auto" may fill; None for half of the free memory.
         progress: Show a progress bar.
 
     Returns:
-        `(positions, cell, params)` to the Hessian in eV/Å², (N, 3, N, 3); with `indices` the block
-        (k, 3, k, 3) of these atoms. It is not symmetrised: its asymmetry measures the rounding.
+        `(positions, cell, params)` to the Hessian H[i, a, j, b] in eV/Å², (N, 3, N, 3); with
+        `indices`, the block (k, 3, k, 3) of these atoms. The result is not symmetrised, so its
+        asymmetry shows the rounding error.
 
     Raises:
-        ValueError: If an option is unknown or an index out of range.
+        ValueError: If an option is unknown or an index is out of range.
 
     Source: Goennheimer, Reuter, Margraf, J. Chem. Theory Comput. 21, 4742 (2025).
     """
@@ -103,7 +104,7 @@ def hessian(
 def _linearised(
     gradient: Callable[[Tensor], Tensor], positions: Tensor, mode: Mode
 ) -> Callable[[Tensor], Tensor]:
-    """`v -> H v`; by symmetry also the pull-back `v -> v H`."""
+    """Return the function `v -> H v`; the pull-back `v -> v H` is the same by symmetry."""
     if mode == "fwd-rev":
         return lambda v: jvp(gradient, (positions,), (v,))[1]
     pull_back = vjp(gradient, positions)[1]
@@ -111,7 +112,7 @@ def _linearised(
 
 
 def _atoms(indices: Sequence[int] | Tensor | None, positions: Tensor) -> Tensor:
-    """Indices as a tensor of numbers from 0 to N - 1."""
+    """Return indices of atoms as a tensor of integers from 0 to N - 1."""
     count = positions.shape[0]
     if indices is None:
         return torch.arange(count, device=positions.device)
@@ -126,7 +127,7 @@ def _atoms(indices: Sequence[int] | Tensor | None, positions: Tensor) -> Tensor:
 
 
 def _unit_displacements(atoms: Tensor, positions: Tensor) -> Tensor:
-    """Unit displacements of the given atoms along x, y and z, (3k, N, 3)."""
-    every = torch.eye(positions.numel(), dtype=positions.dtype, device=positions.device)
-    every = every.view(*positions.shape, *positions.shape)
-    return every.index_select(0, atoms).reshape(-1, *positions.shape)
+    """Return the unit displacements of k atoms along x, y and z, (3k, N, 3)."""
+    identity = torch.eye(positions.numel(), dtype=positions.dtype, device=positions.device)
+    identity = identity.view(*positions.shape, *positions.shape)
+    return identity.index_select(0, atoms).reshape(-1, *positions.shape)

@@ -43,6 +43,7 @@ class _NeighbourDensity(LocalFunction):
         return value, slope[..., None]
 
     def _jet(self, lengths: Tensor, rest: Sequence[Tensor], order: int) -> Jet:
+        """Compute the jet of `tanh(d^2) f_cut` in the length, (nodes, K, 1) each."""
         senders, *tensors = rest
         inputs = self.radial.inputs(lengths, senders, tensors, order)
         d = self.radial.without_cutoff(tensors, inputs)

@@ -105,8 +105,8 @@ class Mace(nn.Module):
         vectors = graph.edge_vectors(positions, cell)
         geometry = self.geometry(vectors)
         lengths, harmonics = split(geometry, [1, geometry.shape[-1] - 1], -1)
-        within = lengths < self.radial_embedding.cutoff_fn.r_max
-        mask = (within & graph.edge_mask[..., None]).to(lengths.dtype)
+        in_cutoff = lengths < self.radial_embedding.cutoff_fn.r_max
+        mask = (in_cutoff & graph.edge_mask[..., None]).to(lengths.dtype)
         edges = Edges(
             senders=graph.senders,
             sent=graph.sent,

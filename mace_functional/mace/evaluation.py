@@ -22,7 +22,7 @@ from mace_functional.mace.skeleton import skeleton
 if TYPE_CHECKING:
     from mace_functional.mace.model import MaceModel
 
-NAMED = 3
+MAX_LISTED = 3
 """Largest number of parameters that an error message names; it counts the others."""
 
 AtomEnergies = Callable[[Mapping[str, Tensor], Any, Tensor, Tensor], Tensor]
@@ -75,15 +75,15 @@ def check_params(
     if len(params) != len(shapes) or not all(name in params for name in shapes):
         raise KeyError(_names_that_differ(params, shapes))
     for name, shape in shapes.items():
-        given = params[name]
-        if given.shape != shape:
+        tensor = params[name]
+        if tensor.shape != shape:
             raise ValueError(
                 f"the parameter {name!r} must have the shape {tuple(shape)}, not "
-                f"{tuple(given.shape)}; use vmap for more than one"
+                f"{tuple(tensor.shape)}; use vmap for more than one"
             )
-        if given.dtype != like.dtype or given.device != like.device:
+        if tensor.dtype != like.dtype or tensor.device != like.device:
             raise ValueError(
-                f"the parameter {name!r} has dtype {given.dtype} on {given.device}, and the "
+                f"the parameter {name!r} has dtype {tensor.dtype} on {tensor.device}, and the "
                 f"positions {like.dtype} on {like.device}: all must have one dtype and device"
             )
 
@@ -95,12 +95,12 @@ def _names_that_differ(params: Mapping[str, Tensor], shapes: Mapping[str, torch.
     if missing:
         parts.append(f"params lack {_listed(missing)}")
     if unknown:
-        near = difflib.get_close_matches(str(unknown[0]), missing or shapes, n=1)
-        hint = f" (perhaps {near[0]!r} is meant)" if near else ""
+        similar = difflib.get_close_matches(str(unknown[0]), missing or shapes, n=1)
+        hint = f" (perhaps {similar[0]!r} is meant)" if similar else ""
         parts.append(f"the model has no parameters named {_listed(unknown)}{hint}")
     return " and ".join(parts) + ". Begin from model.params and replace entries of it"
 
 
 def _listed(names: list[str]) -> str:
-    listed = ", ".join(repr(name) for name in names[:NAMED])
-    return listed if len(names) <= NAMED else f"{listed} and {len(names) - NAMED} more"
+    listed = ", ".join(repr(name) for name in names[:MAX_LISTED])
+    return listed if len(names) <= MAX_LISTED else f"{listed} and {len(names) - MAX_LISTED} more"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mace_functional.potential.protocol import Energy
     from mace_functional.structure.topology import EdgeTopology
 
-FEW = 20
+MAX_LISTED_ELEMENTS = 20
 """Largest number of elements of a model that an error message lists."""
 
 
@@ -128,7 +128,7 @@ class MaceModel:
         unknown = sorted({int(z) for z in atoms.numbers} - set(self.atomic_numbers))
         if unknown:
             known = self.atomic_numbers
-            names = _symbols(known) if len(known) <= FEW else f"{len(known)} others"
+            names = _symbols(known) if len(known) <= MAX_LISTED_ELEMENTS else f"{len(known)} others"
             raise ValueError(
                 f"the model does not know the elements {_symbols(unknown)}; it was made for {names}"
             )
@@ -203,12 +203,12 @@ def _attach(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Register tensors under their dotted names; submodules that are missing are made."""
     for name, tensor in tensors.items():
         *path, leaf = name.split(".")
-        place = module
+        parent = module
         for part in path:
-            if part not in place._modules:
-                place.add_module(part, nn.Module())
-            place = place.get_submodule(part)
-        place.register_buffer(leaf, tensor)
+            if part not in parent._modules:
+                parent.add_module(part, nn.Module())
+            parent = parent.get_submodule(part)
+        parent.register_buffer(leaf, tensor)
 
 
 def _assert_no_torchscript(module: nn.Module) -> None:

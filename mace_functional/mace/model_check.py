@@ -23,41 +23,41 @@ from mace_functional.mace.tensors import MASK, RADII, Shape, tensor_shapes
 if TYPE_CHECKING:
     from mace_functional.mace.model import MaceModel
 
-LARGEST_CUTOFF = 20.0
+MAX_CUTOFF = 20.0
 """Largest accepted cutoff radius, Å. Published models have 4 to 12.
 
 Beyond 20 Å, an atom in a solid has more than 3 000 neighbours, and the neighbour search of a few
 atoms may fill all memory.
 """
 
-HEAVIEST = 118
+MAX_ATOMIC_NUMBER = 118
 """Largest atomic number of an element."""
 
-MOST_CHANNELS = 10_000
+MAX_CHANNELS = 10_000
 """Largest accepted number of copies of one irrep. Published models have up to 512."""
 
-MOST_IRREPS = 100
+MAX_IRREPS = 100
 """Largest accepted number of irreps of one kind of features. Published models have up to 8."""
 
-LARGEST_DEGREE = 11
+MAX_DEGREE = 11
 """Largest degree l for which e3nn has Wigner symbols. Published models have up to 4."""
 
-MOST_LAYERS = 20
+MAX_LAYERS = 20
 """Largest accepted number of layers. Published models have up to 3."""
 
-LARGEST_ORDER = 6
+MAX_CORRELATION = 6
 """Largest accepted correlation order of a product.
 
 The coupling coefficients take memory that grows as (number of components)^order.
 """
 
-WIDEST = 100_000
+MAX_WIDTH = 100_000
 """Largest accepted width of a radial network, and number of classes of a feature.
 
 Published models have up to 2 048.
 """
 
-LARGEST_POWER = 100
+MAX_CUTOFF_POWER = 100
 """Largest accepted power of a polynomial cutoff function. Published models have 5 or 6."""
 
 CHAIN_SPACING = 0.4
@@ -72,7 +72,7 @@ CHAIN_ELEMENTS = 8
 The time grows with it: all 89 elements of MACE-MP-0 small take 0.3 s.
 """
 
-LARGEST_WEIGHT = 1e9
+MAX_WEIGHT = 1e9
 """Largest accepted absolute weight, in any unit.
 
 Energies of isolated atoms reach 1e6 eV, other weights of published models 1e3. Products of weights
@@ -106,7 +106,7 @@ def check_tensors(settings: MaceSettings, tensors: Mapping[str, Tensor], where: 
 
     Raises:
         ValueError: If a tensor is missing, has the wrong shape or an integer type, has entries that
-            are not finite or larger than `LARGEST_WEIGHT`, or if the cutoff radius in the tensors
+            are not finite or larger than `MAX_WEIGHT`, or if the cutoff radius in the tensors
             differs from that in the settings.
     """
     for name, tensor in tensors.items():
@@ -122,14 +122,14 @@ def check_tensors(settings: MaceSettings, tensors: Mapping[str, Tensor], where: 
         if not any(_fits(found, shape, free) for shape in shapes):
             expected = " or ".join(_as_text(shape, free) for shape in shapes)
             raise ValueError(f"{name} of {where} has the shape {found}, not {expected}")
-    if free.get(RADII, HEAVIEST + 1) <= max(settings.atomic_numbers):
+    if free.get(RADII, MAX_ATOMIC_NUMBER + 1) <= max(settings.atomic_numbers):
         raise ValueError(f"{where} has no covalent radii for all of its elements")
     check_finite(tensors, where)
     for name, tensor in tensors.items():
-        if tensor.numel() and float(tensor.abs().max()) > LARGEST_WEIGHT:
+        if tensor.numel() and float(tensor.abs().max()) > MAX_WEIGHT:
             raise ValueError(
                 f"{name} of {where} has entries up to {float(tensor.abs().max()):.1e}, beyond "
-                f"{LARGEST_WEIGHT:g}: the model is damaged"
+                f"{MAX_WEIGHT:g}: the model is damaged"
             )
     for name in ("r_max", "radial_embedding.cutoff_fn.r_max"):
         if not math.isclose(float(tensors[name]), settings.cutoff, rel_tol=1e-6):
@@ -187,21 +187,21 @@ def _check_elements(settings: MaceSettings) -> None:
     numbers, heads, radial = settings.atomic_numbers, settings.heads, settings.radial
     _require(bool(numbers), "a model must have elements", numbers)
     for z in numbers:
-        _check_whole("an atomic number", z, 1, HEAVIEST)
+        _check_integer("an atomic number", z, 1, MAX_ATOMIC_NUMBER)
     _require(len(set(numbers)) == len(numbers), "elements must not be repeated", numbers)
     _require(
-        0 < settings.cutoff <= LARGEST_CUTOFF,
-        f"the cutoff must lie between 0 and {LARGEST_CUTOFF:g} Å",
+        0 < settings.cutoff <= MAX_CUTOFF,
+        f"the cutoff must lie between 0 and {MAX_CUTOFF:g} Å",
         settings.cutoff,
     )
     _require(
         bool(heads) and all(isinstance(h, str) and h for h in heads), "heads must have names", heads
     )
     _require(len(set(heads)) == len(heads), "names of heads must not be repeated", heads)
-    _check_whole("the size of the radial basis", radial.size, 1, WIDEST)
-    _check_whole("the power of the cutoff", radial.cutoff_power, 2, LARGEST_POWER)
+    _check_integer("the size of the radial basis", radial.size, 1, MAX_WIDTH)
+    _check_integer("the power of the cutoff", radial.cutoff_power, 2, MAX_CUTOFF_POWER)
     if settings.repulsion_power is not None:
-        _check_whole("the power of the repulsion", settings.repulsion_power, 2, LARGEST_POWER)
+        _check_integer("the power of the repulsion", settings.repulsion_power, 2, MAX_CUTOFF_POWER)
     _require(
         math.isfinite(radial.gaussian_coefficient) and radial.gaussian_coefficient <= 0,
         "the exponent of Gaussians must be finite and not positive",
@@ -211,7 +211,7 @@ def _check_elements(settings: MaceSettings) -> None:
 
 def _check_layers(settings: MaceSettings) -> None:
     layers, products = settings.interactions, settings.products
-    _check_whole("the number of layers", len(layers), 1, MOST_LAYERS)
+    _check_integer("the number of layers", len(layers), 1, MAX_LAYERS)
     _require(len(products) == len(layers), "every layer must have a product", len(products))
     harmonics = _irreps("spherical harmonics", settings.harmonics_irreps)
     _require(
@@ -248,11 +248,11 @@ def _check_layers(settings: MaceSettings) -> None:
             )
         _require(len(product.correlations) == len(out), "each irrep must have an order", product)
         for order in product.correlations:
-            _check_whole("the order of a product", order, 1, LARGEST_ORDER)
+            _check_integer("the order of a product", order, 1, MAX_CORRELATION)
         widths = layer.radial_widths
-        _check_whole("the depth of the radial network", len(widths), 2, MOST_LAYERS)
+        _check_integer("the depth of the radial network", len(widths), 2, MAX_LAYERS)
         for width in widths:
-            _check_whole("the width of a radial network", width, 1, WIDEST)
+            _check_integer("the width of a radial network", width, 1, MAX_WIDTH)
         _require(
             math.isfinite(layer.avg_num_neighbors) and layer.avg_num_neighbors > 0,
             "the mean number of neighbours must be finite and positive",
@@ -269,7 +269,7 @@ def _check_layers(settings: MaceSettings) -> None:
 def _check_readouts(settings: MaceSettings) -> None:
     _require(bool(settings.readouts), "a model must have readouts", settings.readouts)
     for readout in settings.readouts:
-        _check_whole("the layer of a readout", readout.layer, 0, len(settings.products) - 1)
+        _check_integer("the layer of a readout", readout.layer, 0, len(settings.products) - 1)
         features = settings.products[readout.layer].irreps_out
         _require(
             _irreps("readout", readout.irreps_in) == _irreps("products", features),
@@ -300,9 +300,9 @@ def _check_feature(feature: FeatureSettings) -> None:
     types, pers = ("categorical", "continuous"), ("graph", "node")
     _require(feature.type in types, "a feature must be categorical or continuous", feature.type)
     _require(feature.per in pers, "a feature must be per graph or per node", feature.per)
-    _check_whole("the offset of a feature", feature.offset, -WIDEST, WIDEST)
-    least = 1 if feature.type == "categorical" else 0
-    _check_whole("the number of classes of a feature", feature.num_classes, least, WIDEST)
+    _check_integer("the offset of a feature", feature.offset, -MAX_WIDTH, MAX_WIDTH)
+    minimum = 1 if feature.type == "categorical" else 0
+    _check_integer("the number of classes of a feature", feature.num_classes, minimum, MAX_WIDTH)
 
 
 def _check_activation(activation: Activation) -> None:
@@ -317,18 +317,16 @@ def _irreps(what: str, text: str) -> Irreps:
         irreps = Irreps(text)
     except (TypeError, ValueError) as error:  # not a string, or not a sum of irreps
         raise ValueError(f"the irreps of the {what} cannot be read: {text!r:.60}") from error
-    _require(
-        1 <= len(irreps) <= MOST_IRREPS, f"the {what} must have 1 to {MOST_IRREPS} irreps", text
-    )
+    _require(1 <= len(irreps) <= MAX_IRREPS, f"the {what} must have 1 to {MAX_IRREPS} irreps", text)
     for mul, ir in irreps:
-        _check_whole(f"the number of channels of the {what}", mul, 1, MOST_CHANNELS)
-        _check_whole(f"the degree of the {what}", ir.l, 0, LARGEST_DEGREE)
+        _check_integer(f"the number of channels of the {what}", mul, 1, MAX_CHANNELS)
+        _check_integer(f"the degree of the {what}", ir.l, 0, MAX_DEGREE)
     return irreps
 
 
-def _check_whole(what: str, value: Any, least: int, most: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"{what} must lie between {least} and {most}, not {value!r:.60}")
+def _check_integer(what: str, value: Any, minimum: int, maximum: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
+        raise ValueError(f"{what} must lie between {minimum} and {maximum}, not {value!r:.60}")
 
 
 def _require(holds: bool, rule: str, value: Any) -> None:

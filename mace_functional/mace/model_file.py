@@ -34,8 +34,14 @@ if TYPE_CHECKING:
     from mace_functional.mace.model import MaceModel
 
 SUFFIX = ".safetensors"
+"""File name extension of model files."""
+
 FORMAT = "mace_functional"
+"""Value of `format` in the header of a model file."""
+
 VERSION = 1
+"""Version of the format that is written; older versions are read too."""
+
 FIXED_BY_SYMMETRY = "U_matrix_", "_w3j_"
 """Parts of tensor names that mark coupling coefficients; `save_model` keeps their dtype."""
 
@@ -76,8 +82,8 @@ def save_model(
     check_finite(model.params, "params")
     tensors = {}
     for name, tensor in model.params.items():
-        kept = any(part in name for part in FIXED_BY_SYMMETRY)
-        stored = tensor.detach().to(device="cpu", dtype=None if kept else dtype, copy=True)
+        is_coupling = any(part in name for part in FIXED_BY_SYMMETRY)
+        stored = tensor.detach().to(device="cpu", dtype=None if is_coupling else dtype, copy=True)
         tensors[name] = stored.contiguous()
     header = {
         "format": FORMAT,

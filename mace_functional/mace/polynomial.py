@@ -65,6 +65,7 @@ class Monomials:
         self.terms = [self._terms(nonzero, order, like) for order in range(3)]
 
     def _terms(self, nonzero: Sequence[Sequence[np.ndarray]], order: int, like: Tensor) -> Terms:
+        """Find the terms of a derivative; terms that differ in the order of the m count once."""
         width = max(self.largest - order, 0)
         places, factors, sources, scales = [], [], [], []
         start = 0

@@ -9,7 +9,10 @@ from mace_functional.autodiff.jets import Jet, multiply
 
 
 class Bessel(nn.Module):
-    """Bessel functions, `sqrt(2 / r_max) sin(n pi r / r_max) / r` (arXiv:2003.03123, eq. 7)."""
+    """Bessel basis functions, `sqrt(2 / r_max) sin(n pi r / r_max) / r`.
+
+    Source: Gasteiger, Gross, Guennemann, ICLR 2020 (arXiv:2003.03123), eq. 7.
+    """
 
     bessel_weights: Tensor
     prefactor: Tensor
@@ -28,7 +31,7 @@ class Bessel(nn.Module):
 
 
 class Gaussian(nn.Module):
-    """Gaussians `exp(c (r - r_n)^2)` at evenly spaced r_n."""
+    """Gaussian basis functions `exp(c (r - r_n)^2)` at evenly spaced r_n."""
 
     gaussian_weights: Tensor
 

@@ -36,7 +36,7 @@ class Activation:
 
 @dataclass(frozen=True)
 class RadialSettings:
-    """Radial basis, cutoff function and distance transform.
+    """Settings of the radial basis, the cutoff function and the distance transform.
 
     Attributes:
         basis: Kind of the basis functions.
@@ -58,7 +58,7 @@ class RadialSettings:
 
 @dataclass(frozen=True)
 class InteractionSettings:
-    """One interaction block.
+    """Settings of one interaction block.
 
     Attributes:
         kind: Kind of block; see `interaction`.
@@ -105,7 +105,7 @@ class InteractionSettings:
 
 @dataclass(frozen=True)
 class ProductSettings:
-    """One symmetric contraction, with the linear map that follows it.
+    """Settings of one symmetric contraction, with the linear map that follows it.
 
     Attributes:
         irreps_out: Irreps of the node features that leave it.
@@ -122,7 +122,7 @@ class ProductSettings:
 
 @dataclass(frozen=True)
 class ReadoutSettings:
-    """One readout.
+    """Settings of one readout.
 
     Attributes:
         kind: Kind of readout; see `readout.Readout`.
@@ -141,7 +141,7 @@ class ReadoutSettings:
 
 @dataclass(frozen=True)
 class FeatureSettings:
-    """One embedded extra feature, such as the total charge or spin.
+    """Settings of one embedded extra feature, such as the total charge or spin.
 
     Attributes:
         name: Name of the feature.

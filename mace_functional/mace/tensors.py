@@ -2,7 +2,7 @@
 
 Some dimensions do not follow from the settings, such as the number of couplings k of a symmetric
 contraction. These free dimensions have a name in place of a number; dimensions of one name are
-equal.
+equal. The private functions yield names and shapes for one part of the model, without its prefix.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Interatomic potentials: what the package asks of one, sums of them, and functions as potentials.
+"""Interatomic potentials: their interface, sums of them, and potentials from a user's function.
 
-protocol  the interface, and what a potential may offer besides
-energy    structures of a potential, and their energies as pure functions
+protocol  the interface of potentials, and the optional additions to it
+energy    structures, and their energies as pure functions
 sum       sums of potentials
-function  potentials made of a function that a user wrote
+function  potentials made from a user's function of the neighbours
 """
 
 from mace_functional.potential.energy import energy_fn, from_ase

@@ -1,4 +1,4 @@
-"""Structures of a potential, and their energies as pure functions."""
+"""Structures made for a potential, and their energies as pure functions."""
 
 from __future__ import annotations
 
@@ -23,22 +23,24 @@ if TYPE_CHECKING:
 
 @positional_for_a_release("skin")
 def from_ase(atoms: Atoms, potential: Potential, *, skin: float = 0.0) -> Structure:
-    """The structure and neighbours of an ASE Atoms object.
+    """Make the structure of an ASE Atoms object, with its neighbours.
 
     Args:
-        atoms: Periodic in any directions. Features that a MACE model embeds are read from
-            `atoms.info` ("charge" and "spin", 0 and 1 if absent) or `atoms.arrays`.
-        potential: Such as a model of `load_model`: gives cutoffs, dtype and device.
-        skin: Added to the cutoffs in the neighbour search, Å: the topology then stays exact while
-            atoms move (see `Topology.is_current`). Energies do not depend on it.
+        atoms: ASE Atoms, periodic in any directions. Features that a MACE model embeds are read
+            from `atoms.info` ("charge" and "spin", 0 and 1 if absent) or `atoms.arrays`.
+        potential: A potential, such as a model of `load_model`. It sets the cutoffs, the dtype and
+            the device.
+        skin: Length that is added to the cutoffs in the neighbour search, Å. The topology stays
+            exact while atoms move within the skin (see `Topology.is_current`). Energies do not
+            depend on it.
 
     Returns:
         The structure, on the potential's device and in its dtype.
 
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
-        ValueError: If there are no atoms, an element is unknown to the potential, positions or cell
-            are not finite, atoms coincide, periodic lattice vectors are missing or linearly
+        ValueError: If the structure has no atoms, the potential does not know an element, positions
+            or cell are not finite, atoms coincide, periodic lattice vectors are missing or linearly
             dependent, the skin is negative, or an embedded feature is missing or out of range.
     """
     in_order("from_ase(atoms, potential)", (atoms, "Atoms"), (potential, "Potential"))
@@ -46,21 +48,22 @@ def from_ase(atoms: Atoms, potential: Potential, *, skin: float = 0.0) -> Struct
 
 
 def energy_fn(potential: Potential, topology: Any, *, per_atom: bool = False) -> Energy:
-    """The energy of a structure as a pure function, to be composed with any transform.
+    """Return the energy of a structure as a pure function `E(positions, cell, params)`, in eV.
 
-    `E(positions, cell, params)` in eV, with `positions` (N, 3) and `cell` (3, 3) in Å and `params`
-    such as `potential.params`. It reads no values and keeps no state: `grad`, `jvp`, `vjp`, `vmap`
-    of it may be nested in any order.
+    The function takes `positions` (N, 3) and `cell` (3, 3) in Å, and `params` such as
+    `potential.params`. It reads no values and keeps no state, so the transforms `grad`, `jvp`,
+    `vjp` and `vmap` of it can be nested in any order.
 
     Args:
-        potential: Such as a model of `load_model`.
-        topology: Of a structure from `from_ase` or `batch`: the function holds for it.
-        per_atom: Return the energies of the atoms (N,) and not their sum.
+        potential: A potential, such as a model of `load_model`.
+        topology: Topology of a structure from `from_ase` or `batch`. The function is only for this
+            structure.
+        per_atom: True to return the energies of the atoms (N,), not their sum.
 
     Returns:
-        The function. That of a MACE model raises KeyError if names in `params` are missing or
-        unknown, and ValueError if positions, cell or a parameter have a shape, dtype or device that
-        does not fit.
+        The function. For a MACE model it raises KeyError if names in `params` are missing or
+        unknown, and ValueError if positions, cell or a parameter have the wrong shape, dtype or
+        device.
 
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
@@ -73,7 +76,7 @@ def energy_fn(potential: Potential, topology: Any, *, per_atom: bool = False) ->
 
 
 def edge_energy_fn(potential: EdgePotential, topology: Any, *, per_atom: bool = False) -> Energy:
-    """The energy of a potential with edges, with checks of positions and cell; see `energy_fn`."""
+    """Return the energy function of a potential with edges; it checks positions and cell."""
 
     def energy(positions: Tensor, cell: Tensor, params: Any) -> Tensor:
         check_shapes(topology, positions, cell)
@@ -84,17 +87,17 @@ def edge_energy_fn(potential: EdgePotential, topology: Any, *, per_atom: bool = 
 
 
 def with_periodicity(energy: Energy, topology: Topology) -> Energy:
-    """An energy function that says in which directions its structure is periodic, for `stress`."""
+    """Store the periodic directions of a structure on its energy function, for `stress`."""
     if is_concrete(topology.pbc) and topology.pbc.ndim == 1:
         setattr(energy, PERIODIC, tuple(topology.pbc.tolist()))
     return energy
 
 
 def check_shapes(topology: Topology, positions: Tensor, cell: Tensor) -> None:
-    """Positions and cell fit the topology and each other; values are never read.
+    """Check shapes, dtypes and devices of positions and cell; values are not read.
 
     Raises:
-        ValueError: If they do not.
+        ValueError: If they do not fit the topology or each other.
     """
     atoms = topology.n_atoms
     if positions.shape != (atoms, 3) or cell.shape != (3, 3):

@@ -1,6 +1,6 @@
-"""Potentials made of a function that a user wrote.
+"""Potentials made from a user's function of the neighbours.
 
-A Lennard-Jones potential that goes to zero smoothly at its cutoff:
+Example: a Lennard-Jones potential that goes to zero smoothly at its cutoff.
 
     >>> import mace_functional as mf
     >>> def lennard_jones(near, params):
@@ -15,8 +15,8 @@ A Lennard-Jones potential that goes to zero smoothly at its cutoff:
     >>> round(float(argon.energy_fn(s.topology)(s.positions, s.cell, argon.params)), 5)
     -0.00374
 
-It has forces, Hessians, exact force constants, phonons at any wave vector, relaxation, saddle
-points and an ASE calculator, as a MACE model has.
+Everything in the package works with it as with a MACE model: forces, Hessians, exact force
+constants, phonons at any wave vector, relaxation, saddle points, the ASE calculator.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 EVERY_ELEMENT = tuple(range(len(chemical_symbols)))
-"""Atomic numbers in the order of the tables of a function: each in its own row."""
+"""Element table of a `FunctionPotential`: row z belongs to atomic number z."""
 
 EDGE_FEATURES = 16
-"""Numbers that a function keeps of each edge, to estimate memory by: powers of the distance."""
+"""Assumed count of numbers per edge that a function keeps; used to estimate memory."""
 
 
 class Neighbourhood:
-    """What the atoms feel of their neighbours: K edges for each node, some of which only pad.
+    """Vectors, distances and elements of the neighbours of all nodes, K edges for each node.
 
-    A node is an atom. On replicas or pieces of a crystal there are more nodes than atoms in the
-    cell, and the neighbours are images of nodes; a function of this class need not know.
+    A node is an atom. For phonons, nodes may be copies of an atom in other cells of the crystal; a
+    user's function need not distinguish them.
 
     Attributes:
-        vectors: From neighbours to nodes, `x_i - x_j`, Å, (nodes, K, 3).
-        distances: Their lengths, Å, (nodes, K).
-        mask: True for edges within the cutoff, (nodes, K). Vectors of other edges mean nothing;
-            none of them has length zero.
+        vectors: Vectors from neighbours to nodes, `x_i - x_j`, Å, (nodes, K, 3).
+        distances: Lengths of the vectors, Å, (nodes, K).
+        mask: True for edges within the cutoff, (nodes, K). Other edges are longer or only padding;
+            their vectors have no meaning, and are never zero.
         numbers: Atomic numbers of the nodes, (nodes,).
     """
 
@@ -77,46 +77,46 @@ class Neighbourhood:
         return gather(numbers, self._topology.senders)
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over neighbours of values of the edges, (nodes, K, ...) to (nodes, ...)."""
+        """Sum values of the edges (nodes, K, ...) over the neighbours, (nodes, ...)."""
         mask = self.mask.reshape(*self.mask.shape, *[1] * (values.ndim - 2))
         return torch.where(mask, values, torch.zeros_like(values)).sum(1)
 
     def of_neighbours(self, values: Tensor) -> Tensor:
-        """Values of the neighbours, (nodes, K, ...), from those of the nodes, (nodes, ...).
+        """Gather values of the nodes (nodes, ...) for the neighbours, (nodes, K, ...).
 
-        Each use makes an atom feel one step further: say so by `layers`.
+        Each nested use lengthens the reach of the potential by one edge. Count them in `layers`.
         """
         rows = values.reshape(len(values), -1)
-        received = gather(self._topology.sent(rows), self._topology.senders)
-        return received.reshape(*self.mask.shape, *values.shape[1:])
+        gathered = gather(self._topology.sent(rows), self._topology.senders)
+        return gathered.reshape(*self.mask.shape, *values.shape[1:])
 
 
 AtomEnergies = Callable[[Neighbourhood, Any], Tensor]
-"""A function of neighbourhood and parameters that returns energies of the nodes, eV, (nodes,)."""
+"""Energies of the nodes, eV, (nodes,), as a function of neighbourhood and parameters."""
 
 
 class FunctionPotential:
-    """A potential of a function of distances and directions to neighbours.
+    """A potential made from a function of the distances and directions to the neighbours.
 
-    The energy and its first two derivatives have to go to zero at the cutoff: where they do not,
-    the energy jumps, or its derivatives do, as a neighbour crosses it.
+    The function and its first two derivatives must go to zero at the cutoff. Otherwise the energy
+    or its derivatives jump when a neighbour crosses the cutoff.
 
     Args:
-        energies: `energies(near, params)`, a pure torch function of a `Neighbourhood` and the
-            parameters, returns the energies of the nodes in eV, (nodes,).
-        cutoff: Where neighbours end, Å.
-        params: A pytree of tensors or numbers; none if None.
-        elements: Symbols or atomic numbers of the elements that it is made for; all if None.
-        layers: An atom's energy depends on the atoms within this many steps along edges: 1, and 1
-            more for every nested use of `Neighbourhood.of_neighbours` with values that depend on
+        energies: Pure torch function `energies(near, params)` of a `Neighbourhood` and the
+            parameters. It returns the energies of the nodes in eV, (nodes,).
+        cutoff: Largest distance of neighbours, Å.
+        params: Parameters, a pytree of tensors or numbers; None for none.
+        elements: Symbols or atomic numbers of the allowed elements; None for all.
+        layers: Largest number of edges between an atom and the atoms that its energy depends on: 1,
+            plus 1 for every nested use of `Neighbourhood.of_neighbours` with values that depend on
             neighbours.
-        mirror_symmetric: Whether reflections leave the energy as it is; that of distances and
-            angles does. It halves the force constants that have to be computed.
-        dtype: Of positions, cell and parameters.
-        device: Where they are.
+        mirror_symmetric: True if reflections leave the energy unchanged, as for any function of
+            distances and angles. Only half of the force constants must then be computed.
+        dtype: Floating-point type of positions, cell and parameters.
+        device: Device of positions, cell and parameters.
 
     Raises:
-        ValueError: If the cutoff or the number of layers is not positive, or an element unknown.
+        ValueError: If the cutoff or the number of layers is not positive, or an element is unknown.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class FunctionPotential:
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
     ) -> FunctionPotential:
-        """The same potential in another precision or on another device."""
+        """Return the potential in another precision or on another device."""
         return FunctionPotential(
             self.energies,
             cutoff=self.cutoff,
@@ -167,11 +167,11 @@ class FunctionPotential:
         )
 
     def structure(self, atoms: Atoms, *, skin: float = 0.0) -> Structure:
-        """The structure with its neighbours.
+        """Make the structure of an ASE Atoms object, with its neighbours.
 
         Raises:
-            ValueError: If there are no atoms, an element is not among those of the potential, or
-                the geometry is bad; see `from_ase`.
+            ValueError: If the structure has no atoms, an element is not allowed, or the geometry is
+                not valid; see `from_ase`.
         """
         if len(atoms) == 0:
             raise ValueError("the structure has no atoms")
@@ -184,13 +184,13 @@ class FunctionPotential:
         return Structure.of(atoms, graph, like)
 
     def energy_fn(self, topology: Graph, *, per_atom: bool = False) -> Energy:
-        """The energy as a pure function `E(positions, cell, params)`, in eV."""
+        """Return the energy as a pure function `E(positions, cell, params)`, in eV."""
         return edge_energy_fn(self, topology, per_atom=per_atom)
 
     def atom_energies(
         self, topology: EdgeTopology, positions: Tensor, cell: Tensor, params: Any
     ) -> Tensor:
-        """Energies of the atoms in eV.
+        """Compute the energies of the atoms in eV, (N,).
 
         Raises:
             ValueError: If the function does not return a number for each node.
@@ -206,7 +206,7 @@ class FunctionPotential:
 
 
 def _numbers(species: Any, like: Tensor) -> Tensor:
-    """Atomic numbers of nodes."""
+    """Return the atomic numbers of nodes, (nodes,)."""
     return species.expand(torch.as_tensor(species.numbers, device=like.device))
 
 

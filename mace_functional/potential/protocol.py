@@ -1,11 +1,12 @@
-"""What the package asks of an interatomic potential.
+"""The interface of interatomic potentials.
 
-A potential has parameters, makes a structure of atoms, and gives the energy of a topology as a pure
-function. `MaceModel`, `D3`, `FunctionPotential` and `SumPotential` are potentials; any class with
-these members is one, whatever its energy is made of.
+A potential has parameters, makes structures from ASE Atoms, and returns the energy of a structure
+as a pure function. `MaceModel`, `D3`, `FunctionPotential` and `SumPotential` are potentials, and so
+is any class with the members of `Potential`.
 
-Where a potential can do more, it has more members. A protocol below names each kind, and functions
-of this module answer for the potentials without them.
+A potential may have further members, which let the package do more with it or do it faster. Each of
+the other protocols describes one set of them. The functions at the end return a default for
+potentials without such members.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from mace_functional.structure.structure import Structure
 
 Energy = Callable[..., Tensor]
-"""A function `E(positions, cell, params)`."""
+"""Energy in eV as a pure function `E(positions, cell, params)`."""
 
 
 @runtime_checkable
@@ -30,9 +31,9 @@ class Potential(Protocol):
     """An interatomic potential.
 
     Attributes:
-        params: A pytree of tensors; empty if there are none.
+        params: Parameters, a pytree of tensors; empty if there are none.
         dtype: Floating-point type of positions, cell and parameters.
-        device: Where they are.
+        device: Device of positions, cell and parameters.
     """
 
     @property
@@ -50,45 +51,45 @@ class Potential(Protocol):
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
     ) -> Potential:
-        """The same potential in another precision or on another device.
+        """Return the potential in another precision or on another device.
 
         Raises:
             ValueError: If the potential does not exist in this precision.
         """
 
     def structure(self, atoms: Atoms, *, skin: float = 0.0) -> Structure:
-        """The structure of an ASE Atoms object.
+        """Make the structure of an ASE Atoms object.
 
         Args:
-            atoms: Periodic in any directions.
-            skin: How much further than its cutoff the potential looks for neighbours, Å. The
-                topology then holds while atoms move by less than half of it.
+            atoms: ASE Atoms, periodic in any directions.
+            skin: Length that is added to the cutoff in the neighbour search, Å. The topology stays
+                exact while atoms move by less than half of it.
 
         Raises:
-            ValueError: If the potential is not made for these atoms.
+            ValueError: If the potential cannot compute these atoms.
         """
 
     def energy_fn(self, topology: Any, *, per_atom: bool = False) -> Energy:
-        """The energy as a pure function `E(positions, cell, params)`, in eV.
+        """Return the energy as a pure function `E(positions, cell, params)`, in eV.
 
         Args:
-            topology: Of a structure.
-            per_atom: Return the energies of the atoms (N,) and not their sum.
+            topology: Topology of a structure.
+            per_atom: True to return the energies of the atoms (N,), not their sum.
         """
 
 
 @runtime_checkable
 class EdgePotential(Potential, Protocol):
-    """A potential whose atoms feel neighbours within a cutoff, in a number of layers.
+    """A potential that depends on neighbours within a cutoff, in one or more layers.
 
-    It computes on any `EdgeTopology`, and so on replicas of a cell and on pieces of a crystal: its
-    dynamical matrix and its force constants are exact without a supercell.
+    It computes on any `EdgeTopology`, also on replicas of a cell and on an unrolled crystal. Its
+    dynamical matrix and its force constants are therefore exact without a supercell.
 
     Attributes:
-        cutoff: Where edges end, Å.
-        layers: How many times atoms receive from neighbours: an atom's energy depends on the atoms
-            within that many steps along edges.
-        n_edge_features: Numbers that one layer keeps of each edge, about; to estimate memory by.
+        cutoff: Largest length of an edge, Å.
+        layers: Number of layers. An atom's energy depends on the atoms within this many edges.
+        n_edge_features: Approximate count of numbers per edge that one layer keeps; used to
+            estimate memory.
     """
 
     @property
@@ -101,26 +102,26 @@ class EdgePotential(Potential, Protocol):
     def n_edge_features(self) -> int: ...  # noqa: D102
 
     def atom_energies(self, topology: Any, positions: Tensor, cell: Tensor, params: Any) -> Tensor:
-        """Energies of the atoms in eV, in the order of `EdgeTopology.to_atoms`.
+        """Compute the energies of the atoms in eV, in the order of `EdgeTopology.to_atoms`.
 
         Args:
             topology: An `EdgeTopology`.
-            positions: Å, as its `edge_vectors` takes them.
+            positions: Positions in Å, as `topology.edge_vectors` takes them.
             cell: Lattice vectors in Å as rows, (3, 3).
-            params: Such as the potential's own.
+            params: Parameters, in the same pytree as those of the potential.
         """
 
 
 @runtime_checkable
 class HasReach(Potential, Protocol):
-    """A potential that says how far its force constants reach, without edges to tell.
+    """A potential without edges whose force constants have a finite range.
 
-    Its exact force constants come from a supercell in which images are out of reach.
+    Its force constants are computed exactly in a supercell that is larger than this range.
 
     Attributes:
-        reach: Atoms further apart than this have no force constants, Å. That is the cutoff of pair
-            energies, and twice the distance within which atoms feel others where their energies
-            depend on more than pairs.
+        reach: Largest distance of two atoms whose force constants are not zero, Å. It is the cutoff
+            for pair energies. If the energies of atoms depend on more than pairs, it is twice the
+            largest distance within which they depend on other atoms.
     """
 
     @property
@@ -129,37 +130,37 @@ class HasReach(Potential, Protocol):
 
 @runtime_checkable
 class HasDynamicalMatrix(Protocol):
-    """A potential that has a dynamical matrix of its own at any wave vector."""
+    """A potential that computes its dynamical matrix at any wave vector itself."""
 
     def dynamical_matrix_fn(self, topology: Any) -> Callable[..., Tensor]:
-        """`D(q, positions, cell, params, masses)`, complex (3N, 3N) in eV/Å²/amu.
+        """Return `D(q, positions, cell, params, masses)`, complex (3N, 3N), in eV/Å²/amu.
 
-        With q (3,) in units of the reciprocal lattice vectors, and the phases
+        q (3,) is in units of the reciprocal lattice vectors. The phase convention is
         `D_jk(q) = sum_R Phi(0j, Rk) exp(2 pi i q.R) / sqrt(m_j m_k)`.
         """
 
 
 @runtime_checkable
 class HasParts(Protocol):
-    """A potential that is the sum of others, each with a part of its parameters and topology.
+    """A potential that is a sum of potentials.
 
     Attributes:
-        potentials: The parts.
+        potentials: The terms of the sum.
     """
 
     @property
     def potentials(self) -> tuple[Potential, ...]: ...  # noqa: D102
 
     def parts_of(self, params: Any) -> tuple[Any, ...]:
-        """The parameters of each part, of those of the sum."""
+        """Return the parameters of each term, from the parameters of the sum."""
 
 
 @runtime_checkable
 class HasFeatures(Protocol):
-    """A potential that reads more of atoms than elements, positions, cell and masses."""
+    """A potential that reads more from ASE Atoms than elements, positions, cell and masses."""
 
     def features(self, atoms: Atoms) -> dict[str, Tensor]:
-        """What it reads, such as a total charge: () for the structure, or (N,) for the atoms."""
+        """Read features such as a total charge: () for the structure, or (N,) for the atoms."""
 
 
 @runtime_checkable
@@ -167,38 +168,38 @@ class HoldsPairs(Protocol):
     """A potential whose energy jumps where a pair of atoms crosses a cutoff.
 
     Attributes:
-        energy_jump: Size of the jumps while a cell grows, eV per atom.
+        energy_jump: Size of the jumps when the cell grows, eV per atom.
     """
 
     @property
     def energy_jump(self) -> float: ...  # noqa: D102
 
     def hold_pairs(self, structure: Structure) -> Structure:
-        """The same structure with an energy that does not jump.
+        """Return the structure with a fixed list of pairs, so that its energy does not jump.
 
-        All pairs within the cutoffs at its positions and no others count, wherever they move. Its
-        energy and derivatives at its positions are those of the potential.
+        The list holds the pairs that are within the cutoffs at the structure's positions. At these
+        positions, energy and derivatives are not changed.
         """
 
 
 def features_of(potential: Potential, atoms: Atoms) -> dict[str, Tensor]:
-    """What a potential reads of atoms besides elements, positions, cell and masses."""
+    """Return the features that a potential reads from ASE Atoms; {} if it reads none."""
     return potential.features(atoms) if isinstance(potential, HasFeatures) else {}
 
 
 def is_mirror_symmetric(potential: Potential) -> bool:
-    """Whether reflections are known to leave the energy as it is.
+    """True if reflections are known to leave the energy of a potential unchanged.
 
-    A potential says so by an attribute `mirror_symmetric`. Without one nothing is assumed.
+    This is the potential's attribute `mirror_symmetric`; False without one.
     """
     return bool(getattr(potential, "mirror_symmetric", False))
 
 
 def energy_jump_of(potential: Potential) -> float:
-    """Size of the jumps of the energy where pairs cross a cutoff, eV per atom; 0 for none."""
+    """Return the size of the energy jumps of pairs that cross a cutoff, eV per atom; 0 for none."""
     return float(getattr(potential, "energy_jump", 0.0))
 
 
 def hold_pairs_of(potential: Potential, structure: Structure) -> Structure:
-    """The same structure with an energy that does not jump; itself if none does."""
+    """Return the structure with a fixed list of pairs, if the energy of the potential jumps."""
     return potential.hold_pairs(structure) if isinstance(potential, HoldsPairs) else structure

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class SumTopology:
-    """The topologies of the parts of a sum. A pytree.
+    """The topologies of the terms of a sum, one for each potential; a pytree.
 
     Attributes:
-        parts: One for each potential.
+        parts: The topologies.
     """
 
     parts: tuple[Topology, ...]
@@ -42,7 +42,7 @@ class SumTopology:
 
     @property
     def pbc(self) -> Tensor:
-        """Periodic directions, (3,)."""
+        """Periodic directions, booleans (3,)."""
         return self.parts[0].pbc
 
     @property
@@ -51,15 +51,15 @@ class SumTopology:
         return self.parts[0].n_atoms
 
     def is_current(self, positions: Tensor, cell: Tensor) -> bool:
-        """Whether all parts hold at these positions."""
+        """True if all topologies are valid at these positions."""
         return all(part.is_current(positions, cell) for part in self.parts)
 
     def rebuilt(self, positions: Tensor, cell: Tensor) -> SumTopology:
-        """The topologies of the same atoms elsewhere."""
+        """Return the topologies of the same atoms at other positions."""
         return SumTopology(tuple(part.rebuilt(positions, cell) for part in self.parts))
 
     def pairs_within(self, positions: Tensor, cell: Tensor) -> PairArrays:
-        """The pairs of atoms that feel each other in any part."""
+        """Return the pairs of atoms that interact in any of the topologies."""
         pairs = [part.pairs_within(positions, cell) for part in self.parts]
         i, j, s = (np.concatenate(columns) for columns in zip(*pairs, strict=True))
         return i, j, s
@@ -76,14 +76,15 @@ pytree.register_pytree_node(
 class SumPotential:
     """The sum of potentials: `E(x, cell, (p_1, p_2, ...)) = E_1(x, cell, p_1) + E_2(...) + ...`.
 
-    Its parameters are a tuple with those of each part, its topologies have a part for each. What a
-    part has alone, such as `atomic_numbers` of a MACE model, is found at `potentials[k]`.
+    Its parameters are a tuple with the parameters of each term, and its topology holds the topology
+    of each term. For members that only one term has, such as `atomic_numbers` of a MACE model, use
+    `potentials[k]`.
 
     Args:
-        *potentials: Two or more, of one dtype and on one device.
+        *potentials: The terms, of one dtype and on one device.
 
     Raises:
-        ValueError: If there are none, or dtypes or devices differ.
+        ValueError: If there are no terms, or their dtypes or devices differ.
 
     Example:
         >>> import mace_functional as mf
@@ -111,44 +112,44 @@ class SumPotential:
 
     @property
     def potentials(self) -> tuple[Potential, ...]:
-        """The parts."""
+        """The terms of the sum."""
         return self._potentials
 
     @property
     def params(self) -> tuple[Any, ...]:
-        """The parameters of each part."""
+        """Parameters of each term, a tuple."""
         return tuple(p.params for p in self._potentials)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Floating-point type of all parts."""
+        """Floating-point type of all terms."""
         return self._potentials[0].dtype
 
     @property
     def device(self) -> torch.device:
-        """Device of all parts."""
+        """Device of all terms."""
         return self._potentials[0].device
 
     @property
     def mirror_symmetric(self) -> bool:
-        """Whether reflections leave the energy of every part as it is."""
+        """True if reflections leave the energy of every term unchanged."""
         return all(map(is_mirror_symmetric, self._potentials))
 
     @property
     def energy_jump(self) -> float:
-        """Size of the jumps of the energy where pairs cross a cutoff, eV per atom."""
+        """Size of the energy jumps of pairs that cross a cutoff, eV per atom; 0 for none."""
         return sum(map(energy_jump_of, self._potentials))
 
     def parts_of(self, params: Any) -> tuple[Any, ...]:
-        """The parameters of each part, of those of the sum.
+        """Return the parameters of each term, from the parameters of the sum.
 
         Raises:
-            ValueError: If they are not as many as the parts.
+            ValueError: If the parameters are not a tuple with one entry for each term.
         """
         if not isinstance(params, (tuple, list)) or len(params) != len(self._potentials):
             raise ValueError(
-                f"the parameters of a sum of {len(self._potentials)} potentials are a tuple with "
-                f"those of each, such as potential.params, not {type(params).__name__}"
+                f"the parameters of a sum of {len(self._potentials)} potentials must be a tuple "
+                f"with those of each, such as potential.params, not {type(params).__name__}"
             )
         return tuple(params)
 
@@ -158,17 +159,17 @@ class SumPotential:
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
     ) -> SumPotential:
-        """The same sum in another precision or on another device."""
+        """Return the sum in another precision or on another device."""
         dtype = None if dtype is None else floating_type(dtype)
         return SumPotential(*(p.to(dtype=dtype, device=device) for p in self._potentials))
 
     def structure(self, atoms: Atoms, *, skin: float = 0.0) -> Structure:
-        """The structure, with a topology for each part."""
+        """Make the structure of an ASE Atoms object, with a topology for each term."""
         parts = [p.structure(atoms, skin=skin) for p in self._potentials]
         return replace(parts[0], topology=SumTopology(tuple(s.topology for s in parts)))
 
     def energy_fn(self, topology: SumTopology, *, per_atom: bool = False) -> Energy:
-        """The sum of the energies as a pure function `E(positions, cell, params)`, in eV."""
+        """Return the sum of the energies as a pure function `E(positions, cell, params)`, in eV."""
         energies = [
             p.energy_fn(part, per_atom=per_atom)
             for p, part in zip(self._potentials, topology.parts, strict=True)
@@ -183,13 +184,13 @@ class SumPotential:
         return with_periodicity(energy, topology)
 
     def features(self, atoms: Atoms) -> dict[str, Tensor]:
-        """What any part reads of atoms besides elements, positions, cell and masses."""
+        """Read the features of all terms from ASE Atoms, such as a total charge."""
         return {k: v for p in self._potentials for k, v in features_of(p, atoms).items()}
 
     def hold_pairs(self, structure: Structure) -> Structure:
-        """The same structure with an energy that does not jump."""
-        held = (
+        """Return the structure with fixed lists of pairs, so that its energy does not jump."""
+        topologies = (
             hold_pairs_of(p, replace(structure, topology=part)).topology
             for p, part in zip(self._potentials, structure.topology.parts, strict=True)
         )
-        return replace(structure, topology=SumTopology(tuple(held)))
+        return replace(structure, topology=SumTopology(tuple(topologies)))

@@ -78,5 +78,5 @@ def test_bad_sums_are_refused(model, quartz):
         mf.SumPotential()
     both = mf.SumPotential(model, model)
     s = both.structure(quartz)
-    with pytest.raises(ValueError, match="are a tuple with those of each"):
+    with pytest.raises(ValueError, match="must be a tuple with those of each"):
         mf.energy_fn(both, s.topology)(s.positions, s.cell, model.params)

@@ -14,13 +14,11 @@ PACKAGE = Path(mace_functional.__file__).parent
 UNFINISHED = (
     "certificate",
     "cli",
-    "derivatives",
     "dispersion",
     "figures",
     "interop",
     "optimize",
     "phonons",
-    "potential",
     "screening",
     "support",
     "vibrations",
