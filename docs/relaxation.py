@@ -1,4 +1,4 @@
-"""The picture of relaxations in the README: `python docs/relaxation.py`.
+"""The picture of relaxations in the documentation: `python docs/relaxation.py`.
 
 On the left MOF-5, from a distorted geometry, relaxed by `relax` and by ASE's BFGS. On the right two
 saddle points, found from the minimum along its lowest mode, and elastic bands between the minima.

@@ -16,7 +16,7 @@ from torch import Tensor
 class CallableFrequencies(Tensor):
     """A tensor that can be called; all that is computed from it, or kept of it, is a plain one."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = torch.nn.Parameter.__torch_function__  # plain tensors come out
     _in_unit: Callable[[str], Tensor]
 
     def __call__(self, unit: str = "cm-1") -> Tensor:
