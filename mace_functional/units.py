@@ -1,13 +1,13 @@
-"""Units: eV, Å, amu and K throughout; frequencies in what a spectroscopist reads.
+"""Units: eV, Å, amu and K throughout; frequencies in cm-1, THz or meV.
 
-An eigenvalue of the mass-weighted Hessian is a squared angular frequency in eV/Å²/amu. Its square
-root, in sqrt(eV/Å²/amu), is one of
+An eigenvalue of the mass-weighted Hessian is a squared angular frequency omega² in eV/Å²/amu. For
+omega = 1 sqrt(eV/Å²/amu),
 
     omega / (2 pi c)        521.4709 cm-1
     omega / (2 pi)           15.6333 THz
     hbar omega               64.6541 meV
 
-Constants are CODATA's of 2022; all but the atomic mass constant are exact.
+Constants are from CODATA 2022; all but the atomic mass constant are exact.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _H = 6.62607015e-34
 """Planck constant, J s."""
 
 _E = 1.602176634e-19
-"""Elementary charge, C; one eV, J."""
+"""Elementary charge, C, which is also one eV in J."""
 
 _K = 1.380649e-23
 """Boltzmann constant, J/K."""
@@ -30,7 +30,7 @@ _C = 299792458.0
 """Speed of light, m/s."""
 
 _AMU = 1.66053906892e-27
-"""Atomic mass constant, kg. That of 2018 is larger by 9e-11 of itself."""
+"""Atomic mass constant, kg; the CODATA value of 2018 is larger by a relative 9e-11."""
 
 HBAR: float = _H / (2 * math.pi) / _E
 """Reduced Planck constant, eV s."""
@@ -39,30 +39,27 @@ K_B: float = _K / _E
 """Boltzmann constant, eV/K."""
 
 EV_PER_MOLECULE: float = _E * _N_A
-"""One eV per molecule, in J/mol."""
+"""Energy of one eV per molecule, in J/mol."""
 
 ANGULAR_FREQUENCY: float = math.sqrt(_E / _AMU) * 1e10
-"""One sqrt(eV/Å²/amu), in rad/s."""
+"""Angular frequency of one sqrt(eV/Å²/amu), in rad/s."""
 
 FREQUENCY_UNITS: dict[str, float] = {
     "cm-1": ANGULAR_FREQUENCY / (2 * math.pi * _C) * 1e-2,
     "THz": ANGULAR_FREQUENCY / (2 * math.pi) * 1e-12,
     "meV": HBAR * ANGULAR_FREQUENCY * 1e3,
 }
-"""One sqrt(eV/Å²/amu), in each unit of frequency."""
+"""Frequency of one sqrt(eV/Å²/amu), in each unit of frequency."""
 
 
 def frequency_factor(unit: str) -> float:
-    """One sqrt(eV/Å²/amu) of angular frequency, in `unit`.
+    """Return the factor from angular frequencies in sqrt(eV/Å²/amu) to frequencies in `unit`.
 
     Args:
         unit: "cm-1", "THz" or "meV".
 
-    Returns:
-        The factor from sqrt(eV/Å²/amu) to `unit`.
-
     Raises:
-        ValueError: the unit is none of the three.
+        ValueError: If the unit is none of the three.
     """
     if unit not in FREQUENCY_UNITS:
         raise ValueError(
@@ -72,15 +69,12 @@ def frequency_factor(unit: str) -> float:
 
 
 def vibrational_quantum(unit: str) -> float:
-    """The energy hbar omega of a vibration whose frequency is one `unit`.
+    """Return the energy hbar omega of a vibration of frequency one `unit`, eV.
 
     Args:
         unit: "cm-1", "THz" or "meV".
 
-    Returns:
-        The energy, eV.
-
     Raises:
-        ValueError: the unit is none of the three.
+        ValueError: If the unit is none of the three.
     """
     return HBAR * ANGULAR_FREQUENCY / frequency_factor(unit)

@@ -1,4 +1,4 @@
-"""D3 dispersion as a potential of its own."""
+"""D3 dispersion as a potential."""
 
 from __future__ import annotations
 
@@ -23,25 +23,30 @@ if TYPE_CHECKING:
     from mace_functional.potential.protocol import Energy
 
 ENERGY_JUMP = 5e-7
-"""eV per atom. Size of the jumps of the energy as pairs cross a cutoff of 60 Bohr while a cell
-grows: an upper bound, ten times what was seen. Dispersion beyond r falls off as r^-3."""
+"""Size of the energy discontinuities at a cutoff of 60 Bohr while a cell grows, eV per atom.
 
-SHORT = 6.0
-"""Å. A strain moves atoms at larger distances further. The skins of the cutoffs are as much larger
-than that which is asked for as the cutoffs are larger than this, the cutoff of common models."""
+It is an upper bound, ten times the observed value. The energy of all pairs beyond a distance r is
+proportional to r^-3.
+"""
+
+MODEL_CUTOFF = 6.0
+"""Cutoff of common models, Å, to which the requested skin refers.
+
+A strain moves atoms in proportion to their distance. The skins of D3 are therefore scaled by the
+ratio of its cutoffs to this one.
+"""
 
 
 class D3:
-    """Grimme's D3 correction with rational damping, to be added to a potential.
+    """Grimme's D3 correction with rational damping, which is added to a potential.
 
-    `SumPotential(potential, D3("pbe"))` is what `load_model(..., dispersion="pbe")` returns. It
-    depends on no parameters. Formulas and sources are in `dispersion/d3.py`.
+    `load_model(..., dispersion="pbe")` returns `SumPotential(potential, D3("pbe"))`. D3 has no
+    parameters. Formulas and sources are in `dispersion/d3.py`.
 
     Args:
-        settings: Functional of the data that the potential was fitted to, such as "pbe", or all
-            settings.
-        dtype: Of positions and cell.
-        device: Where they are.
+        settings: Functional of the training data of the potential, such as "pbe", or all settings.
+        dtype: Dtype of positions and cell, or its name.
+        device: Device of positions and cell.
 
     Raises:
         ImportError: If tad-dftd3 is not installed.
@@ -49,7 +54,7 @@ class D3:
     """
 
     mirror_symmetric = True
-    """Reflections leave the energy as it is."""
+    """True, because the energy is invariant under reflections."""
 
     def __init__(
         self,
@@ -68,7 +73,7 @@ class D3:
 
     @property
     def energy_jump(self) -> float:
-        """Size of the jumps of the energy where pairs cross a cutoff, eV per atom."""
+        """Size of the energy discontinuities when pairs cross the cutoff, eV per atom."""
         return ENERGY_JUMP * (CUTOFF / self.settings.cutoff) ** 3
 
     def to(
@@ -77,7 +82,7 @@ class D3:
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
     ) -> D3:
-        """The same in another precision or on another device."""
+        """Return the potential in another precision or on another device."""
         return D3(
             self.settings,
             dtype=self.dtype if dtype is None else dtype,
@@ -85,7 +90,7 @@ class D3:
         )
 
     def structure(self, atoms: Atoms, *, skin: float = 0.0) -> Structure:
-        """The structure, and its pairs within the cutoffs and the skins.
+        """Return the structure, with its pairs within the cutoffs and the skins.
 
         Raises:
             ValueError: If there are no atoms, D3 does not know an element, or the geometry is bad;
@@ -95,34 +100,34 @@ class D3:
             raise ValueError("the structure has no atoms")
         skin, like = validation.skin(skin), torch.empty(0, dtype=self.dtype, device=self.device)
         s = self.settings
-        first, second = (skin * max(1.0, c / SHORT) for c in (s.cutoff, s.cn_cutoff))
-        pairs = D3Pairs.of(s, atoms, (first, second), like)
+        skin_pairs, skin_cn = (skin * max(1.0, c / MODEL_CUTOFF) for c in (s.cutoff, s.cn_cutoff))
+        pairs = D3Pairs.of(s, atoms, (skin_pairs, skin_cn), like)
         return Structure.of(atoms, pairs, like)
 
     def energy_fn(self, topology: D3Pairs, *, per_atom: bool = False) -> Energy:
-        """`E(positions, cell, params)` in eV; it depends on no parameter."""
+        """Return `E(positions, cell, params)` in eV; `params` is ignored."""
         if not torch.compiler.is_compiling():
             tune_allocator()
-        of_atoms = d3_energies(topology)
+        atomic_energies = d3_energies(topology)
 
         def energy(positions: Tensor, cell: Tensor, params: Any = None) -> Tensor:
             check_shapes(topology, positions, cell)
-            energies = of_atoms(positions, cell)
+            energies = atomic_energies(positions, cell)
             return energies if per_atom else energies.sum()
 
         return with_periodicity(energy, topology)
 
     def dynamical_matrix_fn(self, topology: D3Pairs) -> Callable[..., Tensor]:
-        """`D(q, positions, cell, params, masses)` in closed form, over all images."""
+        """Return `D(q, positions, cell, params, masses)` in closed form, over all images."""
         force_constants = d3_force_constants_at(topology)
 
         def matrix(q: Tensor, positions: Tensor, cell: Tensor, params: Any, masses: Tensor) -> Any:
-            root = masses.rsqrt().repeat_interleave(3)
-            return root[:, None] * force_constants(q, positions, cell) * root
+            inverse_root = masses.rsqrt().repeat_interleave(3)
+            return inverse_root[:, None] * force_constants(q, positions, cell) * inverse_root
 
         return matrix
 
     def hold_pairs(self, structure: Structure) -> Structure:
-        """The same structure with the pairs within the cutoffs, wherever they move."""
-        held = structure.topology.held(structure.positions, structure.cell)
-        return replace(structure, topology=held)
+        """Return the structure with a fixed list of pairs, those within the cutoffs now."""
+        fixed = structure.topology.held(structure.positions, structure.cell)
+        return replace(structure, topology=fixed)

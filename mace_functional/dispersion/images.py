@@ -1,4 +1,4 @@
-"""Pairs of atoms, each in a row with all its periodic images."""
+"""Rows of all periodic images of each pair of atoms."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mace_functional.structure.neighbours import Edges
 
 
 class PairImages(NamedTuple):
-    """Pairs of atoms, each once, in rows with all their periodic images.
+    """Pairs of atoms, each listed once, with one row of periodic images for each pair.
 
     Attributes:
         first: Atom i of each row, (rows,).
-        second: Atom j, (rows,); may be i itself.
-        unit_shifts: `r_ij = x_i - x_j + S_ij cell`, (3, rows, width).
-        mask: False where a row has fewer images than others, (rows, width).
+        second: Atom j of each row, (rows,); it may equal i.
+        unit_shifts: Shifts S of `r_ijS = x_i - x_j + S cell`, (3, rows, width).
+        mask: False for padding, where a row has fewer images than others, (rows, width).
     """
 
     first: Tensor
@@ -27,11 +27,11 @@ class PairImages(NamedTuple):
     mask: Tensor
 
     def between(self, positions: Tensor) -> Tensor:
-        """`x_i - x_j` of the rows, (rows, 3)."""
+        """Return `x_i - x_j` for each row, (rows, 3)."""
         return positions.index_select(0, self.first) - positions.index_select(0, self.second)
 
     def to_atoms(self, values: Tensor, atoms: int) -> Tensor:
-        """Values of the rows (rows,), summed at both ends (atoms,)."""
+        """Add the value of each row (rows,) to both of its atoms, (atoms,)."""
         sums = values.new_zeros(atoms)
         return sums.index_add(0, self.first, values).index_add(0, self.second, values)
 
@@ -40,18 +40,15 @@ def in_rows(edges: Edges, atoms: int, like: Tensor) -> PairImages:
     """Collect the images of each pair of atoms in a row.
 
     Args:
-        edges: Of a neighbour search: every pair from both ends.
-        atoms: Their number.
-        like: Gives dtype and device.
-
-    Returns:
-        The rows.
+        edges: Result of a neighbour search, with every pair in both orders.
+        atoms: Number of atoms.
+        like: Tensor with the dtype and device to use.
     """
     first, second, shifts = edges
-    # Of the images S and -S of one atom, the one that points forward.
-    forward = shifts @ np.array([10**10, 10**5, 1]) > 0
-    once = (first < second) | ((first == second) & forward)
-    first, second, shifts = first[once], second[once], shifts[once]
+    # Of the images S and -S of one atom, keep the one whose first nonzero component is positive.
+    positive = shifts @ np.array([10**10, 10**5, 1]) > 0
+    kept = (first < second) | ((first == second) & positive)
+    first, second, shifts = first[kept], second[kept], shifts[kept]
     pairs, row, counts = np.unique(first * atoms + second, return_inverse=True, return_counts=True)
     by_row = np.argsort(row, kind="stable")
     row, slot = row[by_row], np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)

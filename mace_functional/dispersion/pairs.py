@@ -1,4 +1,4 @@
-"""What D3 has to know of a structure: pairs of atoms, and data of the elements."""
+"""Topology of D3: the pairs of atoms of a structure, and the data of its elements."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 CUTOFF = 60 * Bohr
-"""Where pairs end in s-dftd3, Å."""
+"""Default cutoff of the pair energies, Å, that of s-dftd3."""
 
 CN_CUTOFF = 40 * Bohr
-"""Where coordination numbers end there, Å."""
+"""Default cutoff of the coordination numbers, Å, that of s-dftd3."""
 
 
 @dataclass(frozen=True)
 class D3Settings:
-    """Which D3 correction.
+    """Functional and cutoffs of a D3 correction.
 
     Attributes:
-        functional: What the potential was trained on: "pbe", "revpbe", "r2scan", "b3lyp", ...;
-            kept in small letters.
-        cutoff: Where pairs end, Å.
-        cn_cutoff: Where coordination numbers end, Å.
+        functional: Functional of the training data: "pbe", "revpbe", "r2scan", "b3lyp", ...;
+            stored in lower case.
+        cutoff: Cutoff of the pair energies, Å.
+        cn_cutoff: Cutoff of the coordination numbers, Å.
 
     Raises:
         ImportError: If tad-dftd3 is not installed.
         ValueError: If the functional is unknown or none, or a cutoff is not positive.
-        TypeError: If the functional is no name.
+        TypeError: If the functional is not a string.
     """
 
     functional: str = "pbe"
@@ -67,22 +67,22 @@ class D3Settings:
 
 @dataclass(frozen=True, eq=False)
 class D3Pairs:
-    """Pairs and data of a structure, a `Topology`: a pytree whose leaves are tensors.
+    """Pairs and element data of a structure, a `Topology`: a pytree whose leaves are tensors.
 
     Attributes:
-        pairs: Within the cutoff and the skin.
-        counted: Those that make coordination numbers.
+        pairs: Pairs within the cutoff of the pair energies and its skin.
+        cn_pairs: Pairs within the cutoff of the coordination numbers and its skin.
         reference: Data of the elements.
         pbc: Periodic directions, (3,).
-        reference_positions: Positions for which the pairs were found, Å, (N, 3).
-        reference_cell: Cell for which they were found, Å, (3, 3).
-        damping: Parameters of the functional; static.
-        settings: Static.
-        skins: What the search added to the cutoffs, Å; static.
+        reference_positions: Positions of the neighbour search, Å, (N, 3).
+        reference_cell: Cell of the neighbour search, Å, (3, 3).
+        damping: Damping parameters of the functional; static.
+        settings: Functional and cutoffs; static.
+        skins: Length added to each cutoff in the search, Å; static.
     """
 
     pairs: PairImages
-    counted: PairImages
+    cn_pairs: PairImages
     reference: ReferenceSystems
     pbc: Tensor
     reference_positions: Tensor
@@ -101,10 +101,10 @@ class D3Pairs:
         """Find the pairs of a structure.
 
         Args:
-            settings: The correction.
+            settings: Functional and cutoffs.
             atoms: Periodic in any directions.
-            skins: Added to the cutoffs, Å.
-            like: Gives dtype and device.
+            skins: Length added to each cutoff, Å.
+            like: Tensor with the dtype and device to use.
 
         Raises:
             ValueError: If D3 does not know an element, or the geometry is bad; see `search`.
@@ -112,10 +112,10 @@ class D3Pairs:
         reference = reference_of(atoms.numbers, like)
         reaches = settings.cutoff + skins[0], settings.cn_cutoff + skins[1]
         x, cell, pbc = atoms.positions.copy(), atoms.cell.array.copy(), np.array(atoms.pbc)
-        pairs, counted = _find(x, cell, pbc, reaches, like)
+        pairs, cn_pairs = _find(x, cell, pbc, reaches, like)
         return cls(
             pairs,
-            counted,
+            cn_pairs,
             reference,
             pbc=torch.as_tensor(pbc, device=like.device),
             reference_positions=torch.as_tensor(x).to(like),
@@ -137,42 +137,43 @@ class D3Pairs:
         return tuple(zip(cutoffs, self.skins, strict=True))
 
     def is_current(self, positions: Tensor, cell: Tensor) -> bool:
-        """Whether all pairs within the cutoffs of a moved structure are known."""
+        """Return True if all pairs within the cutoffs at these positions are listed."""
         return remaining_skin(self, positions, cell, self.reaches) > -ROUNDING
 
     def rebuilt(self, positions: Tensor, cell: Tensor) -> D3Pairs:
-        """The pairs of the same atoms at other positions, Å, (N, 3), and in another cell."""
+        """Return the pairs of the same atoms at other positions, Å, (N, 3), and cell, (3, 3)."""
         geometry = as_array(positions), as_array(cell), self.pbc.cpu().numpy()
         reaches = tuple(cutoff + skin for cutoff, skin in self.reaches)
-        pairs, counted = _find(*geometry, reaches, self.reference.c6)
+        pairs, cn_pairs = _find(*geometry, reaches, self.reference.c6)
         return replace(
             self,
             pairs=pairs,
-            counted=counted,
+            cn_pairs=cn_pairs,
             reference_positions=positions.detach().clone(),
             reference_cell=cell.detach().clone(),
         )
 
     def held(self, positions: Tensor, cell: Tensor) -> D3Pairs:
-        """The pairs within the cutoffs here and no others, wherever they move: nothing jumps.
+        """Return the pairs that are within the cutoffs at these positions, as a fixed list.
 
-        The cutoffs become the largest ones that there are, which no pair crosses.
+        The cutoffs become the largest possible ones, which no pair crosses. The energy on this
+        topology is therefore continuous.
 
         Args:
-            positions: Å, (N, 3).
+            positions: Positions in Å, (N, 3).
             cell: Lattice vectors in Å, (3, 3).
         """
         exact = replace(self, skins=(0.0, 0.0)).rebuilt(positions, cell)
-        wide = replace(self.settings, cutoff=FARTHEST, cn_cutoff=FARTHEST)
-        return replace(exact, settings=wide)
+        settings = replace(self.settings, cutoff=FARTHEST, cn_cutoff=FARTHEST)
+        return replace(exact, settings=settings)
 
     def pairs_within(self, positions: Tensor, cell: Tensor) -> PairArrays:
-        """The pairs closer than the cutoffs."""
+        """Return the pairs closer than the cutoffs."""
         x, h = as_array(positions), as_array(cell)
         found = []
-        for images, (cutoff, _) in zip((self.pairs, self.counted), self.reaches, strict=True):
+        for images, (cutoff, _) in zip((self.pairs, self.cn_pairs), self.reaches, strict=True):
             row, slot = np.nonzero(images.mask.cpu().numpy())
-            i, j = (end.cpu().numpy()[row] for end in (images.first, images.second))
+            i, j = (atom.cpu().numpy()[row] for atom in (images.first, images.second))
             s = images.unit_shifts.cpu().numpy()[:, row, slot].T
             found.append(neighbours.closer_than(cutoff, (i, j, s), x, h))
         i, j, s = (np.concatenate(columns) for columns in zip(*found, strict=True))
@@ -202,7 +203,7 @@ def _find(
     reaches: Sequence[float],
     like: Tensor,
 ) -> tuple[PairImages, ...]:
-    """The pairs within each distance."""
+    """Find the pairs within each of several distances."""
     first, second, shifts = neighbours.search(positions, cell, pbc, max(reaches))
     distances = np.linalg.norm(positions[first] - positions[second] + shifts @ cell, axis=1)
     return tuple(

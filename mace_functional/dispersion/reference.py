@@ -1,4 +1,4 @@
-"""What D3 knows of elements and functionals, read from tad-dftd3."""
+"""D3 data of elements and functionals, from tad-dftd3."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 
 
 class ReferenceSystems(NamedTuple):
-    """What D3 knows of the elements present, in eV and Å.
+    """D3 data of the elements in a structure, in eV and Å.
 
     Attributes:
-        kinds: Element of each atom, as an index into the rest, (N,).
-        coordination: Coordination numbers of the reference systems, (elements, 7); negative where
-            there is none.
-        c6: Their coefficients, (elements, elements, 7, 7).
+        kinds: Element of each atom, as an index into the other attributes, (N,).
+        coordination: Coordination numbers CN_a of the reference systems, (elements, 7); negative
+            where an element has fewer than seven.
+        c6: Coefficients C6_(a, b) of the reference systems, (elements, elements, 7, 7).
         radii: Covalent radii times 4/3, (elements,).
         sqrt_q: Square roots of Q, (elements,).
     """
@@ -31,7 +31,7 @@ class ReferenceSystems(NamedTuple):
 
 
 class Damping(NamedTuple):
-    """Parameters of rational damping for a functional; a2 in Å."""
+    """Parameters of rational damping for a functional; a2 is in Å."""
 
     s6: float
     s8: float
@@ -40,13 +40,10 @@ class Damping(NamedTuple):
 
 
 def damping_of(functional: str) -> Damping:
-    """Damping parameters by name.
+    """Return the damping parameters of a functional.
 
     Args:
-        functional: Upper and lower case and hyphens do not matter.
-
-    Returns:
-        The parameters.
+        functional: Name of the functional; case and hyphens are ignored.
 
     Raises:
         ImportError: If tad-dftd3 is not installed.
@@ -54,25 +51,22 @@ def damping_of(functional: str) -> Damping:
     """
     param = _tad_dftd3().param
     try:
-        found = param.get_functional_params(functional, damping="bj", dtype=torch.float64)
+        values = param.get_functional_params(functional, damping="bj", dtype=torch.float64)
     except (KeyError, ValueError) as error:
         raise ValueError(
             f"there are no parameters of D3 with rational damping for {functional!r}: "
             "name the functional as 'pbe', 'revpbe', 'b3lyp', ..."
         ) from error
-    s6, s8, a1, a2 = (float(found[name]) for name in ("s6", "s8", "a1", "a2"))
+    s6, s8, a1, a2 = (float(values[name]) for name in ("s6", "s8", "a1", "a2"))
     return Damping(s6, s8, a1, a2 * Bohr)
 
 
 def reference_of(numbers: np.ndarray, like: Tensor) -> ReferenceSystems:
-    """Reference data of the elements present.
+    """Return the D3 data of the elements in a structure.
 
     Args:
         numbers: Atomic numbers, (N,).
-        like: Gives dtype and device.
-
-    Returns:
-        The data.
+        like: Tensor with the dtype and device to use.
 
     Raises:
         ImportError: If tad-dftd3 is not installed.
@@ -98,11 +92,11 @@ def reference_of(numbers: np.ndarray, like: Tensor) -> ReferenceSystems:
 
 
 def _tad_dftd3() -> Any:
-    """The package with the data, loaded only where it is asked for."""
+    """Import tad-dftd3, an optional dependency."""
     try:
         import tad_dftd3
     except ImportError as error:
         raise ImportError(
-            "dispersion takes its data from tad-dftd3: pip install 'mace_functional[dispersion]'"
+            "dispersion needs the data of tad-dftd3: pip install 'mace_functional[dispersion]'"
         ) from error
     return tad_dftd3

@@ -1,11 +1,11 @@
-"""What every part of the package uses, and nothing about atoms.
+"""Utilities without physics that the whole package uses.
 
-validation     checks of numbers and devices at the border of the package
+validation     checks of arguments of public functions
 defaults       defaults and choices that functions share with the command line
-atomic_write   files that are whole or not there
-unsupported    the error of models that are refused
-moved_modules  modules under their old names, for a release
-renamed        public names under their old names, for a release
+atomic_write   files that are written completely or not at all
+unsupported    error for models that are not supported
+moved_modules  old names of modules, for one release
+renamed        old public names, for one release
 
-callable_frequencies  frequencies that can be called as the old method of their name
+callable_frequencies  frequencies that can still be called like the former method, for one release
 """

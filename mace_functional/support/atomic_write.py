@@ -1,4 +1,4 @@
-"""Files that are whole or not there: the old one stays until the new one is complete."""
+"""Atomic writing: a file is replaced only when its new version is complete."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 
 
 def place_beside(path: Path) -> Path:
-    """A place beside a file, of the same suffix, for its next version."""
+    """Return a temporary path in the folder of a file, with the same suffix."""
     return path.with_name(f".partial-{path.name}")
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A place beside a file, to write its next version to.
+    """Provide a temporary path for the next version of a file.
 
     Args:
-        path: The file.
+        path: Path of the file.
 
     Yields:
-        The place, of the same suffix. It takes the name of the file when the block ends, and is
+        The temporary path, with the same suffix. It is renamed to `path` when the block ends, and
         removed if the block fails.
     """
     partial = place_beside(path)

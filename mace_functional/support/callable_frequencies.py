@@ -1,6 +1,6 @@
-"""Frequencies that may still be called with a unit, as the method of their name was, for a release.
+"""Frequencies that can still be called with a unit, like the former method, for one release.
 
-`MeshModes.frequencies` and `LowestModes.frequencies` were methods and are tensors in cm-1 now.
+`MeshModes.frequencies` and `LowestModes.frequencies` were methods. They are now tensors in cm-1.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor
 
 
 class CallableFrequencies(Tensor):
-    """A tensor that can be called; all that is computed from it, or kept of it, is a plain one."""
+    """Tensor that can be called; results of operations on it, and copies, are plain tensors."""
 
     __torch_function__ = torch.nn.Parameter.__torch_function__  # plain tensors come out
     _in_unit: Callable[[str], Tensor]
 
     def __call__(self, unit: str = "cm-1") -> Tensor:
-        """The frequencies in a unit, by the old name of `frequencies_in`."""
+        """Return the frequencies in a unit, with a warning that `frequencies_in` replaces it."""
         warnings.warn(
             "frequencies(unit) is now frequencies_in(unit), and frequencies are those in cm-1; "
             "the call will go with the next release",
@@ -40,12 +40,12 @@ class CallableFrequencies(Tensor):
 
 
 def callable_frequencies(values: Tensor, in_unit: Callable[[str], Tensor]) -> Tensor:
-    """Frequencies that can be called with a unit.
+    """Return a tensor of frequencies that can be called with a unit.
 
     Args:
-        values: In cm-1; a plain tensor, outside of transforms.
-        in_unit: What a call gives.
+        values: Frequencies in cm-1; a plain tensor, outside of transforms.
+        in_unit: Function that returns the frequencies in a unit.
     """
-    found = values.as_subclass(CallableFrequencies)
-    found._in_unit = in_unit
-    return found
+    frequencies = values.as_subclass(CallableFrequencies)
+    frequencies._in_unit = in_unit
+    return frequencies

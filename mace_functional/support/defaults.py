@@ -1,6 +1,6 @@
 """Defaults and choices that functions share with the command line.
 
-A help text does not wait for what computes: nothing but the standard library is imported here.
+This module imports only the standard library, so that help texts appear at once.
 """
 
 from __future__ import annotations
@@ -8,20 +8,23 @@ from __future__ import annotations
 from typing import Literal
 
 TEMPERATURES = (250.0, 275.0, 300.0, 325.0, 350.0, 375.0, 400.0)
-"""Temperatures of a table of heat capacities where none are given, K."""
+"""Default temperatures of a table of heat capacities, K."""
 
 DTYPES = ("float64", "float32")
-"""Names of the precisions that can be computed in; `validation.floating_type` has torch's types."""
+"""Names of the supported precisions; `validation.floating_type` returns the torch dtype."""
 
 PhononMethod = Literal["auto", "force-constants", "replicas"]
-"""How D(q) is computed: see `phonons_of`."""
+"""Method of computing D(q); `phonons_of` describes them."""
 
 SYMPREC = 1e-3
-"""Tolerance of symmetry that is not given, Å. Coordinates with four digits are up to 5e-4 Å off in
-a cell of 10 Å, and relaxations to 1e-3 eV/Å leave 1e-4 Å: below that, quartz is monoclinic.
-Operations are imposed on what is computed: in quartz with atoms moved at random by up to 1e-4, 1e-3
-and 1e-2 Å, frequencies change by 0.08, 0.8 and 9 cm-1 at most, the heat capacity by 2e-6, 2e-5 and
-2e-4 of itself at 100 K (embedded model, mesh of 3 x 3 x 3)."""
+"""Default tolerance of symmetry, Å.
+
+Coordinates with four digits are up to 5e-4 Å off in a cell of 10 Å, and relaxations to 1e-3 eV/Å
+leave 1e-4 Å. With a smaller tolerance, quartz would be monoclinic. A larger one imposes operations
+that do not hold: in quartz with random displacements of up to 1e-4, 1e-3 and 1e-2 Å, frequencies
+change by at most 0.08, 0.8 and 9 cm-1, and the heat capacity at 100 K by relative amounts of 2e-6,
+2e-5 and 2e-4 (embedded model, mesh of 3 x 3 x 3).
+"""
 
 SKIN = 0.1
 """Skin of the neighbour lists of all that moves atoms, Å: a list is made again after atoms have
@@ -29,16 +32,23 @@ moved by half of it, and a wider one has more pairs for every energy to compute.
 none, because its structure stays where it is."""
 
 MESH_SPACING = 0.2
-"""Largest distance of neighbours in a mesh that is not given, 1/Å: densities of states are smooth,
-and heat capacities at 300 K converged to 1e-3, for cells from two atoms on. Half of it takes eight
-times the wave vectors."""
+"""Default distance of neighbouring wave vectors in a mesh, 1/Å.
+
+For cells of two or more atoms, densities of states are smooth and heat capacities at 300 K are
+converged to 1e-3. Half the distance takes eight times the wave vectors.
+"""
 
 MESH_TOLERANCE = 1e-3
-"""Relative error of a heat capacity that `converged_mesh_thermo` asks for: a tenth of the errors
-of potentials. Each factor of ten less takes ten times the wave vectors."""
+"""Default relative error of the heat capacity of `converged_mesh_thermo`.
+
+It is a tenth of the errors of potentials. A tenth of it takes ten times the wave vectors.
+"""
 
 CHECK_DISPLACEMENT = 0.05
-"""Å. Displaced so far, symmetric structures have forces of 0.5 eV/Å, and none is torn apart."""
+"""Default of the largest random displacement along each axis in `check_potential`, Å.
+
+It gives symmetric structures forces of 0.5 eV/Å, and breaks no bonds.
+"""
 
 LARGEST_CHECK_DISPLACEMENT = 0.3
-"""Å; atoms displaced further may meet."""
+"""Largest `displacement` that `check_potential` accepts, Å; beyond it atoms may collide."""

@@ -1,7 +1,7 @@
-"""Modules under their old names, for one release.
+"""Old names of modules, for one release.
 
-An import of an old name gives a DeprecationWarning that says where the module is now, and a module
-that finds there what is asked of it.
+An import of an old name gives a DeprecationWarning with the new name. The imported module looks up
+its attributes in the new one.
 """
 
 from __future__ import annotations
@@ -46,46 +46,46 @@ MOVED = {
     "thermo": ("vibrations.thermodynamics",),
     "validation": ("support.validation",),
 }
-"""Old names of modules and where their contents are now, the likeliest first."""
+"""New modules for each old name of a module, in the order of look-up."""
 
 
 class _MovedModules(MetaPathFinder, Loader):
-    """Finds and loads modules under their old names, where nothing else finds them."""
+    """Import hook that finds modules by their old names, after all other finders."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The old module; None if no module was ever there."""
+        """Return the import specification of an old name; None for other names."""
         if name.startswith(PACKAGE) and name.removeprefix(PACKAGE) in MOVED:
             return ModuleSpec(name, self)
         return None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """An empty module."""
+        """Let Python create an empty module."""
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Warn, and let the module look up its contents where they are now."""
+        """Warn, and make the module look up its attributes in the new ones."""
         old = module.__name__
-        homes = [PACKAGE + home for home in MOVED[old.removeprefix(PACKAGE)]]
+        new_modules = [PACKAGE + new for new in MOVED[old.removeprefix(PACKAGE)]]
         warnings.warn(
             f"{old} has moved and goes with the next release: import from "
-            f"{' or '.join(homes)}; public names are in mace_functional itself",
+            f"{' or '.join(new_modules)}; public names are in mace_functional itself",
             DeprecationWarning,
             stacklevel=2,
         )
 
-        def found(name: str) -> Any:
+        def look_up(name: str) -> Any:
             if not name.startswith("__"):
-                for home in map(importlib.import_module, (*homes, PACKAGE.rstrip("."))):
-                    if hasattr(home, name):
-                        return getattr(home, name)
+                for new in map(importlib.import_module, (*new_modules, PACKAGE.rstrip("."))):
+                    if hasattr(new, name):
+                        return getattr(new, name)
             raise AttributeError(f"module {old!r} has no attribute {name!r}")
 
-        vars(module)["__getattr__"] = found
+        vars(module)["__getattr__"] = look_up
 
 
 def find_moved_modules() -> None:
-    """From now on, modules are found under their old names too."""
+    """Install the import hook for old names of modules."""
     if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
         sys.meta_path.append(_MovedModules())

@@ -1,4 +1,4 @@
-"""Public names under their old names, for one release."""
+"""Old public names, for one release."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ RENAMED = {
         "lattice_modes": "modes_at_q",
     },
 }
-"""Of each package, its old public names and what they are called now."""
+"""New public name for each old one, by package."""
 
 
 def with_old_names(package: str, present: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A `__getattr__` of a package that knows its old names too.
+    """Return a `__getattr__` for a package that also finds its old public names.
 
     Args:
-        package: Its name, a key of `RENAMED`.
-        present: Finds its public names, or raises AttributeError.
+        package: Name of the package, a key of `RENAMED`.
+        present: The `__getattr__` for its present names, which raises AttributeError for others.
     """
 
     def find(name: str) -> Any:

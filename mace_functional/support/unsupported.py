@@ -1,7 +1,7 @@
-"""The error of models that are refused."""
+"""Error for models that are not supported."""
 
 from __future__ import annotations
 
 
 class UnsupportedModelError(TypeError):
-    """A model whose energy is not what this package computes; the text says in what."""
+    """The package cannot compute the energy of this model; the message names the difference."""

@@ -86,7 +86,7 @@ def test_unknown_functional_is_named(word):
         (["thermo", "a", "--fmax", "inf"], "--fmax must be a finite number above zero in eV/Å"),
         (["thermo", "a", "--max-steps", "1.5"], "--max-steps must be a whole number of at least 1"),
         (["thermo", "a", "--device", "meta"], "--device: the device must be cpu, cuda"),
-        (["thermo", "a", "--device", "cuda:x"], "--device: 'cuda:x' is no device"),
+        (["thermo", "a", "--device", "cuda:x"], "--device: 'cuda:x' is not a device"),
         (["thermo", "a", "--nonsense"], "unrecognized arguments: --nonsense"),
         (["thermo"], "required: FILE"),
         (["relax", "a", "--cell", "xx", "all"], "not 'xx all'"),
