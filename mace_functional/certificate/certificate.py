@@ -17,7 +17,7 @@ from mace_functional.certificate.comparison import Comparison, Examination, Verd
 from mace_functional.vibrations.result_text import html_table, result_text
 
 WIDTH = 126
-"""Characters of a line of the table as text."""
+"""Width of the table as text, characters."""
 
 STYLES = {
     Verdict.HOLDS: "green",
@@ -29,18 +29,18 @@ STYLES = {
 
 @dataclass(frozen=True)
 class Check:
-    """One row of a certificate.
+    """One row of a certificate: the result of one check.
 
     Attributes:
-        name: Of the check.
-        compared: What was compared with what.
+        name: Name of the check.
+        compared: Description of the two compared quantities.
         verdict: "holds", "fails", "not resolved" or "not applicable".
         error: Largest difference; None if nothing was compared.
-        bound: Largest difference that rounding and the errors of differences explain.
-        size: Root mean square of what was compared.
-        unit: Of error, bound and size.
-        quantity: Which of the compared quantities error, bound and size are of: the worst.
-        reason: Why it does not apply, cannot tell, or what was raised; empty otherwise.
+        bound: Largest difference that rounding and the errors of finite differences explain.
+        size: Root mean square of the compared quantity.
+        unit: Unit of error, bound and size.
+        quantity: Quantity to which error, bound and size refer: the worst of several ones.
+        reason: Reason for "not resolved" or "not applicable", or the exception; empty otherwise.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Check:
 
     @classmethod
     def of(cls, examination: Examination, comparisons: list[Comparison]) -> Check:
-        """The row of a check that was run."""
+        """Return the row of a check that was run."""
         c = worst(comparisons)
         reasons = {
             Verdict.NOT_RESOLVED: "the bound is so large that a relative error of 1e-4 could hide",
@@ -75,19 +75,19 @@ class Check:
 
     @classmethod
     def without(cls, examination: Examination, verdict: Verdict, reason: str) -> Check:
-        """The row of a check that compared nothing."""
+        """Return the row of a check that could not compare anything."""
         return cls(examination.name, examination.compared, verdict, reason=reason)
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """The checks of a potential for one structure; `print` shows them as a table.
+    """Results of the checks of a potential for one structure; `print` shows them as a table.
 
     Attributes:
-        potential: As it shows itself.
-        structure: Formula and number of atoms that were computed with.
+        potential: The `repr` of the potential.
+        structure: Formula, number of atoms and periodic directions of the structure.
         checks: The rows.
-        seconds: How long it took.
+        seconds: Wall time, s.
     """
 
     potential: str
@@ -99,10 +99,10 @@ class Certificate:
         return iter(self.checks)
 
     def __getitem__(self, name: str) -> Check:
-        """The check of a name.
+        """Return the check with a name.
 
         Raises:
-            KeyError: If there is none.
+            KeyError: If there is no check with this name.
         """
         for check in self.checks:
             if check.name == name:
@@ -111,21 +111,21 @@ class Certificate:
 
     @property
     def failed(self) -> tuple[Check, ...]:
-        """The checks that fail."""
+        """Checks whose error exceeds the bound."""
         return self._with(Verdict.FAILS)
 
     @property
     def not_resolved(self) -> tuple[Check, ...]:
-        """The checks that could not have found a relative error of 1e-4."""
+        """Checks that could not have found a relative error of 1e-4."""
         return self._with(Verdict.NOT_RESOLVED)
 
     @property
     def passed(self) -> bool:
-        """Whether every check that applies holds."""
+        """True if every applicable check holds."""
         return not self.failed and not self.not_resolved
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as JSON has it; numbers that are not finite are None."""
+        """Return the certificate as a dictionary for JSON; numbers that are not finite are None."""
         return {
             "potential": self.potential,
             "structure": self.structure,
@@ -137,11 +137,11 @@ class Certificate:
         }
 
     def table(self, *, wide: bool = True) -> Table:
-        """The checks as a table of rich.
+        """Return the checks as a table of rich.
 
         Args:
-            wide: With what was compared, or why it was not, for lines of `WIDTH` characters;
-                otherwise for 80.
+            wide: Add the column of compared quantities or reasons, for lines of `WIDTH` characters;
+                otherwise the table fits into 80.
         """
         title = Text(f"{self.potential}\n{self.structure}, {self.seconds:.1f} s")
         table = Table(
@@ -156,9 +156,9 @@ class Certificate:
             table.add_column("compared")
         for c in self.checks:
             numbers = map(_scientific, (c.error, c.bound, c.size))
-            words = [*numbers, c.unit, c.reason or c.compared][: 5 if wide else 4]
+            cells = [*numbers, c.unit, c.reason or c.compared][: 5 if wide else 4]
             verdict = Text(c.verdict.value, STYLES[c.verdict])
-            table.add_row(Text(c.name), verdict, *map(Text, words))
+            table.add_row(Text(c.name), verdict, *map(Text, cells))
         return table
 
     def __repr__(self) -> str:

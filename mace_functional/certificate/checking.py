@@ -1,4 +1,4 @@
-"""All checks of a potential at one structure."""
+"""The function `check_potential`, which runs all checks of a potential at one structure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 EXAMINATIONS: tuple[Examination, ...] = (
-    *repeats.CHECKS,  # first: what keeps state may be right in the first call only
+    *repeats.CHECKS,  # first, because a potential with state may be right only in its first calls
     *differences.CHECKS,
     *invariances.CHECKS,
     *precision.CHECKS,
@@ -41,38 +41,44 @@ def check_potential(
 ) -> Certificate:
     """Check the derivatives, symmetries and phonons of a potential at one structure.
 
-    Forces and stress are compared with extrapolated differences of the energy, Hessian products
-    with those of forces, a third derivative with those of Hessian products. Nested transforms are
-    called four times. The Hessian has to be symmetric and zero for translations; energies and
-    forces must not depend on orientation, place, order of atoms, neighbour list, choice of images
-    or size of the cell, nor much on the precision; a sum has to be that of its parts, and D(q)
-    equal to that of a supercell. Every check has a bound that is made of rounding and of the
-    uncertainty of its differences, and finds a relative error of 1e-4 or says that it cannot.
+    The checks are:
+
+    - Forces and stress agree with extrapolated finite differences of the energy, Hessian products
+      with differences of forces, and a third derivative with differences of Hessian products.
+    - Nested transforms give the same result in each of four calls.
+    - The Hessian is symmetric, and zero for translations.
+    - Energies and forces do not depend on orientation, position, order of atoms, neighbour list,
+      choice of images or size of the cell, and only slightly on the precision.
+    - The energy of a sum is the sum of the energies of its parts.
+    - D(q) agrees with the Hessian of a supercell.
+
+    The bound of each check follows from rounding and from the uncertainty of its differences. A
+    check finds any relative error of 1e-4, or reports that it cannot.
 
     Derivatives are taken along random directions that move all atoms, so that the number of
-    evaluations does not grow with the number of atoms, except for D(q): seconds for a few atoms,
-    minutes for a framework. Checks run in double precision wherever the potential has one, and on
-    its device.
+    evaluations does not grow with the number of atoms, except for D(q). This takes seconds for a
+    few atoms, minutes for a framework. Checks run on the device of the potential, in double
+    precision if it supports it.
 
     Args:
-        potential: Anything of the shape of `Potential`, such as a model of `load_model`. Where it
-            is one of `EdgePotential`, `HasDynamicalMatrix`, `HasParts` or `HoldsPairs` too, what
-            these promise is checked or used.
-        atoms: The structure, periodic in any directions; it need not be at rest. Constraints do not
-            matter.
-        displacement: Largest random displacement of the atoms, along x, y and z, that removes all
-            symmetry before anything is computed, Å. Without it a check cannot see an error where
-            symmetry makes a quantity zero, and says so.
-        seed: Of displacements and directions.
+        potential: A `Potential`, such as a model of `load_model`. The further protocols
+            `EdgePotential`, `HasDynamicalMatrix`, `HasParts` and `HoldsPairs` are checked or used
+            if the potential has them.
+        atoms: The structure, periodic in any directions; it need not be relaxed. Constraints are
+            ignored.
+        displacement: Largest random displacement of the atoms along x, y and z, Å. It removes all
+            symmetry. Without it, some quantities are zero by symmetry; a check of such a quantity
+            cannot find an error, and reports this.
+        seed: Seed of displacements and directions.
         progress: Show a progress bar, on standard error.
 
     Returns:
-        The table of checks. `print` shows it; `passed` is True if every check that applies holds.
+        The table of checks. `print` shows it; `passed` is True if every applicable check holds.
 
     Raises:
-        ValueError: If an option is out of range, there are no atoms, or the potential is not made
-            for them.
-        TypeError: If the potential lacks a member that it must have.
+        ValueError: If an option is out of range, there are no atoms, or the potential does not
+            support them.
+        TypeError: If the potential lacks a member of the protocol.
 
     Example:
         >>> model = mf.load_model("embedded")                                # doctest: +SKIP
@@ -85,7 +91,7 @@ def check_potential(
     count("seed", seed, least=0)
     started = time.perf_counter()
     subject = Subject.of(_in_double(potential), atoms, displacement, seed)
-    subject.structure  # noqa: B018  (what the potential is not made for ends here)
+    subject.structure  # noqa: B018  (raises if the potential does not support the structure)
     bar = Progress(
         TextColumn("{task.description:24}"),
         BarColumn(),
@@ -114,7 +120,7 @@ def check_potential(
 
 
 def _must_be_potential(potential: object) -> None:
-    """Refuse what lacks a member of the protocol."""
+    """Raise if an object lacks a member of the protocol `Potential`."""
     members = ("params", "dtype", "device", "to", "structure", "energy_fn")
     missing = [name for name in members if not hasattr(potential, name)]
     if missing:
@@ -125,7 +131,7 @@ def _must_be_potential(potential: object) -> None:
 
 
 def _in_double(potential: Potential) -> Potential:
-    """The potential in double precision, or as it is if it has none."""
+    """Return the potential in double precision, or unchanged if it does not support it."""
     if potential.dtype == torch.float64:
         return potential
     try:
@@ -135,11 +141,11 @@ def _in_double(potential: Potential) -> Potential:
 
 
 def _run(examination: Examination, subject: Subject) -> Check:
-    """One check; whatever a transform of the potential raises is a failure of it."""
+    """Run one check; an exception that the potential raises counts as failure."""
     try:
         return Check.of(examination, list(examination.run(subject)))
-    except NotApplicableError as why:
-        return Check.without(examination, Verdict.NOT_APPLICABLE, str(why))
+    except NotApplicableError as error:
+        return Check.without(examination, Verdict.NOT_APPLICABLE, str(error))
     except MemoryError as error:
         return Check.without(examination, Verdict.NOT_RESOLVED, f"out of memory: {error}")
     except Exception as error:

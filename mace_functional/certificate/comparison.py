@@ -1,8 +1,8 @@
-"""One comparison of two numbers that should be equal, and the verdict on it.
+"""Comparison of two quantities that should be equal, and its verdict.
 
-A comparison has an error, the bound that rounding and steps allow it, and the size of what is
-compared. A bound is only of use where it is small beside an error that matters: a fraction
-`RESOLUTION` of the size.
+A comparison has an error, a bound and a size. The bound is the largest error that rounding and
+finite differences explain. It is useful only if it is small compared with `RESOLUTION` times the
+size of the quantity.
 """
 
 from __future__ import annotations
@@ -20,21 +20,24 @@ if TYPE_CHECKING:
     from mace_functional.certificate.subject import Subject
 
 RESOLUTION = 1e-4
-"""Relative error that every check has to find. One whose bound exceeds half of it cannot."""
+"""Relative error that every check must find; a check whose bound exceeds half of it cannot."""
 
-SUMS = 5e5
-"""Rounding of forces, Hessian products and D(q), in units of the machine precision times the size.
+MAX_ROUNDING = 5e5
+"""Largest rounding error of forces, Hessian products and D(q), in units of size x precision.
 
-1e-10 of the size in double precision, below which no error is seen. Sound models have 2e-13
-(MACE-MP-0 small and MACE-DAC-1, 22 atoms).
+In double precision this is 1e-10 of the size; smaller errors are not found. Correct models have
+2e-13 (MACE-MP-0 small and MACE-DAC-1, 22 atoms).
 """
 
-ENERGY_SUMS = 2e3
-"""The same of energies: 4e-13 of their size in double precision, where sound models have 1e-15."""
+MAX_ENERGY_ROUNDING = 2e3
+"""Largest rounding error of energies, in units of size x machine precision.
+
+In double precision this is 4e-13 of the size; correct models have 1e-15.
+"""
 
 
 class Verdict(StrEnum):
-    """What came out of a check."""
+    """Result of a check."""
 
     HOLDS = "holds"
     FAILS = "fails"
@@ -43,19 +46,19 @@ class Verdict(StrEnum):
 
 
 class NotApplicableError(Exception):
-    """A check has nothing to compare for this potential and structure; the message says why."""
+    """A check cannot be applied to this potential and structure; the message says why."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two things that should be equal.
+    """Error, bound and size of a quantity that was computed in two ways.
 
     Attributes:
         what: Name of the quantity.
-        error: Largest difference between them.
-        bound: Largest difference that rounding and steps explain.
-        size: How large the quantity is: its root mean square.
-        unit: Of all three.
+        error: Largest difference between the two results.
+        bound: Largest difference that rounding and finite differences explain.
+        size: Root mean square of the quantity.
+        unit: Unit of error, bound and size.
     """
 
     what: str
@@ -66,7 +69,7 @@ class Comparison:
 
     @property
     def excess(self) -> float:
-        """Error over bound; infinite if the error is no number."""
+        """Ratio of error and bound; infinite if either is NaN."""
         if math.isnan(self.error) or math.isnan(self.bound):
             return math.inf
         if self.error == 0:
@@ -75,7 +78,7 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """FAILS above the bound; NOT_RESOLVED if an error of `RESOLUTION` could hide below it."""
+        """Verdict: FAILS above the bound, NOT_RESOLVED if the bound exceeds `RESOLUTION` / 2."""
         if self.excess > 1:
             return Verdict.FAILS
         if self.size == 0:
@@ -86,9 +89,9 @@ class Comparison:
 
 
 def worst(comparisons: Sequence[Comparison]) -> Comparison:
-    """The comparison that decides: one that fails, else one that is not resolved, else the nearest.
+    """Return the comparison that decides: one that fails, else not resolved, else the closest one.
 
-    Where something is zero and there is nothing to see in it, the others decide.
+    Comparisons of quantities that are zero, which cannot find an error, come last.
     """
     order = [Verdict.FAILS, Verdict.NOT_RESOLVED, Verdict.HOLDS, Verdict.NOT_APPLICABLE]
     return min(comparisons, key=lambda c: (order.index(c.verdict), -c.excess))
@@ -96,12 +99,12 @@ def worst(comparisons: Sequence[Comparison]) -> Comparison:
 
 @dataclass(frozen=True)
 class Examination:
-    """A check before it is run.
+    """A check that can be run.
 
     Attributes:
-        name: Of the check.
-        compared: What is compared with what.
-        run: Subject to comparisons; raises `NotApplicableError`.
+        name: Name of the check.
+        compared: Description of the two compared quantities.
+        run: Function from a subject to comparisons; it may raise `NotApplicableError`.
     """
 
     name: str
@@ -110,12 +113,12 @@ class Examination:
 
 
 def largest(tensor: Tensor) -> float:
-    """Largest entry by its absolute value; zero if there is none."""
+    """Return the largest absolute value of the entries; zero if there are none."""
     return float(tensor.detach().abs().max()) if tensor.numel() else 0.0
 
 
 def rms(tensor: Tensor) -> float:
-    """Root mean square of the entries."""
+    """Return the root mean square of the entries; zero if there are none."""
     return float(tensor.detach().abs().square().mean().sqrt()) if tensor.numel() else 0.0
 
 
@@ -126,11 +129,11 @@ def compare(
 
     Args:
         what: Name of the quantity.
-        found: By one way.
-        expected: By the other; gives the size.
-        unit: Of both.
-        relative: Bound, as a fraction of the size.
-        extra: Bound by other reasons, in the unit; the larger one counts.
+        found: Result of one method.
+        expected: Result of the other method, whose root mean square is the size.
+        unit: Unit of both.
+        relative: Bound as a fraction of the size.
+        extra: Another bound, in `unit`; the larger one counts.
     """
     size = rms(expected)
     error = largest(found.to(expected.dtype) - expected)
@@ -138,10 +141,10 @@ def compare(
 
 
 def rounding(dtype: torch.dtype) -> float:
-    """Relative rounding of forces and second derivatives."""
-    return SUMS * torch.finfo(dtype).eps
+    """Return the largest relative rounding error of forces and second derivatives."""
+    return MAX_ROUNDING * torch.finfo(dtype).eps
 
 
 def energy_rounding(dtype: torch.dtype) -> float:
-    """Relative rounding of energies."""
-    return ENERGY_SUMS * torch.finfo(dtype).eps
+    """Return the largest relative rounding error of energies."""
+    return MAX_ENERGY_ROUNDING * torch.finfo(dtype).eps

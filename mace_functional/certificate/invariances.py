@@ -1,6 +1,6 @@
-"""What changes no energy: motions of the whole, names of atoms, lists of neighbours, images.
+"""Checks of invariances of the energy: rigid motions, order of atoms, neighbour lists, images.
 
-Each check makes the structure again in another way and compares energies and forces.
+Each check builds the structure in another equivalent way, and compares energies and forces.
 """
 
 from __future__ import annotations
@@ -30,69 +30,71 @@ from mace_functional.certificate.subject import (
     energy_and_forces_with,
 )
 
-TURNED = 1e-6
-"""Bound of forces under rotation, as a fraction of their size.
+ROTATION_BOUND = 1e-6
+"""Bound of the change of forces under rotation, as a fraction of their size.
 
-Models whose coupling coefficients were made in single precision turn with errors of 4e-8
-(MACE-DAC-1, 22 atoms).
+Models with coupling coefficients in single precision have errors of 4e-8 (MACE-DAC-1, 22 atoms).
 """
 
-TURNED_ENERGY = 1e-8
-"""The same of energies, of which 4e-10 was found."""
+ENERGY_ROTATION_BOUND = 1e-8
+"""Bound of the change of energies under rotation, as a fraction of their size.
+
+Models with coupling coefficients in single precision have errors of 4e-10.
+"""
 
 MOVED = SKIN / 6
-"""Largest displacement along x, y and z of atoms in a moved graph, Å: inside of the skin."""
+"""Largest displacement of atoms along x, y and z in "moved graph", Å; it is within the skin."""
 
 MOVED_STRAIN = 1e-3
-"""Largest strain of a moved graph: neighbours at 12 Å move by 0.012 Å."""
+"""Largest strain in "moved graph", which moves neighbours at 12 Å by 0.012 Å."""
 
 
 def same(
     found: tuple[Tensor, Tensor],
     expected: tuple[Tensor, Tensor],
     *,
-    turned: bool = False,
+    rotated: bool = False,
 ) -> Iterator[Comparison]:
-    """Energies and forces that differ by rounding only.
+    """Compare energies and forces that should differ only by rounding.
 
-    An energy is as large as it is, or as the work of its forces over 1 Å.
+    The size of the energy is its magnitude plus the work of the forces over 1 Å.
 
     Args:
-        found: One way.
-        expected: The other.
-        turned: Whether the structure was rotated.
+        found: Energy and forces of the equivalent structure.
+        expected: Energy and forces of the original structure.
+        rotated: True if the structure was rotated.
     """
     (e, f), (e0, f0) = found, expected
     dtype = e0.dtype
     size = rms(e0) + rms(f0) * f0.numel() ** 0.5
-    relative = max(energy_rounding(dtype), TURNED_ENERGY if turned else 0.0)
+    relative = max(energy_rounding(dtype), ENERGY_ROTATION_BOUND if rotated else 0.0)
     error = largest(e - e0)
     yield Comparison("energy", error, relative * size, size, "eV")
-    relative = max(rounding(dtype), TURNED if turned else 0.0)
-    # Where forces all but cancel, they have the rounding of the energies that they come from.
+    relative = max(rounding(dtype), ROTATION_BOUND if rotated else 0.0)
+    # If contributions to a force nearly cancel, its rounding error is that of the energies.
     extra = energy_rounding(dtype) * size
     yield compare("forces", f, f0, unit="eV/Å", relative=relative, extra=extra)
 
 
-def _here(s: Subject) -> tuple[Tensor, Tensor]:
-    """Energy and forces of the structure as it is."""
+def _expected(s: Subject) -> tuple[Tensor, Tensor]:
+    """Return energy and forces of the original structure."""
     return energy_and_forces(s.potential, s.atoms)
 
 
 def _translation(s: Subject) -> Iterator[Comparison]:
     moved = s.atoms.copy()
     moved.positions += s.random(2).uniform(1, 3, 3)
-    yield from same(energy_and_forces(s.potential, moved), _here(s))
+    yield from same(energy_and_forces(s.potential, moved), _expected(s))
 
 
 def _rotation(s: Subject) -> Iterator[Comparison]:
     matrix = Rotation.random(random_state=s.random(3)).as_matrix()
-    turned = s.atoms.copy()
-    turned.set_cell(s.atoms.cell.array @ matrix.T)
-    turned.positions = s.atoms.positions @ matrix.T
-    energy, forces = energy_and_forces(s.potential, turned)
-    back = forces @ torch.as_tensor(matrix).to(forces)
-    yield from same((energy, back), _here(s), turned=True)
+    rotated = s.atoms.copy()
+    rotated.set_cell(s.atoms.cell.array @ matrix.T)
+    rotated.positions = s.atoms.positions @ matrix.T
+    energy, forces = energy_and_forces(s.potential, rotated)
+    forces = forces @ torch.as_tensor(matrix).to(forces)
+    yield from same((energy, forces), _expected(s), rotated=True)
 
 
 def _permutation(s: Subject) -> Iterator[Comparison]:
@@ -102,11 +104,11 @@ def _permutation(s: Subject) -> Iterator[Comparison]:
     if (order == np.arange(len(order))).all():
         order = order[::-1]
     energy, forces = energy_and_forces(s.potential, s.atoms[order])
-    yield from same((energy, forces[torch.as_tensor(np.argsort(order))]), _here(s))
+    yield from same((energy, forces[torch.as_tensor(np.argsort(order))]), _expected(s))
 
 
 def _skin(s: Subject) -> Iterator[Comparison]:
-    yield from same(energy_and_forces(s.potential, s.atoms, skin=SKIN), _here(s))
+    yield from same(energy_and_forces(s.potential, s.atoms, skin=SKIN), _expected(s))
 
 
 def _moved_graph(s: Subject) -> Iterator[Comparison]:
@@ -116,10 +118,8 @@ def _moved_graph(s: Subject) -> Iterator[Comparison]:
     moved.set_cell(s.atoms.cell.array @ strain)
     steps = random.uniform(-MOVED, MOVED, moved.positions.shape)
     moved.positions = s.atoms.positions @ strain + steps
-    there = s.potential.structure(moved)
-    with_old = energy_and_forces_with(
-        s.potential, s.structure.topology, there.positions, there.cell
-    )
+    new = s.potential.structure(moved)
+    with_old = energy_and_forces_with(s.potential, s.structure.topology, new.positions, new.cell)
     yield from same(with_old, energy_and_forces(s.potential, moved))
 
 
@@ -127,9 +127,9 @@ def _images(s: Subject) -> Iterator[Comparison]:
     _must_be_periodic(s.atoms)
     moved = s.atoms.copy()
     cells = s.random(6).integers(-2, 3, moved.positions.shape) * moved.pbc
-    cells[0] = moved.pbc  # at least one atom has to move
+    cells[0] = moved.pbc  # at least one atom must move
     moved.positions += cells @ moved.cell.array
-    yield from same(energy_and_forces(s.potential, moved), _here(s))
+    yield from same(energy_and_forces(s.potential, moved), _expected(s))
 
 
 def _supercell(s: Subject) -> Iterator[Comparison]:
@@ -139,25 +139,26 @@ def _supercell(s: Subject) -> Iterator[Comparison]:
     matrix = np.diag([2 if k == axis else 1 for k in range(3)])
     offsets = [np.zeros(3, dtype=int), np.eye(3, dtype=int)[axis]]
     energy, forces = energy_and_forces(s.potential, supercell(s.atoms, matrix, offsets))
-    e0, f0 = _here(s)
+    e0, f0 = _expected(s)
     yield from same((energy, forces), (2 * e0, torch.cat([f0, f0])))
 
 
 def supercell(atoms: Atoms, matrix: np.ndarray, offsets: Sequence[np.ndarray]) -> Atoms:
-    """A cell of several cells, one after the other.
+    """Return a supercell, with the atoms of one cell after those of the other.
 
     Args:
-        atoms: The cell.
-        matrix: Lattice vectors of the large cell in units of those of the small one, (3, 3).
-        offsets: Cells that it is made of, in units of the lattice vectors; the first is zero.
+        atoms: The unit cell.
+        matrix: Lattice vectors of the supercell in units of those of the unit cell, (3, 3).
+        offsets: Lattice vectors of its cells, in units of those of the unit cell; the first is
+            zero.
     """
-    large = atoms.copy()
+    result = atoms.copy()
     for offset in offsets[1:]:
         copy = atoms.copy()
         copy.positions += offset @ atoms.cell.array
-        large.extend(copy)
-    large.set_cell(matrix @ atoms.cell.array)
-    return large
+        result.extend(copy)
+    result.set_cell(matrix @ atoms.cell.array)
+    return result
 
 
 def _must_be_periodic(atoms: Atoms) -> None:

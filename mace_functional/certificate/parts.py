@@ -1,7 +1,7 @@
-"""Sums of potentials: the last part alone against differences, and the sum against its parts.
+"""Checks of sums of potentials: the last part alone, and the sum against its parts.
 
 The last part, such as a dispersion correction, is often a thousand times smaller than the others,
-and an error in it would not be seen in the sum.
+so that checks of the sum cannot find an error in it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from mace_functional.certificate.comparison import (
 from mace_functional.certificate.subject import Subject, three_orders
 from mace_functional.potential.protocol import HasParts, Potential
 
-PART = 1e-7
-"""Bound of the sum against its parts, as a fraction of the size of the last part.
+PART_BOUND = 1e-7
+"""Bound of the difference between the sum and its parts, as a fraction of the last part.
 
-The rounding of the sum, which is larger than its smaller part, comes on top.
+The rounding error of the largest part is added.
 """
 
 
 def _parts(s: Subject) -> tuple[Potential, ...]:
     if not isinstance(s.potential, HasParts):
-        raise NotApplicableError("the potential is no sum")
+        raise NotApplicableError("the potential is not a sum")
     return s.potential.potentials
 
 
@@ -45,13 +45,13 @@ def _alone(s: Subject) -> Iterator[Comparison]:
 def _sum(s: Subject) -> Iterator[Comparison]:
     whole, *parts = (three_orders(p, s.atoms, s.vectors[0]) for p in (s.potential, *_parts(s)))
     dtype = s.potential.dtype
-    rounded = energy_rounding(dtype), rounding(dtype), rounding(dtype)
+    roundings = energy_rounding(dtype), rounding(dtype), rounding(dtype)
     names = ("energy", "eV"), ("forces", "eV/Å"), ("H v", "eV/Å²")
     orders = zip(whole, *parts, strict=True)
-    for (total, *of_parts), relative, (what, unit) in zip(orders, rounded, names, strict=True):
-        last, largest_part = rms(of_parts[-1]), max(map(rms, of_parts))
-        bound = PART * last + relative * largest_part
-        yield Comparison(what, largest(total - sum(of_parts)), bound, last, unit)
+    for (total, *terms), relative, (what, unit) in zip(orders, roundings, names, strict=True):
+        last, largest_part = rms(terms[-1]), max(map(rms, terms))
+        bound = PART_BOUND * last + relative * largest_part
+        yield Comparison(what, largest(total - sum(terms)), bound, last, unit)
 
 
 CHECKS = (

@@ -1,8 +1,8 @@
-"""Nested transforms, called four times.
+"""Checks of nested transforms, called four times.
 
-A function that keeps state, or parts of which are compiled in calls, may be right once and wrong
-from the second call on. Every check makes the energy anew, calls it four times with the same
-arguments, and compares the results with each other and with differences of forces.
+A function that has state, or that is compiled during calls, may be right in the first call and
+wrong in later ones. Every check creates a new energy function, calls it four times with the same
+arguments, and compares the results with each other and with finite differences of forces.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mace_functional.certificate.differences import LEAST_BOUND, SAFETY
 from mace_functional.certificate.subject import Subject
 
 CALLS = 4
-"""Calls of each transform. TorchScript changes what it computes with the second or third one."""
+"""Number of calls of each transform; TorchScript recompiles in the second or third call."""
 
 Energy = Callable[[Tensor], Tensor]
 
@@ -37,8 +37,8 @@ def _energy(s: Subject) -> Iterator[Comparison]:
         yield compare("E", other, first, unit="eV", relative=energy_rounding(first.dtype))
 
 
-def _along(energy: Energy, v: Tensor) -> Energy:
-    """`x -> v.dE/dx`, by forward mode."""
+def _directional_derivative(energy: Energy, v: Tensor) -> Energy:
+    """Return the function `x -> v.dE/dx`, by forward mode."""
     return lambda x: jvp(energy, (x,), (v,))[1]
 
 
@@ -49,14 +49,15 @@ def _jvp_of_grad(s: Subject, energy: Energy) -> tuple[Tensor, Tensor]:
 
 def _grad_of_jvp(s: Subject, energy: Energy) -> tuple[Tensor, Tensor]:
     x, v = s.structure.positions, s.vectors[0]
-    return grad(_along(energy, v))(x), s.products[0].value
+    return grad(_directional_derivative(energy, v))(x), s.products[0].value
 
 
 def _jvp_of_jvp(s: Subject, energy: Energy) -> tuple[Tensor, Tensor]:
-    # w.Hv is as large as |Hv|, which is sqrt(3 N) times the size of its entries.
+    # w.Hv is about as large as |Hv|, which is sqrt(3 N) times the size of its entries.
     x, v = s.structure.positions, s.vectors[0]
     scale = x.numel() ** 0.5
-    found = torch.stack([jvp(_along(energy, v), (x,), (w,))[1] for w in s.vectors[:2]])
+    slope = _directional_derivative(energy, v)
+    found = torch.stack([jvp(slope, (x,), (w,))[1] for w in s.vectors[:2]])
     expected = torch.stack([(w * s.products[0].value).sum() for w in s.vectors[:2]])
     return found / scale, expected / scale
 
@@ -70,18 +71,20 @@ def _vmap(s: Subject, energy: Energy) -> tuple[Tensor, Tensor]:
 def _four_times(
     transform: Callable[[Subject, Energy], tuple[Tensor, Tensor]],
 ) -> Callable[[Subject], Iterator[Comparison]]:
-    """The check of one transform."""
+    """Return the check of one transform."""
 
     def run(s: Subject) -> Iterator[Comparison]:
         energy = s.fresh_energy()
         pairs = [transform(s, energy) for _ in range(CALLS)]
         first, expected = pairs[0]
         size = rms(s.products[0].value)
-        between = rounding(first.dtype) * size
-        steps = max(LEAST_BOUND * size, SAFETY * max(p.uncertainty for p in s.products))
+        calls_bound = rounding(first.dtype) * size
+        slopes_bound = max(LEAST_BOUND * size, SAFETY * max(p.uncertainty for p in s.products))
         for found, _ in pairs:
-            yield compare("calls", found, first, unit="eV/Å²", relative=0, extra=between)
-            yield compare("differences", found, expected, unit="eV/Å²", relative=0, extra=steps)
+            yield compare("calls", found, first, unit="eV/Å²", relative=0, extra=calls_bound)
+            yield compare(
+                "differences", found, expected, unit="eV/Å²", relative=0, extra=slopes_bound
+            )
 
     return run
 

@@ -27,9 +27,11 @@ change by at most 0.08, 0.8 and 9 cm-1, and the heat capacity at 100 K by relati
 """
 
 SKIN = 0.1
-"""Skin of the neighbour lists of all that moves atoms, Å: a list is made again after atoms have
-moved by half of it, and a wider one has more pairs for every energy to compute. `from_ase` has
-none, because its structure stays where it is."""
+"""Default skin of neighbour lists in functions that move atoms, Å.
+
+A list is rebuilt after an atom has moved by half the skin. A wider skin adds pairs to every energy.
+The default of `from_ase` is no skin, because it does not move atoms.
+"""
 
 MESH_SPACING = 0.2
 """Default distance of neighbouring wave vectors in a mesh, 1/Å.

@@ -240,7 +240,7 @@ def test_potential_of_another_kind_passes(atoms):
     periodic = {"stress", "periodic images", "supercell"}
     expected = {"last part alone", "sum of parts", "D(q)"}
     assert not_applicable(certificate) == expected | (set() if atoms.pbc.any() else periodic)
-    assert "offers no dynamical matrix" in certificate["D(q)"].reason
+    assert "has no dynamical matrix" in certificate["D(q)"].reason
 
 
 @pytest.mark.parametrize(

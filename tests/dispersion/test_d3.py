@@ -500,7 +500,9 @@ def test_functionals_are_known_in_capitals_too():
     ids=["load_model", "ScreenSettings", "D3Settings"],
 )
 def test_what_names_no_functional_is_refused_in_a_sentence(ask):
-    with pytest.raises(ValueError, match=r"True does not name a functional.* such as dispersion='pbe'"):
+    with pytest.raises(
+        ValueError, match=r"True does not name a functional.* such as dispersion='pbe'"
+    ):
         ask(True)
     for wrong in 3, 1.5, ["pbe"]:
         with pytest.raises(TypeError, match="must be the name of a functional, such as 'pbe'"):
