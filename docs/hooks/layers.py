@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import html
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "mace_functional"
 MARK = "<!-- layers -->"
 
-ROW, NAMES, DOTS, WORDS, TOP = 28, 110, 22, 24, 92
+ROW, NAMES, DOTS, WORDS, TOP = 40, 106, 21, 18, 88
 """Height of a row, widths of names and dots, gap before sentences, height of the head: pixels."""
 
-WIDTH = 1000
+WIDTH, LETTERS = 920, 64
+"""Width of the figure, pixels, and of a line of a sentence."""
 
 
 def on_page_content(content: str, **_: Any) -> str:
@@ -78,13 +80,15 @@ def figure() -> str:
         y = TOP + ROW * row
         used = imported(name)
         lines.append(f'<rect class="row" x="0" y="{y}" width="{WIDTH}" height="{ROW - 3}" rx="3"/>')
-        lines.append(f'<text class="name" x="8" y="{y + 17}">{name}</text>')
+        lines.append(f'<text class="name" x="8" y="{y + 23}">{name}</text>')
         for column, below in enumerate(columns):
             x = NAMES + DOTS * (column + 0.5)
             kind = "self" if below == name else "uses" if below in used else ""
             if kind:
-                lines.append(f'<circle class="{kind}" cx="{x}" cy="{y + 12.5}" r="5"/>')
-        sentence = html.escape(first_line(name))
+                lines.append(f'<circle class="{kind}" cx="{x}" cy="{y + 18.5}" r="5"/>')
         x = NAMES + DOTS * len(columns) + WORDS
-        lines.append(f'<text class="words" x="{x}" y="{y + 17}">{sentence}</text>')
+        words = textwrap.wrap(first_line(name), LETTERS)
+        for line, text in enumerate(words):
+            below = y + 23 + 16 * (line - (len(words) - 1) / 2)
+            lines.append(f'<text class="words" x="{x}" y="{below}">{html.escape(text)}</text>')
     return "\n".join([*lines, "</svg></div>"])
