@@ -1,13 +1,13 @@
-"""Figures, one function for each result, as one would put them into a paper.
+"""Figures for papers, with one function for each kind of result.
 
-axes           colours, sizes and names of axes
+axes           colours, sizes and labels of axes
 spectrum       vibrational spectra
 thermo_panels  spectrum and heat capacity
 band_panels    band structures and densities of states
 search_panels  relaxations and searches for saddle points
 check_panels   convergence of meshes, and certificates
 
-Each returns a `matplotlib.figure.Figure`, which a notebook shows and `savefig` writes.
+Each function returns a `matplotlib.figure.Figure`, which a notebook shows and `savefig` writes.
 """
 
 from mace_functional.figures.band_panels import band_figure, dos_figure

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mace_functional.phonons.dos import DensityOfStates
 
 GREEK = {"GAMMA": "Γ", "DELTA": "Δ", "LAMBDA": "Λ", "SIGMA": "Σ"}
-"""Wave vectors that are named in Greek."""
+"""Greek letters of wave vectors, by the name that seekpath gives them."""
 
 
 def band_figure(
@@ -36,22 +36,22 @@ def band_figure(
     dos: DensityOfStates | None = None,
     symbols: Sequence[str] | None = None,
 ) -> Figure:
-    """Band structure, and beside it the density of states on the same axis of frequencies.
+    """Draw a band structure and, beside it, the density of states on the same frequency axis.
 
     Imaginary modes are drawn below zero, in red.
 
     Args:
-        bands: From `band_structure`.
-        dos: From `density_of_states`, in the same unit; left out if None.
-        symbols: Chemical symbols of the atoms, (N,): the density of states of each element is drawn
-            too, where `dos` has those of the atoms.
+        bands: Result of `band_structure`.
+        dos: Result of `density_of_states` in the same unit; left out if None.
+        symbols: Chemical symbols of the atoms, (N,). If `dos` has projections on atoms, their sum
+            for each element is drawn too.
 
     Returns:
-        The figure. `figure.axes` are the bands and, if it is there, the density of states.
+        The figure. `figure.axes` are the bands and the density of states, if given.
 
     Raises:
-        ValueError: If bands and density of states have different units, or atoms and symbols
-            different numbers.
+        ValueError: If the units of bands and density of states differ, or the number of symbols is
+            not that of the atoms.
     """
     if dos is not None and dos.unit != bands.unit:
         raise ValueError(
@@ -78,14 +78,14 @@ def band_figure(
 
 
 def dos_figure(dos: DensityOfStates, symbols: Sequence[str] | None = None) -> Figure:
-    """Density of states; imaginary modes are below zero, in red.
+    """Draw a density of states, with imaginary modes below zero, in red.
 
     Args:
-        dos: From `density_of_states`.
+        dos: Result of `density_of_states`.
         symbols: Chemical symbols of the atoms, (N,), for the density of states of each element.
 
     Raises:
-        ValueError: If atoms and symbols have different numbers.
+        ValueError: If the number of symbols is not that of the atoms.
     """
     figure, (axes,) = new_figure()
     _draw_density(axes, dos, symbols)
@@ -105,7 +105,7 @@ def _draw_bands(axes: Axes, bands: BandStructure, frequencies: np.ndarray) -> No
                 distance[start:stop], frequencies[start:stop], color=colour, lw=0.9, zorder=2
             )
             for line in lines:
-                # Each half shows its own part of a line, up to where it crosses zero.
+                # Clip the line to its half, so that the colour changes where it crosses zero.
                 half = Rectangle((0, foot), distance[-1] or 1.0, height, transform=axes.transData)
                 line.set_clip_path(half)
     corners = [
@@ -122,7 +122,7 @@ def _draw_bands(axes: Axes, bands: BandStructure, frequencies: np.ndarray) -> No
 
 
 def _symbol(label: str) -> str:
-    """The name of a wave vector as it is printed: Greek letters, numbers as subscripts."""
+    """Return the printed name of a wave vector, with Greek letters and subscripts."""
     name, *number = re.split(r"_|(?<=[A-Z])(?=\d)", label, maxsplit=1)
     return GREEK.get(name, name) + "".join(f"$_{{{n}}}$" for n in number)
 

@@ -1,4 +1,4 @@
-"""Errors beside their bounds: of meshes of wave vectors, and of the checks of a potential."""
+"""Figures of errors and their bounds: convergence of meshes, and checks of a potential."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LINE = 0.19
 
 
 def mesh_convergence_figure(converged: ConvergedThermo) -> Figure:
-    """Relative error of the heat capacity against the number of inequivalent wave vectors.
+    """Draw the relative error of the heat capacity against the number of inequivalent wave vectors.
 
-    The error of a mesh is the larger of its change from the mesh before and of what the acoustic
-    modes at Gamma lack; the first mesh has none.
+    The error of a mesh is the larger of two numbers: the change from the previous mesh, and the
+    missing contribution of the acoustic modes at Gamma. The first mesh is not drawn.
 
     Args:
-        converged: From `phonons.converged_mesh_thermo`.
+        converged: Result of `phonons.converged_mesh_thermo`.
     """
     figure, (axes,) = new_figure()
     steps = converged.steps[1:]
@@ -45,13 +45,13 @@ def mesh_convergence_figure(converged: ConvergedThermo) -> Figure:
 
 
 def certificate_figure(certificate: Certificate) -> Figure:
-    """Error of each check beside its bound, on a logarithmic axis.
+    """Draw the error and the bound of each check on a logarithmic axis.
 
-    Errors and bounds are relative to the size of the quantity that is compared. A check fails if
-    its point is right of its bar. Checks that do not apply are left out.
+    Errors and bounds are divided by the size of the compared quantity. A check fails if its point
+    is to the right of its bar. Checks that do not apply are left out.
 
     Args:
-        certificate: From `check_potential`.
+        certificate: Result of `check_potential`.
     """
     shown = [
         (check.name, check.error / check.size, check.bound / check.size)

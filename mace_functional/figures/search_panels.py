@@ -1,4 +1,4 @@
-"""Convergence of relaxations and of searches for saddle points."""
+"""Figures of relaxations and of searches for saddle points."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def relaxation_figure(result: RelaxResult) -> Figure:
-    """Energy above the last one, and largest force, of each gradient of a relaxation.
+    """Draw the energy above the last one and the largest force for each gradient of a relaxation.
 
-    Rejected steps are hollow.
+    Rejected steps have hollow symbols.
 
     Args:
-        result: From `relax`.
+        result: Result of `relax`.
 
     Returns:
         The figure. `figure.axes` are the energy and the force.
@@ -41,14 +41,14 @@ def relaxation_figure(result: RelaxResult) -> Figure:
 
 
 def saddle_figure(result: SaddleResult) -> Figure:
-    """Convergence of a search for a saddle point, and the energies of the minima it connects.
+    """Draw the convergence of a saddle point search, and the energies of the connected minima.
 
     Args:
-        result: From `find_saddle`.
+        result: Result of `find_saddle`.
 
     Returns:
-        The figure. `figure.axes` are the largest force of each gradient and the energy levels; the
-        second has the saddle point alone if the minima are not known.
+        The figure. `figure.axes` are the largest force of each gradient and the energy levels. If
+        the minima are unknown, the second shows only the saddle point.
     """
     figure, (left, right) = new_figure(2)
     accepted = np.array([step.accepted for step in result.history])
@@ -81,7 +81,7 @@ def _draw_forces(axes: Axes, forces: Sequence[float], accepted: np.ndarray) -> N
 
 
 def _draw_steps(axes: Axes, values: np.ndarray, accepted: np.ndarray) -> None:
-    """Draw a number of each gradient: a line through accepted steps, and rejected ones hollow."""
+    """Draw a value for each gradient; a line joins accepted steps, rejected ones are hollow."""
     gradients = np.arange(1, len(values) + 1)
     axes.plot(gradients[accepted], values[accepted], "o-", color=BLUE, ms=3, lw=1)
     if not accepted.all():

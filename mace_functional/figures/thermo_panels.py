@@ -1,4 +1,4 @@
-"""Spectrum and heat capacity of a cell or molecule, side by side."""
+"""Figure of the spectrum and the heat capacity of a cell or molecule, side by side."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def thermo_figure(
     *,
     weights: Tensor | None = None,
 ) -> Figure:
-    """Spectrum and heat capacity of a cell or molecule, side by side.
+    """Draw the spectrum and the heat capacity of a cell or molecule, side by side.
 
-    The spectrum is that of `spectrum_figure`. The heat capacity is at constant volume, from 0 K to
-    the highest temperature, without imaginary modes.
+    `spectrum_figure` describes the spectrum. The heat capacity is that at constant volume without
+    imaginary modes, from 0 K to the highest temperature.
 
     Args:
-        modes: From `gamma_modes` or `mesh_modes`; or frequencies in cm-1, imaginary ones negative,
-            (M,) without rigid motions, or (Q, M) with rigid motions at exactly zero.
-        temperatures: K; marked by points.
-        mass: Of the cell or molecule, amu; modes know it.
-        weights: (Q,) of the wave vectors, with sum 1, for frequencies (Q, M).
+        modes: Result of `gamma_modes` or `mesh_modes`; or frequencies in cm-1, imaginary ones
+            negative, (M,) without rigid motions, or (Q, M) with rigid motions at exactly zero.
+        temperatures: Temperatures in K that are marked by points.
+        mass: Mass of the cell or molecule, amu; needed only with frequencies.
+        weights: Weights of the wave vectors, (Q,), with sum 1, for frequencies (Q, M).
 
     Returns:
         The figure. `figure.axes` are the spectrum and the heat capacity.
@@ -43,14 +43,14 @@ def thermo_figure(
     Raises:
         ValueError: If frequencies are given without a mass.
     """
-    known = weighted_wavenumbers(modes, weights)
+    weighted = weighted_wavenumbers(modes, weights)
     if mass is None:
-        if known.mass is None:
-            raise ValueError("frequencies alone do not tell the mass: give thermo_figure the mass")
-        mass = float(known.mass)
+        if weighted.mass is None:
+            raise ValueError("frequencies do not determine the mass: give thermo_figure the mass")
+        mass = float(weighted.mass)
     figure, panels = new_figure(2)
-    draw_spectrum(panels[0], known.frequencies, known.weights)
-    _draw_heat_capacity(panels[1], known.frequencies, temperatures, mass, known.weights)
+    draw_spectrum(panels[0], weighted.frequencies, weighted.weights)
+    _draw_heat_capacity(panels[1], weighted.frequencies, temperatures, mass, weighted.weights)
     tidy(panels)
     return figure
 

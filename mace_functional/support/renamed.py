@@ -41,10 +41,10 @@ def with_old_names(package: str, present: Callable[[str], Any]) -> Callable[[str
 
 
 class OldAttribute:
-    """An attribute of a class under its old name.
+    """Descriptor for the old name of an attribute.
 
     Args:
-        new: What it is called now.
+        new: New name of the attribute.
     """
 
     def __init__(self, new: str) -> None:
@@ -65,10 +65,10 @@ R = TypeVar("R")
 
 
 def positional_for_a_release(*names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Options that are given by keyword, and were given by position too.
+    """Return a decorator that still accepts keyword-only options by position, with a warning.
 
     Args:
-        names: The options, in the order that they had.
+        names: Names of the options, in their former order.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -77,17 +77,17 @@ def positional_for_a_release(*names: str) -> Callable[[Callable[P, R]], Callable
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            late = args[n_operands:]
-            if not late or len(late) > len(names):
+            positional = args[n_operands:]
+            if not positional or len(positional) > len(names):
                 return function(*args, **kwargs)
-            given: dict[str, Any] = dict(zip(names, late, strict=False))
+            options: dict[str, Any] = dict(zip(names, positional, strict=False))
             warnings.warn(
-                f"{called} takes {', '.join(given)} by keyword; by position it will be refused "
+                f"{called} takes {', '.join(options)} by keyword; by position it will be refused "
                 "with the next release",
                 DeprecationWarning,
                 stacklevel=2,
             )
-            return function(*args[:n_operands], **given, **kwargs)  # type: ignore[arg-type]
+            return function(*args[:n_operands], **options, **kwargs)  # type: ignore[arg-type]
 
         return call
 
@@ -95,7 +95,7 @@ def positional_for_a_release(*names: str) -> Callable[[Callable[P, R]], Callable
 
 
 def warn_renamed(old: str, new: str) -> None:
-    """Warn whoever calls the caller that a name is an old one."""
+    """Warn about the use of an old name, at the caller of the calling function."""
     warnings.warn(
         f"{old} is now {new}; the old name will go with the next release",
         DeprecationWarning,
