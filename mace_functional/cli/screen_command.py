@@ -77,6 +77,7 @@ def _settings(options: argparse.Namespace) -> ScreenSettings:
         mesh_tolerance=mesh_tolerance(options),
         mesh_temperature=min([COLDEST, *(t for t in options.temperatures if t > 0)]),
         symprec=symprec_of(options),
+        eigenvectors=options.eigenvectors,
     )
 
 

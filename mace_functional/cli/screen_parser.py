@@ -82,6 +82,11 @@ def _add_what(parser: Parser) -> None:
     parser.add_argument("--fixed-cell", action="store_true", help="keep the cells when relaxing")
     add_limits(parser)
     add_mesh(parser, "crystals")
+    parser.add_argument(
+        "--eigenvectors",
+        action="store_true",
+        help="write the eigenvectors of each structure too, as eigenvectors.npz",
+    )
     add_temperatures(
         parser,
         TEMPERATURES,

@@ -7,6 +7,7 @@ sources           the structures
 keys              what a result belongs to: structure, potential and settings
 evaluate          one structure from beginning to end
 saved_structures  the structure that results are for, in a file
+saved_eigenvectors  eigenvectors of a structure, in a file
 record            what is known of one structure, as it is kept in files
 workers           workers, and how tasks come to them
 dask_workers      workers of Dask

@@ -1,7 +1,7 @@
-"""One structure from beginning to end: relaxation, modes, and what is kept of them.
+"""One structure from beginning to end: relaxation, modes, and the files with the results.
 
-All that is needed comes with the task and all that comes out goes to the folder of the structure,
-so that a task may be done by any thread or process, on any machine that sees the folder.
+A task holds everything that is needed, and all results go to the folder of the structure. Any
+thread or process can do a task, on any machine that sees the folder.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from ase import Atoms
 from ase.units import GPa
@@ -36,6 +37,7 @@ from mace_functional.phonons import (
 from mace_functional.potential.protocol import Potential
 from mace_functional.screening.changes import changes
 from mace_functional.screening.record import Record, Spectrum
+from mace_functional.screening.saved_eigenvectors import Eigenvectors
 from mace_functional.screening.saved_structures import write_geometry
 from mace_functional.screening.screen_settings import MeshChoice, ScreenSettings
 from mace_functional.structure.contacts import shortest_contact
@@ -47,10 +49,10 @@ RELAXATION, MESH = "relax.npz", "mesh.npz"
 """Checkpoints, while a structure is computed."""
 
 MESHES = "mesh*.npz"
-"""All checkpoints of meshes: one that is refined has one for each size, `mesh-2x2x2.npz`."""
+"""Pattern of all checkpoints of meshes: a refinement has one for each size, `mesh-2x2x2.npz`."""
 
 MODELS = 8
-"""How many models a process keeps: one for each device that its threads compute on."""
+"""Most models that a process keeps: its threads need one for each device."""
 
 T = TypeVar("T")
 
@@ -60,16 +62,16 @@ class Task:
     """A structure to be computed.
 
     Attributes:
-        key: Of its result.
-        name: Of the structure.
-        file: Where it is from.
+        key: Key of the result.
+        name: Name of the structure.
+        file: File that the structure was read from.
         atoms: The structure.
-        folder: Of its files; absolute.
-        settings: What to compute.
-        device: Where.
+        folder: Folder for the files of the structure; absolute.
+        settings: Settings of the screening.
+        device: Device to compute on.
         memory_budget: Bytes for second derivatives; half of what is free if None.
-        findings: Of the structure as it was read.
-        potential: Computes it; the model that the settings name if None.
+        findings: Remarks on the file, from reading it.
+        potential: Potential to compute with; the model that the settings name if None.
     """
 
     key: str
@@ -85,7 +87,7 @@ class Task:
 
     @property
     def cost(self) -> float:
-        """In no unit: a Hessian takes 3N columns of N atoms each."""
+        """Relative cost, without a unit: a Hessian has 3N columns of N atoms each."""
         return float(len(self.atoms)) ** 2
 
     def failed(self, reason: str) -> Record:
@@ -97,23 +99,24 @@ class Task:
 
 
 class Modes(NamedTuple):
-    """The spectrum, and its part of the record."""
+    """Spectrum, its part of the record, and eigenvectors if the settings ask for them."""
 
     spectrum: Spectrum
     facts: dict[str, Any]
+    eigenvectors: Eigenvectors | None
 
 
 def evaluate(task: Task) -> Record:
-    """Compute a structure, and write its files; the record last.
+    """Compute a structure and write its files, the record last.
 
     Args:
-        task: The structure. Where its folder has checkpoints, it goes on from them.
+        task: The structure. The calculation continues from checkpoints in its folder.
 
     Returns:
         The record, with the reason if the structure failed.
 
     Raises:
-        Exception: If the model cannot be loaded, which is no failure of the structure, or files
+        Exception: If the model cannot be loaded (this is no failure of the structure), or files
             cannot be written.
     """
     model = _potential_of(task)
@@ -130,7 +133,7 @@ def evaluate(task: Task) -> Record:
 
 
 def _potential_of(task: Task) -> Potential:
-    """What computes a structure, on the device of the task."""
+    """The potential of a task, on its device."""
     if task.potential is None:
         return cached_model(task.settings, task.device)
     here = torch.device(task.potential.device) == torch.device(task.device)
@@ -150,9 +153,9 @@ def _load(
 
 
 def _computed(task: Task, model: Potential) -> Record:
-    """The record of a structure, with all other files written."""
+    """Compute a structure, write all files but the record, and return the record."""
     atoms, relaxation = _relaxed(task, model)
-    facts = _at_rest(atoms, model)
+    point = _single_point(atoms, model)
     started = time.perf_counter()
     periodic = bool(atoms.pbc.any())
     on_mesh = task.settings.mesh is not None and periodic
@@ -166,14 +169,18 @@ def _computed(task: Task, model: Potential) -> Record:
             "overflow in low precision"
         )
     modes.spectrum.save(task.folder)
-    write_geometry(task.folder, atoms)
+    if modes.eigenvectors is not None:
+        modes.eigenvectors.save(task.folder)
+    write_geometry(
+        task.folder, atoms, energy=point.energy, forces=point.forces, stress=point.stress
+    )
     return Record(
         key=task.key,
         name=task.name,
         file=task.file,
         findings=list(task.findings),
         **relaxation,
-        **facts,
+        **_facts_of(atoms, model, point),
         **modes.facts,
         lowest_frequency=float(vibrating.min()) if len(vibrating) else None,
         seconds_modes=seconds,
@@ -181,10 +188,10 @@ def _computed(task: Task, model: Potential) -> Record:
 
 
 def _relaxed(task: Task, model: Potential) -> tuple[Atoms, dict[str, Any]]:
-    """The structure at rest, if that is asked for, and how it came there."""
+    """The relaxed structure, or the structure as it is, with the part of the record on this."""
     if task.atoms.constraints:
         raise ValueError(
-            "some of its atoms are held by constraints, and a screening is of whole structures: "
+            "some of its atoms are held by constraints, and a screening lets all atoms move: "
             "remove them from the file"
         )
     if not task.settings.relax:
@@ -201,7 +208,7 @@ def _relaxed(task: Task, model: Potential) -> tuple[Atoms, dict[str, Any]]:
             checkpoint=path,
         )
 
-    result = _going_on_from(task.folder, RELAXATION, run)
+    result = _resume_from(task.folder, RELAXATION, run)
     return result.atoms, {
         **changes(task.atoms, result.atoms),
         "converged": result.converged,
@@ -212,35 +219,51 @@ def _relaxed(task: Task, model: Potential) -> tuple[Atoms, dict[str, Any]]:
     }
 
 
-def _at_rest(atoms: Atoms, model: Potential) -> dict[str, Any]:
-    """What the structure is, and how far it is from rest."""
+class _SinglePoint(NamedTuple):
+    """Energy, eV; forces, eV/Å, (N, 3); stress of a crystal, eV/Å³, (3, 3)."""
+
+    energy: float
+    forces: np.ndarray
+    stress: np.ndarray | None
+
+
+def _single_point(atoms: Atoms, model: Potential) -> _SinglePoint:
+    """Energy, forces and stress of a structure.
+
+    Raises:
+        ValueError: If energy or forces are not finite.
+    """
     here = atoms.copy()
     here.calc = MaceCalculator(model)
-    crystal = bool(here.pbc.all())
-    energy = here.get_potential_energy()
-    forces = here.get_forces()
-    contact = shortest_contact(here)
-    facts = {
-        "formula": here.get_chemical_formula(),
-        "n_atoms": len(here),
-        "mass": float(here.get_masses().sum()),
-        "volume": float(here.get_volume()) if crystal else None,
-        "shortest_contact": None if contact is None else contact.ratio,
-        "energy": float(energy),
-        "binding": (float(energy) - _energy_of_free_atoms(here)) / len(here),
-        "largest_force": float((forces**2).sum(1).max() ** 0.5),
-        "largest_stress": float(abs(here.get_stress()).max() / GPa) if crystal else None,
-    }
-    if not math.isfinite(facts["energy"]) or not math.isfinite(facts["largest_force"]):
+    energy, forces = float(here.get_potential_energy()), here.get_forces()
+    if not math.isfinite(energy) or not np.isfinite(forces).all():
         raise ValueError(
             "its energy or forces are not finite: look for atoms on top of each other, or a "
             "structure far from all that the model was made for"
         )
-    return facts
+    return _SinglePoint(energy, forces, here.get_stress(voigt=False) if here.pbc.all() else None)
+
+
+def _facts_of(atoms: Atoms, model: Potential, point: _SinglePoint) -> dict[str, Any]:
+    """Values of the record that describe the structure and its distance from a minimum."""
+    here = atoms.copy()
+    here.calc = MaceCalculator(model)
+    contact, stress = shortest_contact(here), point.stress
+    return {
+        "formula": here.get_chemical_formula(),
+        "n_atoms": len(here),
+        "mass": float(here.get_masses().sum()),
+        "volume": float(here.get_volume()) if here.pbc.all() else None,
+        "shortest_contact": None if contact is None else contact.ratio,
+        "energy": point.energy,
+        "binding": (point.energy - _energy_of_free_atoms(here)) / len(here),
+        "largest_force": float((point.forces**2).sum(1).max() ** 0.5),
+        "largest_stress": None if stress is None else float(abs(stress).max() / GPa),
+    }
 
 
 def _energy_of_free_atoms(atoms: Atoms) -> float:
-    """The same atoms, each alone in space, eV; `atoms` has the calculator."""
+    """Energy of the atoms, each alone in space, eV; `atoms` has the calculator."""
     total = 0.0
     for number in set(atoms.numbers):
         (same,) = (atoms.numbers == number).nonzero()
@@ -251,16 +274,18 @@ def _energy_of_free_atoms(atoms: Atoms) -> float:
 
 
 def _at_gamma(task: Task, model: Potential, atoms: Atoms) -> Modes:
-    """At Gamma alone, with what that leaves out."""
+    """Modes at the Gamma point alone, and the acoustic branches that are missing there."""
     modes = gamma_modes(model, atoms, memory_budget=task.memory_budget)
-    return _gamma_alone(
-        modes, acoustic_branches(model, atoms, modes, memory_budget=task.memory_budget)
-    )
+    branches = acoustic_branches(model, atoms, modes, memory_budget=task.memory_budget)
+    return _gamma_alone(task, modes, branches)
 
 
-def _gamma_alone(modes: NormalModes, branches: AcousticBranches) -> Modes:
+def _gamma_alone(task: Task, modes: NormalModes, branches: AcousticBranches) -> Modes:
     frequencies = modes.frequencies[None]
     spectrum = Spectrum(frequencies, frequencies.new_ones(1), frequencies.new_zeros(1, 3))
+    eigenvectors = None
+    if task.settings.eigenvectors:
+        eigenvectors = Eigenvectors(modes.modes[None], modes.masses, spectrum.q)
     facts = {
         **_facts(modes),
         "n_acoustic_branches": branches.n_branches,
@@ -268,38 +293,41 @@ def _gamma_alone(modes: NormalModes, branches: AcousticBranches) -> Modes:
         "no_acoustic_estimate": branches.reason,
         "n_imaginary": modes.n_imaginary,
     }
-    return Modes(spectrum, facts)
+    return Modes(spectrum, facts, eigenvectors)
 
 
 def _on_mesh(task: Task, model: Potential, atoms: Atoms) -> Modes:
-    """On the mesh of the settings, with one point along directions that are not periodic."""
+    """Modes on the mesh of the settings, with one point along directions without periodicity."""
     size, symprec = _mesh_size(task.settings.mesh, atoms), task.settings.symprec
     lattice = phonons_of(model, atoms, symprec=symprec, memory_budget=task.memory_budget)
     at_gamma = replace(lattice.gamma_modes(), largest_force=lattice.diagnostics.largest_force)
     if size in (None, (1, 1, 1)):
         branches = acoustic_branches(model, atoms, at_gamma, memory_budget=task.memory_budget)
-        # Where parts do not feel their images, all waves are like that at Gamma.
+        # Where parts do not interact with their images, all wave vectors are equal to Gamma.
         if size is not None or not branches.n_branches:
-            return _gamma_alone(at_gamma, branches)
+            return _gamma_alone(task, at_gamma, branches)
     with warnings.catch_warnings():
-        # All of these are in the record.
+        # The record has all of these.
         warnings.filterwarnings("ignore", message="the largest force is")
         warnings.filterwarnings("ignore", message=".*imaginary modes")
         warnings.filterwarnings("ignore", message="the heat capacity has an error")
-        modes, error = _going_on_from(task.folder, MESHES, lambda: _mesh_modes(task, lattice, size))
+        modes, error = _resume_from(task.folder, MESHES, lambda: _mesh_modes(task, lattice, size))
     frequencies, mesh = modes.frequencies_in("cm-1"), modes.mesh
     spectrum = Spectrum(frequencies, mesh.weights.to(frequencies), mesh.q.to(frequencies))
+    eigenvectors = None
+    if modes.eigenvectors is not None:
+        eigenvectors = Eigenvectors(modes.eigenvectors, modes.masses, spectrum.q)
     facts = {
         **_facts(at_gamma),
         "mesh": mesh.size,
         "mesh_error": error,
         "n_imaginary": modes.n_imaginary,
     }
-    return Modes(spectrum, facts)
+    return Modes(spectrum, facts, eigenvectors)
 
 
 def _mesh_size(wanted: MeshChoice, atoms: Atoms) -> tuple[int, int, int] | None:
-    """The size of the mesh for a crystal; None if it is to be found."""
+    """The size of the mesh for a crystal; None if it has to be found."""
     if wanted is None or isinstance(wanted, str):
         return None
     if isinstance(wanted, float):
@@ -313,9 +341,10 @@ def _mesh_modes(
 ) -> tuple[MeshModes, float | None]:
     """The modes on a mesh, and the error of the heat capacity where the mesh was refined."""
     path, settings = task.folder / MESH, task.settings
+    vectors = settings.eigenvectors
     if size is not None:
         mesh = Mesh.of(lattice.atoms, size, symprec=settings.symprec)
-        return mesh_modes(lattice, mesh, eigenvectors=False, checkpoint=path), None
+        return mesh_modes(lattice, mesh, eigenvectors=vectors, checkpoint=path), None
     found = converged_mesh_thermo(
         lattice,
         settings.mesh_temperature,
@@ -323,12 +352,15 @@ def _mesh_modes(
         symprec=settings.symprec,
         checkpoint=path,
     )
-    return found.result.modes, found.steps[-1].error
+    modes = found.result.modes
+    if vectors:  # the meshes on the way have none
+        modes = mesh_modes(lattice, modes.mesh, checkpoint=task.folder / MESH)
+    return modes, found.steps[-1].error
 
 
 def _facts(at_gamma: NormalModes) -> dict[str, Any]:
-    """Diagnostics of the Hessian, which is the dynamical matrix at Gamma."""
-    # The diagonal of the force constants, which has the largest of them near a minimum.
+    """Diagnostics of the Hessian at Gamma."""
+    # Near a minimum the largest force constant is on the diagonal.
     squares = (
         at_gamma.frequencies.abs() * at_gamma.frequencies / frequency_factor(at_gamma.unit) ** 2
     )
@@ -341,8 +373,8 @@ def _facts(at_gamma: NormalModes) -> dict[str, Any]:
     }
 
 
-def _going_on_from(folder: Path, checkpoints: str, compute: Callable[[], T]) -> T:
-    """Compute with checkpoints, named by a pattern; once more, without, if one is damaged."""
+def _resume_from(folder: Path, checkpoints: str, compute: Callable[[], T]) -> T:
+    """Compute from the checkpoints that match a pattern; if that fails, once more without them."""
     resumed = any(folder.glob(checkpoints))
     try:
         return compute()
@@ -361,7 +393,7 @@ def _remove(folder: Path, checkpoints: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Why a structure failed: our own errors say it themselves."""
+    """Reason of a failure: the text of a ValueError, or kind and text of another error."""
     if isinstance(error, MemoryError):
         return f"not enough memory: {error}"
     if type(error) is ValueError and str(error):

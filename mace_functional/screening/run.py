@@ -28,6 +28,7 @@ from mace_functional.screening.progress import ScreeningProgress
 from mace_functional.screening.record import RECORD, STRUCTURE, Record, Spectrum
 from mace_functional.screening.references import Reference
 from mace_functional.screening.rows import Row, checked
+from mace_functional.screening.saved_eigenvectors import Eigenvectors
 from mace_functional.screening.screen_checks import (
     check_potential,
     check_references,
@@ -132,7 +133,8 @@ def screen(
         structures: Files, folders, names of structures of the package, or Atoms by name; see
             `find_sources`.
         output: Folder for `structures/NAME-KEY/` with `record.json`, `frequencies.npz` and
-            `structure.xyz` each, `table.csv`, `table.json` and `settings.json`. Made if missing.
+            `structure.xyz` (geometry, energy, forces) each, `table.csv`, `table.json` and
+            `settings.json`. Made if missing.
         settings: What to compute.
         potential: Computes all structures, in place of the model that `settings.model` names, which
             then only names it in the report. Processes are sent it, so it must be one that can be
@@ -271,7 +273,7 @@ def _sorted_out(
     for key, source in zip(keys, sources, strict=True):
         if key in done or key in tasks:
             continue
-        ready = _ready(places[key], retry)
+        ready = _ready(places[key], settings, retry)
         if ready is not None:
             done[key] = ready
         elif source.atoms is None:
@@ -292,7 +294,7 @@ def _sorted_out(
     return done, list(tasks.values())
 
 
-def _ready(folder: Path, retry: bool) -> Record | None:
+def _ready(folder: Path, settings: ScreenSettings, retry: bool) -> Record | None:
     """The record of a structure that needs nothing more; those that cannot be used are removed."""
     if not (folder / RECORD).exists():
         return None
@@ -301,6 +303,8 @@ def _ready(folder: Path, retry: bool) -> Record | None:
         record = Record.load(folder)
         if record.failure is None:
             (folder / STRUCTURE).stat()
+            if settings.eigenvectors:
+                Eigenvectors.load(folder)
             if checked(Row(record, Spectrum.load(folder))).spectrum is None:
                 record = None
     except Exception:  # a damaged file may raise anything, and is computed anew

@@ -42,6 +42,8 @@ class ScreenSettings:
         mesh_tolerance: Relative error of the heat capacity that "auto" asks for.
         mesh_temperature: At which it has that, K; it is smaller where it is warmer.
         symprec: Tolerance of the symmetry by which the mesh is reduced, Å.
+        eigenvectors: True to write the eigenvectors of each structure beside its frequencies, as
+            `eigenvectors.npz` with keys `eigenvectors`, `masses` and `q`.
 
     Raises:
         ValueError: If dispersion is True, which names no functional.
@@ -60,6 +62,7 @@ class ScreenSettings:
     mesh_tolerance: float = MESH_TOLERANCE
     mesh_temperature: float = COLDEST
     symprec: float = SYMPREC
+    eigenvectors: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dispersion", functional_name(self.dispersion))
@@ -70,6 +73,8 @@ class ScreenSettings:
         """What results depend on, but for the model: settings without effect are left out."""
         values = asdict(self)
         del values["model"]
+        if not self.eigenvectors:
+            del values["eigenvectors"]
         if self.mesh is None:
             del values["symprec"]
         if self.mesh != "auto":

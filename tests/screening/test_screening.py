@@ -29,12 +29,13 @@ from mace_functional.screening.evaluate import RELAXATION, Task, evaluate
 from mace_functional.screening.record import RECORD, SPECTRUM, STRUCTURE, Record
 from mace_functional.screening.references import Reference, read_references
 from mace_functional.screening.run import screen
+from mace_functional.screening.saved_eigenvectors import EIGENVECTORS, Eigenvectors
 from mace_functional.screening.saved_structures import write_geometry
 from mace_functional.screening.screen_settings import ScreenSettings
 from mace_functional.screening.sources import find_sources
 from mace_functional.screening.table import CSV, JSON, relative_error
 from mace_functional.screening.workers import DIED, borrowed, completed
-from mace_functional.units import EV_PER_MOLECULE
+from mace_functional.units import EV_PER_MOLECULE, frequency_factor
 
 SETTINGS = ScreenSettings("embedded")
 TEMPERATURES = (0.0, 300.0)
@@ -413,6 +414,78 @@ def test_geometry_keeps_every_digit(tmp_path):
     np.testing.assert_array_equal(read.get_masses(), atoms.get_masses())
     assert read.pbc.all()
     assert (read.info["charge"], read.info["spin"]) == (-1, 2)
+
+
+def test_kept_structure_has_energy_forces_and_stress_of_the_model(screening):
+    for name in "POSCAR.salt", "ethanol":
+        index = [record.name for record in screening.records].index(name)
+        kept = ase.io.read(screening.folders[index] / STRUCTURE)
+        computed = kept.copy()
+        computed.calc = mf.MaceCalculator(mf.load_model("embedded"))
+        assert kept.get_potential_energy() == computed.get_potential_energy()
+        np.testing.assert_array_equal(kept.get_forces(), computed.get_forces())
+        assert ("stress" in kept.calc.results) == bool(kept.pbc.all())
+        if kept.pbc.all():
+            np.testing.assert_allclose(kept.get_stress(), computed.get_stress(), rtol=1e-12)
+
+
+def test_results_in_the_file_of_a_structure_are_not_taken_for_those_of_the_model(tmp_path):
+    atoms = salt()
+    atoms.info["energy"] = 17.0
+    atoms.arrays["forces"] = np.ones((2, 3))
+    atoms.arrays["frozen"] = np.array([True, False])
+    write_geometry(tmp_path, atoms, energy=-1 / 3, forces=np.full((2, 3), 1 / 7))
+    read = ase.io.read(tmp_path / STRUCTURE)
+    assert read.get_potential_energy() == -1 / 3
+    assert (read.get_forces() == 1 / 7).all()
+    assert read.arrays["frozen"].tolist() == [True, False]
+
+
+def test_eigenvectors_diagonalise_the_mass_weighted_hessian(thread, tmp_path):
+    settings = replace(SETTINGS, relax=False, eigenvectors=True)
+    structures = {"water": molecule("H2O"), "salt": salt()}
+    done = screen(structures, tmp_path, settings, executor=thread)
+    for row, folder in zip(done.rows(), done.folders, strict=True):
+        atoms, model = ase.io.read(folder / STRUCTURE), mf.load_model("embedded")
+        with np.load(folder / EIGENVECTORS) as file:
+            vectors, masses, q = file["eigenvectors"], file["masses"], file["q"]
+        np.testing.assert_allclose(masses, atoms.get_masses())
+        assert q.tolist() == [[0, 0, 0]]
+        calculator = mf.MaceCalculator(model)
+        root = np.repeat(masses, 3) ** -0.5
+        weighted = calculator.get_hessian(atoms) * root[:, None] * root
+        e = vectors[0].reshape(len(vectors[0]), -1)
+        nu = row.spectrum.frequencies[0].numpy()
+        np.testing.assert_allclose(e @ e.T, np.eye(len(e)), atol=1e-10)
+        squares = np.sign(nu) * (nu / frequency_factor("cm-1")) ** 2
+        np.testing.assert_allclose(e @ weighted @ e.T, np.diag(squares), atol=1e-8)
+
+
+@pytest.mark.parametrize("mesh", [(2, 2, 2), "auto"])
+def test_eigenvectors_on_a_mesh_are_those_of_the_dynamical_matrices(mesh, thread, tmp_path):
+    settings = replace(SETTINGS, eigenvectors=True, mesh=mesh, mesh_tolerance=0.05)
+    done = screen({"salt": salt()}, tmp_path, settings, executor=thread)
+    (row,), (folder,) = done.rows(), done.folders
+    found = Eigenvectors.load(folder)
+    lattice = mf.phonons_of(mf.load_model("embedded"), ase.io.read(folder / STRUCTURE))
+    assert len(found.q) == len(row.spectrum.q) > 1
+    for q, vectors, nu in zip(found.q, found.eigenvectors, row.spectrum.frequencies, strict=True):
+        e = vectors.reshape(len(vectors), -1).numpy()
+        matrix = lattice.dynamical_matrix(q).numpy()
+        squares = (nu * nu.abs() / frequency_factor("cm-1") ** 2).numpy()
+        np.testing.assert_allclose(e.conj() @ matrix @ e.T, np.diag(squares), atol=1e-4)
+    assert {path.name for path in folder.iterdir()} == {RECORD, SPECTRUM, STRUCTURE, EIGENVECTORS}
+
+
+def test_eigenvectors_are_computed_where_they_are_asked_for_and_missing(thread, tmp_path):
+    first = screen({"salt": salt()}, tmp_path, SETTINGS, executor=thread)
+    wanted = replace(SETTINGS, eigenvectors=True)
+    other = screen({"salt": salt()}, tmp_path, wanted, executor=thread)
+    assert not (first.folders[0] / EIGENVECTORS).exists()
+    (other.folders[0] / EIGENVECTORS).unlink()
+    again = screen({"salt": salt()}, tmp_path, wanted, executor=thread)
+    assert (again.folders[0] / EIGENVECTORS).exists()
+    assert len({*first.folders, *other.folders, *again.folders}) == 2
 
 
 def test_names_are_as_long_as_they_must_be(tmp_path):
