@@ -1,7 +1,8 @@
-"""The console that verbs print to: what comes from outside is printed as it is.
+"""The console that subcommands print to: what comes from outside is printed as it is.
 
 Names of files, models and structures may hold what rich takes for markup (`[bold]`, `[/x]`) or for
-an emoji (`:smile:`). Nothing is read as markup here; what is to be bold is printed with a style.
+an emoji (`:smile:`). Nothing is read as markup here; bold text is printed with a style. Nothing is
+coloured by its look either: rich would colour the digits inside of a unit or of a formula.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ BOLD = "bold"
 
 
 class Console(rich.console.Console):
-    """A console without markup and emoji, for standard output or, with `stderr=True`, error.
+    """A console without markup, emoji and guessed colours.
 
     Args:
-        **options: Of rich's console.
+        **options: Of rich's console; `stderr=True` prints to standard error.
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(markup=False, emoji=False, **options)
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def status(self, status: Any, **options: Any) -> Status:
         """A line of progress; a string is shown as it is."""

@@ -19,7 +19,7 @@ from mace_functional.cli.arguments import (
 )
 from mace_functional.cli.output_files import check_figure, check_outputs
 from mace_functional.structure.examples import STRUCTURES, is_example
-from mace_functional.support.defaults import DTYPES, SYMPREC
+from mace_functional.support.defaults import DTYPES, SYMPREC, TEMPERATURES
 from mace_functional.support.validation import (
     HOTTEST,
     LOOSEST,
@@ -83,21 +83,21 @@ def add_limits(parser: Parser, needs: str = "") -> None:
     )
 
 
-def add_temperatures(parser: Parser, default: tuple[float, ...], more: str = "") -> None:
+def add_temperatures(parser: Parser, more: str = "") -> None:
     """Add the temperatures of a table.
 
     Args:
-        parser: Of the verb.
-        default: Temperatures if none are given, K.
+        parser: Of the subcommand.
         more: What else there is to say about them, for the help.
     """
     parser.add_several(
         "--temperatures",
         can_be=is_number,
         type=numbers("--temperatures", between, 0.0, HOTTEST, "K"),
-        default=list(default),
+        default=list(TEMPERATURES),
         metavar="T,T,...",
-        help=f"K, from 0 to {HOTTEST:g} ({' '.join(f'{t:g}' for t in default)}){more}",
+        help=f"temperatures in K, from 0 to {HOTTEST:g} "
+        f"({' '.join(f'{t:g}' for t in TEMPERATURES)}){more}",
     )
 
 
@@ -166,7 +166,7 @@ def add_model(parser: Parser) -> None:
         type=checked("--dispersion", _functional),
         metavar="FUNCTIONAL",
         help="add D3 dispersion with Becke-Johnson damping, for the functional that the model was "
-        f"fitted to ({FUNCTIONAL} if none is named)",
+        f"fitted to ({FUNCTIONAL} if none is named); needs the extra `dispersion`",
     )
     parser.add_argument(
         "--dtype",

@@ -18,8 +18,10 @@ from mace_functional.cli.options import symprec_of
 from mace_functional.cli.output_files import write_figure, write_json
 from mace_functional.cli.phonons_parser import DISPLACEMENTS
 from mace_functional.cli.printed_results import (
+    mesh_text,
     no_warnings_of_what_is_reported,
     print_rest,
+    print_subject,
     print_thermo,
     print_written,
     structure_results,
@@ -46,6 +48,9 @@ from mace_functional.potential.protocol import Potential
 from mace_functional.structure.selection import refuse_constraints
 from mace_functional.support.atomic_write import atomic_write
 from mace_functional.vibrations.imaginary import ImaginaryMode, imaginary_modes
+
+DIGITS = {"cm-1": ".2f", "THz": ".3f", "meV": ".3f"}
+"""Format of a frequency in each unit."""
 
 SHOWN = 5
 """How many imaginary modes are printed; all of them are in the JSON file."""
@@ -233,12 +238,13 @@ def _print(results: dict[str, Any]) -> None:
     """Tables and diagnostics, on standard output."""
     console = Console()
     unit, mesh = results["unit"], results["mesh"]
-    size = " x ".join(map(str, mesh["size"]))
-    title = f"{results['formula']}: harmonic, per cell, {size} wave vectors"
-    print_thermo(console, results, f"{title} ({len(mesh['q'])} different)")
+    print_subject(console, results)
+    console.print(f"sampling    {mesh_text(mesh['size'], len(mesh['q']))}")
+    print_thermo(console, results, "Harmonic, per cell")
     bands = results["bands"]["frequencies"]
     lowest, highest = min(min(row) for row in bands), max(max(row) for row in bands)
-    console.print(f"frequencies on the path {lowest:.3f} to {highest:.3f} {unit}")
+    digits = DIGITS[unit]
+    console.print(f"frequencies on the path {lowest:{digits}} to {highest:{digits}} {unit}")
     for where in "bands", "mesh":
         _print_imaginary(console, results[where]["imaginary"], where, unit)
     diagnostics = results["diagnostics"]
@@ -260,7 +266,7 @@ def _print_imaginary(console: Console, modes: list[dict[str, Any]], where: str, 
     console.print(f"imaginary modes {place}: {len(modes)}", style=BOLD)
     for mode in modes[:SHOWN]:
         q = ", ".join(f"{x:.4f}" for x in mode["q"])
-        console.print(f"  {mode['frequency']:.3f} {unit} at q = ({q})")
+        console.print(f"  {mode['frequency']:{DIGITS[unit]}} {unit} at q = ({q})")
     if len(modes) > SHOWN:
         console.print("  ...")
 

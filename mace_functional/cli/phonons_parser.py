@@ -20,9 +20,6 @@ from mace_functional.support.defaults import MESH_SPACING, PhononMethod
 from mace_functional.support.validation import MOST_WAVE_VECTORS, between, count
 from mace_functional.units import FREQUENCY_UNITS
 
-TEMPERATURES = (100.0, 200.0, 300.0, 400.0)
-"""K."""
-
 DISPLACEMENTS = (0.1, 0.03, 0.01)
 """Å."""
 
@@ -69,7 +66,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--unit",
         choices=list(FREQUENCY_UNITS),
-        default="THz",
+        default="cm-1",
         help="unit of frequencies (%(default)s)",
     )
     parser.add_argument(
@@ -79,7 +76,7 @@ def add_parser(verbs: Any) -> None:
         help="force constants of all cells first, or coupled replicas of the cell for each wave "
         "vector; both are exact (%(default)s: what costs less)",
     )
-    add_temperatures(parser, TEMPERATURES)
+    add_temperatures(parser)
     add_three(
         parser,
         "--supercell",
@@ -90,7 +87,7 @@ def add_parser(verbs: Any) -> None:
         "--compare-finite-differences",
         action="store_true",
         help="print how far the frequencies of phonopy's displacements in the supercell are from "
-        "the exact ones",
+        "the exact ones; needs the extra `phonons`",
     )
     parser.add_several(
         "--displacements",
@@ -105,7 +102,10 @@ def add_parser(verbs: Any) -> None:
         "--npz", type=Path, metavar="OUT", help="write arrays here, eigenvectors included"
     )
     parser.add_argument(
-        "--phonopy", type=Path, metavar="OUT", help="write a phonopy_params.yaml here"
+        "--phonopy",
+        type=Path,
+        metavar="OUT",
+        help="write a phonopy_params.yaml here; needs the extra `phonons`",
     )
     parser.add_argument(
         "--figure",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -107,6 +108,42 @@ def missing_results(
     }
 
 
+def print_subject(console: Console, results: dict[str, Any]) -> None:
+    """Print which structure was computed with which model, and how it came to rest.
+
+    Args:
+        console: The console of the results.
+        results: Results of a subcommand, with those of `structure_results`.
+    """
+    periodic = sum(results["pbc"])
+    kind = f"periodic in {periodic} directions" if periodic else "a molecule"
+    console.print(
+        f"structure   {results['file']}: {results['formula']}, {results['atoms']} atoms, {kind}"
+    )
+    dispersion = results["dispersion"]
+    correction = "" if dispersion is None else f", with D3({dispersion})"
+    console.print(f"model       {results['model']}{correction}, {results['dtype']}")
+    console.print(f"relaxation  {_relaxation_text(results['relaxation'])}")
+    console.print(f"energy      {results['energy_eV']:.6f} eV, of the potential alone")
+
+
+def _relaxation_text(relaxation: dict[str, Any] | None) -> str:
+    """How a relaxation ended, and what it took."""
+    if relaxation is None:
+        return "none: the structure is taken as it is"
+    what = "positions and cell" if relaxation["cell_relaxed"] else "positions"
+    return (
+        f"{what}, {relaxation['reason']}; {relaxation['steps']} gradients, "
+        f"{relaxation['hessian_vector_products']} Hessian-vector products"
+    )
+
+
+def mesh_text(size: Sequence[int], inequivalent: int) -> str:
+    """The size of a mesh and its numbers of wave vectors."""
+    shape = " x ".join(map(str, size))
+    return f"{shape} mesh: {math.prod(size)} wave vectors, {inequivalent} inequivalent"
+
+
 def print_missing(console: Console, results: dict[str, Any]) -> None:
     """What Gamma alone leaves out, at the temperature nearest to 300 K."""
     missing = results["missing_at_gamma"]
@@ -130,8 +167,15 @@ def print_missing(console: Console, results: dict[str, Any]) -> None:
         console.print(words)
 
 
-def print_thermo(console: Console, results: dict[str, Any], title: str) -> None:
-    """The table of thermodynamic functions."""
+def print_thermo(console: Console, results: dict[str, Any], title: str, note: str = "") -> None:
+    """Print the table of thermodynamic functions.
+
+    Args:
+        console: The console of the results.
+        results: Results of a subcommand, with those of `thermo_results`.
+        title: What the numbers are for.
+        note: What must be known of them, below the table.
+    """
     columns = {
         "T\nK": ("temperatures_K", "{:.2f}"),
         "Cv\nJ/(g K)": ("heat_capacity_J_per_gK", "{:.4f}"),
@@ -145,7 +189,9 @@ def print_thermo(console: Console, results: dict[str, Any], title: str) -> None:
     if missing is not None and missing["about_J_per_gK"] is not None:
         columns["missing\nJ/(g K)"] = ("missing", "{:.4f}")
         results = {**results, "missing": missing["about_J_per_gK"]}
-    table = Table(title=title)
+    zero_point = results["zero_point_energy_eV"]
+    notes = [f"F and U contain the zero-point energy, {zero_point:.4f} eV, and no potential energy"]
+    table = Table(title=title, caption="\n".join([note, *notes] if note else notes))
     for heading in columns:
         table.add_column(heading, justify="right")
     for row in zip(*(results[key] for key, _ in columns.values()), strict=True):
@@ -224,11 +270,11 @@ def convergence_results(found: ConvergedThermo) -> dict[str, Any]:
 def print_convergence(console: Console, convergence: dict[str, Any]) -> None:
     """The meshes that were tried, and whether the last is fine enough."""
     for mesh in convergence["meshes"]:
-        size, change = " x ".join(map(str, mesh["size"])), mesh["relative_change"]
+        change = mesh["relative_change"]
         heat = mesh["heat_capacity_J_per_gK"]
         shown = f"{min(heat):.4f}" if len(heat) == 1 else f"{min(heat):.4f} to {max(heat):.4f}"
         console.print(
-            f"mesh {size}, {mesh['wave_vectors']} different: Cv {shown} J/(g K)"
+            f"{mesh_text(mesh['size'], mesh['wave_vectors'])}: Cv {shown} J/(g K)"
             + ("" if change is None else f", largest change {change:.1e}")
             + f", at most {mesh['relative_missing_at_gamma']:.1e} missing"
         )

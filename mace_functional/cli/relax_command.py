@@ -17,7 +17,12 @@ from mace_functional.cli.output_files import (
     write_json,
     write_structure,
 )
-from mace_functional.cli.printed_results import print_rest, print_written, structure_results
+from mace_functional.cli.printed_results import (
+    print_rest,
+    print_subject,
+    print_written,
+    structure_results,
+)
 from mace_functional.cli.relaxed_structures import relax_in_place
 
 
@@ -71,13 +76,8 @@ def _check(options: argparse.Namespace, atoms: Atoms) -> None:
 
 
 def _print(results: dict[str, Any]) -> None:
-    """How it went, on standard output."""
+    """Print how the relaxation ended, on standard output."""
     console = Console()
-    relaxation = results["relaxation"]
-    console.print(f"{results['formula']}: {relaxation['reason']}")
-    console.print(f"energy {results['energy_eV']:.6f} eV")
-    print_rest(console, relaxation["largest_force_eV_per_A"], results)
-    console.print(
-        f"{relaxation['steps']} gradients, {relaxation['hessian_vector_products']} Hessian-vector "
-        f"products, {results['seconds']:.1f} s"
-    )
+    print_subject(console, results)
+    print_rest(console, results["relaxation"]["largest_force_eV_per_A"], results)
+    console.print(f"{results['seconds']:.1f} s")

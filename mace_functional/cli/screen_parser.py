@@ -20,7 +20,6 @@ from mace_functional.cli.options import (
 )
 from mace_functional.screening.references import has_temperature
 from mace_functional.screening.screen_settings import COLDEST, LOCAL
-from mace_functional.support.defaults import TEMPERATURES
 from mace_functional.support.validation import between, count
 
 FAILED = 3
@@ -89,7 +88,6 @@ def _add_what(parser: Parser) -> None:
     )
     add_temperatures(
         parser,
-        TEMPERATURES,
         "; to change them computes nothing anew, but for ones below "
         f"{COLDEST:g} K with --mesh {AUTO}",
     )
@@ -122,7 +120,7 @@ def _add_where(parser: Parser) -> None:
         "--dask",
         metavar="ADDRESS",
         help="have it done by the workers of this Dask scheduler, which must see the same files; "
-        f"or {LOCAL}, for --workers Dask workers on this machine",
+        f"or {LOCAL}, for --workers Dask workers on this machine; needs the extra `dask`",
     )
     parser.add_argument(
         "--retry", action="store_true", help="compute structures again that failed before"

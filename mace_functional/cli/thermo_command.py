@@ -18,12 +18,14 @@ from mace_functional.cli.options import symprec_of
 from mace_functional.cli.output_files import write_figure, write_json
 from mace_functional.cli.printed_results import (
     convergence_results,
+    mesh_text,
     missing_results,
     no_warnings_of_what_is_reported,
     print_convergence,
     print_missing,
     print_rest,
     print_soft,
+    print_subject,
     print_thermo,
     print_written,
     structure_results,
@@ -49,7 +51,7 @@ from mace_functional.vibrations.harmonic_modes import NormalModes
 from mace_functional.vibrations.thermodynamics import harmonic_thermo
 
 VIBRATIONS_ONLY = "vibrations only, without translation and rotation"
-"""What S, F and U of a molecule are of; those of a gas have more in them."""
+"""The part of Cv, S, F and U of a molecule that the table has; those of a gas have more in them."""
 
 
 def run(options: argparse.Namespace) -> None:
@@ -191,17 +193,17 @@ def _print(results: dict[str, Any]) -> None:
     """The table and the diagnostics, on standard output."""
     console = Console()
     free, atoms = len(results["free_atoms"]), results["atoms"]
-    per = "cell or molecule" if free == atoms else f"{free} free of {atoms} atoms"
-    title = f"{results['formula']}: harmonic, per {per}"
-    if results["part_of_thermodynamics"] is not None:
-        title += f", {results['part_of_thermodynamics']}"
-    mesh = results["mesh"]
+    per = "cell" if any(results["pbc"]) else "molecule"
+    if free < atoms:
+        per = f"{free} free of {atoms} atoms"
+    mesh, part = results["mesh"], results["part_of_thermodynamics"]
+    print_subject(console, results)
     if mesh is not None:
-        size = " x ".join(map(str, mesh["size"]))
-        title += f", {size} wave vectors ({len(mesh['q'])} different)"
+        console.print(f"sampling    {mesh_text(mesh['size'], len(mesh['q']))}")
     elif results["missing_at_gamma"] is not None:
-        title += ", at Gamma alone"
-    print_thermo(console, results, title)
+        console.print("sampling    Gamma alone")
+    note = "" if part is None else f"Cv, S, F and U are those of {part}"
+    print_thermo(console, results, f"Harmonic, per {per}", note)
     print_missing(console, results)
     if results["mesh_convergence"] is not None:
         print_convergence(console, results["mesh_convergence"])

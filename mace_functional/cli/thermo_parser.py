@@ -11,7 +11,6 @@ from mace_functional.cli.mesh_options import add_mesh, mesh_choice
 from mace_functional.cli.options import add_options, add_temperatures, check_options
 from mace_functional.cli.output_files import FIGURES
 from mace_functional.cli.ranges import RANGE
-from mace_functional.support.defaults import TEMPERATURES
 
 
 def add_parser(verbs: Any) -> None:
@@ -34,7 +33,7 @@ def add_parser(verbs: Any) -> None:
         "numbers from 0 and ranges, as in 0 1 2 or 0-5,9; negative ones count from the end "
         "(-3--1 for the last three). Without it, all that the file does not fix",
     )
-    add_temperatures(parser, TEMPERATURES)
+    add_temperatures(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all results here")
     parser.add_argument(
         "--figure",

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-TEMPERATURES = (250.0, 275.0, 300.0, 325.0, 350.0, 375.0, 400.0)
-"""Default temperatures of a table of heat capacities, K."""
+TEMPERATURES = (250.0, 275.0, 298.15, 300.0, 325.0, 350.0, 375.0, 400.0)
+"""Default temperatures of a table of heat capacities, K.
+
+They are those of the published study, and 298.15 K, for which measured values are tabulated.
+"""
 
 DTYPES = ("float64", "float32")
 """Names of the supported precisions; `validation.floating_type` returns the torch dtype."""

@@ -37,7 +37,7 @@ def test_thermo_says_how_much_gamma_alone_leaves_out(salt, capsys):
     assert len(missing["acoustic_edges_cm-1"]) == 3
     assert missing["no_estimate_because"] is None
     words = " ".join(capsys.readouterr().out.split())
-    assert "at Gamma alone" in words
+    assert "sampling Gamma alone" in words
     assert "Gamma alone leaves out 3 acoustic modes a cell: about" in words
     assert f"about {missing['about_J_per_gK'][1]:.4f} J/(g K) at 300 K" in words
     assert f"300 K, {100 * missing['share'][1]:.1f} % of the whole" in words
@@ -65,7 +65,7 @@ def test_mesh_auto_is_refined_until_the_heat_capacity_has_converged(salt, capsys
     assert found["heat_capacity_J_per_gK"] == pytest.approx([0.82], abs=0.01)
     assert found["missing_at_gamma"] is None
     words = " ".join(capsys.readouterr().out.split())
-    assert "mesh 2 x 2 x 2, 3 different: Cv" in words
+    assert "2 x 2 x 2 mesh: 8 wave vectors, 3 inequivalent: Cv" in words
     assert "converged to 0.01" in words
 
 

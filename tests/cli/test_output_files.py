@@ -133,7 +133,7 @@ def test_single_atom_has_no_vibrations_at_gamma(atoms, tmp_path, capsys):
     path = tmp_path / "one.extxyz"
     ase.io.write(path, atoms)
     assert main(["thermo", str(path), "--model", "embedded"]) == 2
-    expected = "take a mesh" if atoms.pbc.any() else "single atom, which has no vibrations"
+    expected = "use a mesh" if atoms.pbc.any() else "single atom, which has no vibrations"
     assert expected in capsys.readouterr().err
 
 

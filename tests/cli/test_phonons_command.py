@@ -136,7 +136,7 @@ def test_finite_differences_are_seen_to_converge(tmp_path, capsys):
     coarse, fine = json.loads((tmp_path / "o.json").read_text())["finite_displacements"]
     assert coarse["wave_vectors"] == 8
     assert fine["displacement_A"] == 0.03
-    assert 0 < 5 * fine["largest_difference"] < coarse["largest_difference"] < 1
+    assert 0 < 5 * fine["largest_difference"] < coarse["largest_difference"] < 30
     printed = capsys.readouterr().out
     assert "phonopy's displacements in 2 x 2 x 2 cells" in printed
     assert f"{coarse['largest_difference']:.2e}" in printed
@@ -165,7 +165,7 @@ def test_imaginary_modes_are_reported_with_their_wave_vector(tmp_path, monkeypat
     q = ", ".join(f"{x:.4f}" for x in worst["q"])
     printed = capsys.readouterr().out
     assert f"imaginary modes on the mesh, left out of the sums: {len(found)}" in printed
-    assert f"{worst['frequency']:.3f} THz at q = ({q})" in printed
+    assert f"{worst['frequency']:.2f} cm-1 at q = ({q})" in printed
 
 
 @pytest.mark.usefixtures("salt")

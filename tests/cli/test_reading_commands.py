@@ -36,7 +36,7 @@ _atom_site_occupancy
 Si1 Si 0 0 0 0.5
 O1 O 0.5 0.5 0.5 1
 """
-FINDING = "only fills a place"
+FINDING = "is a placeholder"
 
 
 def run(capsys: Any, *words: object) -> tuple[int, str, str]:
