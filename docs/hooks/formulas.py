@@ -9,10 +9,10 @@ from __future__ import annotations
 import html
 import logging
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import ziamath
 from fontTools import subset
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
@@ -21,7 +21,7 @@ from mkdocs.structure.pages import Page
 FORMULA = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
 )
-FONT = Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf"
+FONT = Path(str(find_spec("ziamath").origin)).parent / "fonts" / "STIXTwoMath-Regular.ttf"
 CHARACTERS = (
     (0x20, 0x7E),  # basic Latin
     (0xA0, 0xFF),  # Latin, with the Å
