@@ -44,8 +44,10 @@ def missing_package(code: str) -> str | None:
     return None
 
 
-PYTHON_PAGES = [page for page in PAGES if fenced(page, "python") and page.stem != "potentials"]
-"""The page on potentials has a test among those of potentials, which looks at its numbers."""
+TESTED_ELSEWHERE = ("optimisers", "potentials")
+"""Pages whose tests look at their numbers, in tests/interop and tests/potential."""
+
+PYTHON_PAGES = [p for p in PAGES if fenced(p, "python") and p.stem not in TESTED_ELSEWHERE]
 
 
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=name_of)
