@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from torch import Tensor, nn
 
-from mace_functional.autodiff.jets import Jet, compose, jet_of, multiply
+from mace_functional.autodiff.jets import Jet, compose, multiply
 from mace_functional.mace.cutoff import CutoffRadius, polynomial_cutoff
 from mace_functional.mace.distance_transforms import Agnesi, Soft
 from mace_functional.mace.radial_bases import Bessel, Chebyshev, Gaussian
@@ -60,8 +59,7 @@ class RadialEmbedding(nn.Module):
             table = self.distance_transform.covalent_radii[:, None]
             radii_i = species.expand(table[list(species.numbers)])[:, None]
             radii_j = gather(sender_species.expand(table[list(sender_species.numbers)]), senders)
-            transform = partial(self.distance_transform, radii_i=radii_i, radii_j=radii_j)
-            transformed = jet_of(transform, lengths, order)
+            transformed = self.distance_transform(lengths, radii_i, radii_j, order)
             basis = compose(self.bessel_fn(transformed[0], order), transformed)
         return (
             (multiply(basis, envelope), None) if self.settings.apply_cutoff else (basis, envelope)

@@ -106,13 +106,21 @@ def assert_as_alone(function: Function, model: mf.MaceModel, calls: int) -> None
 
 @pytest.mark.parametrize(
     ("function", "calls"),
-    [(energy, 100), (forces, 100), (product, 100), (operator, 20), (by_parameters, 20)],
+    [
+        (energy, 100),
+        (forces, 30),
+        (product, 30),
+        (operator, 20),
+        (by_parameters, 20),
+        pytest.param(forces, 100, marks=pytest.mark.slow),
+        pytest.param(product, 100, marks=pytest.mark.slow),
+    ],
 )
 def test_two_threads_with_one_model_get_the_numbers_of_one(function, calls, model, impatient):
     assert_as_alone(function, model, calls)
 
 
-def test_two_threads_share_a_distance_transform_whose_jets_take_forward_mode(impatient):
+def test_two_threads_share_a_distance_transform(impatient):
     assert_as_alone(forces, one_layer(distance_transform="Agnesi"), 20)
 
 
