@@ -71,7 +71,7 @@ def barrier_by_neb(name: str, minimum: Atoms, model: mf.MaceModel) -> tuple[floa
 
 def study(name: str, formula: str, model: mf.MaceModel, seeds: int, neb: bool) -> None:
     """One row of the table."""
-    rest = relax(model, molecule(formula), cell=False)
+    rest = relax(model, molecule(formula), relax_cell=False)
     started = time.perf_counter()
     found = [
         find_saddle(model, guess(name, rest.atoms, seed), connect=False) for seed in range(seeds)

@@ -59,7 +59,6 @@ def run(plan: Plan) -> Iterator[Result]:
                 settings,
                 devices=[plan.device],
                 workers=1 if plan.device == "cpu" else None,
-                progress=False,
             )
             rows = [row for row in screening.rows() if row.spectrum is not None]
             yield {"model": model_label(source), "dispersion": label, "rows": rows}

@@ -52,7 +52,7 @@ def load_and_relax(
         model,
         fmax=options.fmax,
         max_steps=options.max_steps,
-        cell=not options.fixed_cell,
+        relax_cell=not options.fixed_cell,
         output=options.relaxed,
         console=console,
     )

@@ -19,7 +19,13 @@ from mace_functional.cli.arguments import (
 )
 from mace_functional.cli.output_files import check_figure, check_outputs
 from mace_functional.structure.examples import STRUCTURES, is_example
-from mace_functional.support.defaults import DTYPES, SYMPREC, TEMPERATURES
+from mace_functional.support.defaults import (
+    DTYPES,
+    MAX_STEPS,
+    QUICK_FMAX,
+    SYMPREC,
+    TEMPERATURES,
+)
 from mace_functional.support.validation import (
     HOTTEST,
     LOOSEST,
@@ -31,11 +37,6 @@ from mace_functional.support.validation import (
     positive,
     symmetry_tolerance,
 )
-
-FMAX = 1e-3
-"""eV/Å; frequencies then change little with tighter relaxation."""
-
-MAX_STEPS = 1000
 
 FUNCTIONAL = "pbe"
 """What `--dispersion` means without a name: the functional of MACE-MP's data."""
@@ -73,7 +74,7 @@ def add_limits(parser: Parser, needs: str = "") -> None:
         "--fmax",
         type=number("--fmax", positive, "eV/Å"),
         metavar="F",
-        help=f"largest force to relax to, eV/Å, above zero ({FMAX:g}){needs}",
+        help=f"largest force to relax to, eV/Å, above zero ({QUICK_FMAX:g}){needs}",
     )
     parser.add_argument(
         "--max-steps",
@@ -242,5 +243,5 @@ def check_needs(options: argparse.Namespace, name: str, needed: str) -> None:
 
 def set_limits(options: argparse.Namespace) -> None:
     """Fill in where a relaxation stops, if that was not said."""
-    options.fmax = FMAX if options.fmax is None else options.fmax
+    options.fmax = QUICK_FMAX if options.fmax is None else options.fmax
     options.max_steps = MAX_STEPS if options.max_steps is None else options.max_steps

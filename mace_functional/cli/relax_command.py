@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
         console=console,
         fmax=options.fmax,
         max_steps=options.max_steps,
-        cell=options.cell,
+        relax_cell=options.cell,
         pressure=options.pressure,
         symmetry=options.symmetry,
         symprec=symprec_of(options),

@@ -68,7 +68,7 @@ def relaxation_results(result: RelaxResult, options: dict[str, Any]) -> dict[str
         "reason": result.reason,
         "steps": result.n_gradients,
         "hessian_vector_products": result.n_hvps,
-        "cell_relaxed": bool(options["cell"]) and bool(result.atoms.pbc.any()),
+        "cell_relaxed": bool(options["relax_cell"]) and bool(result.atoms.pbc.any()),
         "fmax_eV_per_A": options["fmax"],
         "largest_force_eV_per_A": result.last.largest_force,
     }

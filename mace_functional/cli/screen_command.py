@@ -51,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
             devices=options.device,
             memory_budget=None if options.memory is None else int(options.memory * GIB),
             retry=options.retry,
+            progress=True,
         )
     rows = screening.rows()
     _print(rows, options.temperatures, references)
@@ -70,7 +71,7 @@ def _settings(options: argparse.Namespace) -> ScreenSettings:
         dtype=options.dtype,
         dispersion=options.dispersion,
         relax=not options.no_relax,
-        cell=not options.fixed_cell,
+        relax_cell=not options.fixed_cell,
         fmax=options.fmax,
         max_steps=options.max_steps,
         mesh=mesh_choice(options),

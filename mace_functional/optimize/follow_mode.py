@@ -17,6 +17,7 @@ from mace_functional.optimize.coordinates import free_coordinates
 from mace_functional.optimize.relax import RelaxResult, relax
 from mace_functional.optimize.surface import Surface
 from mace_functional.support import validation
+from mace_functional.support.defaults import FMAX, MAX_STEPS
 from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ def follow_mode(
     mode: Tensor | np.ndarray,
     *,
     sign: int = 1,
-    fmax: float = 1e-4,
-    max_steps: int = 500,
+    fmax: float = FMAX,
+    max_steps: int = MAX_STEPS,
+    progress: bool = False,
 ) -> RelaxResult:
     """Leave a saddle point along a mode, and relax at fixed cell.
 
@@ -56,6 +58,7 @@ def follow_mode(
         sign: 1 to follow the mode, -1 to go the opposite way.
         fmax: Largest force on an atom to stop at, eV/Å.
         max_steps: Most gradients of the relaxation.
+        progress: Show a line of progress.
 
     Returns:
         The relaxation; gradients and products of the way to its start are counted.
@@ -85,7 +88,12 @@ def follow_mode(
         there = surface.at(size * direction)
         if predicted < 0 and there.energy < here.energy + LEAST_FALL * predicted:
             found = relax(
-                potential, surface.atoms_at(there.z), cell=False, fmax=fmax, max_steps=max_steps
+                potential,
+                surface.atoms_at(there.z),
+                relax_cell=False,
+                fmax=fmax,
+                max_steps=max_steps,
+                progress=progress,
             )
             return replace(
                 found,

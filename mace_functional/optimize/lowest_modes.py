@@ -7,7 +7,6 @@ find the lowest ones last. A cheap model K of the Hessian, that of a valence for
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,6 +33,7 @@ from mace_functional.structure.connectivity import Parts, parts_of
 from mace_functional.structure.selection import freedom
 from mace_functional.support import validation
 from mace_functional.support.callable_frequencies import callable_frequencies
+from mace_functional.support.renamed import renamed_option
 from mace_functional.units import frequency_factor
 from mace_functional.vibrations.harmonic_modes import signed_sqrt
 from mace_functional.vibrations.result_text import result_text, values_text
@@ -117,6 +117,7 @@ class LowestModes(HasOutcome):
         return frequency_factor(unit) * signed_sqrt(self.eigenvalues)
 
 
+@renamed_option("model", "preconditioner")
 def lowest_modes(
     op: HessianOperator,
     k: int,
@@ -130,7 +131,6 @@ def lowest_modes(
     seed: int = 0,
     parts: Parts | None = None,
     free: np.ndarray | None = None,
-    model: Tensor | None = None,
 ) -> LowestModes:
     """The algebraically lowest eigenpairs of a Hessian, from products `op @ V` alone.
 
@@ -156,7 +156,6 @@ def lowest_modes(
             as the operator knows, or one part that is connected along all periodic directions.
         free: Orthonormal basis of the Cartesian displacements that are free, (3N, m). If None, what
             the constraints of the operator's atoms leave free, or all.
-        model: The old name of `preconditioner`.
 
     Returns:
         The modes in float64 on the operator's device, and how good they are. Look at `converged`.
@@ -166,9 +165,6 @@ def lowest_modes(
             is too low, or the preconditioner is not finite.
         ArithmeticError: If a product is not finite.
 
-    Warns:
-        DeprecationWarning: The old name of an argument is used.
-
     Source: see `davidson`.
 
     >>> positions, cell = torch.eye(2, 3), torch.eye(3)
@@ -177,10 +173,6 @@ def lowest_modes(
     tensor([4.], dtype=torch.float64)
     """
     refuse_transforms("lowest_modes", INSTEAD, op.positions, op.cell, op.masses, op.params)
-    if model is not None:
-        text = "lowest_modes(model=...) is now lowest_modes(preconditioner=...)"
-        warnings.warn(text, DeprecationWarning, stacklevel=2)
-        preconditioner = model
     if tolerance is None:
         tolerance = SINGLE_TOLERANCE if torch.finfo(op.dtype).bits < 64 else TOLERANCE
     tolerance = validation.positive("tolerance", tolerance)

@@ -24,7 +24,8 @@ from mace_functional.optimize.relaxation import Relaxation, RelaxStep
 from mace_functional.optimize.search_loop import LoopOptions, run_to_end
 from mace_functional.structure.symmetry import made_symmetric
 from mace_functional.support import validation
-from mace_functional.support.defaults import SYMPREC
+from mace_functional.support.defaults import FMAX, MAX_STEPS, SYMPREC
+from mace_functional.support.renamed import renamed_option
 from mace_functional.support.validation import in_order
 from mace_functional.vibrations.result_text import result_text
 
@@ -78,13 +79,14 @@ class RelaxResult(HasOutcome):
         )
 
 
+@renamed_option("cell", "relax_cell")
 def relax(
     potential: Potential,
     atoms: Atoms,
     *,
-    cell: CellFreedom = True,
-    fmax: float = 1e-4,
-    max_steps: int = 500,
+    relax_cell: CellFreedom = True,
+    fmax: float = FMAX,
+    max_steps: int = MAX_STEPS,
     pressure: float = 0.0,
     symmetry: bool = False,
     symprec: float = SYMPREC,
@@ -103,9 +105,9 @@ def relax(
         potential: A model from `load_model`, or any other potential.
         atoms: Where to start; it is not changed. Constraints of ASE hold what they say (see
             `selection.freedom`); atoms that are held keep their place in the cell.
-        cell: True, all strains along periodic directions; False, none; "isotropic", one that keeps
-            the shape; or six booleans for xx, yy, zz, yz, xz, xy, of which the others keep their
-            value (fixed axes).
+        relax_cell: True, all strains along periodic directions; False, none; "isotropic", one that
+            keeps the shape; or six booleans for xx, yy, zz, yz, xz, xy, of which the others keep
+            their value (fixed axes).
         fmax: Largest force on an atom to stop at, eV/Å, and largest row of dE/de over the number of
             atoms, eV, as with ASE's cell filters.
         max_steps: Most gradients.
@@ -138,11 +140,11 @@ def relax(
     pressure = validation.pressure("pressure", pressure)
     symprec = validation.symmetry_tolerance("symprec", symprec)
     refuse_transforms("relax", "energy_fn and its derivatives", potential.params)
-    if pressure and not (atoms.pbc.all() and cell is not False):
+    if pressure and not (atoms.pbc.all() and relax_cell is not False):
         raise ValueError("a pressure needs a crystal whose cell is free")
     if symmetry and atoms.pbc.all():
         atoms = made_symmetric(atoms, symprec)
-    search = Relaxation(potential, atoms, cell, pressure, symprec if symmetry else None)
+    search = Relaxation(potential, atoms, relax_cell, pressure, symprec if symmetry else None)
     options = LoopOptions(trajectory, checkpoint, callback, progress)
     ending = run_to_end(search, fmax, max_steps, options)
     return RelaxResult(

@@ -24,6 +24,7 @@ from mace_functional.optimize.relax import RelaxResult
 from mace_functional.optimize.saddle_search import SaddleSearch, SaddleStep
 from mace_functional.optimize.search_loop import LoopOptions, run_to_end
 from mace_functional.support import validation
+from mace_functional.support.defaults import FMAX, MAX_STEPS
 from mace_functional.support.validation import in_order
 from mace_functional.vibrations.result_text import result_text
 
@@ -103,8 +104,8 @@ def find_saddle(
     atoms: Atoms,
     *,
     mode: int | np.ndarray | Tensor | None = None,
-    fmax: float = 1e-4,
-    max_steps: int = 300,
+    fmax: float = FMAX,
+    max_steps: int = MAX_STEPS,
     connect: bool = True,
     trajectory: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,

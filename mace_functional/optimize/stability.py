@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from mace_functional.autodiff.concrete import refuse_transforms
@@ -77,6 +78,7 @@ def check_stability(
     unit: str = "cm-1",
     max_hvps: int | None = None,
     seed: int = 0,
+    progress: bool = False,
 ) -> Stability:
     """Whether a relaxed structure is a minimum, by its lowest mode alone.
 
@@ -91,6 +93,7 @@ def check_stability(
         unit: "cm-1", "THz" or "meV".
         max_hvps: Products at most; see `lowest_modes`.
         seed: Of the random part of the start.
+        progress: Show a line of progress.
 
     Returns:
         The answer, with the mode that decides.
@@ -111,7 +114,8 @@ def check_stability(
     free = None if left.whole else left.basis()
     structure = FreeStructure(atoms.pbc.tolist(), atoms.numbers.tolist(), parts, free)
     frame = modal_frame(op, structure, None)
-    found = search_in_frame(op, frame, 1, SIGN_TOLERANCE, max_hvps, seed, until_negative=True)
+    with Console(stderr=True, quiet=not progress).status("searching the lowest mode"):
+        found = search_in_frame(op, frame, 1, SIGN_TOLERANCE, max_hvps, seed, until_negative=True)
     lowest = float(found.values)
     margin = float(found.errors) + found.rounding
     mode = (frame.vectors @ found.vectors[:, 0]).reshape(-1, 3)

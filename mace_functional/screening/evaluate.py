@@ -202,7 +202,7 @@ def _relaxed(task: Task, model: Potential) -> tuple[Atoms, dict[str, Any]]:
         return relax(
             model,
             task.atoms,
-            cell=task.settings.cell,
+            relax_cell=task.settings.relax_cell,
             fmax=task.settings.fmax,
             max_steps=task.settings.max_steps,
             checkpoint=path,

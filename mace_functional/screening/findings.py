@@ -81,7 +81,11 @@ def not_at_rest(row: Row, settings: ScreenSettings) -> str | None:
 def under_stress(row: Row, settings: ScreenSettings) -> str | None:
     """Stress that is left, but for relaxations of cells that ended too early."""
     stress = row.record.largest_stress
-    if stress is None or stress <= STRESS or (settings.cell and row.record.converged is False):
+    if (
+        stress is None
+        or stress <= STRESS
+        or (settings.relax_cell and row.record.converged is False)
+    ):
         return None
     return f"{stress:.1f} GPa"
 
@@ -255,7 +259,7 @@ def _find_the_minimum(settings: ScreenSettings) -> str:
         "Relax further (lower <code>--fmax</code>), or move the atoms a little along the mode and "
         "relax again."
     )
-    if not settings.cell:
+    if not settings.relax_cell:
         advice += " Let the cell relax too (leave out <code>--fixed-cell</code>)."
     if settings.mesh is not None:
         advice += " If they are away from Gamma, take a larger cell that holds these waves."
@@ -278,7 +282,7 @@ def _relax_the_cell(settings: ScreenSettings) -> str:
     advice = "The cell is not that of this model, and frequencies are those under stress. "
     if not settings.relax:
         return advice + NO_RELAX
-    if not settings.cell:
+    if not settings.relax_cell:
         return advice + "Let it relax: leave out <code>--fixed-cell</code>."
     return advice + "Relax further: lower <code>--fmax</code>."
 
@@ -288,7 +292,7 @@ def _compare_with_the_file(settings: ScreenSettings) -> str:
         "The relaxation has led to another structure. Compare <code>structure.xyz</code> with the "
         "file: cell, coordinates and elements may be wrong there, or the model for this material."
     )
-    return f"{advice} <code>--fixed-cell</code> keeps the cell." if settings.cell else advice
+    return f"{advice} <code>--fixed-cell</code> keeps the cell." if settings.relax_cell else advice
 
 
 def _compare_bonds_with_the_file(settings: ScreenSettings) -> str:

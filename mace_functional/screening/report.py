@@ -170,7 +170,9 @@ def _summary(rows: Sequence[Row], settings: ScreenSettings) -> str:
         dispersion = f"D3 dispersion for {as_text(settings.dispersion.upper())}"
     relaxed = "not relaxed: as they are in the files"
     if settings.relax:
-        what = "positions and cells" if settings.cell else "positions, in the cells of the files"
+        what = (
+            "positions and cells" if settings.relax_cell else "positions, in the cells of the files"
+        )
         converged = sum(record.converged is True for record in done)
         relaxed = (
             f"{what}, to forces below {settings.fmax:g} eV/Å in at most {settings.max_steps} "

@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -48,6 +47,7 @@ from mace_functional.screening.workers import (
 from mace_functional.support import validation
 from mace_functional.support.atomic_write import atomic_write
 from mace_functional.support.defaults import TEMPERATURES
+from mace_functional.support.renamed import renamed_option
 
 STRUCTURES, SETTINGS, LOCK = "structures", "settings.json", ".lock"
 """What there is in the folder of a screening."""
@@ -104,6 +104,7 @@ class Screening:
         )
 
 
+@renamed_option("memory", "memory_budget")
 def screen(
     structures: Structures,
     output: str | os.PathLike[str],
@@ -117,8 +118,7 @@ def screen(
     devices: Sequence[str] = ("cpu",),
     memory_budget: int | None = None,
     retry: bool = False,
-    progress: bool = True,
-    memory: int | None = None,
+    progress: bool = False,
 ) -> Screening:
     """Relaxation, frequencies and harmonic thermodynamics of many structures.
 
@@ -154,7 +154,6 @@ def screen(
             half of the free memory.
         retry: Compute structures again that have failed before.
         progress: Show a bar, and a line for every structure, on standard error.
-        memory: The old name of `memory_budget`.
 
     Returns:
         Records and folders, in the order of the structures.
@@ -167,9 +166,7 @@ def screen(
         Exception: As `load_model`.
     """
     check_settings(settings, temperatures, workers)
-    if memory is not None:
-        warnings.warn("memory is now memory_budget", DeprecationWarning, stacklevel=2)
-    memory_budget = validation.memory_budget(memory if memory_budget is None else memory_budget)
+    memory_budget = validation.memory_budget(memory_budget)
     if potential is not None:
         check_potential(potential, settings, executor)
     sources = find_sources(structures)
@@ -245,7 +242,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _write_settings(folder: Path, settings: ScreenSettings, digest: str) -> None:
-    data = {**asdict(settings), "potential_digest": digest}
+    data = {**settings.as_dict(), "potential_digest": digest}
     with atomic_write(folder / SETTINGS) as partial:
         partial.write_text(json.dumps(data, indent=1) + "\n")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from mace_functional.support.defaults import MESH_TOLERANCE, SYMPREC
+from mace_functional.support.defaults import MAX_STEPS, MESH_TOLERANCE, QUICK_FMAX, SYMPREC
+from mace_functional.support.renamed import renamed_field
 from mace_functional.support.validation import functional_name
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ LOCAL = "local"
 """In place of the address of a Dask scheduler: processes of Dask on this machine."""
 
 
+@renamed_field("cell", "relax_cell")
 @dataclass(frozen=True)
 class ScreenSettings:
     """What is computed, the same for all structures; results are kept under it.
@@ -33,7 +35,7 @@ class ScreenSettings:
         dtype: "float64" or "float32", or torch's own.
         dispersion: Functional of a D3 correction, such as "pbe"; none if None, False or "none".
         relax: Relax the structure first.
-        cell: Relax the cell too, along periodic directions.
+        relax_cell: Relax the cell too, along periodic directions.
         fmax: Largest force to relax to, eV/Å.
         max_steps: Most gradients of a relaxation.
         mesh: For crystals, the size of a mesh of wave vectors; or the largest distance of
@@ -55,9 +57,9 @@ class ScreenSettings:
     dtype: str | torch.dtype = "float64"
     dispersion: str | None = None
     relax: bool = True
-    cell: bool = True
-    fmax: float = 1e-3
-    max_steps: int = 1000
+    relax_cell: bool = True
+    fmax: float = QUICK_FMAX
+    max_steps: int = MAX_STEPS
     mesh: MeshChoice = None
     mesh_tolerance: float = MESH_TOLERANCE
     mesh_temperature: float = COLDEST
@@ -69,9 +71,14 @@ class ScreenSettings:
         if not isinstance(self.dtype, str):
             object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
 
+    def as_dict(self) -> dict[str, Any]:
+        """The settings by the keys of their file, which results are kept under."""
+        values = asdict(self)
+        return {("cell" if name == "relax_cell" else name): x for name, x in values.items()}
+
     def identity(self) -> dict[str, Any]:
         """What results depend on, but for the model: settings without effect are left out."""
-        values = asdict(self)
+        values = self.as_dict()
         del values["model"]
         if not self.eigenvectors:
             del values["eigenvectors"]

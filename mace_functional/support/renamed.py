@@ -62,6 +62,7 @@ class OldAttribute:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+C = TypeVar("C")
 
 
 def positional_for_a_release(*names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -90,6 +91,37 @@ def positional_for_a_release(*names: str) -> Callable[[Callable[P, R]], Callable
             return function(*args[:n_operands], **options, **kwargs)  # type: ignore[arg-type]
 
         return call
+
+    return decorate
+
+
+def renamed_option(old: str, new: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """An option that is still taken under its old name, in place of the new one."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        called = function.__qualname__.removesuffix(".__init__")
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            if old in kwargs:
+                warn_renamed(f"{called}({old}=)", f"{called}({new}=)")
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def renamed_field(old: str, new: str) -> Callable[[type[C]], type[C]]:
+    """A field of a dataclass that is still taken and read under its old name."""
+
+    def decorate(cls: type[C]) -> type[C]:
+        setattr(cls, "__init__", renamed_option(old, new)(cls.__init__))  # noqa: B010
+        attribute = OldAttribute(new)
+        attribute.__set_name__(cls, old)
+        setattr(cls, old, attribute)
+        return cls
 
     return decorate
 

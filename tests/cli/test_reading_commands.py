@@ -109,7 +109,7 @@ def screening(tmp_path_factory: pytest.TempPathFactory) -> mf.Screening:
     (folder / "half.cif").write_text(HALF)
     settings = mf.ScreenSettings("embedded", relax=False)
     with ThreadPoolExecutor(1) as thread:
-        return mf.screen(folder, folder / "out", settings, executor=thread, progress=False)
+        return mf.screen(folder, folder / "out", settings, executor=thread)
 
 
 def test_screening_records_findings_and_refusals(screening: mf.Screening) -> None:
@@ -153,7 +153,6 @@ def test_given_atoms_are_checked_like_files(tmp_path: Path) -> None:
             tmp_path,
             mf.ScreenSettings("embedded", relax=False),
             executor=thread,
-            progress=False,
         )
     told, refused = found.records
     assert "0.5 Å apart, 0.52 of the sum of their covalent radii" in told.findings[0]
@@ -201,9 +200,7 @@ def test_awkward_files_end_with_their_right_codes(verb: str, tmp_path: Path, cap
 def test_awkward_files_in_one_screening(tmp_path: Path) -> None:
     settings = mf.ScreenSettings("embedded", max_steps=3)
     with ThreadPoolExecutor(1) as thread:
-        found = mf.screen(
-            shared_file("awkward"), tmp_path, settings, executor=thread, progress=False
-        )
+        found = mf.screen(shared_file("awkward"), tmp_path, settings, executor=thread)
     failed = {record.name for record in found.failed}
     assert "half_occupied" in failed
     assert failed <= {"half_occupied", "water_moving"}  # whose constraints a screening refuses

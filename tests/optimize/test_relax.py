@@ -96,7 +96,7 @@ def test_cell_as_it_is_asked_for(options, cell_filter, model):
 
 def test_fixed_axes_keep_their_length_to_the_last_digit(model):
     start = mf.example_structure("quartz")
-    result = mf.relax(model, start, cell=[0, 0, 1, 0, 0, 0])
+    result = mf.relax(model, start, relax_cell=[0, 0, 1, 0, 0, 0])
     np.testing.assert_array_equal(result.atoms.cell.array[:2], start.cell.array[:2])
     assert abs(result.atoms.cell.array[2, 2] - start.cell.array[2, 2]) > 1e-3
 
@@ -179,7 +179,7 @@ def test_atoms_that_are_held_stay_to_the_last_digit_and_follow_the_cell(model):
     start = mf.example_structure("quartz")
     start.rattle(0.05, seed=0)
     start.set_constraint(FixAtoms([2, 5]))
-    still = mf.relax(model, start, cell=False)
+    still = mf.relax(model, start, relax_cell=False)
     np.testing.assert_array_equal(still.atoms.positions[[2, 5]], start.positions[[2, 5]])
     strained = mf.relax(model, start)
     assert abs(strained.atoms.cell.array - start.cell.array).max() > 1e-3
@@ -271,7 +271,7 @@ def test_bad_input_is_refused(model):
     quartz = mf.example_structure("quartz")
     for cell in ("cubic", [True, False], [2, 0, 0, 0, 0, 0]):
         with pytest.raises(ValueError, match=r"xx, yy|six booleans"):
-            mf.relax(model, quartz, cell=cell)
+            mf.relax(model, quartz, relax_cell=cell)
     water.set_constraint(FixBondLength(0, 1))
     with pytest.raises(ValueError, match="does not support the constraint FixBondLength"):
         mf.relax(model, water)

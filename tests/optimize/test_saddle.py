@@ -32,7 +32,7 @@ MUELLER_BROWN_SADDLES = ((-0.822, 0.624), (0.212, 0.293))
 
 
 def at_rest(model: mf.MaceModel, atoms: Atoms) -> Atoms:
-    found = relax(model, atoms, cell=False)
+    found = relax(model, atoms, relax_cell=False)
     assert found.converged, found.reason
     return found.atoms
 
@@ -399,7 +399,7 @@ def test_a_checkpoint_of_another_search_is_refused(model, minima, tmp_path):
     with pytest.raises(ValueError, match="differs in settings"):
         find_saddle(model, minima["ammonia"], mode=1, checkpoint=path)
     with pytest.raises(ValueError, match="differs in settings"):
-        relax(model, minima["ammonia"], cell=False, checkpoint=path)
+        relax(model, minima["ammonia"], relax_cell=False, checkpoint=path)
 
 
 def test_few_steps_end_with_the_best_structure(model, minima):
@@ -517,7 +517,7 @@ def test_a_minimum_cannot_be_left_downhill(model, minima):
 
 
 def test_ways_that_end_on_one_side_are_told(model, minima, flat_ammonia, monkeypatch):
-    end = relax(model, minima["ammonia"], cell=False)
+    end = relax(model, minima["ammonia"], relax_cell=False)
     monkeypatch.setattr(saddle, "follow_mode", lambda *_, **__: end)
     found = find_saddle(model, flat_ammonia.atoms)
     assert found.converged

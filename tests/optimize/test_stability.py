@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from ase.build import molecule
 from hessian_operators import (
@@ -54,3 +55,33 @@ def test_quartz_is_stable_and_three_products_leave_doubt(embedded):
     assert not limited.certain
     assert limited.outcome is mf.Outcome.MAX_STEPS
     assert "after 3 products" in limited.reason
+
+
+@pytest.mark.parametrize(
+    ("search", "shown"),
+    [
+        (mf.check_stability, "searching the lowest mode"),
+        (
+            lambda m, a, **options: mf.follow_mode(m, a, sideways(a), fmax=0.5, **options),
+            "relaxing",
+        ),
+    ],
+    ids=["check_stability", "follow_mode"],
+)
+def test_progress_is_shown_where_it_is_asked_for(embedded, search, shown, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    bent = molecule("H2O")
+    bent.positions[1] += [0.0, 0.15, 0.0]
+    search(embedded, bent)
+    assert capsys.readouterr().err == ""
+    search(embedded, bent, progress=True)
+    found = capsys.readouterr()
+    assert shown in found.err
+    assert found.out == ""
+
+
+def sideways(atoms):
+    """Back to where the bond was."""
+    mode = np.zeros((len(atoms), 3))
+    mode[1, 1] = -1.0
+    return mode

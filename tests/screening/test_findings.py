@@ -20,7 +20,7 @@ from mace_functional.screening.run import screen
 from mace_functional.screening.screen_settings import ScreenSettings
 
 EVERY = [
-    ScreenSettings("embedded", relax=relax, cell=cell, mesh=mesh, dtype=dtype)
+    ScreenSettings("embedded", relax=relax, relax_cell=cell, mesh=mesh, dtype=dtype)
     for relax, cell, mesh, dtype in itertools.product(
         [True, False], [True, False], [None, (2, 2, 2), "auto"], ["float64", "float32"]
     )
@@ -51,7 +51,7 @@ def test_advice_is_nothing_that_is_done_already(settings):
         else:
             for option in "--fmax", "--max-steps", "leave out <code>--fixed-cell":
                 assert option not in words or title == "Not relaxed", title
-        if settings.cell:
+        if settings.relax_cell:
             assert "leave out <code>--fixed-cell" not in words, title
         if settings.dtype == "float64":
             assert "float64" not in words, title
@@ -63,7 +63,7 @@ def test_advice_is_nothing_that_is_done_already(settings):
 
 def test_what_is_at_odds_with_rest_is_advised_by_how_it_was_computed():
     advice = {title: of for title, of, _ in FINDINGS}
-    frozen, fixed = replace(SETTINGS, relax=False), replace(SETTINGS, cell=False)
+    frozen, fixed = replace(SETTINGS, relax=False), replace(SETTINGS, relax_cell=False)
     for title in "Not at rest", "Under stress", "Imaginary modes", "Very soft modes":
         assert "leave out <code>--no-relax</code>" in advice[title](frozen)
     assert "leave out <code>--fixed-cell</code>" in advice["Under stress"](fixed)
@@ -149,8 +149,8 @@ def test_small_changes_are_not_told():
     ("settings", "converged", "is_found"),
     [
         (replace(SETTINGS, relax=False), None, True),
-        (replace(SETTINGS, cell=False), True, True),
-        (replace(SETTINGS, cell=False), False, True),
+        (replace(SETTINGS, relax_cell=False), True, True),
+        (replace(SETTINGS, relax_cell=False), False, True),
         (SETTINGS, False, False),  # that it has not converged says more
         (SETTINGS, True, True),
     ],

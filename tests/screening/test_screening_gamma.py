@@ -36,7 +36,7 @@ def salt():
 
 def computed(folder, settings, **structures):
     with ThreadPoolExecutor(1) as thread:
-        return mf.screen(structures, folder, settings, executor=thread, progress=False)
+        return mf.screen(structures, folder, settings, executor=thread)
 
 
 def row(name, frequencies, **facts):

@@ -34,7 +34,6 @@ def screened(tmp_path, potential=None, settings=SETTINGS, **options):
         settings,
         potential=potential or morse(),
         executor=ThreadPoolExecutor(2),
-        progress=False,
         **options,
     )
 

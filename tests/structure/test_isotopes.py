@@ -147,7 +147,6 @@ def test_screening_keeps_masses_in_results_and_files(tmp_path: Path) -> None:
             tmp_path / "out",
             mf.ScreenSettings("embedded", relax=False),
             executor=thread,
-            progress=False,
         )
     heavy, light = found.records
     assert heavy.mass == pytest.approx(15.999 + 2 * D, abs=1e-3)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -127,6 +129,64 @@ def test_old_attribute_gives_the_same_and_warns(old, new, recwarn):
     assert before == new()
     assert before
     assert not [w for w in recwarn if " is now " in str(w.message)]
+
+
+# Options under their old names.
+
+
+def relaxed(**options):
+    return mf.relax(embedded(), bulk("NaCl", "rocksalt", a=5.7), fmax=0.05, **options).atoms.cell[:]
+
+
+def lowest_with(**preconditioner):
+    return mf.lowest_modes(operator(), 1, pbc=(False, False, False), **preconditioner).n_hvps
+
+
+@pytest.mark.parametrize(
+    ("renamed", "old", "new"),
+    [
+        (
+            r"relax(cell=) is now relax(relax_cell=)",
+            lambda: relaxed(cell=False),
+            lambda: relaxed(relax_cell=False),
+        ),
+        (
+            r"lowest_modes(model=) is now lowest_modes(preconditioner=)",
+            lambda: lowest_with(model=torch.eye(6)),
+            lambda: lowest_with(preconditioner=torch.eye(6)),
+        ),
+        (
+            r"ScreenSettings(cell=) is now ScreenSettings(relax_cell=)",
+            lambda: mf.ScreenSettings("embedded", cell=False).relax_cell,
+            lambda: mf.ScreenSettings("embedded", relax_cell=False).relax_cell,
+        ),
+        (
+            r"ScreenSettings(cell=) is now ScreenSettings(relax_cell=)",
+            lambda: replace(mf.ScreenSettings("embedded"), cell=False).relax_cell,
+            lambda: replace(mf.ScreenSettings("embedded"), relax_cell=False).relax_cell,
+        ),
+        (
+            r"ScreenSettings.cell is now ScreenSettings.relax_cell",
+            lambda: mf.ScreenSettings("embedded", relax_cell=False).cell,
+            lambda: mf.ScreenSettings("embedded", relax_cell=False).relax_cell,
+        ),
+    ],
+)
+def test_old_option_does_the_same_and_warns(renamed, old, new, recwarn):
+    with pytest.warns(DeprecationWarning, match=f"^{re.escape(renamed)}; "):
+        before = old()
+    recwarn.clear()
+    torch.testing.assert_close(torch.as_tensor(before), torch.as_tensor(new()), rtol=0, atol=0)
+    assert not [w for w in recwarn if " is now " in str(w.message)]
+
+
+def test_old_option_of_a_screening_goes_where_the_new_one_goes(tmp_path):
+    settings = mf.ScreenSettings("embedded")
+    with (
+        pytest.warns(DeprecationWarning, match=r"screen\(memory=\) is now screen\(memory_bud"),
+        pytest.raises(ValueError, match="memory_budget must be a whole number"),
+    ):
+        mf.screen({"water": Atoms("H")}, tmp_path, settings, memory=-1)
 
 
 # Options that were given by position.

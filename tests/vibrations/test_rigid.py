@@ -310,7 +310,7 @@ def test_a_molecule_held_by_few_atoms_turns_about_them(model, held, turns):
 
 def test_relaxation_and_saddle_search_leave_out_the_rigid_motions_of_each_part(model, water):
     pair = in_box(water) + in_box(water, turn=50.0, shift=0.0)
-    relaxed = mf.relax(model, pair, cell=False, fmax=1e-4)
+    relaxed = mf.relax(model, pair, relax_cell=False, fmax=1e-4)
     assert relaxed.converged
     assert relaxed.outcome is mf.Outcome.FLAT
     assert "2 parts do not feel each other" in relaxed.reason
