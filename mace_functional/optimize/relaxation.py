@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from ase import Atoms
@@ -43,7 +44,8 @@ SMALLER_FORCE = 0.9
 """Ratio of two largest forces below which the second one counts as lower."""
 
 
-class RelaxStep(NamedTuple):
+@dataclass(frozen=True)
+class RelaxStep:
     """One evaluation of energy and gradient.
 
     Attributes:
@@ -173,7 +175,7 @@ class Relaxation(Search[RelaxStep]):
     def recall(self, memory: Mapping[str, np.ndarray]) -> None:
         """Take over what a checkpoint holds."""
         rows = memory["history"].tolist()
-        self.history = [RelaxStep._make([*row[:-1], bool(row[-1])]) for row in rows]
+        self.history = [RelaxStep(*[*row[:-1], bool(row[-1])]) for row in rows]
         self._residual_at_hessian = float(memory["residual_at_hessian"])
         self._refined = bool(memory["refined"])
         self._noise_steps = int(memory["noise_steps"])

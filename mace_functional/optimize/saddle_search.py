@@ -9,8 +9,8 @@ more it goes on downhill along those that are too many.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -49,7 +49,8 @@ LEAST_INTERNAL = 1e-6
 displacement of 1 Å of the atom that moves most, Å."""
 
 
-class SaddleStep(NamedTuple):
+@dataclass(frozen=True)
+class SaddleStep:
     """One evaluation of energy and gradient.
 
     Attributes:
@@ -194,7 +195,7 @@ class SaddleSearch(Search[SaddleStep]):
     def recall(self, memory: Mapping[str, np.ndarray]) -> None:
         """Take over what a checkpoint holds; the best structure is evaluated again."""
         rows = memory["history"].tolist()
-        self.history = [SaddleStep._make([*row[:-1], bool(row[-1])]) for row in rows]
+        self.history = [SaddleStep(*[*row[:-1], bool(row[-1])]) for row in rows]
         followed, best_z = memory["followed"], memory["best_z"]
         self._climb = replace(
             self._climb,

@@ -11,10 +11,10 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -32,11 +32,14 @@ from mace_functional.optimize.trust_region_state import Strategy
 from mace_functional.potential.protocol import Potential, energy_jump_of
 from mace_functional.structure.contacts import REPORTED
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 SAME_ENERGY = 1e-5
 """Relative difference between the energy of a checkpoint and the computed one, above which the
 checkpoint is of another potential; it is well above the rounding of single precision, 6e-8."""
 
-StepT = TypeVar("StepT", bound=tuple[Any, ...])
+StepT = TypeVar("StepT", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ class Search(OptimizerRun[Point], ABC, Generic[StepT]):
                 "hessian": hessian.matrix,
                 **{f"springs_{f.name}": getattr(self.springs, f.name) for f in fields(BondSprings)},
                 "basis": self.surface.coordinates.basis,
-                "history": np.array(self.history, dtype=float),
+                "history": np.array([astuple(step) for step in self.history], dtype=float),
                 "counts": (self.surface.n_gradients, self.surface.n_hvps),
                 "since_hessian": (self.rejected, self.trials, self.accepted),
                 "exact_at": self._exact_at,

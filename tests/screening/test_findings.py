@@ -40,7 +40,9 @@ def thread():
 # Advice.
 
 
-@pytest.mark.parametrize("settings", EVERY, ids=lambda s: f"{s.relax}-{s.cell}-{s.mesh}-{s.dtype}")
+@pytest.mark.parametrize(
+    "settings", EVERY, ids=lambda s: f"{s.relax}-{s.relax_cell}-{s.mesh}-{s.dtype}"
+)
 def test_advice_is_nothing_that_is_done_already(settings):
     for title, advice, _ in FINDINGS:
         words = advice(settings)

@@ -19,6 +19,9 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 import mace_functional as mf
+from mace_functional.optimize.relaxation import RelaxStep
+from mace_functional.optimize.saddle_search import SaddleStep
+from mace_functional.phonons.mesh_sums import ConvergenceRow, MeshStep
 from mace_functional.vibrations.imaginary import ImaginaryMode
 
 LONGEST = 400
@@ -152,6 +155,18 @@ def test_no_class_with_tensors_compares_them_entry_by_entry():
             if arrays and cls.__eq__ is not object.__eq__:
                 found.append(f"{cls.__module__}.{name}")
     assert sorted(set(found)) == []
+
+
+def test_results_are_frozen_dataclasses_but_for_what_transforms_return():
+    packages = mf, mf.phonons, mf.vibrations, mf.derivatives, mf.potential
+    classes = {
+        cls for p in packages for name in p.__all__ if isinstance(cls := getattr(p, name), type)
+    }
+    classes |= {RelaxStep, SaddleStep, ConvergenceRow, MeshStep}
+    assert {cls for cls in classes if issubclass(cls, tuple)} == {mf.HarmonicThermo}
+    results = {cls for cls in classes if dataclasses.is_dataclass(cls)}
+    assert {RelaxStep, SaddleStep, ConvergenceRow, MeshStep, mf.RelaxResult} < results
+    assert not [cls for cls in results if not cls.__dataclass_params__.frozen]
 
 
 def holds_arrays(annotation: str) -> bool:
