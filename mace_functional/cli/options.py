@@ -45,11 +45,7 @@ FUNCTIONAL = "pbe"
 def add_options(parser: Parser) -> None:
     """Add the options that verbs share: structure, model, and a relaxation beforehand."""
     add_structure_and_model(parser)
-    parser.add_argument(
-        "--relax",
-        action="store_true",
-        help="relax positions, and the cell along periodic directions, first",
-    )
+    add_relax(parser, False)
     parser.add_argument(
         "--fixed-cell", action="store_true", help="keep the cell when relaxing; needs --relax"
     )
@@ -58,9 +54,25 @@ def add_options(parser: Parser) -> None:
         "--relaxed",
         type=Path,
         metavar="OUT",
-        help="write the structure here after every step of relaxation, and continue from it if it "
-        "is there; needs --relax",
+        help="the geometry on the way: write it here after every step of relaxation, and continue "
+        "from it if it is there; needs --relax",
     )
+
+
+def add_relax(parser: Parser, default: bool) -> None:
+    """Add whether structures are relaxed.
+
+    Args:
+        parser: Of the verb.
+        default: Whether they are if nothing is said.
+    """
+    parser.add_argument(
+        "--relax",
+        action=argparse.BooleanOptionalAction,
+        help="relax positions, and the cell along periodic directions, first, or take structures "
+        f"as they are ({'--relax' if default else '--no-relax'})",
+    )
+    parser.set_defaults(relax=default)
 
 
 def add_limits(parser: Parser, needs: str = "") -> None:

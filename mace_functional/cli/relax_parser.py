@@ -39,7 +39,8 @@ def add_parser(verbs: Any) -> None:
         type=Path,
         required=True,
         metavar="OUT",
-        help="write the structure here after every step, and continue from it if it is there",
+        help="what is made: write the relaxed structure here, after every step too, and continue "
+        "from it if it is there",
     )
     parser.add_several(
         "--cell",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mace_functional.cli.mesh_options import AUTO, add_mesh, mesh_choice
 from mace_functional.cli.options import (
     add_limits,
     add_model,
+    add_relax,
     add_temperatures,
     check_needs,
     device,
@@ -52,7 +54,11 @@ def add_parser(verbs: Any) -> None:
     )
     add_model(parser)
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="OUT", help="folder for all results"
+        "--output",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="what is made: the folder for all results, relaxed structures included",
     )
     _add_what(parser)
     _add_where(parser)
@@ -77,7 +83,7 @@ def add_parser(verbs: Any) -> None:
 
 def _add_what(parser: Parser) -> None:
     """Add what to compute."""
-    parser.add_argument("--no-relax", action="store_true", help="take the structures as they are")
+    add_relax(parser, True)
     parser.add_argument("--fixed-cell", action="store_true", help="keep the cells when relaxing")
     add_limits(parser)
     add_mesh(parser, "crystals")
@@ -95,13 +101,22 @@ def _add_what(parser: Parser) -> None:
 
 def _add_where(parser: Parser) -> None:
     """Add where to compute, and what again."""
+    names = is_any_of(r"(cpu|cuda)(:\d+)?")
     parser.add_several(
-        "--device",
-        can_be=is_any_of(r"(cpu|cuda)(:\d+)?"),
-        type=words_of(device("--device")),
+        "--devices",
+        can_be=names,
+        type=words_of(device("--devices")),
         default=["cpu"],
         metavar="DEVICE,DEVICE,...",
         help="cpu, or a GPU for each worker: cuda:0 cuda:1 ... (cpu)",
+    )
+    parser.add_several(
+        "--device",
+        can_be=names,
+        type=_devices_by_their_old_name,
+        dest="devices",
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
     )
     parser.add_argument(
         "--workers",
@@ -127,6 +142,16 @@ def _add_where(parser: Parser) -> None:
     )
 
 
+def _devices_by_their_old_name(words: str) -> list[str]:
+    """Devices of --device, which is now --devices."""
+    warnings.warn(
+        "--device is now --devices; the old spelling will go with the next release",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return words_of(device("--device"))(words)
+
+
 def _run(options: argparse.Namespace) -> int:
     """Check the options, and only then import what computes."""
     _check(options)
@@ -142,7 +167,7 @@ def _check(options: argparse.Namespace) -> None:
     Raises:
         UsageError: If there are such.
     """
-    if options.no_relax:
+    if not options.relax:
         for name in "--fixed-cell", "--fmax", "--max-steps":
             check_needs(options, name, "a relaxation: leave out --no-relax")
     set_limits(options)

@@ -44,7 +44,7 @@ def branches_of(row: Row) -> AcousticBranches | None:
     if record.n_acoustic_branches is not None:
         edges = None if record.acoustic_edges is None else tuple(record.acoustic_edges)
         found = AcousticBranches(record.n_acoustic_branches, edges, record.no_acoustic_estimate)
-        return found if found.count else None
+        return found if found.n_branches else None
     if record.n_rigid == 3:
         return AcousticBranches(3, None, "an earlier version has computed this")
     return None

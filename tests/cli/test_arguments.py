@@ -29,7 +29,7 @@ SEVERAL = {
     },
     "screen": {
         "--compare": (["cv@300", "cv_250K"], "compare", ["cv@300", "cv_250K"]),
-        "--device": (["cpu", "cpu:0"], "device", ["cpu", "cpu:0"]),
+        "--devices": (["cpu", "cpu:0"], "devices", ["cpu", "cpu:0"]),
         "--temperatures": (["0"], "temperatures", [0.0]),
     },
 }
@@ -68,6 +68,28 @@ def test_dispersion_takes_functionals_and_no_structure(file, tmp_path, monkeypat
     assert (options.dispersion, options.file) == ("pbe", file)
     options = parsed("thermo", "--dispersion", "b3lyp", file)
     assert (options.dispersion, options.file) == ("b3lyp", file)
+
+
+def test_old_spelling_of_devices_means_the_same_and_warns(recwarn):
+    with pytest.warns(FutureWarning, match="--device is now --devices"):
+        old = parsed("screen", "--device", "cpu", "cpu:0", "quartz")
+    recwarn.clear()
+    assert old == parsed("screen", "--devices", "cpu", "cpu:0", "quartz")
+    assert not recwarn
+
+
+@pytest.mark.parametrize(
+    ("verb", "default"), [("thermo", False), ("phonons", False), ("screen", True)]
+)
+def test_whether_to_relax_is_said_in_one_way(verb, default, capsys):
+    assert parsed(verb, "quartz").relax is default
+    assert parsed(verb, "quartz", "--relax").relax is True
+    assert parsed(verb, "quartz", "--no-relax").relax is False
+    with pytest.raises(SystemExit):
+        parsed(verb, "--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"take structures as they are ({'--relax' if default else '--no-relax'})" in text
+    assert "default:" not in text
 
 
 @pytest.mark.parametrize("word", ["nope", "true"])

@@ -76,8 +76,8 @@ def test_settings_are_those_of_the_options(tmp_path):
         (["ethanol", "--reference", "dft.csv"], "need each other"),
         (["ethanol", "--reference", "dft.csv", "--compare", "cv"], "at which temperature"),
         (["ethanol", "--reference", "dft.csv", "--compare", "cv@300"], "none of the structures"),
-        (["ethanol", "--device", "cuda:99"], "there is no device cuda:99"),
-        (["ethanol", "--device", "cpu", "cpu", "--workers", 2], "name a device"),
+        (["ethanol", "--devices", "cuda:99"], "there is no device cuda:99"),
+        (["ethanol", "--devices", "cpu", "cpu", "--workers", 2], "name a device"),
         (["ethanol", "--dask", "local", "--workers", 0], "workers"),
     ],
 )
