@@ -109,9 +109,9 @@ def test_every_structure_has_its_result_or_its_reason(screening):
         assert records[name].failure is None
         assert records[name].converged
         assert records[name].largest_force < SETTINGS.fmax
-        assert records[name].imaginary_modes == 0
-    assert records["ethanol"].rigid_motions == 6
-    assert records["quartz"].rigid_motions == 3
+        assert records[name].n_imaginary == 0
+    assert records["ethanol"].n_rigid == 6
+    assert records["quartz"].n_rigid == 3
     assert records["quartz"].formula == "O6Si3"
     assert records["quartz"].largest_stress < 0.1
     assert records["ethanol"].volume is None

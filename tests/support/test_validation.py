@@ -82,7 +82,7 @@ CALLS = {
         [math.nan, math.inf, -1.0],
         lambda x: mf.harmonic_thermo(torch.ones(1), x, unit="cm-1"),
     ),
-    "from_ase skin": ([*NO_NUMBERS, -1e-3, 100.0], lambda x: mf.from_ase(WATER, model(), x)),
+    "from_ase skin": ([*NO_NUMBERS, -1e-3, 100.0], lambda x: mf.from_ase(WATER, model(), skin=x)),
     "MaceCalculator skin": (
         [*NO_NUMBERS, -1e-3, 100.0],
         lambda x: mf.MaceCalculator(model(), skin=x),
