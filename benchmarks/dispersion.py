@@ -1,11 +1,11 @@
-"""What D3 dispersion costs beside the potential, and what its cutoff costs and changes.
+"""Measure the cost of D3 dispersion on top of a potential, and the effect of its cutoffs.
 
     python benchmarks/dispersion.py                                  one framework, on CPU
     python benchmarks/dispersion.py --structure FILE --model MODEL
 
-Times are medians. Weights and structures are looked for in `../shared`, or in
-`$MACE_FUNCTIONAL_SHARED`. The Hessian of D3 alone is set beside central differences of the forces
-of s-dftd3, if dftd3 is installed.
+Times are medians. Weights and structures are read from `../shared`, or from
+`$MACE_FUNCTIONAL_SHARED`. If dftd3 is installed, the Hessian of D3 alone is compared with central
+differences of the forces of s-dftd3.
 """
 
 from __future__ import annotations
@@ -33,15 +33,17 @@ SHARED = Path(os.environ.get("MACE_FUNCTIONAL_SHARED", ROOT.parent / "shared"))
 STRUCTURE = SHARED / "heatcapacity" / "relaxed" / "RSM0011.xyz"
 WEIGHTS = SHARED / "weights" / "MACE-MP-0_small.model"
 CUTOFFS = ((60, 40), (40, 40), (30, 20), (20, 15))
-"""Of pairs and of coordination numbers, Bohr."""
+"""Cutoffs of pairs and of coordination numbers, Bohr."""
 Q = (0.31, 0.17, 0.43)
+"""Wave vector of the dynamical matrix, in units of the reciprocal lattice vectors."""
 TEMPERATURE = 300.0
+"""Temperature of the heat capacity, K."""
 STEP = 1e-4
-"""Displacement of the finite differences, Å: that of the published study."""
+"""Displacement of the finite differences, Å, as in the published study."""
 
 
 def timed(call: Callable[[], Any], repeats: int) -> tuple[float, Any]:
-    """Median of the seconds, and the last result."""
+    """Return the median time of several calls, s, and the last result."""
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -51,12 +53,12 @@ def timed(call: Callable[[], Any], repeats: int) -> tuple[float, Any]:
 
 
 def row(atoms: Atoms, source: str, cutoffs: tuple[int, int] | None, repeats: int) -> list[str]:
-    """Times, energy and heat capacity with one pair of cutoffs, or without dispersion."""
+    """Measure times, energy and heat capacity with one pair of cutoffs, or without dispersion."""
     settings = None if cutoffs is None else mf.D3Settings("pbe", *(c * Bohr for c in cutoffs))
     model = mf.load_model(source, dispersion=settings)
     build_s, s = timed(lambda: mf.from_ase(atoms, model), repeats)
     E, args = mf.energy_fn(model, s.topology), (s.positions, s.cell, model.params)
-    mf.forces(E)(*args)  # the first call of all is slower
+    mf.forces(E)(*args)  # warm-up: the first call is slower
     gradient_s, _ = timed(lambda: mf.forces(E)(*args), repeats)
     hessian_s, H = timed(lambda: mf.hessian(E)(*args), repeats)
     D = mf.dynamical_matrix_fn(model, s.topology)
@@ -71,35 +73,35 @@ def row(atoms: Atoms, source: str, cutoffs: tuple[int, int] | None, repeats: int
 
 
 def alone(atoms: Atoms, repeats: int) -> None:
-    """The Hessian of D3 alone, beside central differences of s-dftd3."""
+    """Print times of the Hessian of D3 alone, and differences to that of s-dftd3."""
     try:
         from dftd3.ase import DFTD3
     except ImportError:
-        print("\ndftd3 is not installed: no differences to set beside")
+        print("\ndftd3 is not installed: the Hessian of D3 is not compared")
         return
     positions, cell = torch.tensor(atoms.positions), torch.tensor(atoms.cell.array)
-    pairs = mf.D3("pbe").structure(atoms).topology
-    at, q = d3_force_constants_at(pairs), torch.tensor(Q).to(positions) * torch.tensor(atoms.pbc)
-    matrix_s, _ = timed(lambda: at(q, positions, cell), repeats)
+    force_constants = d3_force_constants_at(mf.D3("pbe").structure(atoms).topology)
+    q = torch.tensor(Q).to(positions) * torch.tensor(atoms.pbc)
+    matrix_s, _ = timed(lambda: force_constants(q, positions, cell), repeats)
     build_s, D3 = timed(lambda: mf.dispersion_fn(atoms), repeats)
     seconds, H = timed(lambda: mf.hessian(D3)(positions, cell), repeats)
-    moved = atoms.copy()
-    moved.calc = DFTD3(method="pbe", damping="d3bj")
+    displaced = atoms.copy()
+    displaced.calc = DFTD3(method="pbe", damping="d3bj")
 
     def forces(x: np.ndarray) -> np.ndarray:
-        moved.positions = x.reshape(-1, 3)
-        return moved.get_forces().ravel()
+        displaced.positions = x.reshape(-1, 3)
+        return displaced.get_forces().ravel()
 
     def differences() -> np.ndarray:
         x, steps = atoms.positions.ravel(), STEP * np.eye(positions.numel())
         return np.array([(forces(x - step) - forces(x + step)) / (2 * STEP) for step in steps])
 
-    theirs_s, theirs = timed(differences, 1)
-    error = abs(H.reshape(theirs.shape).numpy() - theirs)
-    ratio = theirs_s / (seconds + build_s)
+    reference_s, reference = timed(differences, 1)
+    error = abs(H.reshape(reference.shape).numpy() - reference)
+    ratio = reference_s / (seconds + build_s)
     print(
         f"\nD3 alone: D(q) {matrix_s:.3f} s, Hessian {seconds:.3f} s, its pairs {build_s:.3f} s; "
-        f"central differences with s-dftd3 {theirs_s:.2f} s: {ratio:.0f} times Hessian and pairs; "
+        f"central differences with s-dftd3 {reference_s:.2f} s, {ratio:.0f} times as long; "
         f"mean and largest difference {error.mean():.1e} and {error.max():.1e} eV/Å²"
     )
 
@@ -114,7 +116,7 @@ def main() -> None:
     options = parser.parse_args()
     for path in (options.structure, Path(options.model)):
         if path.suffix and not path.is_file():
-            sys.exit(f"there is no {path}: set MACE_FUNCTIONAL_SHARED, or name your own")
+            sys.exit(f"there is no file {path}: set MACE_FUNCTIONAL_SHARED, or give your own")
     atoms: Any = ase.io.read(options.structure)
     print(
         "| cutoffs, Bohr | images of pairs | pairs, s | gradient, s | Hessian, s | D(q), s | "

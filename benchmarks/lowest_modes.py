@@ -1,10 +1,10 @@
-"""Count the products of lowest modes and of stability checks, beside the whole Hessian.
+"""Compare the cost of lowest modes and of stability checks with that of the whole Hessian.
 
     python benchmarks/lowest_modes.py                                three frameworks, on CPU
     python benchmarks/lowest_modes.py --cases RSM0011 --k 1 10 20
     python benchmarks/lowest_modes.py --structure FILE --model MODEL
 
-Weights and structures are looked for in `../shared`, or in `$MACE_FUNCTIONAL_SHARED`.
+Weights and structures are read from `../shared`, or from `$MACE_FUNCTIONAL_SHARED`.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ CASES = {
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and the result."""
+    """Return the time of a call, s, and its result."""
     started = time.perf_counter()
     result = call()
     return time.perf_counter() - started, result
 
 
 def relaxed(atoms: Atoms, model: mf.MaceModel, largest_force: float) -> Atoms:
-    """The structure with its atoms relaxed in a fixed cell."""
+    """Return the structure with its atoms relaxed in a fixed cell."""
     atoms = atoms.copy()
     atoms.calc = mf.MaceCalculator(model)
     LBFGS(atoms, logfile=None).run(largest_force, 1000)
@@ -54,7 +54,7 @@ def relaxed(atoms: Atoms, model: mf.MaceModel, largest_force: float) -> Atoms:
 
 
 def study(name: str, atoms: Atoms, model: mf.MaceModel, sizes: list[int], tolerance: float) -> None:
-    """Rows of the table for one structure."""
+    """Print the rows of the table for one structure."""
     s = mf.from_ase(atoms, model)
     pbc = s.graph.pbc.tolist()
 
@@ -62,10 +62,10 @@ def study(name: str, atoms: Atoms, model: mf.MaceModel, sizes: list[int], tolera
         energy = mf.energy_fn(model, s.graph)
         return mf.HessianOperator(energy, s.positions, s.cell, model.params, s.masses)
 
-    operator() @ s.positions  # the first call of all is slower
+    operator() @ s.positions  # warm-up: the first call is slower
     dense_s, matrix = timed(lambda: operator().dense())
-    rest = internal_motions(rigid_motions(s.positions, s.masses, pbc=pbc, cell=s.cell))
-    projected = rest.mT @ matrix @ rest
+    internal = internal_motions(rigid_motions(s.positions, s.masses, pbc=pbc, cell=s.cell))
+    projected = internal.mT @ matrix @ internal
     exact = torch.linalg.eigvalsh((projected + projected.mT) / 2)
 
     def row(task: str, hvps: int, seconds: float, error: str, result: str) -> None:
@@ -73,18 +73,19 @@ def study(name: str, atoms: Atoms, model: mf.MaceModel, sizes: list[int], tolera
         print(f"| {cells} | {error} | {result} |", flush=True)
 
     for k in sizes:
-        seconds, found = timed(
+        seconds, modes = timed(
             lambda k=k: lowest_modes(operator(), k, pbc=pbc, numbers=s.numbers, tolerance=tolerance)
         )
-        error = ((found.eigenvalues - exact[:k]) / exact[:k]).abs().max()
-        low = f"{found.frequencies[0]:.2f} cm-1"
-        result = low if found.converged else f"{low}; {found.reason}"
-        row(f"{k} lowest", found.n_hvps, seconds, f"{error:.0e}", result)
-    seconds, answer = timed(lambda: check_stability(model, atoms))
-    word = "minimum" if answer.stable else "no minimum"
-    doubt = "" if answer.certain else " (uncertain)"
-    right = "right" if answer.stable == bool(exact[0] > 0) else "wrong"
-    row("stability", answer.n_hvps, seconds, right, f"{word}{doubt}, {answer.frequency:.2f} cm-1")
+        error = ((modes.eigenvalues - exact[:k]) / exact[:k]).abs().max()
+        lowest = f"{modes.frequencies[0]:.2f} cm-1"
+        result = lowest if modes.converged else f"{lowest}; {modes.reason}"
+        row(f"{k} lowest", modes.n_hvps, seconds, f"{error:.0e}", result)
+    seconds, check = timed(lambda: check_stability(model, atoms))
+    verdict = "minimum" if check.stable else "no minimum"
+    certainty = "" if check.certain else " (uncertain)"
+    correct = "right" if check.stable == bool(exact[0] > 0) else "wrong"
+    result = f"{verdict}{certainty}, {check.frequency:.2f} cm-1"
+    row("stability", check.n_hvps, seconds, correct, result)
 
 
 def main() -> None:
@@ -95,8 +96,8 @@ def main() -> None:
     add("--structure", type=Path, help="a structure of your own")
     add("--model", default=str(WEIGHTS), help="%(default)s")
     add("--k", nargs="+", type=int, default=[1, 3, 10], help="numbers of modes (%(default)s)")
-    add("--tolerance", type=float, default=1e-8, help="of eigenvalues (%(default)s)")
-    add("--relax", type=float, metavar="FORCE", help="first to this largest force, eV/Å")
+    add("--tolerance", type=float, default=1e-8, help="error of eigenvalues (%(default)s)")
+    add("--relax", type=float, metavar="FORCE", help="relax to this largest force first, eV/Å")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
     options = parser.parse_args()
     if options.structure is not None:

@@ -1,10 +1,10 @@
-"""Time exact phonons beside phonopy's finite displacements with mace-torch, in one run.
+"""Compare exact phonons with phonopy's finite displacements by mace-torch: times and errors.
 
     python benchmarks/phonons.py                  silicon and quartz, a framework, a supercell
     python benchmarks/phonons.py --part crystals
 
-Weights and structures are looked for in `../shared`, or in `$MACE_FUNCTIONAL_SHARED`. Every task
-runs in a process of its own, so that its peak memory is its own.
+Weights and structures are read from `../shared`, or from `$MACE_FUNCTIONAL_SHARED`. Every task runs
+in its own process, so that peak memory is measured for each task.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ WEIGHTS = SHARED / "weights" / "MACE-MP-0_small.model"
 FRAMEWORK = SHARED / "heatcapacity" / "relaxed" / "RSM0011.xyz"
 MESH, POINTS = (10, 10, 10), 200
 DISPLACEMENT = 0.01
-"""Of the finite differences, Å; phonopy's own choice."""
+"""Displacement of the finite differences, Å; phonopy's default."""
 
 SUPERCELLS = {"silicon": (2, 3, 4, 5), "quartz": (1, 2, 3)}
+"""Supercells for finite differences: the number of cells along each lattice vector."""
 
 
 def main() -> None:
@@ -58,37 +59,38 @@ def main() -> None:
 
 
 def _crystal(name: str, model: str) -> None:
-    """A mesh and a band path, by force constants and by supercells."""
-    exact = _apart(_exact, name, model)
+    """Print a table for a mesh and a band path, by exact force constants and by supercells."""
+    exact = _in_new_process(_exact, name, model)
     print(
         f"\n{name}: {exact['atoms']} atoms; mesh {MESH}, {exact['mesh_q']} inequivalent q; ", end=""
     )
-    print(f"band path, {exact['band_q']} q; largest frequency {exact['top']:.2f} THz\n")
+    print(f"band path, {exact['band_q']} q; largest frequency {exact['largest']:.2f} THz\n")
     print("| | s | MiB | rms error, THz | largest, THz |\n| --- | ---: | ---: | ---: | ---: |")
     print(f"| exact: force constants | {exact['constants_s']:.1f} | {exact['MiB']:.0f} | | |")
     print(f"| ... then the mesh | {exact['mesh_s']:.2f} | | | |")
     print(f"| ... then the band path | {exact['bands_s']:.2f} | | | |")
-    print(f"| exact: one D(q) by replicas | {exact['replicas_s']:.2f} | | | {exact['apart']:.0e} |")
+    difference = exact["difference"]
+    print(f"| exact: one D(q) by replicas | {exact['replicas_s']:.2f} | | | {difference:.0e} |")
     for repeats in SUPERCELLS[name]:
-        found = _apart(_differences, name, model, repeats, exact["q"])
-        error = found["frequencies"] - exact["frequencies"]
-        cells = f"{repeats}x{repeats}x{repeats}, {found['atoms']} atoms"
+        result = _in_new_process(_differences, name, model, repeats, exact["q"])
+        error = result["frequencies"] - exact["frequencies"]
+        cells = f"{repeats}x{repeats}x{repeats}, {result['atoms']} atoms"
         print(
-            f"| phonopy {cells}, {found['displacements']} displacements | "
-            f"{found['s']:.1f} | {found['MiB']:.0f} | {np.sqrt((error**2).mean()):.4f} | "
+            f"| phonopy {cells}, {result['displacements']} displacements | "
+            f"{result['s']:.1f} | {result['MiB']:.0f} | {np.sqrt((error**2).mean()):.4f} | "
             f"{abs(error).max():.3f} |",
             flush=True,
         )
 
 
 def _framework(model: str) -> None:
-    """Cost of one D(q), and a mesh against the supercell that it replaces."""
-    cost = _apart(_cost, model)
+    """Print the cost of one D(q), and a comparison of a mesh with the equivalent supercell."""
+    cost = _in_new_process(_cost, model)
     print(f"\nRSM0011, {cost['atoms']} atoms, one matrix\n\n| | s | over the Hessian |")
     print("| --- | ---: | ---: |")
     for name, seconds in cost["s"].items():
         print(f"| {name} | {seconds:.2f} | {seconds / cost['s']['Hessian at Gamma']:.2f} |")
-    mesh, cell = _apart(_mesh, model), _apart(_supercell, model)
+    mesh, cell = _in_new_process(_mesh, model), _in_new_process(_supercell, model)
     difference = mesh["cv"] - cell["cv"]
     print("\n| heat capacity at 300 K | J/(g K) | s | MiB |\n| --- | ---: | ---: | ---: |")
     print(f"| 2x2x2 mesh, {mesh['q']} q | {mesh['cv']:.6f} | {mesh['s']:.1f} | {mesh['MiB']:.0f} |")
@@ -97,7 +99,7 @@ def _framework(model: str) -> None:
 
 
 def _structure(name: str, source: str) -> Atoms:
-    """The crystal at rest."""
+    """Return the relaxed crystal."""
     atoms = bulk("Si", "diamond", a=5.43) if name == "silicon" else mf.example_structure(name)
     atoms.calc = mf.MaceCalculator(mf.load_model(source))
     BFGS(FrechetCellFilter(atoms), logfile=None).run(fmax=1e-4, steps=500)
@@ -107,12 +109,12 @@ def _structure(name: str, source: str) -> Atoms:
 
 def _exact(name: str, source: str) -> dict[str, Any]:
     model, atoms = mf.load_model(source), _structure(name, source)
-    before, start = _memory(), time.perf_counter()
-    found = mf.phonons_of(model, atoms, method="force-constants")
-    constants_s, memory = time.perf_counter() - start, _memory() - before
+    before, start = _peak_memory(), time.perf_counter()
+    phonons = mf.phonons_of(model, atoms, method="force-constants")
+    constants_s, memory = time.perf_counter() - start, _peak_memory() - before
     mesh = Mesh.of(atoms, MESH)
-    modes, mesh_s = _timed(lambda: mesh_modes(found, mesh))
-    bands, bands_s = _timed(lambda: band_structure(found, points=POINTS))
+    modes, mesh_s = _timed(lambda: mesh_modes(phonons, mesh))
+    bands, bands_s = _timed(lambda: band_structure(phonons, points=POINTS))
     s = mf.from_ase(atoms, model)
     replicas = dynamical_matrix_fn(model, s.graph)
     q = torch.tensor([0.13, -0.29, 0.41], dtype=model.dtype)
@@ -126,24 +128,24 @@ def _exact(name: str, source: str) -> dict[str, Any]:
         "bands_s": bands_s,
         "band_q": len(bands.q),
         "replicas_s": replicas_s,
-        "apart": float((matrix - found.dynamical_matrix(q)).abs().max()),
+        "difference": float((matrix - phonons.dynamical_matrix(q)).abs().max()),
         "q": mesh.q.numpy(),
         "frequencies": modes.frequencies_in("THz").numpy(),
-        "top": float(modes.frequencies_in("THz").max()),
+        "largest": float(modes.frequencies_in("THz").max()),
     }
 
 
 def _differences(name: str, source: str, repeats: int, q: np.ndarray) -> dict[str, Any]:
-    """Phonopy with forces from mace-torch's calculator."""
+    """Compute frequencies with phonopy and forces of mace-torch's calculator."""
     from mace.calculators import MACECalculator
     from phonopy import Phonopy
     from phonopy.structure.atoms import PhonopyAtoms
 
     atoms = _structure(name, source)
     calculator = MACECalculator(model_paths=source, device="cpu", default_dtype="float64")
-    for module in calculator.models:  # as load_model does: the same weights on both sides
+    for module in calculator.models:  # as in load_model, so that both use the same weights
         flush_subnormal(module)
-    before, start = _memory(), time.perf_counter()
+    before, start = _peak_memory(), time.perf_counter()
     phonopy = Phonopy(
         PhonopyAtoms(
             symbols=atoms.get_chemical_symbols(),
@@ -164,7 +166,7 @@ def _differences(name: str, source: str, repeats: int, q: np.ndarray) -> dict[st
     frequencies = phonopy.get_qpoints_dict()["frequencies"]
     return {
         "s": time.perf_counter() - start,
-        "MiB": _memory() - before,
+        "MiB": _peak_memory() - before,
         "displacements": len(forces),
         "atoms": len(forces[0]),
         "frequencies": np.array(frequencies),
@@ -174,21 +176,21 @@ def _differences(name: str, source: str, repeats: int, q: np.ndarray) -> dict[st
 def _cost(source: str) -> dict[str, Any]:
     model, atoms = mf.load_model(source), ase.io.read(FRAMEWORK)
     s = mf.from_ase(atoms, model)
-    here = (s.positions, s.cell, model.params)
+    args = (s.positions, s.cell, model.params)
     hessian = mf.hessian(mf.energy_fn(model, s.graph))
     matrix = dynamical_matrix_fn(model, s.graph)
 
     def at(*q: float) -> Callable[[], object]:
-        return lambda: matrix(torch.tensor(q, dtype=model.dtype), *here, s.masses)
+        return lambda: matrix(torch.tensor(q, dtype=model.dtype), *args, s.masses)
 
     tasks = {
-        "Hessian at Gamma": lambda: hessian(*here),
+        "Hessian at Gamma": lambda: hessian(*args),
         "D(q), general q": at(0.13, -0.29, 0.41),
         "D(q), real phases": at(0.5, 0.5, 0.0),
         "D(0)": at(0.0, 0.0, 0.0),
     }
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for _ in range(4):  # in turns, so that noise meets all alike
+    for _ in range(4):  # tasks alternate, so that noise affects all of them
         for name, task in tasks.items():
             seconds[name].append(_timed(task)[1])
     return {"atoms": len(atoms), "s": {k: median(v[1:]) for k, v in seconds.items()}}
@@ -196,12 +198,12 @@ def _cost(source: str) -> dict[str, Any]:
 
 def _mesh(source: str) -> dict[str, Any]:
     model, atoms = mf.load_model(source), ase.io.read(FRAMEWORK)
-    before, start = _memory(), time.perf_counter()
-    found = mf.phonons_of(model, atoms, method="replicas")
+    before, start = _peak_memory(), time.perf_counter()
+    phonons = mf.phonons_of(model, atoms, method="replicas")
     mesh = Mesh.of(atoms, (2, 2, 2))
-    thermo = mesh_thermo(mesh_modes(found, mesh), 300.0)
-    seconds, memory = time.perf_counter() - start, _memory() - before
-    gamma = mesh_thermo(mesh_modes(found, Mesh.of(atoms, (1, 1, 1))), 300.0)
+    thermo = mesh_thermo(mesh_modes(phonons, mesh), 300.0)
+    seconds, memory = time.perf_counter() - start, _peak_memory() - before
+    gamma = mesh_thermo(mesh_modes(phonons, Mesh.of(atoms, (1, 1, 1))), 300.0)
     return {
         "cv": float(thermo.specific_heat_capacity),
         "gamma": float(gamma.specific_heat_capacity),
@@ -213,11 +215,11 @@ def _mesh(source: str) -> dict[str, Any]:
 
 def _supercell(source: str) -> dict[str, Any]:
     model, atoms = mf.load_model(source), ase.io.read(FRAMEWORK)
-    before, start = _memory(), time.perf_counter()
-    large = make_supercell(atoms, np.diag([2, 2, 2]))
-    thermo = mf.harmonic_thermo(mf.gamma_modes(model, large), 300.0)
-    cv = thermo.specific_heat_capacity(large.get_masses().tolist())
-    return {"cv": float(cv), "s": time.perf_counter() - start, "MiB": _memory() - before}
+    before, start = _peak_memory(), time.perf_counter()
+    supercell = make_supercell(atoms, np.diag([2, 2, 2]))
+    thermo = mf.harmonic_thermo(mf.gamma_modes(model, supercell), 300.0)
+    cv = thermo.specific_heat_capacity(supercell.get_masses().tolist())
+    return {"cv": float(cv), "s": time.perf_counter() - start, "MiB": _peak_memory() - before}
 
 
 def _timed(task: Callable[[], Any]) -> tuple[Any, float]:
@@ -225,13 +227,13 @@ def _timed(task: Callable[[], Any]) -> tuple[Any, float]:
     return task(), time.perf_counter() - start
 
 
-def _memory() -> float:
-    """Highest memory of the process so far, MiB."""
+def _peak_memory() -> float:
+    """Return the peak memory of this process, MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _apart(task: Callable[..., Any], *args: Any) -> Any:
-    """Run a task in a fresh process."""
+def _in_new_process(task: Callable[..., Any], *args: Any) -> Any:
+    """Run a task in a new process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(task, args)
 

@@ -1,11 +1,11 @@
-"""Time relaxations beside ASE's BFGS, with our calculator and with mace-torch's, in one run.
+"""Compare the times of `relax` and of ASE's BFGS with our calculator and with mace-torch's.
 
     python benchmarks/relaxation.py                       four frameworks, positions and cell
     python benchmarks/relaxation.py --cases RSM0011 --repeats 5
     python benchmarks/relaxation.py --structure FILE --model CHECKPOINT
 
-Weights and structures are looked for in `../shared`, or in `$MACE_FUNCTIONAL_SHARED`. Every run
-is a process of its own; the methods take turns.
+Weights and structures are read from `../shared`, or from `$MACE_FUNCTIONAL_SHARED`. Every run has
+its own process; the methods alternate.
 """
 
 from __future__ import annotations
@@ -35,11 +35,20 @@ SHARED = Path(os.environ.get("MACE_FUNCTIONAL_SHARED", ROOT.parent / "shared"))
 WEIGHTS = SHARED / "weights" / "MACE-MP-0_small.model"
 CASES = ("RSM0004", "RSM0010", "RSM0011", "RSM0020")
 LOOSE, TIGHT = 0.005, 1e-6
-"""Largest forces to relax to, eV/Å."""
+"""Largest forces at which relaxations end, eV/Å."""
 
 
 class Run(NamedTuple):
-    """A relaxation: seconds without loading, counts, where it ended, and MiB above the model."""
+    """Result of a relaxation.
+
+    Attributes:
+        seconds: Time without loading of the model.
+        gradients: Number of gradients.
+        products: Number of Hessian products.
+        energy: Final energy, eV.
+        volume: Final volume, Å³.
+        memory: Peak memory minus that of the loaded model, MiB.
+    """
 
     seconds: float
     gradients: int
@@ -53,9 +62,9 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--structure", help="one of your own, in place of the cases")
+    parser.add_argument("--structure", help="a structure of your own instead of the cases")
     parser.add_argument("--model", default=str(WEIGHTS), help="%(default)s")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each, in turns (3)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each method (%(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     paths = {case: SHARED / "heatcapacity" / "structures" / f"{case}.cif" for case in options.cases}
@@ -67,17 +76,18 @@ def main() -> None:
     )
     ratios: dict[str, list[float]] = {name: [] for name in METHODS}
     for case, path in paths.items():
-        found: dict[str, list[Run]] = {name: [] for name in METHODS}
+        results: dict[str, list[Run]] = {name: [] for name in METHODS}
         for _ in range(options.repeats):
             for name in METHODS:
-                found[name].append(_apart(name, str(path), options.model, options.threads))
-        own = median(run.seconds for run in found["relax"])
-        for name, runs in found.items():
+                run = _in_new_process(name, str(path), options.model, options.threads)
+                results[name].append(run)
+        relax_s = median(run.seconds for run in results["relax"])
+        for name, runs in results.items():
             seconds, run = median(r.seconds for r in runs), runs[0]
-            ratios[name].append(seconds / own)
+            ratios[name].append(seconds / relax_s)
             print(
                 f"| {case} | {len(ase.io.read(path))} | {name} | {run.gradients} | {run.products} "
-                f"| {seconds:.2f} | {seconds / own:.2f} | {run.memory:.0f} | {run.energy:.5f} "
+                f"| {seconds:.2f} | {seconds / relax_s:.2f} | {run.memory:.0f} | {run.energy:.5f} "
                 f"| {run.volume:.2f} |",
                 flush=True,
             )
@@ -97,7 +107,7 @@ def _bfgs_mace_torch(source: str) -> Callable[[Atoms], tuple[Atoms, int, int]]:
     from mace.calculators import MACECalculator
 
     calculator = MACECalculator(model_paths=source, device="cpu", default_dtype="float64")
-    for module in calculator.models:  # as load_model does: the same weights on both sides
+    for module in calculator.models:  # as in load_model, so that both use the same weights
         flush_subnormal(module)
 
     def run(atoms: Atoms) -> tuple[Atoms, int, int]:
@@ -140,8 +150,8 @@ METHODS: dict[str, Callable[[str], Callable[[Atoms], tuple[Atoms, int, int]]]] =
 }
 
 
-def _apart(name: str, path: str, model: str, threads: int) -> Run:
-    """A run in a process of its own."""
+def _in_new_process(name: str, path: str, model: str, threads: int) -> Run:
+    """Run a relaxation in a new process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_run, (name, path, model, threads))
 
@@ -149,22 +159,22 @@ def _apart(name: str, path: str, model: str, threads: int) -> Run:
 def _run(name: str, path: str, source: str, threads: int) -> Run:
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
-    task, atoms = METHODS[name](source), ase.io.read(path)
-    before, start = _memory(), time.perf_counter()
-    end, gradients, products = task(atoms)
+    relax, atoms = METHODS[name](source), ase.io.read(path)
+    before, start = _peak_memory(), time.perf_counter()
+    final, gradients, products = relax(atoms)
     seconds = time.perf_counter() - start
     return Run(
         seconds,
         gradients,
         products,
-        end.get_potential_energy(),
-        end.get_volume(),
-        _memory() - before,
+        final.get_potential_energy(),
+        final.get_volume(),
+        _peak_memory() - before,
     )
 
 
-def _memory() -> float:
-    """Peak memory of this process so far, MiB."""
+def _peak_memory() -> float:
+    """Return the peak memory of this process, MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -1,12 +1,13 @@
-"""Count what rattled guesses of two saddle points cost, and compare the barriers with NEB.
+"""Measure the cost of saddle point searches from rattled guesses, and compare barriers with NEB.
 
     python benchmarks/saddles.py                                    the embedded model, on CPU
     python benchmarks/saddles.py --model small --seeds 20
     python benchmarks/saddles.py --no-neb
 
-Ethane is turned by 40 to 50 of the 60 degrees, ammonia is half flat, and both are rattled by 0.05
-or 0.1 Å. Gradients and products are means over the seeds, to a largest force of 1e-4 eV/Å, with the
-exact Hessian that verifies the end. NEB has eleven images and climbs to 0.005 eV/Å.
+The guess for ethane is rotated by 40 to 50 of the 60 degrees, that for ammonia is half flat, and
+both are rattled by 0.05 or 0.1 Å. Searches end at a largest force of 1e-4 eV/Å. Gradients and
+products are means over the seeds; they include the exact Hessian that verifies the saddle point.
+NEB has eleven images and a climbing image, and ends at 0.005 eV/Å.
 """
 
 from __future__ import annotations
@@ -26,23 +27,24 @@ from mace_functional.optimize.relax import relax
 from mace_functional.optimize.saddle import find_saddle
 
 IMAGES = 11
+"""Number of images of the NEB."""
 
 
-def turned(ethane: Atoms, angle: float) -> Atoms:
-    """Ethane with its first methyl group turned, by degrees."""
+def rotated(ethane: Atoms, angle: float) -> Atoms:
+    """Return ethane with its first methyl group rotated by an angle in degrees."""
     atoms = ethane.copy()
-    group = np.flatnonzero(atoms.get_distances(0, range(8)) < 1.3)
-    part = atoms[group]
-    part.rotate(angle, atoms.get_distance(1, 0, vector=True), atoms.positions[0])
-    atoms.positions[group] = part.positions
+    indices = np.flatnonzero(atoms.get_distances(0, range(8)) < 1.3)
+    methyl = atoms[indices]
+    methyl.rotate(angle, atoms.get_distance(1, 0, vector=True), atoms.positions[0])
+    atoms.positions[indices] = methyl.positions
     return atoms
 
 
 def guess(name: str, minimum: Atoms, seed: int) -> Atoms:
-    """A rattled structure on the way to the saddle point."""
+    """Return a rattled guess of the saddle point."""
     rng = np.random.default_rng(seed)
     if name == "ethane":
-        atoms = turned(minimum, rng.uniform(40, 50))
+        atoms = rotated(minimum, rng.uniform(40, 50))
     else:
         atoms = minimum.copy()
         atoms.positions[0] += 0.5 * (atoms.positions[1:].mean(0) - atoms.positions[0])
@@ -51,9 +53,9 @@ def guess(name: str, minimum: Atoms, seed: int) -> Atoms:
 
 
 def barrier_by_neb(name: str, minimum: Atoms, model: mf.MaceModel) -> tuple[float, int]:
-    """Barrier in meV, and the number of gradients."""
+    """Return the barrier by NEB in meV, and the number of gradients."""
     if name == "ethane":
-        path = [turned(minimum, angle) for angle in np.linspace(0, 120, IMAGES)]
+        path = [rotated(minimum, angle) for angle in np.linspace(0, 120, IMAGES)]
     else:
         last, hydrogens = minimum.copy(), minimum.positions[1:]
         normal = np.cross(hydrogens[1] - hydrogens[0], hydrogens[2] - hydrogens[0])
@@ -70,24 +72,24 @@ def barrier_by_neb(name: str, minimum: Atoms, model: mf.MaceModel) -> tuple[floa
 
 
 def study(name: str, formula: str, model: mf.MaceModel, seeds: int, neb: bool) -> None:
-    """One row of the table."""
-    rest = relax(model, molecule(formula), relax_cell=False)
+    """Print one row of the table."""
+    minimum = relax(model, molecule(formula), relax_cell=False)
     started = time.perf_counter()
-    found = [
-        find_saddle(model, guess(name, rest.atoms, seed), connect=False) for seed in range(seeds)
+    results = [
+        find_saddle(model, guess(name, minimum.atoms, seed), connect=False) for seed in range(seeds)
     ]
     seconds = (time.perf_counter() - started) / seeds
-    good = [result for result in found if result.converged]
-    if not good:
+    converged = [result for result in results if result.converged]
+    if not converged:
         print(f"| {name} | 0 of {seeds} |  |  |  |  |  |  |  |", flush=True)
         return
-    lowest = min(good, key=lambda result: result.energy)
-    same = [result for result in good if result.energy < lowest.energy + 1e-4]
-    height, cost = barrier_by_neb(name, rest.atoms, model) if neb else (np.nan, 0)
+    lowest = min(converged, key=lambda result: result.energy)
+    same = [result for result in converged if result.energy < lowest.energy + 1e-4]
+    neb_barrier, n_gradients = barrier_by_neb(name, minimum.atoms, model) if neb else (np.nan, 0)
     print(
-        f"| {name} | {len(same)} of {seeds} | {mean(r.n_gradients for r in found):.1f} "
-        f"| {mean(r.n_hvps for r in found):.1f} | {seconds:.2f} | {lowest.frequency:.1f} "
-        f"| {1e3 * (lowest.energy - rest.energy):.3f} | {height:.3f} | {cost} |",
+        f"| {name} | {len(same)} of {seeds} | {mean(r.n_gradients for r in results):.1f} "
+        f"| {mean(r.n_hvps for r in results):.1f} | {seconds:.2f} | {lowest.frequency:.1f} "
+        f"| {1e3 * (lowest.energy - minimum.energy):.3f} | {neb_barrier:.3f} | {n_gradients} |",
         flush=True,
     )
 

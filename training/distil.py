@@ -2,8 +2,8 @@
 
     python training/distil.py --teacher MACE-MP-0_small.model --frameworks FOLDER --output FOLDER
 
-makes the configurations, labels them, trains, and writes the model. It continues where it was
-interrupted: labels that are there are kept, and so is the state after every epoch.
+generates the configurations, labels them with the teacher, trains the student, and writes the
+model. An interrupted run continues from the existing labels and from the state of the last epoch.
 """
 
 from __future__ import annotations
@@ -22,22 +22,25 @@ import numpy as np
 import teacher
 import torch
 from samples import Sample, batches
-from student import answers, errors, losses, new_student
+from student import errors, evaluate, losses, new_student
 from torch import Tensor
 
 import mace_functional as mf
 from mace_functional.support.atomic_write import atomic_write
 
 VALIDATION = 0.03
-"""Fraction of the configurations that is not trained on."""
+"""Fraction of the configurations that is used for validation only."""
 
 WEIGHTS, LAST_WEIGHTS, LAST_PART = (0.1, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 1.0), 0.3
-"""Of the losses of energies, forces, stresses and curvatures, at first and in the last part. There
-is one energy for hundreds of other numbers: with the same weight from the beginning, its noise
-makes everything, energies too, worse for long."""
+"""Weights of the losses of energies, forces, stresses and curvatures, at first and at the end.
+
+`LAST_PART` is the fraction of the training with the last weights. There is one energy for hundreds
+of other numbers. If it has full weight from the beginning, its noise makes all results, even
+energies, worse for a long time.
+"""
 
 LARGEST_GRADIENT = 10.0
-"""Norm to which gradients of the loss are clipped."""
+"""Norm to which the gradient of the loss is clipped."""
 
 
 def main() -> None:
@@ -48,7 +51,7 @@ def main() -> None:
         "--frameworks", type=Path, required=True, help="folder with structures/*.cif"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for all results")
-    parser.add_argument("--start", type=Path, help="a student to go on from, *.safetensors")
+    parser.add_argument("--start", type=Path, help="student with initial weights, *.safetensors")
     parser.add_argument("--channels", type=int, default=64, help="%(default)s")
     parser.add_argument("--max-ell", type=int, default=2, help="%(default)s")
     parser.add_argument("--epochs", type=int, default=125, help="%(default)s")
@@ -63,18 +66,18 @@ def main() -> None:
 
 
 def train(options: argparse.Namespace, samples: Sequence[Sample]) -> None:
-    """Fit the student epoch by epoch, and write the average of its weights after each."""
+    """Train the student, and write the average of its weights after each epoch."""
     rng = np.random.default_rng(options.seed)
     number = max(1, int(VALIDATION * len(samples)))
-    held = set(rng.choice(len(samples), number, replace=False).tolist())
-    fitted = [s for k, s in enumerate(samples) if k not in held]
-    unseen = [samples[k] for k in sorted(held)]
+    chosen = set(rng.choice(len(samples), number, replace=False).tolist())
+    training = [s for k, s in enumerate(samples) if k not in chosen]
+    validation = [samples[k] for k in sorted(chosen)]
     student = {"channels": options.channels, "max_ell": options.max_ell, "seed": options.seed}
     module = new_student(samples, **student)
     model = mf.load_model(module, dtype=torch.float32)
-    learnt = [k for k, p in module.named_parameters() if p.numel() and k in model.params]
+    trainable = [k for k, p in module.named_parameters() if p.numel() and k in model.params]
     initial = mf.load_model(options.start, dtype=torch.float32) if options.start else model
-    fit = _Fit({k: initial.params[k] for k in learnt}, options.rate)
+    fit = _Fit({k: initial.params[k] for k in trainable}, options.rate)
     torch.set_default_dtype(torch.float64)
     exact = mf.load_model(new_student(samples, **student))  # coupling coefficients in float64
     torch.set_default_dtype(torch.float32)
@@ -82,19 +85,22 @@ def train(options: argparse.Namespace, samples: Sequence[Sample]) -> None:
     state, log = options.output / "state.pt", options.output / "log.jsonl"
     first = fit.restore(torch.load(state, weights_only=True)) if state.exists() else 0
     count = sum(w.numel() for w in fit.weights.values())
-    print(f"{len(fitted)} configurations, {len(unseen)} held out, {count} weights", flush=True)
+    print(
+        f"{len(training)} configurations, {len(validation)} for validation, {count} weights",
+        flush=True,
+    )
     for epoch in range(first, options.epochs):
-        started, total = time.perf_counter(), []
-        todo = list(batches(fitted, model, np.random.default_rng([options.seed, epoch])))
-        for position, batch in enumerate(todo):
-            loss = losses(answers(model, model.params | fit.weights, batch), batch)
-            fit.step(loss, (epoch + position / len(todo)) / options.epochs)
-            total.append(loss.detach())
+        started, epoch_losses = time.perf_counter(), []
+        all_batches = list(batches(training, model, np.random.default_rng([options.seed, epoch])))
+        for position, batch in enumerate(all_batches):
+            loss = losses(evaluate(model, model.params | fit.weights, batch), batch)
+            fit.step(loss, (epoch + position / len(all_batches)) / options.epochs)
+            epoch_losses.append(loss.detach())
         record = {
             "epoch": epoch + 1,
             "steps": fit.steps,
-            "loss": [round(float(x), 4) for x in torch.stack(total).mean(0)],
-            **_validate(model, model.params | fit.average, unseen),
+            "loss": [round(float(x), 4) for x in torch.stack(epoch_losses).mean(0)],
+            **_validate(model, model.params | fit.average, validation),
             "seconds": round(time.perf_counter() - started, 1),
         }
         print(json.dumps(record), flush=True)
@@ -111,7 +117,7 @@ def train(options: argparse.Namespace, samples: Sequence[Sample]) -> None:
 
 
 class _Fit:
-    """Adam with a schedule, and an exponential average of the weights."""
+    """Adam with a learning rate schedule, and an exponential moving average of the weights."""
 
     def __init__(self, weights: dict[str, Tensor], rate: float) -> None:
         self.weights = {k: w.clone().requires_grad_() for k, w in weights.items()}
@@ -120,7 +126,12 @@ class _Fit:
         self.optimiser = torch.optim.Adam(self.weights.values(), lr=rate, betas=(0.9, 0.99))
 
     def step(self, loss: Tensor, progress: float) -> None:
-        """One step, at a fraction of the whole fit: warm-up, then half a cosine to zero."""
+        """Take one step; the learning rate has a warm-up, and decays to zero by a cosine.
+
+        Args:
+            loss: The four losses, (4,).
+            progress: Fraction of the training that is done.
+        """
         for group in self.optimiser.param_groups:
             cosine = 0.5 * (1 + math.cos(math.pi * progress))
             group["lr"] = self.rate * min(1.0, 100 * progress) * cosine
@@ -135,7 +146,7 @@ class _Fit:
             self.average[k].lerp_(w.detach(), 1 - decay)
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs to go on."""
+        """Return the state for `restore`."""
         weights = {k: w.detach() for k, w in self.weights.items()}
         return {
             "optimiser": self.optimiser.state_dict(),
@@ -145,7 +156,7 @@ class _Fit:
         }
 
     def restore(self, saved: dict[str, Any]) -> int:
-        """Go on from a saved state; the number of epochs that are done."""
+        """Restore a saved state, and return the number of completed epochs."""
         self.optimiser.load_state_dict(saved["optimiser"])
         self.steps, self.average = saved["steps"], saved["average"]
         for k, w in self.weights.items():
@@ -156,12 +167,13 @@ class _Fit:
 def _validate(
     model: mf.MaceModel, params: dict[str, Tensor], samples: Sequence[Sample]
 ) -> dict[str, float]:
-    """Mean absolute errors of energies per atom, forces, stresses and curvatures."""
-    found: list[list[Tensor]] = [[], [], [], []]
+    """Return mean absolute errors of energies per atom, forces, stresses and curvatures."""
+    absolute: list[list[Tensor]] = [[], [], [], []]
     for batch in batches(samples, model, np.random.default_rng(0)):
-        for kind, error in zip(found, errors(answers(model, params, batch), batch), strict=True):
-            kind.append(error.detach().abs().flatten())
-    energy, force, stress, curvature = (float(torch.cat(kind).mean()) for kind in found)
+        batch_errors = errors(evaluate(model, params, batch), batch)
+        for values, error in zip(absolute, batch_errors, strict=True):
+            values.append(error.detach().abs().flatten())
+    energy, force, stress, curvature = (float(torch.cat(values).mean()) for values in absolute)
     return {
         "mae_energy_meV": round(1000 * energy, 2),
         "mae_force_meV_A": round(1000 * force, 2),

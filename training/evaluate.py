@@ -1,9 +1,9 @@
-"""Compare a student with its teacher on structures that it never saw.
+"""Compare a student with its teacher on structures outside of the training data.
 
     python training/evaluate.py --teacher MACE-MP-0_small.model --frameworks FOLDER --output FOLDER
 
-prints the table of the model card. Each structure is relaxed with each model: positions, and the
-cell of crystals. The teacher's results are kept in the output folder.
+prints the table of the model card. Each structure is relaxed with each model, including the cell of
+crystals. Results of the teacher in the output folder are reused.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import mace_functional as mf
 FRAMEWORKS = ("RSM0010", "AFI", "13180N3")
 MOLECULES = ("ethanol", "benzene")
 TEMPERATURE = 300.0
+"""Temperature of the heat capacities, K."""
 
 
 def main() -> None:
@@ -43,19 +44,19 @@ def main() -> None:
     student, teacher = mf.load_model(options.student), None
     print("| | atoms | teacher | student | difference | lowest mode | steps |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for name, atoms in _held_out(options.frameworks):
+    for name, atoms in _test_structures(options.frameworks):
         if options.only and name not in options.only:
             continue
-        kept = options.output / f"teacher-{name}.json"
-        if not kept.exists():
+        reference_file = options.output / f"teacher-{name}.json"
+        if not reference_file.exists():
             teacher = teacher or mf.load_model(options.teacher)
-            kept.write_text(json.dumps(_measure(atoms, teacher)) + "\n")
-        found, wanted = _measure(atoms, student), json.loads(kept.read_text())
-        (options.output / f"student-{name}.json").write_text(json.dumps(found) + "\n")
-        print(_row(name, len(atoms), wanted, found), flush=True)
+            reference_file.write_text(json.dumps(_measure(atoms, teacher)) + "\n")
+        result, reference = _measure(atoms, student), json.loads(reference_file.read_text())
+        (options.output / f"student-{name}.json").write_text(json.dumps(result) + "\n")
+        print(_row(name, len(atoms), reference, result), flush=True)
 
 
-def _held_out(folder: Path) -> Iterator[tuple[str, Atoms]]:
+def _test_structures(folder: Path) -> Iterator[tuple[str, Atoms]]:
     for name in (*MOLECULES, "quartz"):
         yield name, mf.example_structure(name)
     for name in FRAMEWORKS:
@@ -63,7 +64,7 @@ def _held_out(folder: Path) -> Iterator[tuple[str, Atoms]]:
 
 
 def _measure(atoms: Atoms, model: mf.MaceModel) -> dict[str, Any]:
-    """Relax, and take frequencies and heat capacity."""
+    """Relax a structure, and compute its frequencies and heat capacity."""
     atoms = atoms.copy()
     atoms.calc = mf.MaceCalculator(model)
     optimiser = BFGS(FrechetCellFilter(atoms) if atoms.pbc.all() else atoms, logfile=None)
@@ -82,14 +83,14 @@ def _measure(atoms: Atoms, model: mf.MaceModel) -> dict[str, Any]:
     }
 
 
-def _row(name: str, size: int, wanted: dict[str, Any], found: dict[str, Any]) -> str:
-    lowest = f"{found['frequencies_cm-1'][0]:.1f} ({wanted['frequencies_cm-1'][0]:.1f})"
-    steps = f"{found['steps']} ({wanted['steps']})"
+def _row(name: str, size: int, reference: dict[str, Any], result: dict[str, Any]) -> str:
+    lowest = f"{result['frequencies_cm-1'][0]:.1f} ({reference['frequencies_cm-1'][0]:.1f})"
+    steps = f"{result['steps']} ({reference['steps']})"
     if name in MOLECULES:
-        both = np.array([found["frequencies_cm-1"], wanted["frequencies_cm-1"]])
-        rms = np.sqrt(((both[0] - both[1]) ** 2).mean())
+        frequencies = np.array([m["frequencies_cm-1"] for m in (result, reference)])
+        rms = np.sqrt(((frequencies[0] - frequencies[1]) ** 2).mean())
         return f"| {name} | {size} | | | {rms:.1f} cm-1 RMS | {lowest} | {steps} |"
-    cv = [m["heat_capacity_J_per_gK"] for m in (wanted, found)]
+    cv = [m["heat_capacity_J_per_gK"] for m in (reference, result)]
     change = 100 * (cv[1] / cv[0] - 1)
     return f"| {name} | {size} | {cv[0]:.4f} | {cv[1]:.4f} | {change:+.2f} % | {lowest} | {steps} |"
 

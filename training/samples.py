@@ -1,4 +1,4 @@
-"""Samples with the teacher's answers, and batches of them as one graph."""
+"""Training samples with the teacher's results, and batches of them as one graph."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from mace_functional.structure.graph import Graph
 from mace_functional.structure.species import Species
 
 ELEMENTS = (1, 6, 7, 8, 11, 13, 14, 17, 30)
-"""H, C, N, O, Na, Al, Si, Cl, Zn."""
+"""Atomic numbers of the elements of the student: H, C, N, O, Na, Al, Si, Cl, Zn."""
 
 CUTOFF = 4.5
-"""Of the student, Å; the teacher's is 6."""
+"""Cutoff radius of the student, Å; that of the teacher is 6."""
 
 EDGES = 2500
-"""Edges of a batch, padding included."""
+"""Largest number of edges of a batch, padding included."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One configuration with the teacher's answers.
+    """One configuration with the teacher's results.
 
     Attributes:
         numbers: Atomic numbers, (N,).
-        positions: Å, (N, 3).
+        positions: Positions in Å, (N, 3).
         cell: Lattice vectors in Å as rows, (3, 3); zero for a molecule.
-        energy: eV.
-        forces: eV/Å, (N, 3).
-        stress: dE/d(strain) / volume, eV/Å³, (3, 3); zero for a molecule.
-        directions: Random directions, (D, N, 3).
-        curvatures: Hessian times each of them, eV/Å², (D, N, 3).
-        origin: Name of the structure it was made from.
+        energy: Energy, eV.
+        forces: Forces, eV/Å, (N, 3).
+        stress: Stress dE/d(strain) / volume, eV/Å³, (3, 3); zero for a molecule.
+        directions: Random directions v, (D, N, 3).
+        curvatures: Hessian products H v, eV/Å², (D, N, 3).
+        origin: Name of the structure from which it was generated.
     """
 
     numbers: np.ndarray
@@ -63,7 +63,7 @@ class Sample:
 
     @cached_property
     def width(self) -> int:
-        """Most neighbours that an atom has."""
+        """Largest number of neighbours of an atom."""
         return int(np.bincount(self.edges.receiver, minlength=1).max(initial=1))
 
 
@@ -76,16 +76,16 @@ class Edges(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Several samples as one graph, and the teacher's answers for them.
+    """Several samples as one graph, and the teacher's results for them.
 
     Attributes:
-        graph: The graph of all, without edges between samples.
-        vectors: Edge vectors, Å, (nodes, K, 3); they stand in for positions and cells.
-        sample: Which sample an atom belongs to, (atoms,).
-        sizes: Atoms of each sample, (samples,).
-        volumes: Å³, (samples,); infinite for molecules.
-        directions: (atoms, 3).
-        answers: The teacher's.
+        graph: The graph of all samples, without edges between them.
+        vectors: Edge vectors r, Å, (nodes, K, 3); they replace positions and cells.
+        sample: Index of the sample of each atom, (atoms,).
+        sizes: Number of atoms of each sample, (samples,).
+        volumes: Volume of each sample, Å³, (samples,); infinite for molecules.
+        directions: Direction v of each sample, (atoms, 3).
+        labels: Results of the teacher.
     """
 
     graph: Graph
@@ -94,17 +94,17 @@ class Batch(NamedTuple):
     sizes: Tensor
     volumes: Tensor
     directions: Tensor
-    answers: Answers
+    labels: Results
 
 
-class Answers(NamedTuple):
-    """What teacher or student say of a batch.
+class Results(NamedTuple):
+    """Results of the teacher or the student for a batch.
 
     Attributes:
-        energies: eV, (samples,).
-        forces: eV/Å, (atoms, 3).
-        stresses: eV/Å³, (samples, 3, 3).
-        curvatures: Hessian times the directions of the batch, eV/Å², (atoms, 3).
+        energies: Energies, eV, (samples,).
+        forces: Forces, eV/Å, (atoms, 3).
+        stresses: Stresses, eV/Å³, (samples, 3, 3).
+        curvatures: Hessian products H v with the directions of the batch, eV/Å², (atoms, 3).
     """
 
     energies: Tensor
@@ -116,13 +116,13 @@ class Answers(NamedTuple):
 def batches(
     samples: Sequence[Sample], model: mf.MaceModel, rng: np.random.Generator
 ) -> Iterator[Batch]:
-    """All samples once, in batches of random order, with a random one of their directions each.
+    """Yield all samples once, in batches of random order, each with one random direction.
 
-    Samples with about as many neighbours share a batch, so that little is padded.
+    Samples of a batch have similar numbers of neighbours, so that there is little padding.
     """
-    in_order = sorted(samples, key=lambda s: s.width * rng.uniform(0.8, 1.2))
+    by_width = sorted(samples, key=lambda s: s.width * rng.uniform(0.8, 1.2))
     groups: list[list[Sample]] = [[]]
-    for sample in in_order:
+    for sample in by_width:
         group = [*groups[-1], sample]
         edges = max(s.width for s in group) * sum(len(s.numbers) for s in group)
         if edges > EDGES and groups[-1]:
@@ -134,14 +134,14 @@ def batches(
 
 
 def _batch(samples: Sequence[Sample], model: mf.MaceModel, rng: np.random.Generator) -> Batch:
-    which = [int(rng.integers(len(s.directions))) for s in samples]
+    direction = [int(rng.integers(len(s.directions))) for s in samples]
     graph = _union(samples, model)
 
     def tensor(values: object) -> Tensor:
         return torch.as_tensor(np.array(values), dtype=model.dtype)
 
-    def chosen(name: str) -> Tensor:
-        pairs = zip(samples, which, strict=True)
+    def of_direction(name: str) -> Tensor:
+        pairs = zip(samples, direction, strict=True)
         return tensor(np.concatenate([getattr(s, name)[k] for s, k in pairs]))
 
     sizes = [len(s.numbers) for s in samples]
@@ -151,18 +151,21 @@ def _batch(samples: Sequence[Sample], model: mf.MaceModel, rng: np.random.Genera
         sample=torch.as_tensor(np.repeat(np.arange(len(samples)), sizes)),
         sizes=tensor(sizes),
         volumes=tensor([abs(np.linalg.det(s.cell)) or np.inf for s in samples]),
-        directions=chosen("directions"),
-        answers=Answers(
+        directions=of_direction("directions"),
+        labels=Results(
             energies=tensor([s.energy for s in samples]),
             forces=tensor(np.concatenate([s.forces for s in samples])),
             stresses=tensor([s.stress for s in samples]),
-            curvatures=chosen("curvatures"),
+            curvatures=of_direction("curvatures"),
         ),
     )
 
 
 def _union(samples: Sequence[Sample], model: mf.MaceModel) -> Graph:
-    """One graph of all: its shifts are the edge vectors, for atoms at 0 in a cell of 1 Å."""
+    """Return one graph of all samples.
+
+    All its atoms are at the origin of a cell of 1 Å, so that its unit shifts are the edge vectors.
+    """
     sizes = [len(s.numbers) for s in samples]
     pairs = list(zip((s.edges for s in samples), np.cumsum([0, *sizes[:-1]]), strict=True))
     receiver = np.concatenate([e.receiver + start for e, start in pairs])

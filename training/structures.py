@@ -1,9 +1,9 @@
-"""The structures that the training configurations are made from.
+"""Structures from which the training configurations are generated.
 
 Crystals are built from published lattice constants and coordinates, molecules from ASE's
-collections and from their chemical formulas. The teacher relaxes them, so that coordinates need not
-be accurate. Held out, and therefore not here: alpha-quartz, ethanol, benzene (also as part of a
-dimer), and the frameworks on which the student is tested.
+collections and from SMILES strings. The teacher relaxes them, so that coordinates need not be
+accurate. The structures of the test are excluded: alpha-quartz, ethanol, benzene (also as part of a
+dimer), and some frameworks.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ from samples import ELEMENTS
 import mace_functional as mf
 
 HELD_OUT = ("CH3CH2OH", "C6H6")
-"""Molecules of ASE's G2 collection on which the student is tested."""
+"""Molecules of ASE's G2 collection that are excluded, because the student is tested on them."""
 
 SMALLEST = 8
-"""Smaller crystals are repeated: displacements that differ from cell to cell matter too."""
+"""Smallest number of atoms of a crystal; smaller cells are repeated.
+
+Displacements then differ between cells.
+"""
 
 SMILES = {
     "terephthalic acid": "OC(=O)c1ccc(cc1)C(=O)O",
@@ -110,11 +113,11 @@ SMILES = {
     "zinc amide": "N[Zn]N",
     "zinc acetate": "CC(=O)O[Zn]OC(C)=O",
 }
-"""Linkers of frameworks, functional groups, and small molecules with Si, Al and Zn."""
+"""SMILES strings of framework linkers, functional groups, and molecules with Si, Al and Zn."""
 
 
 def molecules() -> Iterator[tuple[str, Atoms]]:
-    """Molecules of ASE's collections and of `SMILES`, with a rough geometry."""
+    """Yield molecules of ASE's collections and of `SMILES`, with an approximate geometry."""
     for name in g2.names:
         atoms = molecule(name)
         if len(atoms) > 1 and _known(atoms) and name not in HELD_OUT:
@@ -122,34 +125,34 @@ def molecules() -> Iterator[tuple[str, Atoms]]:
     for name in s22.names:
         if _known(s22[name]) and "benzene" not in name.lower():
             yield f"S22 {name}", s22[name]
-    RDLogger.DisableLog("rdApp.*")  # it warns of Al and Zn, whose geometry the teacher mends
+    RDLogger.DisableLog("rdApp.*")  # it warns about Al and Zn, which the teacher relaxes
     for name, smiles in SMILES.items():
-        found = Chem.AddHs(Chem.MolFromSmiles(smiles))
-        AllChem.EmbedMolecule(found, randomSeed=0, useRandomCoords=True)
-        if AllChem.UFFHasAllMoleculeParams(found):
-            AllChem.UFFOptimizeMolecule(found, maxIters=500)
-        symbols = [a.GetSymbol() for a in found.GetAtoms()]
-        yield name, Atoms(symbols, found.GetConformer().GetPositions())
+        mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+        AllChem.EmbedMolecule(mol, randomSeed=0, useRandomCoords=True)
+        if AllChem.UFFHasAllMoleculeParams(mol):
+            AllChem.UFFOptimizeMolecule(mol, maxIters=500)
+        symbols = [a.GetSymbol() for a in mol.GetAtoms()]
+        yield name, Atoms(symbols, mol.GetConformer().GetPositions())
 
 
 def crystals() -> Iterator[tuple[str, Atoms]]:
-    """Crystals from published coordinates, as primitive cells or small supercells."""
+    """Yield crystals from published coordinates, as primitive cells or small supercells."""
     for name, atoms in _primitive_crystals():
         yield name, _at_least(atoms, SMALLEST)
 
 
 def frameworks(folder: Path) -> Iterator[tuple[str, Atoms]]:
-    """Frameworks that are not held out.
+    """Yield frameworks that are not part of the test.
 
     Args:
-        folder: Holds RSM0020.cif and RSM0062.cif of Moosavi et al., Nat. Mater. 2022.
+        folder: Folder with RSM0020.cif and RSM0062.cif of Moosavi et al., Nat. Mater. 2022.
     """
     yield "MOF-5", mf.example_structure("MOF-5")
     yield "CTF-1", _triazine_framework()
     yield "RSM0062", ase.io.read(folder / "RSM0062.cif")
-    zinc = ase.io.read(folder / "RSM0020.cif")
-    zinc.symbols[zinc.numbers == 29] = "Zn"
-    yield "RSM0020 with Zn for Cu", zinc
+    zinc_framework = ase.io.read(folder / "RSM0020.cif")
+    zinc_framework.symbols[zinc_framework.numbers == 29] = "Zn"
+    yield "RSM0020 with Zn for Cu", zinc_framework
 
 
 def _known(atoms: Atoms) -> bool:
@@ -157,7 +160,7 @@ def _known(atoms: Atoms) -> bool:
 
 
 def _at_least(atoms: Atoms, size: int) -> Atoms:
-    """Repeat the shortest lattice vector until there are enough atoms."""
+    """Return a supercell of at least `size` atoms, doubled along its shortest lattice vectors."""
     repeats = np.ones(3, dtype=int)
     while len(atoms) * repeats.prod() < size:
         repeats[np.argmin(atoms.cell.lengths() * repeats)] *= 2
@@ -286,23 +289,30 @@ def _primitive_crystals() -> Iterator[tuple[str, Atoms]]:
 
 
 def _with_aluminium(zeolite: Atoms, ion: str, distance: float) -> Atoms:
-    """Al for one Si, and its counter-ion at an oxygen beside it, away from both neighbours."""
+    """Replace one Si by Al, and add a counter-ion at a neighbouring oxygen.
+
+    Args:
+        zeolite: The siliceous zeolite.
+        ion: Element of the counter-ion.
+        distance: Distance of the ion from the oxygen, Å; it points away from both T atoms.
+    """
     atoms = zeolite.copy()
     al = int(np.flatnonzero(atoms.numbers == 14)[0])
     atoms.symbols[al] = "Al"
     oxygens = np.flatnonzero(atoms.numbers == 8)
     to_oxygen = atoms.get_distances(al, oxygens, mic=True, vector=True)
     oxygen = oxygens[np.argmin(np.linalg.norm(to_oxygen, axis=1))]
-    cations = np.flatnonzero(np.isin(atoms.numbers, (13, 14)))
-    arms = atoms.get_distances(oxygen, cations, mic=True, vector=True)
-    nearest = np.argsort(np.linalg.norm(arms, axis=1))[:2]
-    outward = -arms[nearest].sum(0)
-    place = atoms.positions[oxygen] + distance * outward / np.linalg.norm(outward)
-    return atoms + Atoms([ion], [place])
+    t_atoms = np.flatnonzero(np.isin(atoms.numbers, (13, 14)))
+    to_t_atoms = atoms.get_distances(oxygen, t_atoms, mic=True, vector=True)
+    nearest = np.argsort(np.linalg.norm(to_t_atoms, axis=1))[:2]
+    outward = -to_t_atoms[nearest].sum(0)
+    position = atoms.positions[oxygen] + distance * outward / np.linalg.norm(outward)
+    return atoms + Atoms([ion], [position])
 
 
 def _triazine_framework() -> Atoms:
-    """One layer of triazine rings joined by phenylene, stacked 3.5 Å apart (CTF-1)."""
+    """Return CTF-1: layers of triazine rings joined by phenylene, stacked 3.5 Å apart."""
+    # Radii of the rings of C, N and H atoms, and the bond between the rings, Å.
     triazine_carbon, triazine_nitrogen, bond, ring, hydrogen = 1.29, 1.37, 1.48, 1.39, 2.48
     length = 2 * (triazine_carbon + bond + ring)
     a = np.sqrt(3) * length

@@ -1,13 +1,13 @@
-"""The student: a small MACE, its answers for a batch, and how far they are from the teacher's.
+"""The student: a small MACE, its results for a batch, and its loss.
 
-The energy E of a batch is a function of the edge vectors r alone, so that two derivatives by r give
-everything that is fitted:
+The energy E of a batch depends only on the edge vectors r. Two derivatives by r give all fitted
+quantities:
 
     g = dE/dr,  F_i = sum of g over edges at i,  dE/d(strain) = sum r (x) g,  H v from d(g.dr)/dr.
 
-A third one, of the loss by the parameters, is `backward`. All three are reverse mode by
-`torch.autograd`, which records once what nested `torch.func` transforms compute at each level: a
-step takes a third of the time of `grad(loss)` with `jvp(grad(E))` in it.
+A third derivative, of the loss by the parameters, is `backward`. All three use the reverse mode of
+`torch.autograd`, which records the graph once, while nested `torch.func` transforms recompute it at
+each level. A step takes a third of the time of `grad(loss)` with `jvp(grad(E))`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from mace import modules
 from e3nn import o3
-from samples import CUTOFF, ELEMENTS, Answers, Batch, Sample
+from samples import CUTOFF, ELEMENTS, Batch, Results, Sample
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import huber_loss
@@ -29,22 +29,24 @@ from mace_functional.structure.graph import Graph
 from mace_functional.structure.species import gather
 
 SCALES = (0.005, 0.05, 0.003, 0.5)
-"""Errors of the four answers beyond which the loss grows linearly: eV per atom, eV/Å, eV/Å³,
-eV/Å²."""
+"""Errors above which the Huber losses are linear.
+
+They are those of energies, eV per atom, forces, eV/Å, stresses, eV/Å³, and curvatures, eV/Å².
+"""
 
 
 def new_student(
     samples: Sequence[Sample], *, channels: int, max_ell: int, seed: int
 ) -> torch.nn.Module:
-    """A mace-torch module with random weights, in torch's default dtype.
+    """Return a mace-torch module with random weights, in torch's default dtype.
 
-    Reference energies of the elements are those that fit the samples best without interaction.
+    Reference energies of the elements are fitted to the energies of the samples by least squares.
 
     Args:
-        samples: Give reference energies, number of neighbours, and the scale of the energies.
-        channels: Width of the network.
+        samples: Source of reference energies, mean number of neighbours, and scale of the energies.
+        channels: Number of channels.
         max_ell: Highest degree of the spherical harmonics.
-        seed: Of the weights.
+        seed: Seed of the weights.
     """
     composition = np.array([[(s.numbers == z).sum() for z in ELEMENTS] for s in samples])
     atoms = composition.sum(1, keepdims=True)
@@ -74,52 +76,51 @@ def new_student(
     )
 
 
-def answers(model: mf.MaceModel, params: dict[str, Tensor], batch: Batch) -> Answers:
-    """Energies, forces, stresses and Hessian-vector products of a batch."""
+def evaluate(model: mf.MaceModel, params: dict[str, Tensor], batch: Batch) -> Results:
+    """Compute energies, forces, stresses and Hessian-vector products of a batch."""
     graph, origin = batch.graph, batch.graph.reference_positions
-    vectors = batch.vectors.detach().requires_grad_()
-    here = replace(graph, unit_shifts=vectors)
-    arguments = (here, origin, graph.reference_cell)
+    r = batch.vectors.detach().requires_grad_()
+    arguments = (replace(graph, unit_shifts=r), origin, graph.reference_cell)
     energies = functional_call(model.module, params, arguments, tie_weights=False)
-    (pulls,) = torch.autograd.grad(energies.sum(), vectors, create_graph=True)
-    nodes = batch.directions[graph.order]
-    along = (nodes[:, None] - gather(nodes, graph.senders)) * graph.edge_mask[..., None]
-    (changes,) = torch.autograd.grad((pulls * along).sum(), vectors, create_graph=True)
-    virials = (vectors * graph.edge_mask[..., None]).transpose(1, 2) @ pulls
+    (g,) = torch.autograd.grad(energies.sum(), r, create_graph=True)
+    v = batch.directions[graph.order]
+    dr = (v[:, None] - gather(v, graph.senders)) * graph.edge_mask[..., None]
+    (dg,) = torch.autograd.grad((g * dr).sum(), r, create_graph=True)
+    virials = (r * graph.edge_mask[..., None]).transpose(1, 2) @ g
     zero = torch.zeros_like(batch.sizes)
-    strains = (
+    by_strain = (
         zero[:, None].repeat(1, 9).index_add(0, batch.sample, virials.flatten(1)[graph.inverse])
     )
-    return Answers(
+    return Results(
         energies=zero.index_add(0, batch.sample, energies),
-        forces=-_on_atoms(pulls, graph),
-        stresses=strains.view(-1, 3, 3) / batch.volumes[:, None, None],
-        curvatures=_on_atoms(changes, graph),
+        forces=-_on_atoms(g, graph),
+        stresses=by_strain.view(-1, 3, 3) / batch.volumes[:, None, None],
+        curvatures=_on_atoms(dg, graph),
     )
 
 
 def _on_atoms(edges: Tensor, graph: Graph) -> Tensor:
-    """From derivatives by `x_i - x_j` (nodes, K, 3) to derivatives by atoms (atoms, 3)."""
+    """Return derivatives by positions (atoms, 3), given those by `x_i - x_j` (nodes, K, 3)."""
     edges = edges * graph.edge_mask[..., None]
     nodes = edges.sum(1).index_add(0, graph.senders.flatten(), -edges.flatten(0, 1))
     return nodes[graph.inverse]
 
 
-def errors(found: Answers, batch: Batch) -> Answers:
-    """Student minus teacher; energies per atom, and stresses of crystals only."""
-    wanted, crystal = batch.answers, torch.isfinite(batch.volumes)
-    return Answers(
-        energies=(found.energies - wanted.energies) / batch.sizes,
-        forces=found.forces - wanted.forces,
-        stresses=(found.stresses - wanted.stresses)[crystal],
-        curvatures=found.curvatures - wanted.curvatures,
+def errors(results: Results, batch: Batch) -> Results:
+    """Return student minus teacher; energies per atom, and stresses of crystals only."""
+    labels, crystal = batch.labels, torch.isfinite(batch.volumes)
+    return Results(
+        energies=(results.energies - labels.energies) / batch.sizes,
+        forces=results.forces - labels.forces,
+        stresses=(results.stresses - labels.stresses)[crystal],
+        curvatures=results.curvatures - labels.curvatures,
     )
 
 
-def losses(found: Answers, batch: Batch) -> Tensor:
-    """Huber losses of the four kinds of answers in units of `SCALES`, (4,)."""
+def losses(results: Results, batch: Batch) -> Tensor:
+    """Return the Huber losses of the four quantities in units of `SCALES`, (4,)."""
     parts = []
-    for error, scale in zip(errors(found, batch), SCALES, strict=True):
+    for error, scale in zip(errors(results, batch), SCALES, strict=True):
         loss = huber_loss(error / scale, torch.zeros_like(error), reduction="sum")
         parts.append(loss / max(1, error.numel()))
     return torch.stack(parts)

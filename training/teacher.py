@@ -1,4 +1,4 @@
-"""The training configurations, and the teacher's answers for them."""
+"""Training configurations, and the teacher's results for them."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ RATTLES = (0.02, 0.05, 0.1, 0.15)
 """Standard deviations of random displacements, Å."""
 
 TEMPERATURES = (400.0, 1000.0)
-"""Of the short molecular dynamics, K."""
+"""Temperatures of the short molecular dynamics, K."""
 
 STRAIN = 0.02
 """Standard deviation of the entries of random strains of crystals."""
 
 LARGEST_FORCE = 40.0
-"""Configurations with larger forces are left out, eV/Å."""
+"""Largest force of a configuration, eV/Å; those with larger forces are left out."""
 
 
 def label_all(
     teacher: Path, frameworks: Path, output: Path, workers: int, report: Callable[[str], None]
 ) -> None:
-    """Make all configurations; what is in the output folder already is kept.
+    """Generate and label all configurations; existing files in the output folder are kept.
 
     Args:
         teacher: Checkpoint of the teacher.
         frameworks: Folder for `structures.frameworks`.
-        output: Folder that gets one file for each structure.
-        workers: Processes.
-        report: Called with a line for each structure.
+        output: Folder for the results, one file for each structure.
+        workers: Number of processes.
+        report: Function that is called with a line for each structure.
     """
     output.mkdir(parents=True, exist_ok=True)
-    # The largest first: no process is left with a large one at the end.
-    todo = [
+    # The largest structures come first, so that all processes end at about the same time.
+    named_structures = [
         *structures.frameworks(frameworks),
         *structures.crystals(),
         *structures.molecules(),
     ]
-    todo.sort(key=lambda pair: -len(pair[1]) * (1 + 5 * pair[1].pbc.all()))
+    named_structures.sort(key=lambda pair: -len(pair[1]) * (1 + 5 * pair[1].pbc.all()))
     jobs = [
         (name, atoms, teacher, output / f"{name.replace('/', '-')}.npz", seed)
-        for seed, (name, atoms) in enumerate(todo)
+        for seed, (name, atoms) in enumerate(named_structures)
     ]
     jobs = [job for job in jobs if not job[3].exists()]
     with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -63,7 +63,7 @@ def label_all(
 
 
 def read_all(folder: Path) -> list[Sample]:
-    """All samples of a folder that `label_all` filled."""
+    """Read all samples that `label_all` wrote to a folder."""
     samples = []
     for path in sorted(folder.glob("*.npz")):
         with np.load(path) as data:
@@ -76,7 +76,7 @@ def read_all(folder: Path) -> list[Sample]:
 
 
 def _label(name: str, atoms: Atoms, teacher: Path, path: Path, seed: int) -> str:
-    """Relax one structure, make configurations of it, and write them with the answers."""
+    """Relax one structure, generate configurations, and write them with the teacher's results."""
     model = mf.load_model(teacher, dtype=torch.float32)
     rng = np.random.default_rng(seed)
     relaxed = _relaxed(atoms, model)
@@ -107,7 +107,7 @@ def _relaxed(atoms: Atoms, model: mf.MaceModel) -> Atoms:
 def _configurations(
     relaxed: Atoms, model: mf.MaceModel, rng: np.random.Generator
 ) -> Iterator[Atoms]:
-    """Rattled, strained and heated copies."""
+    """Yield rattled, strained and thermally disordered copies of a structure."""
     crystal = bool(relaxed.pbc.all())
     for sigma in RATTLES * 2 if crystal else RATTLES:
         yield _strained(relaxed, STRAIN * crystal, sigma, rng)
@@ -135,22 +135,22 @@ def _strained(atoms: Atoms, strain: float, sigma: float, rng: np.random.Generato
 def _sample(
     atoms: Atoms, model: mf.MaceModel, origin: str, directions: int, rng: np.random.Generator
 ) -> Sample:
-    """The teacher's answers for one configuration."""
+    """Return one configuration with the teacher's results."""
     s = mf.from_ase(atoms, model)
     energy = mf.energy_fn(model, s.graph)
-    here = (s.positions, s.cell, model.params)
-    operator = mf.HessianOperator(energy, *here)
-    along = rng.normal(size=(directions, len(atoms), 3))
-    vectors = torch.as_tensor(along, dtype=model.dtype)
+    args = (s.positions, s.cell, model.params)
+    operator = mf.HessianOperator(energy, *args)
+    v = rng.normal(size=(directions, len(atoms), 3))
+    vectors = torch.as_tensor(v, dtype=model.dtype)
     crystal = bool(atoms.pbc.all())
     return Sample(
         numbers=atoms.numbers,
         positions=atoms.positions,
         cell=atoms.cell.array * crystal,
-        energy=float(energy(*here)),
-        forces=mf.forces(energy)(*here).double().numpy(),
-        stress=mf.stress(energy)(*here).double().numpy() if crystal else np.zeros((3, 3)),
-        directions=along,
+        energy=float(energy(*args)),
+        forces=mf.forces(energy)(*args).double().numpy(),
+        stress=mf.stress(energy)(*args).double().numpy() if crystal else np.zeros((3, 3)),
+        directions=v,
         curvatures=torch.stack([operator @ v for v in vectors]).double().numpy(),
         origin=origin,
     )

@@ -23,7 +23,7 @@ import distil
 import structures
 import teacher
 from samples import ELEMENTS, Sample, batches
-from student import answers
+from student import evaluate
 
 pytestmark = pytest.mark.slow  # of the scripts for training, not of the package
 
@@ -40,7 +40,7 @@ def small(folder: Path | None = None) -> list[tuple[str, Atoms]]:
 
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory) -> Path:
-    """What the embedded model, as the teacher, says of a few structures."""
+    """Results of the embedded model, as the teacher, for a few structures."""
     folder = tmp_path_factory.mktemp("labels")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(structures, "molecules", small)
@@ -96,17 +96,17 @@ def test_labels_that_are_there_are_kept(labels, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in labels.iterdir()} == before
 
 
-def test_answers_for_a_batch_are_those_for_each_structure_alone(samples):
-    """Of a student with the teacher's cutoff, which is the teacher itself: the labels again."""
+def test_results_for_a_batch_are_those_for_each_structure_alone(samples):
+    """The student here is the teacher itself, so that its results are the labels."""
     model = mf.load_model("embedded")
     number = 0
     for batch in batches(samples, model, np.random.default_rng(0)):
-        found = answers(model, model.params, batch)
+        found = evaluate(model, model.params, batch)
         number += len(batch.sizes)
         for name, tolerance in (
             ("energies", 1e-3), ("forces", 1e-3), ("stresses", 1e-5), ("curvatures", 1e-2)
         ):  # fmt: skip
-            a, b = getattr(found, name).detach(), getattr(batch.answers, name)
+            a, b = getattr(found, name).detach(), getattr(batch.labels, name)
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=tolerance)
     assert number == len(samples)
 
