@@ -1,4 +1,4 @@
-"""The calculator for ASE: its optimisers, vibrations and dynamics, and what builds on them."""
+"""Calculator for ASE's optimisers, vibrations and dynamics, and for packages that use them."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from mace_functional.support.renamed import positional_for_a_release
 
 
 class PotentialCalculator(Calculator):
-    """Energy, forces, stress, energies of the atoms, and the exact Hessian.
+    """ASE calculator with energy, forces, stress, atomic energies and the exact Hessian.
 
-    The stress is `(1 / V) dE/de`, in eV/Å³, with the volume V of the cell as it is given, vacuum
-    included: `V sigma`, which ASE's cell filters take from it, does not depend on the vacuum. Slabs
-    and rods are strained along their periodic directions only; components along the others are
-    zero, so that filters leave the vacuum as it is. Molecules have no stress, whatever their cell.
+    The stress is `(1 / V) dE/de` in eV/Å³, with the volume V of the whole cell, vacuum included.
+    ASE's cell filters use `V sigma`, which does not depend on the vacuum. The stress of slabs and
+    rods has components along their periodic directions only. The others are zero, so filters do
+    not change the vacuum. Molecules have no stress, whatever their cell.
 
     Args:
-        potential: Such as a model of `load_model`.
-        skin: Added to the cutoff in the neighbour search, Å: the neighbour list is used again until
-            atoms or cell have moved too far for it. Results do not depend on it.
-        **kwargs: Passed on to ASE's `Calculator`.
+        potential: A potential, for example a model of `load_model`.
+        skin: Distance added to the cutoff in the neighbour search, Å. The neighbour list is reused
+            until atoms or cell have moved too far for it. Results do not depend on the skin.
+        **kwargs: Arguments of ASE's `Calculator`.
 
     Raises:
         ValueError: If the skin is negative or not finite.
@@ -71,9 +71,9 @@ class PotentialCalculator(Calculator):
         self.structure: Structure | None = None
         """Structure of the last call, with the neighbour list in use."""
         self._features: dict[str, Tensor] | None = None
-        """Those of the structure that the results are for."""
+        """Features of the structure to which `results` belongs; None without results."""
         self._features_of_structure: dict[str, Tensor] = {}
-        """Those of the structure of the last call, which may be of a Hessian."""
+        """Features of `structure`; the last call may have been one of `get_hessian`."""
 
     def calculate(
         self,
@@ -81,15 +81,15 @@ class PotentialCalculator(Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Compute all properties at once: the gradient gives forces and stress together.
+        """Compute all properties at once: one gradient gives both forces and stress.
 
         Raises:
-            PropertyNotImplementedError: If a stress is asked for of a structure that is periodic in
-                no direction, or whose cell has no volume.
+            PropertyNotImplementedError: If `properties` contains the stress and the structure has
+                no periodic direction, or its cell no volume.
         """
         super().calculate(atoms, properties, system_changes)
         if self.atoms is None:
-            raise ValueError("give the atoms whose properties are wanted")
+            raise ValueError("the calculator has no atoms: pass atoms to calculate")
         s = self._structure(self.atoms)
         volume, pbc = float(volume_of(s.cell)), s.topology.pbc.tolist()
         if "stress" in properties and not any(pbc):
@@ -98,36 +98,36 @@ class PotentialCalculator(Calculator):
             )
         if "stress" in properties and volume == 0:
             raise PropertyNotImplementedError(
-                "a stress is per volume, and the cell has none: give it a lattice vector along the "
-                "directions that are not periodic too"
+                "the cell has no volume, but the stress is an energy per volume: give the cell "
+                "three lattice vectors; along directions that are not periodic, of any length"
             )
         derivatives = energy_forces_virial(self.potential.energy_fn(s.topology, per_atom=True))
-        found = derivatives(s.positions, s.cell, self.potential.params)
+        result = derivatives(s.positions, s.cell, self.potential.params)
         self._features = features_of(self.potential, self.atoms)
         self.results = {
-            "energy": float(found.energy),
-            "free_energy": float(found.energy),
-            "energies": found.energies.detach().cpu().numpy(),
-            "forces": found.forces.detach().cpu().numpy(),
+            "energy": float(result.energy),
+            "free_energy": float(result.energy),
+            "energies": result.energies.detach().cpu().numpy(),
+            "forces": result.forces.detach().cpu().numpy(),
         }
         if volume > 0 and any(pbc):
-            inside = periodic_projector(s.cell, pbc)
-            stress = (inside @ found.virial @ inside / volume).detach().cpu().numpy()
+            projector = periodic_projector(s.cell, pbc)
+            stress = (projector @ result.virial @ projector / volume).detach().cpu().numpy()
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
 
     def get_hessian(self, atoms: Atoms | None = None, **options: Any) -> np.ndarray:
-        """Exact Hessian, (3N, 3N) in eV/Å².
+        """Compute the exact Hessian, (3N, 3N) in eV/Å².
 
         Args:
-            atoms: The structure; the calculator's own if None.
-            **options: Passed on to `mace_functional.hessian`, such as `progress=True`.
+            atoms: The structure; None for the atoms of the last calculation.
+            **options: Options of `mace_functional.hessian`, for example `progress=True`.
 
         Raises:
-            ValueError: If there is no structure.
+            ValueError: If `atoms` is None and nothing has been calculated yet.
         """
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:
-            raise ValueError("give the atoms whose Hessian is wanted")
+            raise ValueError("the calculator has no atoms: pass atoms to get_hessian")
         s = self._structure(atoms)
         energy = self.potential.energy_fn(s.topology)
         matrix = hessian(energy, **options)(s.positions, s.cell, self.potential.params)
@@ -135,17 +135,17 @@ class PotentialCalculator(Calculator):
         return matrix.reshape(size, size).detach().cpu().numpy()
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """What changed since the results; also the features of `atoms.info` that matter."""
+        """List the changes since the last results, including features in `atoms.info`."""
         changes: list[str] = super().check_state(atoms, tol=tol)
         if not changes and self._features is not None:
-            now, before = features_of(self.potential, atoms), self._features
-            if any(not torch.equal(now[name], before[name]) for name in now):
+            new, old = features_of(self.potential, atoms), self._features
+            if any(not torch.equal(new[name], old[name]) for name in new):
                 changes.append("info")
         return changes
 
     def _structure(self, atoms: Atoms) -> Structure:
-        """The structure of the atoms, with the neighbour list of the last call while it holds."""
-        if self.structure is not None and self._same_but_moved(atoms):
+        """Return the structure of the atoms; reuse the last neighbour list while it is valid."""
+        if self.structure is not None and self._only_moved(atoms):
             positions = torch.as_tensor(atoms.positions.copy()).to(self.structure.positions)
             cell = torch.as_tensor(atoms.cell.array.copy()).to(self.structure.cell)
             self.structure = self.structure.at(positions, cell)
@@ -154,8 +154,8 @@ class PotentialCalculator(Calculator):
             self._features_of_structure = features_of(self.potential, atoms)
         return self.structure
 
-    def _same_but_moved(self, atoms: Atoms) -> bool:
-        """Whether only positions and cell differ from the last structure."""
+    def _only_moved(self, atoms: Atoms) -> bool:
+        """Return True if at most positions and cell differ from the last structure."""
         last, features = self.structure, features_of(self.potential, atoms)
         return (
             last is not None
@@ -166,12 +166,13 @@ class PotentialCalculator(Calculator):
 
 
 class MaceCalculator(PotentialCalculator):
-    """`PotentialCalculator` of a MACE model, which it loads where it is given a name.
+    """`PotentialCalculator` that also takes the name or file of a MACE model.
 
     Args:
-        model: From `load_model`, or what it takes: a name such as "small", a path or a module.
-        skin: As of `PotentialCalculator`.
-        **kwargs: Passed on to ASE's `Calculator`.
+        model: A potential, or an argument of `load_model`: a name such as "small", a path or a
+            module.
+        skin: See `PotentialCalculator`.
+        **kwargs: Arguments of ASE's `Calculator`.
 
     Example:
         >>> from ase.build import molecule
@@ -194,5 +195,5 @@ class MaceCalculator(PotentialCalculator):
 
     @property
     def model(self) -> Potential:
-        """The model, a potential."""
+        """The potential; the same object as the attribute `potential`."""
         return self.potential

@@ -1,10 +1,10 @@
-"""An optimiser for ASE that begins with a Hessian: for atoms with constraints, and for filters.
+"""Optimiser for ASE that uses a Hessian from the first step on, with constraints and filters.
 
-It is a run of the optimiser of `relax` (`optimize.optimizer_run`, `optimize.descend`) in the
-coordinates of `ase_coordinates`. The first Hessian is that of a valence force field
-(`optimize.first_hessian`) or, on request, the exact one by positions and strain. It lacks the
-second derivatives of the functions by which filters change positions and strain. Gradients correct
-it.
+`SecondOrder` runs the optimiser of `relax` (`optimize.optimizer_run`, `optimize.descend`) in the
+coordinates of `ase_coordinates`. The first Hessian comes from a valence force field
+(`optimize.first_hessian`) or, on request, is the exact Hessian by positions and strain. It lacks
+the second derivatives of y(q), the map from a filter's coordinates to positions and strain. Updates
+with the gradients correct it.
 """
 
 from __future__ import annotations
@@ -35,19 +35,23 @@ from mace_functional.optimize.trust_region_state import ROUNDING_UNITS
 from mace_functional.structure.connectivity import Parts
 
 RIGID_STIFFNESS = 10.0
-"""Curvature that is given to rigid motions, eV/Å², so that no step contains them: the energy does
-not change along them."""
+"""Curvature of the model energy along rigid motions, eV/Å².
+
+The true curvature is zero. A large value keeps rigid motions out of the steps.
+"""
 
 STEP_CHANGE = 1e-6
-"""Relative change of a step by constraints, above which the model predicts its energy and gradient
-anew."""
+"""Largest relative change of a step by constraints that is ignored.
+
+After a larger change, predictions of energy and gradient are made for the changed step.
+"""
 
 HessianFunction = Callable[[Atoms], np.ndarray]
-"""The Hessian of atoms by their positions, eV/Å², (3N, 3N)."""
+"""Function that returns the Hessian of atoms by their positions, eV/Å², (3N, 3N)."""
 
 
 class _AsePoint(NamedTuple):
-    """Energy and gradient of the atoms; see `EvaluatedPoint`."""
+    """Coordinates z with the energy, eV, and the gradient by z; see `EvaluatedPoint`."""
 
     z: np.ndarray
     energy: float
@@ -55,11 +59,13 @@ class _AsePoint(NamedTuple):
 
 
 class _AseSurface:
-    """Energy and gradient by the coordinates of a chart; evaluating moves the atoms.
+    """Energy and gradient as functions of the coordinates z of a chart.
+
+    An evaluation at z moves the atoms to z.
 
     Args:
         optimised: The atoms or the filter.
-        optimizable: The same, as ASE's optimisers wrap it.
+        optimizable: ASE's wrapper of `optimised`, which its optimisers use.
         chart: Free coordinates.
     """
 
@@ -69,60 +75,61 @@ class _AseSurface:
         self._optimised, self._optimizable = optimised, optimizable
 
     def at(self, z: np.ndarray) -> _AsePoint:
-        """The surface at z, or where constraints lead on the way there."""
-        start = self.place()
-        here = self.chart.z(start)
-        step = z - here
+        """Move the atoms to z, as far as constraints allow it, and evaluate the energy there."""
+        q = self.place()
+        z_start = self.chart.z(q)
+        step = z - z_start
         try:
-            self.move(start + self.chart.columns @ step)
-        except (ValueError, RuntimeError):  # constraints that cannot be met so far away
+            self.move(q + self.chart.columns @ step)
+        except (ValueError, RuntimeError):  # constraints that a step this long cannot satisfy
             return _AsePoint(z, np.inf, np.zeros_like(z))
-        made = self.chart.z(self.place()) - here
-        changed = np.linalg.norm(made - step) > STEP_CHANGE * np.linalg.norm(step)
+        actual_step = self.chart.z(self.place()) - z_start
+        changed = np.linalg.norm(actual_step - step) > STEP_CHANGE * np.linalg.norm(step)
         self.n_gradients += 1
-        return self.here()._replace(z=here + made if changed else z)
+        return self.current()._replace(z=z_start + actual_step if changed else z)
 
-    def here(self) -> _AsePoint:
-        """The surface where the atoms are."""
-        # ASE 3.25 has the energy by its old name.
+    def current(self) -> _AsePoint:
+        """Evaluate energy and gradient at the current positions of the atoms."""
+        # ASE 3.25 has no get_value.
         value = getattr(self._optimizable, "get_value", None)
         energy = self._optimizable.get_potential_energy() if value is None else value()
         gradient = -self.chart.columns.T @ np.asarray(self._optimised.get_forces()).ravel()
         return _AsePoint(self.chart.z(self.place()), float(energy), gradient)
 
     def place(self) -> np.ndarray:
-        """Coordinates q of the atoms or the filter, flat."""
+        """Return the current coordinates q of the atoms or the filter, flat."""
         return np.array(self._optimised.get_positions(), dtype=float).ravel()
 
     def move(self, q: np.ndarray) -> None:
-        """Set the coordinates q."""
+        """Set the coordinates q of the atoms or the filter."""
         self._optimised.set_positions(q.reshape(-1, 3))
 
 
 class SecondOrder(Optimizer):
-    """Minimisation with a Hessian from the first step on; used as ASE's `BFGS`.
+    """ASE optimiser with a Hessian from the first step on; its interface is that of ASE's `BFGS`.
 
-    The first Hessian is that of a valence force field, whatever the calculator. Where steps fail,
-    the exact one is computed, if the calculator is a `PotentialCalculator`. A step that raises the
-    energy is undone and another one tried at once, so that every step of the log is the best so
-    far; `force_calls` counts the trial steps.
+    The first Hessian comes from a valence force field, with every calculator. If no step lowers the
+    energy, the exact Hessian is computed; this needs a `PotentialCalculator`. A step that raises
+    the energy is undone, and a shorter one is tried at once. Every step in the log is therefore the
+    best so far. `force_calls` counts the trial steps.
 
     Args:
         atoms: Atoms, with any constraints, or a filter of ASE.
-        restart: File to keep the Hessian in, and to go on from if it exists.
-        logfile: As for all optimisers of ASE.
-        trajectory: As for all optimisers of ASE.
-        append_trajectory: As for all optimisers of ASE.
-        hessian: "exact" for the exact Hessian from the start, by positions and cell, with
-            `PotentialCalculator`; or a function of the atoms that gives their Hessian by positions,
-            eV/Å², (3N, 3N).
-        noise: Differences of the energy that mean nothing, eV; where a smaller one is predicted,
-            gradients decide. The rounding of energies if None.
-        **kwargs: Passed on to ASE's `Optimizer`.
+        restart: File for the Hessian. If the file exists, the run continues from it.
+        logfile: See ASE's `Optimizer`.
+        trajectory: See ASE's `Optimizer`.
+        append_trajectory: See ASE's `Optimizer`.
+        hessian: "exact" for the exact Hessian by positions and cell from the start, which needs a
+            `PotentialCalculator`; or a function that returns the Hessian of atoms by their
+            positions, eV/Å², (3N, 3N).
+        noise: Noise of the energy, eV; None for its rounding error. If the predicted change of the
+            energy is smaller, a step is judged by gradients.
+        **kwargs: Arguments of ASE's `Optimizer`.
 
     Raises:
-        TypeError: If `atoms` is something else.
-        ValueError: If the restart file is of another structure, or `hessian` another word.
+        TypeError: If `atoms` is neither atoms nor a filter.
+        ValueError: If the restart file belongs to another structure, or `hessian` is an unknown
+            word.
         RuntimeError: From `run`, if no step lowers the energy.
 
     Example:
@@ -165,30 +172,32 @@ class SecondOrder(Optimizer):
         return self._calls_before + (0 if self._surface is None else self._surface.n_gradients)
 
     def step(self) -> None:
-        """Go to a lower energy.
+        """Make one step that lowers the energy.
 
         Raises:
-            RuntimeError: If no step leads there.
+            RuntimeError: If no step lowers the energy.
         """
-        if self._surface is None or self._is_elsewhere():
-            self._linearise(exact=self._hessian == "exact")
+        if self._surface is None or self._clash_resolved():
+            self._start_at_current_geometry(exact=self._hessian == "exact")
         while not self._descend():
             if self._steps_since_hessian == 0:
                 raise RuntimeError(
-                    "no step lowers the energy: what is left may be its rounding or noise (raise "
-                    "fmax, or give noise), or forces are not its derivatives"
+                    "no step lowers the energy: its changes may be smaller than its rounding error "
+                    "or noise (raise fmax, or give noise), or the forces are not its derivatives"
                 )
-            self._linearise(exact=self._is_ours())
+            self._start_at_current_geometry(exact=self._has_exact_hessian())
         self._steps_since_hessian += 1
         self.dump(self._restart_data())
 
     def read(self) -> None:
-        """Go on from the restart file."""
+        """Continue from the restart file."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "WARNING: restart function is untested")
             data = self.load()
         if len(data["origin"]) != self.atoms.get_positions().size:
-            raise ValueError(f"{self.restart} is of another structure: remove it, or name another")
+            raise ValueError(
+                f"{self.restart} belongs to another structure: remove it, or name another file"
+            )
         if isinstance(self.atoms, UnitCellFilter):
             self.atoms.orig_cell = data["orig_cell"]
         coordinates = Coordinates(
@@ -205,7 +214,7 @@ class SecondOrder(Optimizer):
         self._force_at_hessian = data["force_at_hessian"]
 
     def _restart_data(self) -> dict[str, Any]:
-        """The contents of the restart file."""
+        """Return the contents of the restart file."""
         run, chart = self._run, cast(_AseSurface, self._surface).chart
         return {
             "hessian": cast(DenseHessian, run.state.hessian).matrix,
@@ -223,7 +232,7 @@ class SecondOrder(Optimizer):
         }
 
     def _begin_run(self, chart: Chart) -> None:
-        """A new run in these coordinates, that knows no energy and no Hessian yet."""
+        """Begin a new run in the coordinates of a chart, without energy and Hessian yet."""
         self._calls_before = self.force_calls
         self._surface = surface = _AseSurface(self.atoms, self.optimizable, chart)
         self._run = OptimizerRun(surface, Descend(), innermost(self.atoms).pbc, epsilon=0.0)
@@ -231,44 +240,44 @@ class SecondOrder(Optimizer):
         self._run.start_at(_AsePoint(np.zeros(size), 0.0, np.zeros(size)))
 
     def _descend(self) -> bool:
-        """Try steps until one is accepted; where none is, the atoms are left where they were."""
+        """Try steps until one is accepted and return True; else undo them and return False."""
         run, surface = self._run, cast(_AseSurface, self._surface)
-        start = surface.place()
-        # Atoms that a filter does not show may have been moved since the last step.
-        run.move_to(surface.here())
+        q = surface.place()
+        # The user may have moved atoms that a filter hides since the last step.
+        run.move_to(surface.current())
         run.state = replace(run.state, energy_noise=self._energy_noise(run.state.energy))
         for _ in range(MAX_REJECTED_STEPS):
             if run.attempt().accepted:
                 return True
-            surface.move(start)
+            surface.move(q)
         return False
 
-    def _linearise(self, exact: bool) -> None:
-        """Coordinates, Hessian and springs of the present geometry."""
+    def _start_at_current_geometry(self, exact: bool) -> None:
+        """Construct coordinates, Hessian and springs at the current geometry, and begin a run."""
         atoms, chart = innermost(self.atoms), Chart.of(self.atoms)
         c = chart.coordinates
-        by_joint = self._exact_hessian(c) if exact else self._first_hessian(c)
-        if not np.isfinite(by_joint).all():
+        hessian_y = self._exact_hessian(c) if exact else self._first_hessian(c)
+        if not np.isfinite(hessian_y).all():
             raise ValueError("the Hessian is not finite")
         rigid = rigid_directions(c, c.positions, c.cell, Parts.whole(len(atoms), atoms.pbc))
         self._begin_run(chart)
-        self._run.set_hessian(by_joint, RIGID_STIFFNESS * rigid @ rigid.T)
+        self._run.set_hessian(hessian_y, RIGID_STIFFNESS * rigid @ rigid.T)
         self._steps_since_hessian, self._force_at_hessian = 0, self._largest_force()
 
     def _first_hessian(self, coordinates: Coordinates) -> np.ndarray:
-        """Hessian of a valence force field, or from a function, by y, (3N + 6, 3N + 6)."""
+        """Return the Hessian by y of the force field or a given function, (3N + 6, 3N + 6)."""
         atoms = innermost(self.atoms)
         y = np.zeros(len(coordinates.basis))
         hessian = first_hessian(coordinates, y, atoms.numbers, atoms.pbc)
         if callable(self._hessian):
-            given = np.asarray(self._hessian(atoms)).reshape(len(y) - 6, len(y) - 6)
-            hessian[:-6, :-6] = (given + given.T) / 2
+            by_positions = np.asarray(self._hessian(atoms)).reshape(len(y) - 6, len(y) - 6)
+            hessian[:-6, :-6] = (by_positions + by_positions.T) / 2
         return hessian
 
     def _exact_hessian(self, coordinates: Coordinates) -> np.ndarray:
-        """The exact Hessian by y, in single precision, (3N + 6, 3N + 6)."""
+        """Compute the exact Hessian by y in single precision, (3N + 6, 3N + 6)."""
         atoms = innermost(self.atoms)
-        if not self._is_ours():
+        if not self._has_exact_hessian():
             raise ValueError('hessian="exact" needs PotentialCalculator: give a function instead')
         free = atoms.copy()
         free.set_constraint()
@@ -277,20 +286,20 @@ class SecondOrder(Optimizer):
         surface = Surface(potential, free, coordinates, pressure)
         return surface.joint_hessian(np.zeros(coordinates.count))
 
-    def _is_ours(self) -> bool:
-        """Whether the calculator is one of this package, which gives exact Hessians."""
+    def _has_exact_hessian(self) -> bool:
+        """Return True if the calculator is a `PotentialCalculator`, which has exact Hessians."""
         return isinstance(innermost(self.atoms).calc, PotentialCalculator)
 
-    def _is_elsewhere(self) -> bool:
-        """Whether the Hessian was made where atoms clashed, and they have come apart since."""
+    def _clash_resolved(self) -> bool:
+        """Return True if the Hessian was made for clashing atoms that no longer clash."""
         return self._force_at_hessian > CLASH_FORCE and self._largest_force() < CLASH_FORCE / 10
 
     def _largest_force(self) -> float:
-        """Largest row of the forces that ASE sees, as in its criterion of convergence."""
+        """Return the largest norm of a row of ASE's forces, the number that `fmax` limits."""
         return float(np.linalg.norm(self.atoms.get_forces().reshape(-1, 3), axis=1).max())
 
     def _energy_noise(self, energy: float) -> float:
-        """Differences of the energy that mean nothing, eV."""
+        """Return the noise of the energy, eV: smaller differences are not significant."""
         if self._noise is not None:
             return self._noise
         atoms = innermost(self.atoms)
@@ -299,10 +308,10 @@ class SecondOrder(Optimizer):
             if isinstance(atoms.calc, PotentialCalculator)
             else torch.float64
         )
-        # Energies relative to a reference are sums of larger ones.
+        # An energy relative to a reference is a difference of larger numbers.
         return ROUNDING_UNITS * torch.finfo(dtype).eps * max(abs(energy), float(len(atoms)))
 
 
 def _name(file: Any) -> Any:
-    # ASE 3.25 takes names where later versions take paths.
+    # Later versions of ASE take paths, ASE 3.25 only names.
     return str(file) if isinstance(file, Path) else file

@@ -1,4 +1,4 @@
-"""Phonons from phonopy's finite displacements in a supercell: the way around derivatives."""
+"""Phonons from phonopy's finite displacements in a supercell, without second derivatives."""
 
 from __future__ import annotations
 
@@ -27,21 +27,22 @@ def finite_displacements(
     distance: float,
     report: Callable[[int, int], None] | None = None,
 ) -> Phonopy:
-    """Force constants from forces in supercells with one displaced atom, all of it by phonopy.
+    """Compute force constants with phonopy, from forces in supercells with one displaced atom.
 
-    For comparison: the frequencies at commensurate wave vectors differ from the exact ones by what
-    the step makes of anharmonicity, which vanishes with its square, and by rounding, which grows as
-    it shrinks.
+    The result serves for comparison. At commensurate wave vectors its frequencies have two errors:
+    one from anharmonicity, proportional to the square of the displacement, and one from rounding,
+    which grows as the displacement shrinks.
 
     Args:
-        calculator: Any of ASE's, such as `MaceCalculator` or mace-torch's own.
-        atoms: The structure, whose cell becomes the primitive cell.
+        calculator: A calculator of ASE, for example `MaceCalculator` or mace-torch's own.
+        atoms: The structure. Its cell becomes the primitive cell.
         supercell: Repetitions along the lattice vectors, (3,), or phonopy's supercell matrix.
-        distance: Of the displacements, Å.
-        report: Called before each supercell with its number and how many there are.
+        distance: Length of the displacements, Å.
+        report: Function that is called before each supercell with its index, from 0, and the number
+            of supercells.
 
     Returns:
-        The object with displacements, forces and force constants.
+        The `Phonopy` object, with displacements, forces and force constants.
 
     Raises:
         ValueError: See `to_phonopy`.
@@ -65,15 +66,15 @@ def finite_displacements(
 
 @positional_for_a_release("unit")
 def largest_difference(exact: Phonons, approximate: Phonopy, *, unit: str = "THz") -> float:
-    """Largest difference of two sets of frequencies at the commensurate wave vectors.
+    """Return the largest difference of two sets of frequencies at the commensurate wave vectors.
 
-    Without the rigid motions at Gamma, the three modes of smallest |frequency| there: their
-    frequencies are roots of what the step leaves of zero.
+    The three modes of smallest |frequency| at Gamma, the rigid motions, are left out: finite
+    displacements do not give them eigenvalues of zero.
 
     Args:
-        exact: From `phonons_of`.
-        approximate: From `finite_displacements`, of the same structure.
-        unit: "cm-1", "THz" or "meV".
+        exact: Phonons of `phonons_of`.
+        approximate: Result of `finite_displacements` for the same structure.
+        unit: Unit of the frequencies: "cm-1", "THz" or "meV".
 
     Returns:
         The difference in `unit`.
@@ -87,5 +88,6 @@ def largest_difference(exact: Phonons, approximate: Phonopy, *, unit: str = "THz
         ours, theirs = (frequencies(matrix, unit=unit).cpu() for matrix in matrices)
         if not q.any():
             ours, theirs = (f[f.abs().argsort()[3:]].sort().values for f in (ours, theirs))
-        largest = max([largest, *(ours - theirs).abs().tolist()])  # one atom has none at Gamma
+        # One atom has no modes left at Gamma.
+        largest = max([largest, *(ours - theirs).abs().tolist()])
     return largest

@@ -1,17 +1,19 @@
-"""Phonons to phonopy and back.
+"""Conversion of phonons to phonopy and back.
 
-The force constants that phonopy keeps for a supercell are here the inverse Fourier sum of D(q),
+phonopy needs the force constants of a supercell. They are an inverse Fourier sum of D(q),
 
     Phi(0j, Rk) = sqrt(m_j m_k) / M  sum_q D_jk(q) exp(-2 pi i q.R),
 
-over the M wave vectors that are commensurate with the supercell. At these phonopy's frequencies are
-those of D(q); between them it interpolates, the better the larger the supercell.
+over the M wave vectors that are commensurate with the supercell. At these wave vectors, phonopy's
+frequencies are equal to the frequencies of D(q). Between them phonopy interpolates; the error
+decreases with the size of the supercell.
 
-phonopy puts the phase of an atom at its position, and here it is at the cell's,
+phonopy takes the phase of an atom at the position of the atom, this package at the origin of its
+cell:
 
-    D_phonopy,jk(q) = exp(2 pi i q.(x_k - x_j)) D_jk(q),
+    D_phonopy,jk(q) = exp(2 pi i q.(x_k - x_j)) D_jk(q).
 
-which changes the phases of eigenvectors and no frequency.
+The frequencies are the same, the phases of the eigenvectors differ.
 """
 
 from __future__ import annotations
@@ -42,14 +44,16 @@ Supercell = Sequence[int] | Sequence[Sequence[int]] | np.ndarray
 """Repetitions along the lattice vectors, (3,), or phonopy's supercell matrix, (3, 3)."""
 
 COULOMB = codata.e / (4 * math.pi * codata.epsilon_0) / codata.angstrom
-"""e^2 / 4 pi epsilon_0, eV Å."""
+"""Coulomb constant e^2 / 4 pi epsilon_0, eV Å."""
 
-IN_EV_AND_ANGSTROM = (None, "vasp", "aims", "lammps", "pwmat", "crystal", "castep")
-"""Calculators for which phonopy has lengths in Å and force constants in eV/Å²."""
+CALCULATORS_IN_EV_AND_ANGSTROM = (None, "vasp", "aims", "lammps", "pwmat", "crystal", "castep")
+"""Names of calculators for which phonopy has lengths in Å and force constants in eV/Å²."""
 
+MAX_ATOMS = 20_000
+"""Largest accepted number of atoms in a supercell.
 
-MOST_ATOMS = 20_000
-"""Of a supercell; phonopy takes minutes to look for the symmetry of as many."""
+For this number, phonopy's symmetry search takes minutes.
+"""
 
 
 def to_phonopy(
@@ -59,29 +63,31 @@ def to_phonopy(
     born: ArrayLike | None = None,
     dielectric: ArrayLike | None = None,
 ) -> Phonopy:
-    """A `Phonopy` object, with force constants for band structures, meshes, thermal properties.
+    """Convert phonons to a `Phonopy` object with force constants.
 
-    Its primitive cell is the cell of `phonons`, whether a smaller one exists or not.
+    phonopy then computes band structures, meshes and thermal properties. Its primitive cell is the
+    cell of `phonons`, even if a smaller one exists.
 
     Args:
-        phonons: From `phonons_of`.
+        phonons: Phonons of `phonons_of`.
         supercell: Repetitions along the lattice vectors, (3,), or phonopy's supercell matrix.
-        born: Born effective charges in e, (N, 3, 3), where phonopy is to split longitudinal and
-            transverse optical modes, by the correction of Gonze and Lee, Phys. Rev. B 1997, 55,
-            10355; with `dielectric`.
+        born: Born effective charges in e, (N, 3, 3), together with `dielectric`. With them, phonopy
+            splits longitudinal and transverse optical modes, by the correction of Gonze and Lee,
+            Phys. Rev. B 1997, 55, 10355.
         dielectric: Electronic dielectric tensor, (3, 3).
 
     Returns:
-        The object. phonopy has constants of nature of its own: its THz differ by 1e-7 of them.
+        The `Phonopy` object. phonopy uses other values of the physical constants, so its
+        frequencies in THz differ by a relative 1e-7.
 
     Raises:
-        ValueError: If the cell lacks a vector, the supercell is none or repeats a direction that is
-            not periodic, or the charges do not fit the structure.
+        ValueError: If the cell has fewer than three vectors, the supercell is not valid or repeats
+            a direction that is not periodic, or the charges do not fit the structure.
         ImportError: If phonopy is not installed.
     """
     nac = _nac_params(born, dielectric, len(phonons.atoms))
     phonopy = phonopy_of(phonons.atoms, supercell, masses=phonons.masses.cpu().numpy())
-    phonopy.force_constants = _folded(phonons, phonopy)
+    phonopy.force_constants = _supercell_force_constants(phonons, phonopy)
     if nac is not None:
         phonopy.nac_params = nac
     return phonopy
@@ -95,11 +101,11 @@ def write_phonopy(
     born: ArrayLike | None = None,
     dielectric: ArrayLike | None = None,
 ) -> None:
-    """Write what `to_phonopy` makes as a phonopy_params.yaml, for `phonopy.load` and its programs.
+    """Write phonons to a phonopy_params.yaml, for `phonopy.load` and phonopy's programs.
 
     Args:
-        path: The file.
-        phonons: From `phonons_of`.
+        path: Name of the file.
+        phonons: Phonons of `phonons_of`.
         supercell: See `to_phonopy`.
         born: See `to_phonopy`.
         dielectric: See `to_phonopy`.
@@ -114,18 +120,18 @@ def write_phonopy(
 
 
 def from_phonopy(source: Phonopy | str | os.PathLike[str]) -> Phonons:
-    """Phonons from phonopy's force constants, whatever they were computed with.
+    """Convert phonopy's force constants to `Phonons`, whatever they were computed with.
 
-    Each force constant is shared out, as phonopy does it, among the equally near images of the two
-    atoms in the supercell, so that D(q) is phonopy's at every q but for the phase convention. It is
-    a function of torch for `jvp`, `grad` and `vmap` in q.
+    As in phonopy, a force constant between two atoms is divided equally among their nearest images
+    in the supercell. D(q) is then the same as phonopy's at every q, except for the phase
+    convention. It is a torch function, for `jvp`, `grad` and `vmap` in q.
 
     Args:
-        source: An object, or a file phonopy.yaml or phonopy_params.yaml.
+        source: A `Phonopy` object, or the name of a file phonopy.yaml or phonopy_params.yaml.
 
     Returns:
-        The phonons of phonopy's primitive cell, with the atoms inside of it, in float64 on the CPU.
-        Phonopy does not know how well the structure is relaxed: the largest force is NaN, the
+        The phonons of phonopy's primitive cell, with the atoms inside the cell, in float64 on the
+        CPU. phonopy does not know how well the structure is relaxed: the largest force is NaN, the
         largest stress None.
 
     Raises:
@@ -133,8 +139,8 @@ def from_phonopy(source: Phonopy | str | os.PathLike[str]) -> Phonons:
         ImportError: If phonopy is not installed.
 
     Warns:
-        UserWarning: If there are Born charges: they are left out, as D(q) would have no limit at
-            Gamma.
+        UserWarning: If there are Born charges. They are ignored, because with them D(q) has no
+            limit at Gamma.
     """
     if isinstance(source, str | os.PathLike):
         _require()
@@ -148,17 +154,17 @@ def from_phonopy(source: Phonopy | str | os.PathLike[str]) -> Phonons:
             "phonopy has no force constants: give it forces and call produce_force_constants, or "
             "load a phonopy_params.yaml that holds them"
         )
-    if phonopy.calculator not in IN_EV_AND_ANGSTROM:
+    if phonopy.calculator not in CALCULATORS_IN_EV_AND_ANGSTROM:
         raise ValueError(
             f"the force constants are in the units of {phonopy.calculator!r}: convert cell and "
             "force constants to Å and eV/Å², and set them in a Phonopy without a calculator"
         )
     if phonopy.nac_params is not None:
         warnings.warn(
-            "the Born charges are left out: optical modes will not split at Gamma",
+            "the Born charges are ignored: optical modes will not split at Gamma",
             stacklevel=2,
         )
-    constants = _shared_out(phonopy)
+    constants = _lattice_force_constants(phonopy)
     primitive = phonopy.primitive
     return Phonons(
         dynamical_matrix=constants.dynamical_matrix,
@@ -181,16 +187,16 @@ def from_phonopy(source: Phonopy | str | os.PathLike[str]) -> Phonons:
 
 @positional_for_a_release("masses")
 def phonopy_of(atoms: Atoms, supercell: Supercell, *, masses: np.ndarray | None = None) -> Phonopy:
-    """A `Phonopy` object without force constants, whose primitive cell is that of the atoms.
+    """Return a `Phonopy` object without force constants for a structure.
 
     Args:
-        atoms: The structure.
+        atoms: The structure. Its cell becomes phonopy's primitive cell.
         supercell: See `to_phonopy`.
-        masses: amu, (N,); those of the atoms if None.
+        masses: Masses of the atoms, amu, (N,); None for `atoms.get_masses()`.
 
     Raises:
-        ValueError: If the cell lacks a vector, the supercell is none or repeats a direction that is
-            not periodic.
+        ValueError: If the cell has fewer than three vectors, or the supercell is not valid, is too
+            large, or repeats a direction that is not periodic.
         ImportError: If phonopy is not installed.
     """
     _require()
@@ -198,26 +204,29 @@ def phonopy_of(atoms: Atoms, supercell: Supercell, *, masses: np.ndarray | None 
     from phonopy.structure.atoms import PhonopyAtoms
 
     if atoms.cell.rank < 3:
-        raise ValueError("phonopy needs a cell with three vectors: give the others with vacuum")
+        raise ValueError(
+            "phonopy needs a cell with three vectors: add vacuum along the missing ones"
+        )
     matrix = np.asarray(supercell)
     matrix = np.diag(matrix) if matrix.shape == (3,) else matrix
-    whole = np.issubdtype(matrix.dtype, np.integer)
-    if not whole or matrix.shape != (3, 3) or np.linalg.det(matrix) < 0.5:
+    integers = np.issubdtype(matrix.dtype, np.integer)
+    if not integers or matrix.shape != (3, 3) or np.linalg.det(matrix) < 0.5:
         raise ValueError(
-            "a supercell is three whole numbers, or a (3, 3) matrix of them with a positive "
+            "a supercell is three integers, or a (3, 3) matrix of integers with a positive "
             f"determinant, not {np.asarray(supercell).tolist()}"
         )
-    still = ~np.asarray(atoms.pbc)
-    if np.any((matrix != np.eye(3))[still]) or np.any((matrix != np.eye(3))[:, still]):
+    open_directions = ~np.asarray(atoms.pbc)
+    repeated = matrix != np.eye(3)
+    if np.any(repeated[open_directions]) or np.any(repeated[:, open_directions]):
         raise ValueError(
             f"the supercell {np.asarray(supercell).tolist()} repeats a direction that is not "
-            f"periodic (pbc {atoms.pbc.tolist()}): leave it at 1 there"
+            f"periodic (pbc {atoms.pbc.tolist()}): use 1 for that direction"
         )
-    atoms_there = round(np.linalg.det(matrix)) * len(atoms)
-    if atoms_there > MOST_ATOMS:
+    n_atoms = round(np.linalg.det(matrix)) * len(atoms)
+    if n_atoms > MAX_ATOMS:
         raise ValueError(
-            f"the supercell {np.asarray(supercell).tolist()} has {atoms_there} atoms, more than "
-            f"{MOST_ATOMS}: take a smaller one"
+            f"the supercell {np.asarray(supercell).tolist()} has {n_atoms} atoms, more than "
+            f"{MAX_ATOMS}: use a smaller one"
         )
     unit = PhonopyAtoms(
         numbers=atoms.numbers,
@@ -229,10 +238,10 @@ def phonopy_of(atoms: Atoms, supercell: Supercell, *, masses: np.ndarray | None 
 
 
 def commensurate_points(phonopy: Phonopy) -> np.ndarray:
-    """Wave vectors with a whole number of waves in the supercell, (M, 3), one of each q and q + G.
+    """Return the wave vectors commensurate with the supercell, (M, 3), without equivalent ones.
 
     Args:
-        phonopy: From `phonopy_of` or `to_phonopy`.
+        phonopy: Result of `phonopy_of` or `to_phonopy`.
     """
     from phonopy.harmonic.dynmat_to_fc import get_commensurate_points
 
@@ -240,41 +249,43 @@ def commensurate_points(phonopy: Phonopy) -> np.ndarray:
 
 
 def _require() -> None:
-    """Say how to install phonopy where it is missing."""
+    """Raise an ImportError that says how to install phonopy if it is missing."""
     try:
         import phonopy  # noqa: F401
     except ImportError as error:
         raise ImportError("this needs phonopy: pip install 'mace_functional[phonons]'") from error
 
 
-def _folded(phonons: Phonons, phonopy: Phonopy) -> np.ndarray:
-    """Force constants between each atom of the primitive cell and each of the supercell, eV/Å².
+def _supercell_force_constants(phonons: Phonons, phonopy: Phonopy) -> np.ndarray:
+    """Return the force constants of the atoms of the primitive cell with those of the supercell.
 
     Returns:
-        (N, supercell atoms, 3, 3).
+        Force constants in eV/Å², (N, supercell atoms, 3, 3).
     """
     atoms, masses = phonons.atoms, phonons.masses.cpu().numpy()
-    home, number = np.asarray(phonopy.primitive.p2s_map), _primitive_indices(phonopy)
-    # phonopy moves atoms into its cells: these are the cells where it has put them.
+    first, index = np.asarray(phonopy.primitive.p2s_map), _primitive_indices(phonopy)
+    # phonopy wraps atoms into the supercell, so their cells R follow from their positions.
     fractional = phonopy.supercell.positions @ np.linalg.inv(atoms.cell.array)
-    cells = np.rint(fractional - atoms.get_scaled_positions(wrap=False)[number])
-    vectors = cells - cells[home][:, None]
+    cells = np.rint(fractional - atoms.get_scaled_positions(wrap=False)[index])
+    R = cells - cells[first][:, None]
 
     points = commensurate_points(phonopy)
-    folded = np.zeros((len(atoms), len(number), 3, 3))
+    Phi = np.zeros((len(atoms), len(index), 3, 3))
     for q, weight in _up_to_sign(points):
         matrix = phonons.dynamical_matrix(torch.as_tensor(q).to(phonons.masses))
         blocks = matrix.detach().cpu().numpy().reshape(len(atoms), 3, len(atoms), 3)
-        phases = np.exp(-2j * np.pi * (vectors @ q))[:, :, None, None]
-        folded += weight * (blocks.transpose(0, 2, 1, 3)[:, number] * phases).real
-    return folded * np.sqrt(masses[:, None] * masses[number])[:, :, None, None] / len(points)
+        phases = np.exp(-2j * np.pi * (R @ q))[:, :, None, None]
+        Phi += weight * (blocks.transpose(0, 2, 1, 3)[:, index] * phases).real
+    return Phi * np.sqrt(masses[:, None] * masses[index])[:, :, None, None] / len(points)
 
 
 def _up_to_sign(points: np.ndarray) -> list[tuple[np.ndarray, int]]:
-    """One of q and -q, as D(-q) is the conjugate of D(q), and how many of the points it stands for.
+    """Keep one of each pair q and -q, and count the points that it stands for, one or two.
+
+    One is enough, because D(-q) is the complex conjugate of D(q).
 
     Args:
-        points: Closed under inversion, up to whole numbers, (M, 3).
+        points: Wave vectors, (M, 3); with each q, the set contains -q or an equivalent vector.
     """
     differences = points[:, None] + points
     opposite = np.abs(differences - np.rint(differences)).max(2).argmin(1)
@@ -282,31 +293,31 @@ def _up_to_sign(points: np.ndarray) -> list[tuple[np.ndarray, int]]:
 
 
 def _primitive_indices(phonopy: Phonopy) -> np.ndarray:
-    """Atom of the primitive cell that each atom of the supercell is an image of."""
+    """Return the index in the primitive cell of each atom of the supercell."""
     primitive = phonopy.primitive
     return np.array([primitive.p2p_map[i] for i in primitive.s2p_map])
 
 
-def _shared_out(phonopy: Phonopy) -> ForceConstants:
-    """Force constants by lattice vectors, from those of a supercell."""
+def _lattice_force_constants(phonopy: Phonopy) -> ForceConstants:
+    """Convert the force constants of a supercell to force constants by lattice vectors."""
     primitive = phonopy.primitive
-    folded = np.asarray(phonopy.force_constants)
-    if len(folded) != len(primitive):
-        folded = folded[primitive.p2s_map]
+    Phi = np.asarray(phonopy.force_constants)
+    if len(Phi) != len(primitive):
+        Phi = Phi[primitive.p2s_map]
     shortest, multiplicities = primitive.get_smallest_vectors()
-    scaled, number = primitive.scaled_positions, _primitive_indices(phonopy)
+    scaled, index = primitive.scaled_positions, _primitive_indices(phonopy)
 
     size = len(primitive)
-    found: dict[tuple[int, ...], np.ndarray] = {}
-    for k, j in np.ndindex(len(number), size):
+    by_cell: dict[tuple[int, ...], np.ndarray] = {}
+    for k, j in np.ndindex(len(index), size):
         count, first = multiplicities[k, j]
-        cells = shortest[first : first + count] - scaled[number[k]] + scaled[j]
+        cells = shortest[first : first + count] - scaled[index[k]] + scaled[j]
         for cell in np.rint(cells).astype(int):
-            values = found.setdefault(tuple(cell.tolist()), np.zeros((size, 3, size, 3)))
-            values[j, :, number[k]] += folded[j, k] / count
+            values = by_cell.setdefault(tuple(cell.tolist()), np.zeros((size, 3, size, 3)))
+            values[j, :, index[k]] += Phi[j, k] / count
     return ForceConstants(
-        cells=torch.tensor(list(found)),
-        values=torch.as_tensor(np.array(list(found.values()))),
+        cells=torch.tensor(list(by_cell)),
+        values=torch.as_tensor(np.array(list(by_cell.values()))),
         positions=torch.as_tensor(scaled @ primitive.cell),
         cell=torch.as_tensor(primitive.cell.copy()),
         pbc=torch.ones(3, dtype=torch.bool),
@@ -315,11 +326,13 @@ def _shared_out(phonopy: Phonopy) -> ForceConstants:
 
 
 def _nac_params(born: ArrayLike | None, dielectric: ArrayLike | None, atoms: int) -> Any:
-    """What phonopy needs for its non-analytical term, if anything."""
+    """Return phonopy's parameters of the non-analytical term; None without charges."""
     if born is None and dielectric is None:
         return None
     if born is None or dielectric is None:
-        raise ValueError("Born charges and dielectric tensor are needed together: give both")
+        raise ValueError(
+            "Born charges need a dielectric tensor, and the other way round: give both"
+        )
     charges, tensor = np.asarray(born, dtype=float), np.asarray(dielectric, dtype=float)
     if charges.shape != (atoms, 3, 3) or tensor.shape != (3, 3):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The calculator for pysisyphus: its transition states, reaction paths and growing strings."""
+"""Calculator for pysisyphus: for its transition states, reaction paths and growing strings."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from mace_functional.potential.protocol import Potential
 
 BOHR = codata.value("Bohr radius") * 1e10
-"""Å; the CODATA values of scipy, as in pysisyphus."""
+"""Bohr radius, Å; the CODATA value of scipy, as in pysisyphus."""
 
 HARTREE = codata.value("Hartree energy in eV")
-"""eV."""
+"""Hartree energy, eV; the CODATA value of scipy, as in pysisyphus."""
 
 
 class PysisyphusCalculator:
-    """Energy, forces and exact Hessian of a molecule, in the units of pysisyphus.
+    """Calculator of pysisyphus with energy, forces and exact Hessian of a molecule.
 
-    For `Geometry.set_calculator`. pysisyphus knows no periodic directions, and neither does this.
+    It is an argument of `Geometry.set_calculator`. Like pysisyphus, it has no periodic directions.
 
     Args:
-        potential: Such as a model of `load_model`.
+        potential: A potential, for example a model of `load_model`.
         charge: Total charge, for models that embed it.
         mult: Spin multiplicity, for models that embed it.
         skin: See `PotentialCalculator`.
@@ -50,30 +50,32 @@ class PysisyphusCalculator:
     def get_energy(
         self, atoms: Sequence[str], coords: np.ndarray, **kwargs: Any
     ) -> dict[str, float]:
-        """Energy in Hartree.
+        """Compute the energy in Hartree.
 
         Args:
             atoms: Chemical symbols, (N,).
-            coords: Bohr, (3N,).
-            **kwargs: What pysisyphus passes on to other programs; not used.
+            coords: Coordinates in Bohr, (3N,).
+            **kwargs: Arguments of pysisyphus for other programs; not used.
         """
-        here = self._molecule(atoms, coords)
-        return {"energy": self._calculator.get_potential_energy(here) / HARTREE}
+        molecule = self._molecule(atoms, coords)
+        return {"energy": self._calculator.get_potential_energy(molecule) / HARTREE}
 
     def get_forces(self, atoms: Sequence[str], coords: np.ndarray, **kwargs: Any) -> dict[str, Any]:
-        """Energy, and forces (3N,) in Hartree/Bohr; arguments as those of `get_energy`."""
-        here = self._molecule(atoms, coords)
-        forces = self._calculator.get_forces(here).ravel() * (BOHR / HARTREE)
-        return {"energy": self._calculator.get_potential_energy(here) / HARTREE, "forces": forces}
+        """Compute energy and forces (3N,) in Hartree/Bohr; for arguments, see `get_energy`."""
+        molecule = self._molecule(atoms, coords)
+        energy = self._calculator.get_potential_energy(molecule) / HARTREE
+        forces = self._calculator.get_forces(molecule).ravel() * (BOHR / HARTREE)
+        return {"energy": energy, "forces": forces}
 
     def get_hessian(
         self, atoms: Sequence[str], coords: np.ndarray, **kwargs: Any
     ) -> dict[str, Any]:
-        """Energy, forces, and Hessian (3N, 3N) in Hartree/Bohr²; arguments as above."""
+        """Compute energy, forces and the Hessian (3N, 3N) in Hartree/Bohr²; see `get_energy`."""
         hessian = self._calculator.get_hessian(self._molecule(atoms, coords))
         return {**self.get_forces(atoms, coords), "hessian": hessian * (BOHR**2 / HARTREE)}
 
     def _molecule(self, symbols: Sequence[str], coords: np.ndarray) -> Atoms:
+        """Return the molecule as `Atoms`, in Å."""
         return Atoms(
             [symbol.capitalize() for symbol in symbols],
             np.reshape(coords, (-1, 3)) * BOHR,

@@ -1,4 +1,7 @@
-"""Hessians to ASE's `VibrationsData` and back: its animations, densities of states, Infrared."""
+"""Conversion of Hessians to ASE's `VibrationsData` and back.
+
+ASE makes animations, densities of states and infrared spectra from `VibrationsData`.
+"""
 
 from __future__ import annotations
 
@@ -20,38 +23,38 @@ from mace_functional.vibrations.harmonic_modes import NormalModes, normal_modes
 def to_vibrations_data(
     source: Phonons | Tensor, atoms: Atoms | None = None, *, indices: Selection | None = None
 ) -> VibrationsData:
-    """ASE's container of a structure and its Hessian.
+    """Convert a Hessian, or phonons at Gamma, to ASE's `VibrationsData`.
 
     Args:
-        source: Phonons, of which those at Gamma are taken; or a Hessian in eV/Å², (N, 3, N, 3) or
-            (3N, 3N), with `atoms`.
-        atoms: The structure of the Hessian; that of the phonons is known.
-        indices: Atoms of a partial Hessian (k, 3, k, 3), in its order, such as the `indices` of
-            `gamma_modes`; all if None, whatever constraints `atoms` has.
+        source: Phonons, whose Hessian at Gamma is used; or a Hessian in eV/Å², (N, 3, N, 3) or
+            (3N, 3N), together with `atoms`.
+        atoms: The structure of the Hessian. Phonons know their structure.
+        indices: Atoms of a partial Hessian (k, 3, k, 3), in the order of its rows, for example the
+            `indices` of `gamma_modes`. None for all atoms, also if `atoms` has constraints.
 
     Returns:
-        The data of these atoms, in ascending order.
+        The data of these atoms, in ascending order of their indices.
 
     Raises:
-        ValueError: If the structure is missing, given twice, or does not fit the Hessian; if some
-            of the atoms of phonons are chosen; if constraints hold less than whole atoms; or inside
-            of a transform.
+        ValueError: If the structure is missing, is given twice, or does not fit the Hessian; if
+            `indices` are given with phonons; if a constraint fixes anything other than whole atoms;
+            or inside a transform.
     """
     refuse_transforms("to_vibrations_data", "frequencies or normal modes of the Hessian", source)
     if isinstance(source, Phonons):
         if atoms is not None or indices is not None:
-            raise ValueError("phonons know their structure: leave atoms out, and indices")
+            raise ValueError("phonons know their structure: leave out atoms and indices")
         structure = source.atoms.copy()
         structure.set_masses(source.masses.tolist())
         hessian = source.hessian
     elif atoms is None:
-        raise ValueError("a Hessian needs the atoms that it belongs to")
+        raise ValueError("a Hessian needs its structure: give atoms")
     else:
         structure, hessian = atoms, source
         if not freedom(structure, "to_vibrations_data").by_atoms:
             raise ValueError(
-                "VibrationsData holds whole atoms, and constraints hold some directions only or a "
-                "centre of mass: take normal_modes(..., free=...), or gamma_modes"
+                "VibrationsData can only fix whole atoms, but a constraint fixes single directions "
+                "or a centre of mass: use normal_modes(..., free=...) or gamma_modes"
             )
     numbers = np.arange(len(structure))
     if indices is not None:
@@ -68,27 +71,27 @@ def to_vibrations_data(
 def from_vibrations_data(
     data: VibrationsData, *, unit: str = "cm-1", reach: float | None = None
 ) -> NormalModes:
-    """Normal modes of the Hessian that ASE holds, rigid motions removed by projection.
+    """Compute normal modes from ASE's `VibrationsData`; rigid motions are projected out.
 
-    Constraints on directions of atoms hold them, as in `gamma_modes`.
+    Directions that constraints fix do not move, as in `gamma_modes`.
 
     Args:
-        data: Of all or some atoms of a structure, whatever its Hessian was computed with.
-        unit: "cm-1", "THz" or "meV".
-        reach: Up to which distance atoms feel each other, Å: each part that is connected so has
-            rigid motions of its own, and a molecule in a periodic box its rotations. If None, the
-            structure is one, connected to itself along all periodic directions.
+        data: Hessian of all or some atoms of a structure, whatever it was computed with.
+        unit: Unit of the frequencies: "cm-1", "THz" or "meV".
+        reach: Largest distance of interacting atoms, Å. Atoms within this distance belong to one
+            part, and each part has its own rigid motions; a molecule in a periodic box then has
+            rotations. If None, the structure is one part, connected along all periodic directions.
 
     Returns:
-        The modes with their diagnostics, of which the largest force is not known. If the data
-        leave some atoms out, these are held fixed.
+        The modes with their diagnostics. The largest force is not known. Atoms that are not in the
+        data are fixed.
 
     Raises:
-        ValueError: If the structure has a constraint of a kind that is not known; see `freedom`.
+        ValueError: If the structure has a constraint of an unknown kind; see `freedom`.
     """
     atoms, indices = data.get_atoms(), data.get_indices()
-    left = freedom(atoms, "from_vibrations_data")
-    directions = None if left.by_atoms else left.basis(indices.tolist())
+    freedoms = freedom(atoms, "from_vibrations_data")
+    directions = None if freedoms.by_atoms else freedoms.basis(indices.tolist())
     parts = None
     if reach is not None:
         edges = neighbours.search(atoms.positions, atoms.cell.array, atoms.pbc, reach)

@@ -199,7 +199,7 @@ def test_born_charges_are_written_and_left_out_when_read(salt, tmp_path):
     charges = np.array([1.0, -1.0])[:, None, None] * np.eye(3)
     write_phonopy(path, salt, (1, 1, 1), born=charges, dielectric=2 * np.eye(3))
     np.testing.assert_allclose(phonopy.load(path).nac_params["born"], charges)
-    with pytest.warns(UserWarning, match="Born charges are left out"):
+    with pytest.warns(UserWarning, match="Born charges are ignored"):
         read = from_phonopy(path)
     gamma = torch.zeros(3, dtype=torch.float64)
     torch.testing.assert_close(read.dynamical_matrix(gamma), salt.dynamical_matrix(gamma))
@@ -208,9 +208,9 @@ def test_born_charges_are_written_and_left_out_when_read(salt, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"supercell": (2, 2)}, "three whole numbers"),
-        ({"supercell": (2, 2, 0)}, "three whole numbers"),
-        ({"supercell": (2.0, 2.0, 2.0)}, "three whole numbers"),
+        ({"supercell": (2, 2)}, "three integers"),
+        ({"supercell": (2, 2, 0)}, "three integers"),
+        ({"supercell": (2.0, 2.0, 2.0)}, "three integers"),
         ({"supercell": (1, 1, 1), "born": np.zeros((2, 3, 3))}, "give both"),
         ({"supercell": (1, 1, 1), "dielectric": np.eye(3)}, "give both"),
         (

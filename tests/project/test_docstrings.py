@@ -13,7 +13,6 @@ PACKAGE = Path(mace_functional.__file__).parent
 
 UNFINISHED = (
     "cli",
-    "interop",
     "optimize",
     "phonons",
     "screening",
