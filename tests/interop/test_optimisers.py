@@ -45,13 +45,7 @@ def title(section):
     return section.split("\n")[0]
 
 
-@pytest.mark.parametrize(
-    "section",
-    [
-        pytest.param(s, id=title(s), marks=[pytest.mark.slow] if title(s) == "scipy" else [])
-        for s in SECTIONS
-    ],
-)
+@pytest.mark.parametrize("section", SECTIONS, ids=title)
 def test_the_page_runs(section, lowest, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # pysisyphus writes files
     name = title(section)
