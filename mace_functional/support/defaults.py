@@ -33,10 +33,13 @@ FMAX = 1e-4
 """Largest force on an atom at which `relax` and the searches for saddle points stop, eV/Å."""
 
 QUICK_FMAX = 1e-3
-"""The same for screenings and the command line, eV/Å, where heat capacities count. With the
-embedded model, MOF-5 takes 23 gradients to 1e-3 eV/Å and 44 to `FMAX` in double precision: its heat
-capacity at 300 K differs by 1e-6 of itself, its lowest frequency by 0.003 cm-1. In single precision
-it takes 23 too, and rounding ends the way to `FMAX` at 9.5e-4 eV/Å. Quartz takes 8 to either."""
+"""Largest force on an atom at which relaxations of screenings and of the command line stop, eV/Å.
+
+It is accurate enough for heat capacities. With the embedded model in double precision, MOF-5 takes
+23 gradients to 1e-3 eV/Å and 44 to `FMAX`: the heat capacity at 300 K changes by a relative 1e-6,
+the lowest frequency by 0.003 cm-1. In single precision, 1e-3 eV/Å takes 23 gradients too, and
+rounding stops the relaxation to `FMAX` at 9.5e-4 eV/Å. Quartz takes 8 gradients to either.
+"""
 
 MAX_STEPS = 1000
 """Most gradients of a relaxation or of a search for a saddle point."""
