@@ -30,7 +30,7 @@ change by at most 0.08, 0.8 and 9 cm-1, and the heat capacity at 100 K by relati
 """
 
 FMAX = 1e-4
-"""Largest force on an atom at which `relax` and the searches for saddle points stop, eV/Å."""
+"""Default largest force at which `relax` and searches for saddle points end, eV/Å."""
 
 QUICK_FMAX = 1e-3
 """Largest force on an atom at which relaxations of screenings and of the command line stop, eV/Å.
@@ -42,7 +42,7 @@ rounding stops the relaxation to `FMAX` at 9.5e-4 eV/Å. Quartz takes 8 gradient
 """
 
 MAX_STEPS = 1000
-"""Most gradients of a relaxation or of a search for a saddle point."""
+"""Default largest number of gradients of a relaxation or of a search for a saddle point."""
 
 SKIN = 0.1
 """Default skin of neighbour lists in functions that move atoms, Å.

@@ -96,7 +96,7 @@ def positional_for_a_release(*names: str) -> Callable[[Callable[P, R]], Callable
 
 
 def renamed_option(old: str, new: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """An option that is still taken under its old name, in place of the new one."""
+    """Return a decorator that still accepts an option by its old name, with a warning."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         called = function.__qualname__.removesuffix(".__init__")
@@ -114,7 +114,7 @@ def renamed_option(old: str, new: str) -> Callable[[Callable[P, R]], Callable[P,
 
 
 def renamed_field(old: str, new: str) -> Callable[[type[C]], type[C]]:
-    """A field of a dataclass that is still taken and read under its old name."""
+    """Return a decorator for dataclasses that keeps the old name of a field, with a warning."""
 
     def decorate(cls: type[C]) -> type[C]:
         setattr(cls, "__init__", renamed_option(old, new)(cls.__init__))  # noqa: B010
