@@ -254,7 +254,7 @@ def test_the_density_of_states_stands_alone():
 
 def test_the_convergence_of_a_mesh_is_drawn_down_to_its_tolerance(model):
     phonons = mf.phonons_of(model, bulk("NaCl", "rocksalt", a=5.6))
-    converged = mf.phonons.converged_mesh_thermo(phonons, [300.0], 0.02)
+    converged = mf.phonons.converged_mesh_thermo(phonons, [300.0], tolerance=0.02)
     (axes,) = figures.mesh_convergence_figure(converged).axes
     ((counts, errors),) = curves(axes, BLUE)
     np.testing.assert_allclose(errors, [step.error for step in converged.steps[1:]])
