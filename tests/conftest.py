@@ -14,7 +14,9 @@ import torch
 from slow_groups import GROUPS, group_of, today
 
 import mace_functional as mf
+from mace_functional.screening import drawing
 from mace_functional.screening import run as screen_run
+from mace_functional.screening.page import PngFigure
 from mace_functional.screening.workers import borrowed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,6 +60,14 @@ def screens_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             screen_run, "own_processes", lambda devices: borrowed(executor, devices, None)
         )
         yield
+
+
+@pytest.fixture
+def blank_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of a report are made but not drawn, which takes most of its time."""
+    monkeypatch.setattr(
+        drawing, "_image", lambda figure: PngFigure(b"\x89PNG", figure.get_figwidth())
+    )
 
 
 @pytest.fixture(scope="session")

@@ -219,6 +219,32 @@ MODELS = {
 }
 
 
+EVERY_VALUE = (
+    "residual",
+    "agnostic then residual",
+    "density then attention",
+    "non-linear, L=0",
+    "late cutoff, density",
+    "Gaussian basis, Soft, late cutoff",
+    "linear radial network",
+    "ZBL, Agnesi, sixth-power cutoff",
+    "two heads, readout with biases",
+    "three heads, unscaled",
+    "body order by layer, three layers",
+    "SO(3)",
+    "reduced Clebsch-Gordan basis",
+    "last readout only, three layers, unscaled",
+    "all irreps kept in the last layer",
+    "tanh in the readout",
+    "abs in the readout",
+    "no activation in the readout",
+    "readout of the embedding, two heads",
+    "as MACE-MH-1",
+    "as MACE-OMOL",
+)
+"""Together they take every value that a setting has."""
+
+
 def with_features(atoms: Atoms) -> Atoms:
     """The atoms with values for all features that the models above embed."""
     atoms.info.update(charge=-2, spin=3)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -12,6 +14,14 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     """Normal deviates in double precision, the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, dtype=torch.float64, generator=generator)
+
+
+def mostly_slow(cases: Iterable[Any], quick: Collection[Any]) -> list[Any]:
+    """Cases of a parametrisation (tuples for several arguments), slow but for the quick ones."""
+    cases = [case if isinstance(case, tuple) else (case,) for case in cases]
+    chosen = [case if isinstance(case, tuple) else (case,) for case in quick]
+    assert all(case in cases for case in chosen), "a quick case has another name"
+    return [pytest.param(*case, marks=() if case in chosen else pytest.mark.slow) for case in cases]
 
 
 def assert_close(found: Any, expected: Any, tolerance: float = 1e-12) -> None:

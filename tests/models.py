@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Any
+from unittest import mock
 
 import e3nn
 import numpy as np
@@ -11,6 +14,8 @@ import torch
 from mace import modules
 from ase import Atoms
 from e3nn import o3
+from e3nn.math import _normalize_activation
+from mace.modules import symmetric_contraction
 from mace.tools.compile import disable_e3nn_codegen
 
 ELEMENTS = (1, 6, 8, 14)
@@ -48,6 +53,24 @@ def unoptimised() -> Any:
             yield
         finally:
             e3nn.set_optimization_defaults(**before)
+
+
+norm_of_activation = cache(_normalize_activation.moment)
+coupling = cache(symmetric_contraction.U_matrix_real)
+
+
+@contextmanager
+def remembered() -> Iterator[None]:
+    """What e3nn and mace-torch compute anew for every module: the same numbers each time."""
+    with (
+        mock.patch.object(_normalize_activation, "moment", norm_of_activation),
+        mock.patch.object(
+            symmetric_contraction,
+            "U_matrix_real",
+            lambda **settings: [coupling(**settings)[-1].clone()],
+        ),
+    ):
+        yield
 
 
 def build(
@@ -99,7 +122,7 @@ def build(
     for key in ("hidden_irreps", "MLP_irreps", "edge_irreps"):
         if isinstance(settings.get(key), str):
             settings[key] = o3.Irreps(settings[key])
-    with float64_default(), nullcontext() if scripted else unoptimised():
+    with float64_default(), remembered(), nullcontext() if scripted else unoptimised():
         torch.manual_seed(seed)
         cls = modules.ScaleShiftMACE if scale_shift else modules.MACE
         model = cls(**settings).double()

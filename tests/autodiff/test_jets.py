@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import assert_close, random
+from helpers import assert_close, mostly_slow, random
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
 
@@ -330,6 +330,11 @@ EMBEDDINGS = [
     for apply_cutoff in (True, False)
 ]
 every_embedding = pytest.mark.parametrize(("basis", "transform", "apply_cutoff"), EMBEDDINGS)
+some_embeddings = pytest.mark.parametrize(
+    ("basis", "transform", "apply_cutoff"),
+    mostly_slow(EMBEDDINGS, EMBEDDINGS[::4] + EMBEDDINGS[3::4]),
+)
+"""Quick is each basis with each transform, with the cutoff early or late in turn."""
 
 
 def make_embedding(basis: str, transform: Any, apply_cutoff: bool) -> RadialEmbedding:
@@ -378,7 +383,7 @@ def plain_embedding(
     return values, lambda r: envelope(r, parts["cutoff_fn"]["r_max"], 5)
 
 
-@every_embedding
+@some_embeddings
 def test_embedding_is_the_jet_of_its_formula(basis, transform, apply_cutoff):
     embedding, r = make_embedding(basis, transform, apply_cutoff), lengths()
     values, cutoff = plain_embedding(basis, transform, dict(embedding.named_buffers()))
@@ -393,7 +398,7 @@ def test_embedding_is_the_jet_of_its_formula(basis, transform, apply_cutoff):
             assert_jet(late, of_cutoff[: order + 1], 1e-11)
 
 
-@every_embedding
+@some_embeddings
 @pytest.mark.parametrize("order", [0, 2])
 def test_derivatives_of_the_embedding_in_its_tensors(basis, transform, apply_cutoff, order):
     embedding, r = make_embedding(basis, transform, apply_cutoff), lengths()
@@ -512,10 +517,20 @@ class Case:
         return weights * cutoff(r) if self.late and enveloped else weights
 
 
-@every_network
+SHAPES = (1, True, False), (2, False, True), (3, True, True), (4, False, False)
+"""Layers, whether the cutoff is late, and whether there are vectors of the nodes."""
+
+
 @pytest.mark.parametrize(
-    ("depth", "late", "nodes"),
-    [(1, True, False), (2, False, True), (3, True, True), (4, False, False)],
+    ("network", "depth", "late", "nodes"),
+    mostly_slow(
+        [(network, *shape) for network in NETWORKS for shape in SHAPES],
+        [
+            (n, *shape)
+            for k in (0, 2)
+            for n, shape in zip(NETWORKS, SHAPES[k:] + SHAPES[:k], strict=True)
+        ],
+    ),
 )
 def test_networks_are_jets_of_their_formulas(network, depth, late, nodes):
     case, r = Case(network, depth, late, nodes), lengths()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
-from helpers import assert_close, random
+from helpers import assert_close, mostly_slow, random
 from torch import Tensor
 from torch.func import grad, grad_and_value, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
 
@@ -263,7 +263,9 @@ def test_all_nestings_of_two_transforms_equal_those_of_the_plain_function(name, 
         ),
     ],
 )
-@pytest.mark.parametrize("outermost", [*DERIVATIVES, mapped])
+@pytest.mark.parametrize(
+    "outermost", mostly_slow([*DERIVATIVES, mapped], [forward, reverse_in_coefficients])
+)
 def test_all_nestings_of_three_transforms_equal_those_of_the_plain_function(name, outermost):
     inner = itertools.product([*DERIVATIVES, mapped], repeat=2)
     some = (n for n in inner if (outermost is not mapped or mapped not in n) and n[0] is not mapped)

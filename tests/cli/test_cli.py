@@ -14,6 +14,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from conftest import shared_file
+from helpers import mostly_slow
 from models import build
 
 import mace_functional as mf
@@ -138,7 +139,7 @@ def test_file_goes_before_a_structure_of_its_name(checkpoint, tmp_path, monkeypa
     assert json.loads((tmp_path / "out.json").read_text())["formula"] == "H2O"
 
 
-@pytest.mark.parametrize("name", ["f.png", "f.PDF", "f.svg"])
+@pytest.mark.parametrize("name", mostly_slow(["f.png", "f.PDF", "f.svg"], ["f.PDF"]))
 def test_figure_is_drawn(name, checkpoint, crystal, tmp_path):
     words = ["thermo", crystal, "--model", checkpoint, "--figure", tmp_path / name]
     assert main([str(word) for word in words]) == 0

@@ -84,17 +84,17 @@ def test_heat_capacity_on_a_mesh_is_that_of_phonopy(capsys):
             "--path",
             "GX",
             "--mesh",
-            4,
-            4,
-            4,
+            3,
+            3,
+            3,
             "--phonopy",
             "o.yaml",
             "--json",
             "o.json",
             "--supercell",
-            4,
-            4,
-            4,
+            3,
+            3,
+            3,
             "--temperatures",
             100,
             300,
@@ -104,12 +104,12 @@ def test_heat_capacity_on_a_mesh_is_that_of_phonopy(capsys):
     import phonopy
 
     theirs = phonopy.load("o.yaml")
-    theirs.run_mesh([4, 4, 4], is_gamma_center=True)
+    theirs.run_mesh([3, 3, 3], is_gamma_center=True)
     theirs.run_thermal_properties(temperatures=[100, 300], cutoff_frequency=1e-2)
     expected = theirs.get_thermal_properties_dict()
     for arguments in [], ["thermo"]:
         if arguments:
-            words = ["thermo", "salt.extxyz", "--model", "embedded", "--mesh", "4", "4", "4"]
+            words = ["thermo", "salt.extxyz", "--model", "embedded", "--mesh", "3", "3", "3"]
             assert main([*words, "--temperatures", "100", "300", "--json", "o.json"]) == 0
         with open("o.json") as file:
             results = json.load(file)
@@ -117,7 +117,7 @@ def test_heat_capacity_on_a_mesh_is_that_of_phonopy(capsys):
             results["heat_capacity_J_per_molK"], expected["heat_capacity"], rtol=1e-4
         )
         np.testing.assert_allclose(results["entropy_J_per_molK"], expected["entropy"], rtol=1e-4)
-        assert results["mesh"]["size"] == [4, 4, 4]
+        assert results["mesh"]["size"] == [3, 3, 3]
 
 
 @pytest.mark.usefixtures("salt")

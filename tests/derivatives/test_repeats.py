@@ -19,7 +19,7 @@ from torch.func import grad, jvp, vjp, vmap
 import mace_functional as mf
 from mace_functional.structure.reading import find
 
-REPEATS = 4
+REPEATS = 3
 
 
 def nestings_to_repeat(source: str, structure: str) -> dict[str, Callable[[], Tensor]]:
@@ -59,7 +59,7 @@ PRODUCTS = ("jvp(grad)", "vjp(grad)", "grad(grad.v)", "vmap(jvp(grad))")
 
 
 def repeat(source: str, structure: str, order: str, file: str) -> None:
-    """Call every nesting four times, one after the other or in turns; the work of a process."""
+    """Call every nesting several times, one after the other or in turns; the work of a process."""
     functions = nestings_to_repeat(source, structure)
     difference = functions.pop("difference")
     names = list(functions)

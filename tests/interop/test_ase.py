@@ -7,7 +7,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
-from ase.calculators.fd import FiniteDifferenceCalculator
+from ase.calculators.fd import calculate_numerical_stress
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 from ase.vibrations import Vibrations, VibrationsData
@@ -73,9 +73,8 @@ def test_hessian_without_atoms_is_refused(model):
 
 def test_stress_equals_finite_differences_of_the_energy(model, silica):
     silica.calc = mf.MaceCalculator(model)
-    stress = silica.get_stress()
-    silica.calc = FiniteDifferenceCalculator(silica.calc, eps_strain=1e-5)
-    np.testing.assert_allclose(stress, silica.get_stress(), atol=1e-8)
+    expected = calculate_numerical_stress(silica, eps=1e-5)
+    np.testing.assert_allclose(silica.get_stress(), expected, atol=1e-8)
 
 
 @pytest.mark.parametrize("cell", [None, [1, 1, 1], [15, 15, 15]])
@@ -223,16 +222,17 @@ def test_ase_relaxes_positions_and_cell(model, silica):
     silica.calc = mf.MaceCalculator(model)
     before = silica.get_potential_energy()
     optimiser = BFGS(FrechetCellFilter(silica), logfile=None)
-    optimiser.run(fmax=1e-3, steps=20)
+    optimiser.run(fmax=1e-3, steps=5)
     assert silica.get_potential_energy() < before
 
 
 def test_ase_vibrations_by_finite_differences_agree_with_the_hessian(model, tmp_path):
     atoms = molecule("H2O")
     atoms.calc = mf.MaceCalculator(model)
-    vibrations = Vibrations(atoms, name=str(tmp_path / "vib"), delta=1e-3, nfree=4)
+    free = [0, 1]
+    vibrations = Vibrations(atoms, free, name=str(tmp_path / "vib"), delta=1e-3, nfree=4)
     vibrations.run()
-    exact = VibrationsData.from_2d(atoms, atoms.calc.get_hessian(atoms))
+    exact = VibrationsData.from_2d(atoms, atoms.calc.get_hessian(atoms, indices=free), free)
     np.testing.assert_allclose(
         np.sort(vibrations.get_energies() ** 2),
         np.sort(exact.get_energies() ** 2),

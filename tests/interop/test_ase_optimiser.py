@@ -26,6 +26,7 @@ from ase.filters import (
 from ase.io import read
 from ase.mep import NEB
 from ase.optimize import BFGS
+from helpers import mostly_slow
 
 import mace_functional as mf
 from mace_functional.interop.ase_coordinates import Chart
@@ -162,15 +163,8 @@ def check_against_bfgs(build, view, calculator, fmax):
     return before, after
 
 
-def mostly_slow(cases, quick):
-    """All cases; those that the tests of `Chart` stand for are slow."""
-    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in cases]
-
-
-@pytest.mark.parametrize(
-    "name",
-    mostly_slow(WITH_MACE, {"FixBondLengths", "Filter", "FixSymmetry"}),
-)
+# Those that the tests of `Chart` stand for are slow.
+@pytest.mark.parametrize("name", mostly_slow(WITH_MACE, {"FixBondLengths", "Filter"}))
 def test_minima_are_those_of_bfgs_in_fewer_steps(model, name):
     build, view = WITH_MACE[name]
     before, after = check_against_bfgs(build, view, mf.MaceCalculator(model), 5e-4)
@@ -181,9 +175,7 @@ def test_minima_are_those_of_bfgs_in_fewer_steps(model, name):
             assert after.get_distance(*bond) == pytest.approx(before.get_distance(*bond))
 
 
-@pytest.mark.parametrize(
-    "name", mostly_slow(WITHOUT, {"FixCom", "Hookean", "slab", "Lennard-Jones"})
-)
+@pytest.mark.parametrize("name", mostly_slow(WITHOUT, {"FixCom", "Hookean", "slab"}))
 def test_other_calculators_begin_with_a_model_hessian(name):
     build, view, calculator = WITHOUT[name]
     before, after = check_against_bfgs(build, view, calculator(), 5e-4)
@@ -223,7 +215,9 @@ def test_coordinates_are_displacements_and_strain(model, view, constraint):
     np.testing.assert_allclose(np.linalg.solve(found.T, atoms.positions.T).T, scaled, atol=1e-8)
 
 
-@pytest.mark.parametrize("view", [itself, FrechetCellFilter, UnitCellFilter])
+@pytest.mark.parametrize(
+    "view", mostly_slow([itself, FrechetCellFilter, UnitCellFilter], [FrechetCellFilter])
+)
 def test_the_exact_hessian_is_that_of_the_coordinates_at_rest(model, view):
     optimised = view(strained(rattled("quartz", 0.02)))
     run, _ = minimum(SecondOrder, optimised, mf.MaceCalculator(model), 1e-5)
@@ -245,7 +239,9 @@ def test_the_exact_hessian_is_that_of_the_coordinates_at_rest(model, view):
     np.testing.assert_allclose(hessian.product(direction) - held @ direction, change, atol=2e-3)
 
 
-@pytest.mark.parametrize("view", [itself, FrechetCellFilter, UnitCellFilter])
+@pytest.mark.parametrize(
+    "view", mostly_slow([itself, FrechetCellFilter, UnitCellFilter], [FrechetCellFilter])
+)
 def test_a_restart_goes_on_as_if_it_had_never_stopped(model, view, tmp_path):
     def build():
         atoms = strained(rattled("quartz"))

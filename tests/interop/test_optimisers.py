@@ -11,6 +11,7 @@ from ase import units
 from ase.constraints import FixAtoms
 from ase.optimize import BFGS
 from conftest import ROOT
+from helpers import mostly_slow
 from models import TOTAL_CHARGE, build, molecule
 from scipy.optimize import minimize
 
@@ -96,7 +97,7 @@ def test_scipy_gets_gradient_and_products_of_the_hessian(model):
         np.testing.assert_allclose(product, hessian @ vector, atol=1e-10)
 
 
-@pytest.mark.parametrize("skin", [0.0, 0.3])
+@pytest.mark.parametrize("skin", mostly_slow([0.0, 0.3], [0.3]))
 def test_neighbours_of_scipy_follow_the_atoms(model, skin):
     atoms = mf.example_structure("quartz")
     arguments = minimize_arguments(model, atoms, skin=skin)
@@ -135,10 +136,11 @@ def test_scipy_leaves_fixed_atoms_where_they_are(model, ethanol):
     assert arguments["x0"].shape == (21,)
     found = minimize(**arguments, method="trust-ncg")
     np.testing.assert_array_equal(atoms.positions, ethanol.positions)
+    atoms.positions[2:] = found.x.reshape(7, 3)
     atoms.calc = mf.MaceCalculator(model)
-    assert BFGS(atoms, logfile=None).run(fmax=1e-4, steps=200)
-    assert found.fun == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
-    np.testing.assert_array_equal(atoms.positions[:2], ethanol.positions[:2])
+    assert found.fun == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
+    forces = np.linalg.norm(atoms.get_forces(apply_constraint=False), axis=1)
+    assert forces[2:].max() < 1e-3 < forces[:2].min()
 
 
 def test_scipy_works_in_float64_on_a_model_in_float32(ethanol):

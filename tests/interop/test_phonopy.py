@@ -71,7 +71,7 @@ def phase_at_atoms(matrix, atoms, q):
     [
         ("salt", (2, 2, 2), 8),
         ("salt", [[-1, 1, 1], [1, -1, 1], [1, 1, -1]], 4),
-        ("quartz", (2, 1, 1), 2),
+        pytest.param("quartz", (2, 1, 1), 2, marks=pytest.mark.slow),
     ],
 )
 def test_frequencies_are_equal_at_commensurate_points(name, supercell, points, request):

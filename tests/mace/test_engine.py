@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
+import itertools
+from functools import cache
 
 import pytest
 import torch
 from mace import data
 from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
-from engine_settings import (
-    MODELS,
-    with_features,
-)
+from engine_settings import EVERY_VALUE, MODELS, with_features
+from helpers import mostly_slow
 from mace.calculators import MACECalculator
 from mace.tools import AtomicNumberTable, torch_geometric
 from models import ELEMENTS, build, crystal, float64_default, molecule
@@ -102,9 +102,20 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], pbc: bool) -
         assert (ours["stress"] - theirs["stress"]).abs().max() < STRESS
 
 
-@pytest.mark.parametrize("settings", MODELS.values(), ids=MODELS)
-def test_energy_forces_and_stress_equal_mace_torch(settings):
-    module = build(**settings)
+QUICK = (
+    *EVERY_VALUE,
+    "agnostic then non-linear",
+    "narrow edges, attention",
+    "oxidation states, total spin",
+    "pseudoscalars and pseudovectors",
+    "harmonics to l=4, L=2",
+    "one agnostic layer",
+)
+
+
+@pytest.mark.parametrize("name", mostly_slow(MODELS, QUICK))
+def test_energy_forces_and_stress_equal_mace_torch(name):
+    module = build(**MODELS[name])
     for head in module.heads:
         model, calc = mf.load_model(module, head=head), calculator(module, head)
         for atoms in with_features(molecule()), with_features(crystal()):
@@ -116,13 +127,27 @@ def test_energy_forces_and_stress_equal_mace_torch(settings):
             torch.testing.assert_close(ours["energies"].sum(), ours["energy"])
 
 
-@pytest.fixture(scope="module", params=["as MACE-MPA-0", "as MACE-MH-1", "attention", "non-linear"])
-def module(request):
-    return build(**MODELS[request.param])
+BLOCKS = "as MACE-MPA-0", "as MACE-MH-1", "attention", "non-linear"
+module_of = cache(lambda name: build(**MODELS[name]))
 
 
-@pytest.mark.parametrize("atoms", STRUCTURES.values(), ids=STRUCTURES)
-def test_energy_forces_and_stress_equal_mace_torch_in_every_periodicity(module, atoms):
+@pytest.mark.parametrize(
+    ("name", "structure"),
+    mostly_slow(
+        itertools.product(BLOCKS, STRUCTURES),
+        [
+            *(("as MACE-MPA-0", structure) for structure in STRUCTURES),
+            ("as MACE-MH-1", "slab"),
+            ("as MACE-MH-1", "isolated atom"),
+            ("attention", "wire"),
+            ("attention", "two atoms beyond the cutoff"),
+            ("non-linear", "primitive cell of one atom"),
+            ("non-linear", "isolated atom in a periodic box"),
+        ],
+    ),
+)
+def test_energy_forces_and_stress_equal_mace_torch_in_every_periodicity(name, structure):
+    module, atoms = module_of(name), STRUCTURES[structure]
     head = module.heads[-1]
     model = mf.load_model(module, head=head)
     theirs = reference(calculator(module, head), atoms)
@@ -164,8 +189,13 @@ def energies_without_derivatives(module: nn.Module, structures: list[Atoms]) -> 
         return module(batch.to_dict(), compute_force=False)["energy"]
 
 
-@pytest.mark.parametrize("distance_transform", ["None", "Agnesi", "Soft"])
-@pytest.mark.parametrize("apply_cutoff", [True, False], ids=["early cutoff", "late cutoff"])
+@pytest.mark.parametrize(
+    ("distance_transform", "apply_cutoff"),
+    mostly_slow(
+        itertools.product(["None", "Agnesi", "Soft"], [True, False]),
+        [("None", True), ("Agnesi", False), ("Soft", True)],
+    ),
+)
 def test_chebyshev_basis_equals_mace_torch_which_cannot_differentiate_it(
     distance_transform, apply_cutoff
 ):

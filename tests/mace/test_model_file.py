@@ -14,7 +14,8 @@ import safetensors.torch
 import torch
 from mace import modules
 from ase import Atoms
-from engine_settings import MODELS, with_features
+from engine_settings import EVERY_VALUE, MODELS, with_features
+from helpers import mostly_slow
 from models import build, crystal, molecule
 from scipy.spatial.transform import Rotation
 from torch.func import grad_and_value
@@ -54,35 +55,7 @@ def rewritten(path: Path, header: dict[str, str | None], params: Any = None) -> 
 # What comes back.
 
 
-QUICK = (
-    "residual",
-    "agnostic then residual",
-    "density then attention",
-    "non-linear, L=0",
-    "late cutoff, density",
-    "Gaussian basis, Soft, late cutoff",
-    "linear radial network",
-    "ZBL, Agnesi, sixth-power cutoff",
-    "two heads, readout with biases",
-    "three heads, unscaled",
-    "body order by layer, three layers",
-    "SO(3)",
-    "reduced Clebsch-Gordan basis",
-    "last readout only, three layers, unscaled",
-    "all irreps kept in the last layer",
-    "tanh in the readout",
-    "abs in the readout",
-    "no activation in the readout",
-    "readout of the embedding, two heads",
-    "as MACE-MH-1",
-    "as MACE-OMOL",
-)
-"""Together they take every value that a setting has."""
-
-
-@pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MODELS]
-)
+@pytest.mark.parametrize("name", mostly_slow(MODELS, EVERY_VALUE))
 def test_round_trip_gives_the_same_numbers_to_the_last_bit(name, tmp_path):
     module = build(**MODELS[name])
     before = mf.load_model(module, head=module.heads[-1])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import ase.io
 import pytest
 import torch
 from ase.stress import voigt_6_to_full_3x3_stress
 from conftest import shared_file
+from helpers import mostly_slow
 from mace.calculators import MACECalculator
 from models import float64_default
 from torch.func import grad_and_value
@@ -17,14 +19,7 @@ import mace_functional as mf
 from mace_functional.derivatives import strained
 
 MODELS = ["MACE-MP-0_small", "MACE-DAC-1"]
-STRUCTURES = [
-    "RSM0004",
-    "RSM0011",
-    *(
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in ("13180N3", "AFI", "RSM0010", "RSM0020", "RSM0043", "RSM0062")
-    ),
-]
+STRUCTURES = "RSM0004", "RSM0011", "13180N3", "AFI", "RSM0010", "RSM0020", "RSM0043", "RSM0062"
 
 
 @functools.cache
@@ -35,8 +30,10 @@ def load(name: str) -> tuple[mf.MaceModel, MACECalculator]:
     return mf.load_model(path), calc
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize(
+    ("name", "structure"),
+    mostly_slow(itertools.product(MODELS, STRUCTURES), list(zip(MODELS, STRUCTURES, strict=False))),
+)
 def test_energy_forces_and_stress_equal_mace_torch(name, structure):
     model, calc = load(name)
     atoms = ase.io.read(shared_file("heatcapacity", "structures", f"{structure}.cif"))

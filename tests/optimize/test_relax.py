@@ -18,6 +18,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 from ase.units import GPa
 from conftest import shared_file
+from helpers import mostly_slow
 
 import mace_functional as mf
 
@@ -44,9 +45,7 @@ def forces_of(atoms, model):
     return atoms.get_forces()
 
 
-@pytest.mark.parametrize(
-    "name", ["ethanol", pytest.param("benzene", marks=pytest.mark.slow), "quartz"]
-)
+@pytest.mark.parametrize("name", mostly_slow(["ethanol", "benzene", "quartz"], {"quartz"}))
 def test_ends_in_the_minimum_that_bfgs_finds(name, model):
     start = mf.example_structure(name)
     result = mf.relax(model, start, fmax=1e-6)
@@ -77,7 +76,7 @@ def test_results_on_the_atoms_are_those_of_the_calculator(model):
 @pytest.mark.parametrize(
     ("options", "cell_filter"),
     [
-        ({"pressure": 5.0}, {"scalar_pressure": 5.0 * GPa}),
+        pytest.param({"pressure": 5.0}, {"scalar_pressure": 5.0 * GPa}, marks=pytest.mark.slow),
         ({"cell": [0, 0, 1, 0, 0, 0]}, {"mask": [0, 0, 1, 0, 0, 0]}),
         pytest.param({"cell": "isotropic"}, {"hydrostatic_strain": True}, marks=pytest.mark.slow),
         pytest.param({"cell": False}, {"mask": [0] * 6}, marks=pytest.mark.slow),
@@ -155,9 +154,9 @@ def test_symmetry_holds_a_molecule_at_a_saddle_point_that_it_would_leave(model):
 @pytest.mark.parametrize(
     "constraint",
     [
-        FixAtoms([0, 4]),
+        pytest.param(FixAtoms([0, 4]), marks=pytest.mark.slow),
         FixCartesian([1, 2], mask=(True, False, True)),
-        FixedLine([0, 3], [1, 1, 0]),
+        pytest.param(FixedLine([0, 3], [1, 1, 0]), marks=pytest.mark.slow),
         FixedPlane([0, 3], [0, 1, 2]),
     ],
     ids=lambda c: type(c).__name__,
@@ -199,7 +198,7 @@ def test_where_nothing_is_free_the_structure_is_at_rest(model, tmp_path):
         assert result.outcome is mf.Outcome.NOTHING_FREE
 
 
-@pytest.mark.parametrize(("shift", "seed"), [(0.25, 0), (0.5, 1)])
+@pytest.mark.parametrize(("shift", "seed"), mostly_slow([(0.25, 0), (0.5, 1)], [(0.25, 0)]))
 def test_atoms_that_overlap_come_apart(shift, seed, model):
     start = molecule("H2O")
     start.positions[1] = start.positions[0] + [0, 0, shift]

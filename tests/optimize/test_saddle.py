@@ -204,7 +204,7 @@ def test_steps_that_the_model_did_not_foresee_are_refused():
     ("name", "seed"),
     [
         ("ammonia", 0),
-        ("ethane", 1),
+        pytest.param("ethane", 1, marks=pytest.mark.slow),
         pytest.param("ammonia", 1, marks=pytest.mark.slow),
         pytest.param("ethane", 0, marks=pytest.mark.slow),
     ],
@@ -307,6 +307,7 @@ def vacancy(model: mf.MaceModel) -> tuple[Atoms, np.ndarray]:
     return at_rest(model, atoms), way[1:]
 
 
+@pytest.mark.slow
 def test_sodium_hops_into_a_vacancy(model, vacancy):
     atoms, way = vacancy
     found = find_saddle(model, atoms, mode=way)
@@ -324,6 +325,7 @@ def test_sodium_hops_into_a_vacancy(model, vacancy):
     np.testing.assert_array_equal(found.atoms.cell.array, atoms.cell.array)
 
 
+@pytest.mark.slow
 def test_held_atoms_stay_and_no_motion_is_projected(model, minima):
     atoms = start(minima["ethane"], "ethane", 0)
     held = [1, *methyl(minima["ethane"], 1)]

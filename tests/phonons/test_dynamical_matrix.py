@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -14,9 +15,11 @@ from ase.build import bulk
 from conftest import shared_file
 from crystals import GENERAL, Case, carbide, central, chain, lone, parts, slab
 from engine_settings import MODELS, with_features
+from helpers import mostly_slow
 from models import build
 from torch import Tensor
 from torch.func import grad, jacfwd, jvp, vmap
+from torch.utils._pytree import tree_leaves, tree_map
 
 import mace_functional as mf
 from mace_functional.phonons import dynamical_matrix_fn
@@ -40,17 +43,9 @@ def small() -> Case:
     return Case(mf.load_model(model), carbide())
 
 
-QUICK = (
-    "attention",
-    "ZBL, Agnesi, sixth-power cutoff",
-    "total charge and spin",
-)
-"""Weights from the features of senders, pairs of elements, features."""
-
-
+# Quick are pairs of elements, and features.
 @pytest.mark.parametrize(
-    "name",
-    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MODELS],
+    "name", mostly_slow(MODELS, {"ZBL, Agnesi, sixth-power cutoff", "total charge and spin"})
 )
 def test_it_is_the_folded_hessian_of_a_supercell_for_every_setting_of_the_engine(name):
     module = build(**MODELS[name])
@@ -61,7 +56,7 @@ def test_it_is_the_folded_hessian_of_a_supercell_for_every_setting_of_the_engine
         np.testing.assert_allclose(case(q), folded(q), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("make", [lone, carbide, chain, slab])
+@pytest.mark.parametrize("make", mostly_slow([lone, carbide, chain, slab], [carbide, chain, slab]))
 def test_it_is_the_folded_hessian_of_a_supercell_for_every_periodicity(model, make):
     case = Case(model, make())
     repeats = np.where(case.atoms.pbc, (2, 3, 2), 1)
@@ -74,8 +69,8 @@ def test_it_is_the_folded_hessian_of_a_supercell_for_every_periodicity(model, ma
 @pytest.mark.parametrize(
     ("weights", "structure"),
     [
-        ("embedded", "quartz"),
         ("MACE-MP-0_small", "salt"),
+        pytest.param("embedded", "quartz", marks=pytest.mark.slow),
         pytest.param("MACE-DAC-1", "salt", marks=pytest.mark.slow),
     ],
 )
@@ -138,13 +133,17 @@ def test_derivatives_by_q(small, q):
     def slope(q: Tensor) -> Tensor:
         return jvp(f, (q,), (along,))[1]
 
+    value, first = f(q), slope(q)
     jacobian, expected = jacfwd(f)(q), central(lambda t: f(q + t * along), 1e-3)
     assert expected.abs().max() > 0.1
-    torch.testing.assert_close(slope(q), expected, rtol=0, atol=1e-8)
-    torch.testing.assert_close(jacobian @ along, slope(q), rtol=0, atol=1e-12)
+    torch.testing.assert_close(first, expected, rtol=0, atol=1e-8)
+    torch.testing.assert_close(jacobian @ along, first, rtol=0, atol=1e-12)
     torch.testing.assert_close(
-        grad(lambda q: f(q).square().sum())(q), 2 * (f(q)[..., None] * jacobian).sum((0, 1, 2))
+        grad(lambda q: f(q).square().sum())(q), 2 * (value[..., None] * jacobian).sum((0, 1, 2))
     )
+    # Nested transforms are the same when repeated.
+    torch.testing.assert_close(slope(q), first, rtol=0, atol=1e-13)
+    torch.testing.assert_close(f(q), value, rtol=0, atol=1e-13)
 
 
 @pytest.mark.slow
@@ -159,7 +158,11 @@ def test_second_derivatives_by_q(small):
     torch.testing.assert_close(second, expected, rtol=0, atol=1e-7)
 
 
-def test_derivatives_by_cell_positions_masses_and_parameters(small):
+ARGUMENTS = "positions", "cell", "parameters", "masses"
+
+
+@pytest.mark.parametrize("argument", mostly_slow(ARGUMENTS, {"cell", "parameters"}))
+def test_derivatives_by_cell_positions_masses_and_parameters(small, argument):
     s, params = small.s, small.model.params
     generator = torch.Generator().manual_seed(0)
 
@@ -170,40 +173,23 @@ def test_derivatives_by_cell_positions_masses_and_parameters(small):
         return parts(small.function(GENERAL, x, cell, params, masses))
 
     learnt = {k: p for k, p in params.items() if "weight" in k and p.numel() and "max" not in k}
-    values = [s.positions, s.cell, learnt, s.masses]
-    steps = [1e-3, 1e-3, 1e-3, 1e-2]
-    for k, (value, step) in enumerate(zip(values, steps, strict=True)):
+    values = dict(zip(ARGUMENTS, (s.positions, s.cell, learnt, s.masses), strict=True))
 
-        def one(new: Any, k: int = k) -> Tensor:
-            arguments = [new if j == k else v for j, v in enumerate(values)]
-            return f(arguments[0], arguments[1], params | arguments[2], arguments[3])
+    def one(new: Any) -> Tensor:
+        x, cell, changed, masses = (values | {argument: new}).values()
+        return f(x, cell, params | changed, masses)
 
-        along = {n: random(p) for n, p in value.items()} if k == 2 else random(value)
-        moved = (
-            (lambda t, a=along: {n: p + t * a[n] for n, p in learnt.items()})
-            if k == 2
-            else (lambda t, v=value, a=along: v + t * a)
-        )
-        found = jvp(one, (value,), (along,))[1]
-        expected = central(lambda t: one(moved(t)), step)  # noqa: B023
-        assert expected.abs().max() > 1e-3
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
-        slopes = grad(lambda new: (one(new) * found).sum())(value)  # noqa: B023
-        pairs = [(slopes[n], along[n]) for n in learnt] if k == 2 else [(slopes, along)]
-        total = sum((a * b).sum() for a, b in pairs)
-        torch.testing.assert_close(total, (found * found).sum(), rtol=1e-9, atol=0)
-
-
-def test_nested_transforms_are_the_same_when_repeated(small):
-    along = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
-
-    def slope() -> Tensor:
-        return jvp(lambda q: parts(small(q)), (GENERAL,), (along,))[1]
-
-    first = [slope(), parts(small(GENERAL))]
-    for _ in range(1):
-        torch.testing.assert_close(slope(), first[0], rtol=0, atol=1e-13)
-        torch.testing.assert_close(parts(small(GENERAL)), first[1], rtol=0, atol=1e-13)
+    value = values[argument]
+    along = tree_map(random, value)
+    found = jvp(one, (value,), (along,))[1]
+    step = 1e-2 if argument == "masses" else 1e-3
+    expected = central(lambda t: one(tree_map(lambda v, a: v + t * a, value, along)), step)
+    assert expected.abs().max() > 1e-3
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+    slopes = grad(lambda new: (one(new) * found).sum())(value)
+    products = tree_map(lambda s, a: (s * a).sum(), slopes, along)
+    total = torch.stack(tree_leaves(products)).sum()
+    torch.testing.assert_close(total, (found * found).sum(), rtol=1e-9, atol=0)
 
 
 def test_single_precision(model):
@@ -249,12 +235,21 @@ def as_function(case: Case) -> Callable[[Any], Tensor]:
     return lambda q: case.function(q, s.positions, s.cell, case.model.params, s.masses)
 
 
-every_matrix = pytest.mark.parametrize("matrix_of", [as_function, as_phonons, as_force_constants])
+KINDS = list, tuple, np.array, torch.tensor, lambda q: list(torch.tensor(q))
+MATRICES = as_function, as_phonons, as_force_constants
+every_matrix = pytest.mark.parametrize("matrix_of", MATRICES)
 
 
-@every_matrix
 @pytest.mark.parametrize(
-    "kind", [list, tuple, np.array, lambda q: torch.tensor(q), lambda q: list(torch.tensor(q))]
+    ("matrix_of", "kind"),
+    mostly_slow(
+        itertools.product(MATRICES, KINDS),
+        [
+            *itertools.product([as_force_constants], KINDS),
+            *itertools.product(MATRICES, [list]),
+            (as_function, torch.tensor),
+        ],
+    ),
 )
 def test_wave_vectors_of_every_kind_are_taken(matrix_of, kind, case):
     matrix = matrix_of(case)

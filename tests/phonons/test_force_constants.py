@@ -14,6 +14,7 @@ from ase.spacegroup import crystal
 from conftest import shared_file
 from crystals import GENERAL, Case, carbide, central, chain, lone, parts, slab
 from engine_settings import MODELS, with_features
+from helpers import mostly_slow
 from models import build
 from scipy.spatial.transform import Rotation
 from torch.func import jvp, vmap
@@ -100,12 +101,7 @@ SETTINGS = {
 }
 
 
-QUICK = "one layer", "oxidation states, total spin"
-
-
-@pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in SETTINGS]
-)
+@pytest.mark.parametrize("name", mostly_slow(SETTINGS, {"one layer"}))
 def test_dynamical_matrix_is_that_of_replicas_for_settings_of_the_engine(name):
     model, atoms = model_of(**SETTINGS[name]), with_features(carbide())
     assert_same_as_replicas(force_constants(model, atoms), Case(model, atoms))
@@ -117,12 +113,13 @@ def test_dynamical_matrix_is_that_of_replicas_with_attention():
     assert_same_as_replicas(force_constants(model, chain()), Case(model, chain()))
 
 
+@pytest.mark.slow
 def test_dynamical_matrix_is_that_of_replicas_with_three_layers():
     model = model_of(num_interactions=3, r_max=2.6)
     assert_same_as_replicas(force_constants(model, carbide()), Case(model, carbide()))
 
 
-@pytest.mark.parametrize("make", [lone, mixed, slab, chain])
+@pytest.mark.parametrize("make", mostly_slow([lone, mixed, slab, chain], [mixed, slab, chain]))
 def test_dynamical_matrix_is_that_of_replicas_for_every_periodicity(model, make):
     assert_same_as_replicas(force_constants(model, make()), Case(model, make()))
 
@@ -235,14 +232,14 @@ def two_kinds_of_carbon() -> Atoms:
 @pytest.mark.parametrize(
     ("make", "columns"),
     [
-        (lambda: bulk("SiC", "zincblende", a=3.9), 2),
+        pytest.param(lambda: bulk("SiC", "zincblende", a=3.9), 2, marks=pytest.mark.slow),
         (lambda: turned(bulk("C", "diamond", a=3.3)), 1),
         (lambda: bulk("C", "hcp", a=2.3, c=3.9), 1),
         (cubic, 2),
         (lambda: turned(quartz()), 5),
         (graphene, 1),
         (zigzag, 1),
-        (carbide, 6),
+        pytest.param(carbide, 6, marks=pytest.mark.slow),
         (chain, 6),
     ],
 )

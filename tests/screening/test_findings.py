@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
+from helpers import mostly_slow
 from screened import ROWS, SETTINGS, row, written
 
 import mace_functional as mf
@@ -77,17 +78,15 @@ def test_what_is_at_odds_with_rest_is_advised_by_how_it_was_computed():
 
 
 @pytest.mark.parametrize(
-    ("mesh", "dtype"),
-    [
-        (None, "float32"),
-        ((2, 2, 2), "float64"),
-        pytest.param(None, "float64", marks=pytest.mark.slow),
-        pytest.param((2, 2, 2), "float32", marks=pytest.mark.slow),
-    ],
+    ("name", "mesh", "dtype"),
+    mostly_slow(
+        itertools.product(["quartz", "ethanol"], [None, (2, 2, 2)], ["float32", "float64"]),
+        [("ethanol", None, "float32"), ("quartz", (2, 2, 2), "float64")],
+    ),
 )
-def test_a_sound_structure_has_an_exact_hessian(mesh, dtype, thread, tmp_path):
+def test_a_sound_structure_has_an_exact_hessian(name, mesh, dtype, thread, tmp_path):
     """Of a relaxed crystal, force constants made by symmetry differ by up to 1e-4 eV/Å²."""
-    start = {"quartz": mf.example_structure("quartz"), "ethanol": mf.example_structure("ethanol")}
+    start = {name: mf.example_structure(name)}
     settings = ScreenSettings("embedded", mesh=mesh, dtype=dtype, fmax=0.02)
     for result in screen(start, tmp_path, settings, executor=thread).rows():
         assert result.record.stiffness == pytest.approx(48, abs=6)
@@ -176,6 +175,7 @@ def test_atoms_that_do_not_feel_each_other_are_told():
     assert "No vibrations" not in found(row("atom", [], n_atoms=1))
 
 
+@pytest.mark.usefixtures("blank_images")
 def test_references_above_dulong_petit_are_named(tmp_path):
     """O2Si, 60 amu: 3 k_B an atom are 1.245 J/(g K)."""
     per_mole = Reference("PBE", 300.0, {"alpha": 44.0, "beta": 0.7})

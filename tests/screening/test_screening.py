@@ -270,8 +270,8 @@ def test_what_is_too_large_for_the_memory_fails_alone(thread, tmp_path):
 
 
 def test_damaged_files_are_made_anew(thread, tmp_path):
-    start = {"water": molecule("H2O")}
-    first = screen(start, tmp_path, SETTINGS, executor=thread)
+    start, settings = {"water": molecule("H2O")}, replace(SETTINGS, fmax=0.1)
+    first = screen(start, tmp_path, settings, executor=thread)
     good = frequencies(first)["water"]
     folder = first.folders[0]
     for damaged in RECORD, SPECTRUM, STRUCTURE, RELAXATION:
@@ -281,7 +281,7 @@ def test_damaged_files_are_made_anew(thread, tmp_path):
             (folder / damaged).write_bytes(b"\x00 damaged")
         if damaged == RELAXATION:
             (folder / RECORD).unlink()
-        again = screen(start, tmp_path, SETTINGS, executor=thread)
+        again = screen(start, tmp_path, settings, executor=thread)
         np.testing.assert_array_equal(frequencies(again)["water"], good)
         assert {path.name for path in folder.iterdir()} == {RECORD, SPECTRUM, STRUCTURE}
 

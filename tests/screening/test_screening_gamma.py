@@ -46,6 +46,7 @@ def row(name, frequencies, **facts):
     return Row(record, spectrum)
 
 
+@pytest.mark.usefixtures("blank_images")
 def test_small_crystal_at_gamma_is_told_what_it_lacks(tmp_path):
     structures = {"salt": salt(), "ethanol": mf.example_structure("ethanol")}
     screening = computed(tmp_path, SETTINGS, **structures)
@@ -71,6 +72,7 @@ def test_small_crystal_at_gamma_is_told_what_it_lacks(tmp_path):
         assert words in page
 
 
+@pytest.mark.usefixtures("blank_images")
 def test_mesh_is_refined_until_the_heat_capacity_has_converged(tmp_path):
     settings = replace(SETTINGS, mesh="auto", mesh_tolerance=3e-3, mesh_temperature=300.0)
     structures = {"salt": salt(), "ethanol": mf.example_structure("ethanol")}
@@ -178,6 +180,7 @@ def test_record_of_an_earlier_version_has_a_bound(tmp_path):
     assert "an earlier version" in missing.reason
 
 
+@pytest.mark.usefixtures("blank_images")
 def test_scale_is_not_fitted_to_what_lacks_its_acoustic_modes(tmp_path):
     """Two sound rows whose frequencies are 10 % too low, and a small crystal at Gamma alone."""
     sound = [row(name, [v, 2 * v, 3 * v]) for name, v in (("a", 200.0), ("b", 350.0))]

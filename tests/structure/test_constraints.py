@@ -72,7 +72,7 @@ HELD = {
 }
 
 
-QUICK = "FixCartesian", "FixScaled", "FixSubsetCom"
+QUICK = "FixScaled", "FixSubsetCom"
 
 
 @pytest.mark.parametrize(
