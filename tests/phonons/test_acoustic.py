@@ -233,5 +233,5 @@ def test_mesh_size_is_the_coarsest_with_the_spacing():
         mesh_size(atoms, 0.0)
     with pytest.raises(ValueError, match="take a larger one"):
         mesh_size(atoms, 1e-6)
-    with pytest.raises(ValueError, match="more than 1000000: take"):
+    with pytest.raises(ValueError, match="more than 1000000: use"):
         Mesh.of(atoms, (10**6, 10**6, 1))

@@ -507,7 +507,7 @@ def test_names_are_as_long_as_they_must_be(tmp_path):
         ({"settings": ScreenSettings("embeded")}, "did you mean 'embedded'"),
         ({"temperatures": [-1.0]}, "temperatures"),
         ({"workers": 0}, "workers"),
-        ({"devices": ["abacus"]}, "no device"),
+        ({"devices": ["abacus"]}, "not a device"),
         ({"devices": ["cuda:99"]}, "no device"),
         ({"references": [Reference("dft", 300.0, {"silt": 1.0})]}, "none of the structures"),
     ],
