@@ -1,10 +1,10 @@
-"""The questions of the heat-capacity study that started this package, with numbers of our own.
+"""Study of heat capacities: the questions of a published study, with results of this package.
 
     python -m benchmarks.study all --output study-results
     python -m benchmarks.study accuracy --structures quartz sodalite --model embedded
     python -m benchmarks.study notebook --output study-results
 
-Run it from the root of the repository. `README.md` beside this file has the tables.
+Run it from the root of the repository. The tables are in `README.md` of this folder.
 
 Source: Gönnheimer, Reuter, Margraf, J. Chem. Theory Comput. 2025, 21, 4742,
 doi:10.1021/acs.jctc.4c01790.

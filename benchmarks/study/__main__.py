@@ -1,4 +1,4 @@
-"""The command line of the study: parts, or all of it, and the notebook in full."""
+"""Command line of the study: it runs one part or all parts, or the notebook with all data."""
 
 from __future__ import annotations
 
@@ -37,24 +37,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.study",
-        description="Numbers of our own for the questions of the published study. What has been "
-        "measured is kept in the output folder and not measured again.",
+        description="Repeat the published study of heat capacities with this package. Results are "
+        "kept in the output folder and not measured again.",
     )
     add = parser.add_argument
-    add("part", choices=[*PARTS, "all", "notebook"], help="of the study, or the notebook in full")
-    add("--output", type=Path, default=Path("study-results"), help="a folder (%(default)s)")
+    add(
+        "part",
+        choices=[*PARTS, "all", "notebook"],
+        help="part of the study, or the notebook with all data",
+    )
+    add(
+        "--output",
+        type=Path,
+        default=Path("study-results"),
+        help="folder for results (%(default)s)",
+    )
     add(
         "--structures",
         nargs="+",
-        help="files, folders, or names of structures that come with the package; those of the "
-        "study if left out, of which `relaxed` takes published geometries",
+        help="files, folders, or names of example structures; by default the structures of the "
+        "study, for `relaxed` in their published geometries",
     )
-    add("--model", nargs="+", help="names or files; MACE-MP-0 small and MACE-DAC-1 if left out")
+    add("--model", nargs="+", help="names or files of models (MACE-MP-0 small and MACE-DAC-1)")
     add(
         "--forces",
         choices=list(accuracy.FORCES),
         default="mace_functional",
-        help="whose the differences of `accuracy` are of (%(default)s)",
+        help="source of the forces for the differences of `accuracy` (%(default)s)",
     )
     add("--device", default="cpu", help="cpu, cuda, ... (%(default)s)")
     options = parser.parse_args(arguments)
@@ -65,13 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for part in PARTS if options.part == "all" else [options.part]:
             _run(part, options)
     except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on from here")
+        sys.exit("interrupted: the same command continues the study")
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
 
 
 def _run(part: str, options: argparse.Namespace) -> None:
-    """Measure what is missing; tables and figure grow with every result."""
+    """Measure missing results, and update the tables and the figure after each."""
     console = Console(stderr=True, highlight=False)
     plan = Plan(
         structures=structures_of(options.structures or default_structures(part)),
@@ -90,7 +99,7 @@ def _run(part: str, options: argparse.Namespace) -> None:
 
 
 def write(part: str, results: Sequence[Result], folder: Path) -> None:
-    """Tables in markdown and a figure."""
+    """Write the tables in Markdown, and the figure."""
     module = PARTS[part]
     with atomic_write(folder / f"{part}.md") as partial:
         partial.write_text("\n\n".join(module.tables(results)) + "\n")
@@ -99,7 +108,7 @@ def write(part: str, results: Sequence[Result], folder: Path) -> None:
 
 
 def render(folder: Path) -> None:
-    """Run the notebook in full, on the results in a folder, and write it there.
+    """Run the notebook with all data, on the results in a folder, and write it there.
 
     Raises:
         ImportError: If nbclient is not installed.
@@ -108,7 +117,9 @@ def render(folder: Path) -> None:
         import nbclient
         import nbformat
     except ImportError as error:
-        raise ImportError("the notebook needs nbclient and nbformat: install both") from error
+        raise ImportError(
+            "running the notebook needs nbclient and nbformat: install both"
+        ) from error
 
     folder.mkdir(parents=True, exist_ok=True)
     environment = {
@@ -116,8 +127,8 @@ def render(folder: Path) -> None:
         "MACE_FUNCTIONAL_STUDY_RESULTS": str(folder.resolve()),
     }
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    where = {"metadata": {"path": str(NOTEBOOK.parent)}}
-    client = nbclient.NotebookClient(notebook, timeout=None, resources=where)
+    resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    client = nbclient.NotebookClient(notebook, timeout=None, resources=resources)
     client.execute(env=os.environ | environment)
     with atomic_write(folder / NOTEBOOK.name) as partial:
         nbformat.write(notebook, partial)

@@ -1,10 +1,10 @@
-"""How exact is a Hessian by central differences of forces, beside the exact one?
+"""Errors of Hessians by central differences of forces, against exact Hessians.
 
     H_ij = [g_i(x + h e_j) - g_i(x - h e_j)] / 2h
 
-Truncation falls with h², rounding grows with 1/h. The gradients are computed in the precision in
-question and subtracted in double; positions are displaced in double and rounded with the rest, as
-it happens when an ASE calculator works in single precision.
+The truncation error is proportional to h², the rounding error to 1/h. Gradients are computed in
+double or single precision, and subtracted in double precision. Positions are displaced in double
+precision and then rounded, as in an ASE calculator in single precision.
 """
 
 from __future__ import annotations
@@ -26,19 +26,22 @@ from benchmarks.study.plan import Plan, Result, load
 from mace_functional.mace.subnormal import flush_subnormal
 
 STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-"""Å."""
+"""Steps h of the differences, Å."""
 
 SKIN = 0.05
-"""Neighbours are known that a step brings within the cutoff; farther than any step, Å."""
+"""Skin of the neighbour list, Å.
+
+It is larger than all steps, so the list has all neighbours at displaced positions.
+"""
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 Forces = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-"""Positions (N, 3) in Å to forces (N, 3) in eV/Å."""
+"""Function of the positions (N, 3), Å, that returns the forces (N, 3), eV/Å."""
 
 
 def run(plan: Plan) -> Iterator[Result]:
-    """Errors for every model and structure, at the geometries that are given."""
+    """Measure the errors for every model and structure, at the given geometries."""
     for source, name, atoms in plan.by_size():
         yield plan.one(
             "accuracy",
@@ -58,41 +61,41 @@ def measure(
     device: str = "cpu",
     steps: Sequence[float] = STEPS,
 ) -> Result:
-    """Errors of Hessians of one structure against the exact one in double precision.
+    """Compare Hessians of one structure with the exact one in double precision.
 
     Args:
         atoms: The structure.
-        source: The model, see `load_model`.
-        forces: Whose: "mace_functional" or "mace-torch".
-        device: For the model.
-        steps: Of the differences, Å.
+        source: Name or file of the model, see `load_model`.
+        forces: Source of the forces: "mace_functional" or "mace-torch".
+        device: Device of the model.
+        steps: Steps of the differences, Å.
 
     Returns:
-        For "float64" and "float32" a list of step, mean absolute and largest error, eV/Å², and
-        under "exact float32" the two errors of the exact Hessian in single precision.
+        "float64" and "float32": lists of step, mean absolute and largest error in eV/Å². "exact
+        float32": the two errors of the exact Hessian in single precision.
     """
     exact, single = (_exact_hessian(atoms, source, dtype, device) for dtype in DTYPES.values())
-    found: Result = {"forces": forces, "exact float32": _errors(single, exact)}
+    result: Result = {"forces": forces, "exact float32": _errors(single, exact)}
     for name, dtype in DTYPES.items():
         gradient = FORCES[forces](atoms, source, dtype, device)
-        found[name] = [
+        result[name] = [
             [h, *_errors(central_differences(gradient, atoms.positions, h), exact)] for h in steps
         ]
-    return found
+    return result
 
 
 def central_differences(
     forces: Forces, positions: NDArray[np.float64], h: float
 ) -> NDArray[np.float64]:
-    """The Hessian by central differences of forces, from 6N of them.
+    """Compute a Hessian by central differences, from 6N evaluations of the forces.
 
     Args:
-        forces: Of positions (N, 3).
-        positions: Å, (N, 3).
-        h: The step, Å.
+        forces: Function of the positions that returns the forces.
+        positions: Positions, Å, (N, 3).
+        h: Step, Å.
 
     Returns:
-        (3N, 3N), eV/Å²; column j is the change of all forces with coordinate j.
+        The Hessian, eV/Å², (3N, 3N). Column j is the change of the gradient with coordinate j.
     """
     steps = h * np.eye(positions.size).reshape(-1, *positions.shape)
     columns = [(forces(positions - step) - forces(positions + step)) / (2 * h) for step in steps]
@@ -102,6 +105,7 @@ def central_differences(
 def _exact_hessian(
     atoms: Atoms, source: str, dtype: torch.dtype, device: str
 ) -> NDArray[np.float64]:
+    """Compute the exact Hessian in a given precision, eV/Å², (3N, 3N)."""
     model = load(source, device, dtype)
     s = mf.from_ase(atoms, model)
     matrix = mf.hessian(mf.energy_fn(model, s.graph))(s.positions, s.cell, model.params)
@@ -110,6 +114,7 @@ def _exact_hessian(
 
 
 def _our_forces(atoms: Atoms, source: str, dtype: torch.dtype, device: str) -> Forces:
+    """Return the forces by mace_functional as a function of the positions."""
     model = load(source, device, dtype)
     s = mf.from_ase(atoms, model, skin=SKIN)
     forces = mf.forces(mf.energy_fn(model, s.graph))
@@ -122,18 +127,19 @@ def _our_forces(atoms: Atoms, source: str, dtype: torch.dtype, device: str) -> F
 
 
 def _mace_torch_forces(atoms: Atoms, source: str, dtype: torch.dtype, device: str) -> Forces:
+    """Return the forces by mace-torch as a function of the positions."""
     from mace.calculators import MACECalculator
 
     name = next(name for name, known in DTYPES.items() if known == dtype)
     default = torch.get_default_dtype()
     calculator = MACECalculator(model_paths=source, device=device, default_dtype=name)
-    for module in calculator.models:  # as load_model does: the same weights on both sides
+    for module in calculator.models:  # as in load_model, so that both use the same weights
         flush_subnormal(module)
     moved = atoms.copy()
     moved.calc = calculator
 
     def at(positions: NDArray[np.float64]) -> NDArray[np.float64]:
-        torch.set_default_dtype(dtype)  # mace-torch makes some tensors in it
+        torch.set_default_dtype(dtype)  # mace-torch makes some tensors in this dtype
         try:
             moved.positions = positions
             return moved.get_forces().astype(np.float64)
@@ -148,18 +154,19 @@ FORCES = {"mace_functional": _our_forces, "mace-torch": _mace_torch_forces}
 
 
 def _errors(matrix: NDArray[np.float64], exact: NDArray[np.float64]) -> list[float]:
+    """Return the mean absolute and the largest difference."""
     difference = abs(matrix - exact)
     return [float(difference.mean()), float(difference.max())]
 
 
 def tables(results: Sequence[Result]) -> list[str]:
-    """Means over the structures beside the published ones, and every structure.
+    """Return a table of means, beside the published ones, and a table of all structures.
 
     Args:
-        results: From `run`.
+        results: Results of `run`.
     """
     header = ["mean / largest, eV/Å²", "float64", "published", "float32", "published"]
-    found = []
+    model_tables = []
     for model in dict.fromkeys(r["model"] for r in results):
         ours = [r for r in results if r["model"] == model]
         rows = []
@@ -172,7 +179,7 @@ def tables(results: Sequence[Result]) -> list[str]:
         single = _mean([r["exact float32"] for r in ours])
         rows.append(["exact", "0", "0", _both(single), _both(published.SINGLE)])
         title = f"{model}, {ours[0]['forces']} forces: means over {len(ours)} structures"
-        found.append(table(title, header, rows))
+        model_tables.append(table(title, header, rows))
     header = ["structure, model", "atoms", "best float64", "best float32", "exact float32"]
     rows = [
         [
@@ -183,7 +190,7 @@ def tables(results: Sequence[Result]) -> list[str]:
         ]
         for r in results
     ]
-    return [*found, table("Smallest mean errors of any step", header, rows)]
+    return [*model_tables, table("Smallest mean errors of any step", header, rows)]
 
 
 def _mean(pairs: Sequence[Sequence[float]]) -> list[float]:
@@ -200,10 +207,10 @@ def _best(rows: Sequence[Sequence[float]]) -> str:
 
 
 def figure(results: Sequence[Result]) -> Figure:
-    """Errors over the step: structures as lines, published means as points.
+    """Plot errors over the step; structures are lines, published means are points.
 
     Args:
-        results: From `run`.
+        results: Results of `run`.
     """
     drawing, axes = panels(2, sharex=True)
     for axis, column, title in zip(axes, (1, 2), ("mean absolute", "largest"), strict=True):
@@ -212,9 +219,9 @@ def figure(results: Sequence[Result]) -> Figure:
                 rows = np.array(r[dtype])
                 label = f"differences, {dtype}" if number == 0 else None
                 axis.loglog(rows[:, 0], rows[:, column], color=colour, lw=0.8, label=label)
-            theirs = published.DIFFERENCES[dtype]
-            errors = [error[column - 1] for error in theirs.values()]
-            axis.loglog(list(theirs), errors, "o", color=colour, ms=4, label=f"published, {dtype}")
+            means = published.DIFFERENCES[dtype]
+            errors = [error[column - 1] for error in means.values()]
+            axis.loglog(list(means), errors, "o", color=colour, ms=4, label=f"published, {dtype}")
         for number, r in enumerate(results):
             label = "exact, float32" if number == 0 else None
             axis.axhline(r["exact float32"][column - 1], color="0.5", lw=0.7, ls=":", label=label)

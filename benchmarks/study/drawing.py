@@ -1,4 +1,4 @@
-"""How the figures of the study look: as those of the package."""
+"""Panels and colours of the figures of the study; the style is that of the package."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ ORANGE = ELEMENTS[0]
 
 
 def panels(count: int, *, sharex: bool = False) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side.
+    """Return a figure with panels side by side, and their axes.
 
     Args:
-        count: Of the panels.
-        sharex: Give them one horizontal scale.
+        count: Number of panels.
+        sharex: Use one horizontal scale for all panels.
     """
     figure = Figure(figsize=(3.6 * count, 2.9), layout="constrained")
     axes = list(figure.subplots(1, count, sharex=sharex, squeeze=False)[0])

@@ -1,4 +1,4 @@
-"""What is studied, on which models, and the folder that keeps what was found."""
+"""Plan of the study: structures, models, and the folder in which results are kept."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ STRUCTURE_FOLDER = SHARED / "heatcapacity" / "structures"
 RELAXED_FOLDER = SHARED / "heatcapacity" / "relaxed"
 SMALL, DAC_1 = (SHARED / "weights" / f"{n}.model" for n in ("MACE-MP-0_small", "MACE-DAC-1"))
 TEMPERATURE = 300.0
-"""K."""
+"""Temperature of the heat capacities, K."""
 
 DISPERSION: dict[str, str | None] = {"no D3": None, "D3": "pbe"}
-"""What it is called in tables to the functional of the correction."""
+"""Labels in tables, with the functional of the D3 correction; None without it."""
 
 FMAX = 1e-4
-"""Largest force to relax to, eV/Å."""
+"""Largest force on an atom after a relaxation, eV/Å."""
 
 MAX_STEPS = 1000
-"""Most gradients of a relaxation."""
+"""Largest number of gradients of a relaxation."""
 
 Result = dict[str, Any]
-"""What was found for one structure, as JSON has it."""
+"""Result for one structure, in types of JSON."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Structures, models, and where results go.
+    """Structures, models, and the output folder of a study.
 
     Attributes:
-        structures: By name.
-        models: Names or files, see `load_model`.
-        output: A folder. What is in there already is not measured again.
-        device: "cpu", "cuda", ...
-        forces: Whose are taken for differences: "mace_functional" or "mace-torch".
-        say: Called with a line on what is measured next.
+        structures: Structures by name.
+        models: Names or files of models, see `load_model`.
+        output: Folder of the results. Results in it are not measured again.
+        device: Device of the models: "cpu", "cuda", ...
+        forces: Source of the forces for central differences: "mace_functional" or "mace-torch".
+        say: Function that is called with the name of the next measurement.
     """
 
     structures: Mapping[str, Atoms]
@@ -60,25 +60,25 @@ class Plan:
     say: Callable[[str], object] = lambda line: None
 
     def kept(self, name: str, identity: Mapping[str, Any], measure: Callable[[], Result]) -> Result:
-        """A result from its file, or measured and kept there.
+        """Read a result from its file; if there is none, measure it and write the file.
 
         Args:
-            name: Of the file in the output folder, without a suffix.
-            identity: What the result depends on; a file with another one is replaced.
-            measure: What finds it.
+            name: Name of the file in the output folder, without a suffix.
+            identity: All data that the result depends on. A file with another identity is replaced.
+            measure: Function that measures the result.
 
         Raises:
-            ValueError: If the file is something else.
+            ValueError: If the file is not a result of this study.
         """
         path = self.output / f"{name}.json"
         identity = json.loads(json.dumps(identity))
         if path.exists():
             try:
-                found = json.loads(path.read_text())
-                if found["identity"] == identity:
-                    return found["result"]
+                stored = json.loads(path.read_text())
+                if stored["identity"] == identity:
+                    return stored["result"]
             except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(f"{path} is no result of this study: remove it") from error
+                raise ValueError(f"{path} is not a result of this study: remove it") from error
         self.say(name)
         result = measure()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,32 +95,32 @@ class Plan:
         source: str,
         **settings: Any,
     ) -> Result:
-        """The result for one structure and model.
+        """Return the result for one structure and model, measured or from its file.
 
         Args:
-            part: Of the study, a folder of the output.
-            measure: Structure and model to what is found.
-            name: Of the structure.
+            part: Part of the study; a folder in the output folder.
+            measure: Function of the structure and the model that returns the result.
+            name: Name of the structure.
             atoms: The structure.
-            source: The model.
-            settings: What else the result depends on.
+            source: Name or file of the model.
+            settings: Further settings that the result depends on.
         """
         label = model_label(source)
-        what = {"structure": name, "model": label, "atoms": len(atoms)}
+        header = {"structure": name, "model": label, "atoms": len(atoms)}
         return self.kept(
             f"{part}/{name}-{label}",
             {**identity_of(atoms, source), "device": self.device, **settings},
-            lambda: {**what, **measure(atoms, source)},
+            lambda: {**header, **measure(atoms, source)},
         )
 
     def by_size(self) -> Iterator[tuple[str, str, Atoms]]:
-        """Model, name and structure: all structures with the first model, small ones first."""
+        """Iterate over model, name and structure; model by model, small structures first."""
         for source in self.models:
             for name, atoms in sorted(self.structures.items(), key=lambda item: len(item[1])):
                 yield source, name, atoms
 
     def relaxed(self, name: str, source: str) -> Atoms:
-        """A structure, relaxed with a model: positions, and the cell along periodic directions.
+        """Relax positions and cell of a structure with a model, or read them from a file.
 
         Raises:
             RuntimeError: If the relaxation does not converge.
@@ -128,63 +128,64 @@ class Plan:
         atoms = self.structures[name].copy()
 
         def measure() -> Result:
-            found = mf.relax(load(source, self.device), atoms, fmax=FMAX, max_steps=MAX_STEPS)
-            if not found.converged:
-                raise RuntimeError(f"{name} could not be relaxed: {found.reason}")
+            result = mf.relax(load(source, self.device), atoms, fmax=FMAX, max_steps=MAX_STEPS)
+            if not result.converged:
+                raise RuntimeError(f"{name} could not be relaxed: {result.reason}")
             return {
-                "positions": found.atoms.positions.tolist(),
-                "cell": found.atoms.cell.tolist(),
-                "largest_force": found.last.largest_force,
-                "gradients": found.n_gradients,
+                "positions": result.atoms.positions.tolist(),
+                "cell": result.atoms.cell.tolist(),
+                "largest_force": result.last.largest_force,
+                "gradients": result.n_gradients,
             }
 
         identity = {**identity_of(atoms, source), "fmax": FMAX}
-        found = self.kept(f"geometries/{name}-{model_label(source)}", identity, measure)
-        atoms.set_cell(found["cell"])
-        atoms.positions = found["positions"]
+        geometry = self.kept(f"geometries/{name}-{model_label(source)}", identity, measure)
+        atoms.set_cell(geometry["cell"])
+        atoms.positions = geometry["positions"]
         return atoms
 
 
 def default_structures(part: str) -> list[str]:
-    """Files of the study, where none are named.
+    """Return the default structures of a part: the folder with the data of the study.
 
     Raises:
-        ValueError: If they are not there.
+        ValueError: If the folder is missing.
     """
     return _shared(RELAXED_FOLDER if part == "relaxed" else STRUCTURE_FOLDER)
 
 
 def default_models(part: str) -> list[str]:
-    """Models of a part, where none are named: two of them where models are compared.
+    """Return the default models of a part: one model, or two if the part compares models.
 
     Raises:
-        ValueError: If they are not there.
+        ValueError: If a file is missing.
     """
     return _shared(SMALL, DAC_1) if part in ("reference", "relaxed") else _shared(SMALL)
 
 
 def _shared(*paths: Path) -> list[str]:
+    """Return existing paths as text; raise a ValueError if one is missing."""
     for path in paths:
         if not path.exists():
             raise ValueError(
                 f"{path} is missing: set MACE_FUNCTIONAL_SHARED to the folder of the study's data, "
-                "or name structures and a model"
+                "or give structures and a model"
             )
     return [str(path) for path in paths]
 
 
 def structures_of(names: Sequence[str]) -> dict[str, Atoms]:
-    """Structures of files, of all files in folders, or those that come with the package.
+    """Read structures by name: files, all files of folders, and example structures.
 
     Raises:
-        ValueError: If there are none, or one cannot be read.
+        ValueError: If there are no structures, or one cannot be read.
     """
-    found = {}
+    structures = {}
     for source in find_sources(names):
         if source.atoms is None:
             raise ValueError(source.failure)
-        found[source.name] = source.atoms
-    return found
+        structures[source.name] = source.atoms
+    return structures
 
 
 @lru_cache(maxsize=2)
@@ -194,23 +195,23 @@ def load(
     dtype: torch.dtype = torch.float64,
     dispersion: str | None = None,
 ) -> mf.Potential:
-    """The model; the last two are kept in memory."""
+    """Load a model; the last two models stay in memory."""
     return mf.load_model(source, dtype=dtype, device=device, dispersion=dispersion)
 
 
 def heat_capacity(modes: NormalModes) -> float:
-    """At the temperature of the study, J/(g K); imaginary modes are left out."""
+    """Return the heat capacity at `TEMPERATURE` without imaginary modes, J/(g K)."""
     thermo = mf.harmonic_thermo(modes.frequencies[modes.frequencies > 0], TEMPERATURE, unit="cm-1")
     return float(thermo.specific_heat_capacity(modes.masses))
 
 
 def model_label(source: str) -> str:
-    """What a model is called in tables and files."""
+    """Return the name of a model in tables and file names."""
     return Path(source).stem
 
 
 def identity_of(atoms: Atoms, source: str) -> Result:
-    """What tells structures and models apart that are called the same."""
+    """Return digests that distinguish structures and models of the same name."""
     arrays = (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_masses())
     content = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
     return {"structure": hashlib.sha256(content).hexdigest(), "model": _potential_digest(source)}
@@ -218,5 +219,6 @@ def identity_of(atoms: Atoms, source: str) -> Result:
 
 @lru_cache
 def _potential_digest(source: str) -> str:
+    """Return the digest of a model file, or the name of a model."""
     path = Path(source)
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else source

@@ -1,12 +1,12 @@
-"""What others have published, to set our numbers beside.
+"""Published results, for comparison with ours.
 
-Sources: Gönnheimer, Reuter, Margraf, J. Chem. Theory Comput. 2025, 21, 4742, with its data (MIT),
-of which these are means; relaxed geometries with heat capacities of supercells: Zenodo
-10.5281/zenodo.22813524 (CC-BY-4.0); `reference.csv`: DFT heat capacities of Moosavi et al., Nat.
-Mater. 2022, 21, 1419 (CC-BY-4.0), and the heat capacities of the first source at 300 K.
+Sources: means over the data (MIT) of Gönnheimer, Reuter, Margraf, J. Chem. Theory Comput. 2025, 21,
+4742; relaxed geometries and heat capacities of supercells: Zenodo 10.5281/zenodo.22813524
+(CC-BY-4.0); `reference.csv`: DFT heat capacities of Moosavi et al., Nat. Mater. 2022, 21, 1419
+(CC-BY-4.0), and the heat capacities of the first source at 300 K.
 
-Their protocol: MACE-MP-0 medium with D3(BJ, PBE), float64, relaxed to 0.005 eV/Å, Gamma only; modes
-below 1e-3 cm-1 dropped.
+Published protocol: MACE-MP-0 medium with D3(BJ, PBE), float64, relaxed to 0.005 eV/Å, Gamma only,
+without modes below 1e-3 cm-1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from mace_functional.screening.references import Reference, read_references
 
 REFERENCE = Path(__file__).with_name("reference.csv")
-"""Heat capacities by DFT and by MACE-MP-0 medium with D3, J/(g K)."""
+"""File of heat capacities by DFT and by MACE-MP-0 medium with D3, J/(g K)."""
 
 TIMES = {
     22: (2.51, 5.93),
@@ -33,11 +33,11 @@ TIMES = {
     1056: (974.5, 1738.0),
     1408: (1714.0, 2846.0),
 }
-"""Atoms of RSM0011 supercells to seconds of an exact Hessian and of 6N force calls, on an A100."""
+"""Times of an exact Hessian and of 6N force calls on an A100, s, by atoms in RSM0011 supercells."""
 
 
 class Error(NamedTuple):
-    """Of a Hessian, eV/Å²: the mean absolute and the largest."""
+    """Mean absolute and largest error of a Hessian, eV/Å²."""
 
     mean: float
     largest: float
@@ -59,10 +59,10 @@ DIFFERENCES = {
         1e-6: Error(0.17, 21.5),
     },
 }
-"""Of central differences with a step in Å; ten structures of 38 to 218 atoms."""
+"""Errors of central differences by step, Å; means over ten structures of 38 to 218 atoms."""
 
 SINGLE = Error(7.0e-7, 4.1e-4)
-"""Of the exact Hessian in float32, for the same structures."""
+"""Errors of the exact Hessian in float32; means over the same structures."""
 
 SUPERCELL = {
     "RSM0004": (0.5636546498193961, 0.6387595194568401),
@@ -73,41 +73,42 @@ SUPERCELL = {
 """Heat capacities at 300 K of the unit cell and the 2x2x2 supercell, J/(g K)."""
 
 SUPERCELL_MEAN, SUPERCELL_CORRELATION, SUPERCELL_COUNT = 0.0254, 0.979, 209
-"""Mean difference of the two, J/(g K), its correlation with 3R(7/8)/M, over so many structures."""
+"""Mean of their difference, J/(g K), its correlation with 3R(7/8)/M, and number of structures."""
 
 RELATIVE_ERRORS = {"all": 10.35, "MOF": 10.4, "COF": 15.1, "zeo": 3.5}
 """Mean relative error to DFT at 300 K, %, of 232 structures and of each class."""
 
 SCALE, SCALED_ERROR = 1.181, 3.15
-"""One frequency scale for all, and the mean relative error after it, %."""
+"""Best common scale of all frequencies, and the mean relative error with this scale, %."""
 
 SINGLE_HEAT = 7e-8
 """Median relative change of Cv from float64 to float32 (Langer, Hill, Ceriotti 2026)."""
 
-
 DFT_COLUMNS = tuple(f"dft_cv_{t}K" for t in (250, 275, 300, 325, 350, 375, 400))
+"""Columns of `REFERENCE` with heat capacities by DFT, one for each temperature."""
 
 
 def dft() -> list[Reference]:
-    """Heat capacities by DFT, for each temperature."""
+    """Read the heat capacities by DFT, for each temperature."""
     return read_references(REFERENCE, DFT_COLUMNS)
 
 
 def medium_d3() -> Reference:
-    """Heat capacities by MACE-MP-0 medium with D3, at 300 K."""
+    """Read the heat capacities by MACE-MP-0 medium with D3 at 300 K."""
     return read_references(REFERENCE, ["mace_mp0_medium_d3_cv_300K"])[0]
 
 
 def kinds() -> dict[str, str]:
-    """Name of a structure to its class: "MOF", "COF" or "zeo"."""
+    """Read the class of each structure by its name: "MOF", "COF" or "zeo"."""
     return _column("type")
 
 
 def masses() -> dict[str, float]:
-    """Name of a structure to the mass of its cell, amu."""
+    """Read the mass of the cell of each structure by its name, amu."""
     return {name: float(mass) for name, mass in _column("mass_amu").items()}
 
 
 def _column(heading: str) -> dict[str, str]:
+    """Read a column of `REFERENCE` by the names of the structures."""
     with REFERENCE.open(newline="") as lines:
         return {row["name"]: row[heading] for row in csv.DictReader(lines)}

@@ -1,8 +1,8 @@
-"""How far are heat capacities from those of density functional theory?
+"""Errors of heat capacities against density functional theory (DFT).
 
-Structures are relaxed with each model, without and with D3, by a screening; modes are those at
-Gamma, as in the DFT reference. Errors are relative, |C / C_DFT - 1|. One factor on all frequencies
-of all structures takes away what is common to them: how much softer a model is than DFT.
+A screening relaxes the structures with each model, without and with D3. Heat capacities use modes
+at Gamma, as the DFT reference does. Errors are relative, |C / C_DFT - 1|. A common scale of all
+frequencies of all structures corrects the systematic softness of a model.
 """
 
 from __future__ import annotations
@@ -34,17 +34,19 @@ from mace_functional.screening.references import Reference
 from mace_functional.screening.rows import Row, heat_capacities
 
 ALL = math.inf
-"""How much of its heat capacity a structure at Gamma alone may lack to have a part in the scale:
-anything, because the published heat capacities and scales are those of Gamma alone too."""
+"""Largest share of the heat capacity that a structure at Gamma may lack to take part in the scale.
+
+There is no limit here, because the published heat capacities and scales use Gamma only.
+"""
 
 STYLES = ("-", "--", ":", "-.")
-"""Of the lines of different structures."""
+"""Line styles of different structures."""
 
 
 def run(plan: Plan) -> Iterator[Result]:
-    """A screening of all structures for each model, without and with dispersion.
+    """Screen all structures with each model, without and with dispersion.
 
-    Structures that fail are in the records of the screening, and left out here.
+    Structures that fail are only in the records of the screening.
     """
     for source in plan.models:
         for label, functional in DISPERSION.items():
@@ -65,17 +67,17 @@ def run(plan: Plan) -> Iterator[Result]:
 
 
 def tables(results: Sequence[Result]) -> list[str]:
-    """Every structure at 300 K; if any is in the reference, errors and scales, and classes.
+    """Return a table of all structures at 300 K, and tables of errors if there are references.
 
     Args:
-        results: From `run`.
+        results: Results of `run`.
     """
     compared = any(parity_of(r["rows"], at_room_temperature()) for r in results)
     return [_structures(results), *([_temperatures(results), _classes(results)] * compared)]
 
 
 def at_room_temperature() -> Reference:
-    """The DFT heat capacities at the temperature of the study."""
+    """Return the DFT heat capacities at the temperature of the study."""
     return next(r for r in published.dft() if r.temperature == TEMPERATURE)
 
 
@@ -84,6 +86,7 @@ def _label(result: Result) -> str:
 
 
 def _structures(results: Sequence[Result]) -> str:
+    """Return a table of the heat capacities of all structures."""
     dft, theirs = at_room_temperature().values, published.medium_d3().values
     rows: list[list[str]] = []
     for result in results:
@@ -121,7 +124,8 @@ def _structures(results: Sequence[Result]) -> str:
 
 
 def _temperatures(results: Sequence[Result]) -> str:
-    header = ["mean error, % / scale / mean error after it, %"]
+    """Return a table of mean errors and common scales at all temperatures."""
+    header = ["mean error, % / scale / mean error with it, %"]
     header += [f"{reference.temperature:g} K" for reference in published.dft()]
     rows = []
     for result in results:
@@ -139,6 +143,7 @@ def _temperatures(results: Sequence[Result]) -> str:
 
 
 def _scaled(parity: Parity | None) -> str:
+    """Format the mean error, the common scale, and the mean error with this scale."""
     if parity is None:
         return "-"
     before = f"{100 * parity.errors.mean_relative:.1f}"
@@ -148,6 +153,7 @@ def _scaled(parity: Parity | None) -> str:
 
 
 def _classes(results: Sequence[Result]) -> str:
+    """Return a table of mean errors for each class of materials."""
     kinds = published.kinds()
     dft, theirs = at_room_temperature(), published.medium_d3()
     columns = ["all", "MOF", "COF", "zeo"]
@@ -181,10 +187,10 @@ def _mean_error(names: Sequence[str], found: Reference, reference: Reference) ->
 
 
 def figure(results: Sequence[Result]) -> Figure:
-    """Parity with DFT, and the heat capacity of silica over temperature with all its modes.
+    """Plot the parity with DFT, and heat capacities of silica over temperature.
 
     Args:
-        results: From `run`.
+        results: Results of `run`.
     """
     drawing, (left, right) = panels(2)
     _draw_parity(left, results)
@@ -218,7 +224,10 @@ def _draw_parity(axis: Axes, results: Sequence[Result]) -> None:
 
 
 def _draw_silica(axis: Axes, results: Sequence[Result]) -> None:
-    """Of each framework with three classical modes for its translations: per gram all are alike."""
+    """Draw heat capacities of silica, with three classical modes added for the translations.
+
+    With this correction, all frameworks of silica have similar heat capacities per gram.
+    """
     masses = published.masses()
     for name in (name for name, kind in published.kinds().items() if kind == "zeo"):
         known = [r for r in published.dft() if name in r.values]

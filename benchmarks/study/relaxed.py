@@ -1,9 +1,9 @@
-"""What do other models say of the published geometries, without relaxing them again?
+"""Heat capacities by other models at the published geometries, without another relaxation.
 
-The geometries are minima of MACE-MP-0 medium with D3. MACE-MP-0 small is another model of that
-family, MACE-DAC-1 was fine-tuned from medium: to both these are no minima, which the largest force
-and the imaginary modes show, and agreement with the published heat capacities is a matter of how
-alike the models are.
+The geometries are minima of MACE-MP-0 medium with D3. MACE-MP-0 small is another model of the same
+family, and MACE-DAC-1 is fine-tuned from medium. For these two models the geometries are not
+minima, as the largest forces and the imaginary modes show. The closer the models, the better the
+agreement with the published heat capacities.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from benchmarks.study.plan import DISPERSION, TEMPERATURE, Plan, Result, heat_ca
 
 
 def run(plan: Plan) -> Iterator[Result]:
-    """Heat capacities for every model and geometry, without and with dispersion."""
+    """Compute heat capacities for every model and geometry, without and with dispersion."""
     for source, name, atoms in plan.by_size():
         for label, functional in DISPERSION.items():
-            found = plan.one(
+            result = plan.one(
                 f"relaxed/{label.replace(' ', '-')}",
                 partial(measure, dispersion=functional, device=plan.device),
                 name,
                 atoms,
                 source,
             )
-            yield found | {"dispersion": label}
+            yield result | {"dispersion": label}
 
 
 def measure(
     atoms: Atoms, source: str, dispersion: str | None = None, device: str = "cpu"
 ) -> Result:
-    """The heat capacity at the Gamma point, and how far the geometry is from a minimum.
+    """Compute the heat capacity at Gamma, and measures of the distance from a minimum.
 
     Args:
-        atoms: The geometry.
-        source: The model, see `load_model`.
-        dispersion: Functional of a D3 correction; none if None.
-        device: For the model.
+        atoms: The structure at the published geometry.
+        source: Name or file of the model, see `load_model`.
+        dispersion: Functional of the D3 correction; None without it.
+        device: Device of the model.
 
     Returns:
-        "heat_capacity" in J/(g K), without the imaginary modes; how many "imaginary" ones there
-        are, the "lowest" frequency in cm-1, and the "largest_force" in eV/Å.
+        "heat_capacity" in J/(g K), without imaginary modes; "imaginary", the number of imaginary
+        modes; "lowest", the lowest frequency in cm-1; "largest_force" in eV/Å.
     """
     modes = mf.gamma_modes(load(source, device, torch.float64, dispersion), atoms)
     return {
@@ -62,10 +62,10 @@ def measure(
 
 
 def tables(results: Sequence[Result]) -> list[str]:
-    """Heat capacities beside the published ones.
+    """Return a table of heat capacities, beside the published ones.
 
     Args:
-        results: From `run`.
+        results: Results of `run`.
     """
     theirs = published.medium_d3().values
     header = [
@@ -95,14 +95,14 @@ def tables(results: Sequence[Result]) -> list[str]:
                 f"{r['largest_force']:.3f}",
             ]
         )
-    return [table(f"Cv at {TEMPERATURE:g} K, at Γ, published geometries as they are", header, rows)]
+    return [table(f"Cv at {TEMPERATURE:g} K, at Γ, published geometries", header, rows)]
 
 
 def figure(results: Sequence[Result]) -> Figure:
-    """Relative differences to the published heat capacities.
+    """Plot relative differences from the published heat capacities.
 
     Args:
-        results: From `run`.
+        results: Results of `run`.
     """
     theirs = published.medium_d3().values
     known = [r for r in results if r["structure"] in theirs]
@@ -112,12 +112,12 @@ def figure(results: Sequence[Result]) -> Figure:
     for number, kind in enumerate(kinds):
         ours = [r for r in known if (r["model"], r["dispersion"]) == kind]
         difference = [100 * (r["heat_capacity"] / theirs[r["structure"]] - 1) for r in ours]
-        places = np.array([names.index(r["structure"]) for r in ours]) + 0.1 * number
+        x = np.array([names.index(r["structure"]) for r in ours]) + 0.1 * number
         colour = ELEMENTS[number % len(ELEMENTS)]
-        axis.plot(places, difference, "o", color=colour, ms=4, label=", ".join(kind))
+        axis.plot(x, difference, "o", color=colour, ms=4, label=", ".join(kind))
     axis.axhline(0, color="0.8", lw=0.8, zorder=0)
     axis.set_xticks(np.arange(len(names)) + 0.05 * (len(kinds) - 1), names)
-    axis.set_ylabel("$C_V$ less the published, %")
+    axis.set_ylabel("difference of $C_V$ (%)")
     if kinds:
         axis.legend(frameon=False, fontsize=7)
     return drawing

@@ -1,8 +1,8 @@
-"""What does single precision change in the heat capacity?
+"""Effect of single precision on the heat capacity.
 
-One geometry, relaxed in double precision, and two Hessians. The one in single precision is
-diagonalised twice: in double precision, which shows the rounding of the Hessian alone, and in
-single precision with all sums, which is what a user of such a model gets.
+The geometry is relaxed in double precision, and Hessians are computed in both precisions. The one
+in single precision is diagonalised twice: in double precision, which shows the rounding of the
+Hessian alone, and with all later steps in single precision, as a user of such a model does it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mace_functional.vibrations.harmonic_modes import NormalModes
 
 
 def run(plan: Plan) -> Iterator[Result]:
-    """Changes for every structure, relaxed with each model."""
+    """Measure the changes for every structure, relaxed with each model."""
     for source, name, _ in plan.by_size():
         yield plan.one(
             "rounding",
@@ -36,23 +36,24 @@ def run(plan: Plan) -> Iterator[Result]:
 
 
 def measure(atoms: Atoms, source: str, device: str = "cpu") -> Result:
-    """Heat capacity at the Gamma point in both precisions.
+    """Compare heat capacities at Gamma in both precisions.
 
     Args:
-        atoms: The structure, relaxed.
-        source: The model, see `load_model`.
-        device: For the model.
+        atoms: The relaxed structure.
+        source: Name or file of the model, see `load_model`.
+        device: Device of the model.
 
     Returns:
-        "heat_capacity" in J/(g K); its relative changes with a Hessian in single precision,
-        "hessian", and with all in single precision, "all"; the largest change of a frequency by the
-        Hessian, "frequency" in cm-1; the number of "imaginary" modes in each precision.
+        "heat_capacity" in J/(g K), in double precision; its relative changes "hessian", with the
+        Hessian in single precision, and "all", with all steps in single precision; "frequency", the
+        largest change of a frequency by the Hessian in cm-1; "imaginary", the numbers of imaginary
+        modes in double and single precision.
     """
     exact = _modes(atoms, load(source, device), torch.float64)
-    rough = load(source, device, torch.float32)
-    modes = {name: _modes(atoms, rough, dtype) for name, dtype in PRECISIONS.items()}
+    single = load(source, device, torch.float32)
+    modes = {name: _modes(atoms, single, dtype) for name, dtype in PRECISIONS.items()}
     heat = heat_capacity(exact)
-    changes = {name: abs(heat_capacity(found) / heat - 1) for name, found in modes.items()}
+    changes = {name: abs(heat_capacity(m) / heat - 1) for name, m in modes.items()}
     return {
         "heat_capacity": heat,
         **changes,
@@ -62,10 +63,11 @@ def measure(atoms: Atoms, source: str, device: str = "cpu") -> Result:
 
 
 PRECISIONS = {"hessian": torch.float64, "all": torch.float32}
-"""In which a Hessian in single precision is diagonalised."""
+"""Precisions in which a Hessian in single precision is diagonalised."""
 
 
 def _modes(atoms: Atoms, model: mf.MaceModel, dtype: torch.dtype) -> NormalModes:
+    """Compute the modes in a precision, from a Hessian in the precision of the model."""
     s = mf.from_ase(atoms, model)
     matrix = mf.hessian(mf.energy_fn(model, s.graph))(s.positions, s.cell, model.params)
     return mf.normal_modes(
@@ -78,10 +80,10 @@ def _modes(atoms: Atoms, model: mf.MaceModel, dtype: torch.dtype) -> NormalModes
 
 
 def tables(results: Sequence[Result]) -> list[str]:
-    """Relative changes, with medians beside the published one.
+    """Return a table of relative changes, with their medians and the published median.
 
     Args:
-        results: From `run`.
+        results: Results of `run`.
     """
     header = [
         "structure, model",
@@ -111,10 +113,10 @@ def tables(results: Sequence[Result]) -> list[str]:
 
 
 def figure(results: Sequence[Result]) -> Figure:
-    """The changes over the number of atoms.
+    """Plot the changes over the number of atoms.
 
     Args:
-        results: From `run`.
+        results: Results of `run`.
     """
     drawing, (left, right) = panels(2)
     atoms = [r["atoms"] for r in results]

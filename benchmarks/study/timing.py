@@ -1,8 +1,9 @@
-"""How long does an exact Hessian take, beside the 6N forces of central differences?
+"""Times of exact Hessians and of the 6N force calls of central differences.
 
-Supercells of one crystal. Every method runs in a process of its own, as in `benchmarks/hessian.py`.
-Central differences are not run: they take 6N times the median force call, of mace-torch's
-calculator, which includes the neighbour search and the stress, and of our gradient, which does not.
+The structures are supercells of one crystal. Every method runs in its own process, as in
+`benchmarks/hessian.py`. Central differences are not run: their time is 6N times the median of one
+force call. Force calls of mace-torch's calculator include the neighbour search and the stress; our
+gradients do not.
 """
 
 from __future__ import annotations
@@ -35,26 +36,28 @@ from benchmarks.study.plan import Plan, Result, identity_of, model_label
 from mace_functional.mace.model_file import SUFFIX
 
 PUBLISHED_FOR = "RSM0011"
-"""The structure whose supercells the published times are of."""
+"""Structure of the supercells in the published times."""
 
 OURS = (GRADIENT, HESSIAN)
+"""Methods of this package."""
+
 SUPERCELLS = tuple(GROWTH[:4])
 """Repetitions along the lattice vectors."""
 
 LARGE = 176
-"""From so many atoms on the published times follow a power of N."""
+"""Smallest number of atoms from which the published times follow a power of N."""
 
 REPEATS = 5
-"""Calls that a median is of; of Hessians at most three."""
+"""Number of timed calls of a method; at most three for Hessians."""
 
 
 def run(plan: Plan, supercells: Sequence[Sequence[int]] = SUPERCELLS) -> Iterator[Result]:
-    """Times for supercells of the published structure if it is there, else of the first crystal.
+    """Time the methods for supercells of `PUBLISHED_FOR`, or else of the first crystal.
 
-    Forces of mace-torch are timed where the model is a checkpoint that its calculator can load.
+    mace-torch is timed only if the model is a checkpoint that its calculator can load.
 
     Args:
-        plan: What is studied; its first model.
+        plan: Plan of the study, of which the first model is used.
         supercells: Repetitions along the lattice vectors.
 
     Raises:
@@ -79,10 +82,10 @@ def run(plan: Plan, supercells: Sequence[Sequence[int]] = SUPERCELLS) -> Iterato
                 )
 
                 def measure(job: Job = job, cells: str = cells) -> Result:
-                    found = runner.measure(f"{name} {cells}", job)
-                    if found is None:
+                    measurement = runner.measure(f"{name} {cells}", job)
+                    if measurement is None:
                         raise RuntimeError(f"{job.method} of {name} {cells} could not be timed")
-                    return {**asdict(found), "machine": machine(options)}
+                    return {**asdict(measurement), "machine": machine(options)}
 
                 identity = {**identity_of(atoms, source), "device": plan.device}
                 path = f"time/{name}-{model_label(source)}-{cells}-{method.replace(' ', '-')}"
@@ -91,21 +94,22 @@ def run(plan: Plan, supercells: Sequence[Sequence[int]] = SUPERCELLS) -> Iterato
 
 
 def _crystal(structures: Mapping[str, Atoms]) -> tuple[str, Atoms]:
+    """Return the name and structure of `PUBLISHED_FOR`, or else of the first crystal."""
     crystals = {name: atoms for name, atoms in structures.items() if atoms.pbc.all()}
     if not crystals:
-        raise ValueError("times are measured on supercells: name a crystal")
+        raise ValueError("times are measured on supercells: give a crystal")
     name = PUBLISHED_FOR if PUBLISHED_FOR in crystals else next(iter(crystals))
     return name, crystals[name]
 
 
 def _is_checkpoint(source: str) -> bool:
-    """Whether mace-torch's calculator can load the model."""
+    """Return True if mace-torch's calculator can load the model."""
     path = Path(source)
     return path.is_file() and path.suffix != SUFFIX
 
 
 def _seconds(result: Result) -> tuple[float, float, float]:
-    """Of the exact Hessian, and of 6N force calls by us and by mace-torch (NaN if not measured)."""
+    """Return the times of the Hessian and of 6N forces by us and by mace-torch (or NaN), s."""
     ours, theirs = (
         6 * result["atoms"] * result[method]["seconds"] if method in result else np.nan
         for method in (GRADIENT, FORCES)
@@ -114,10 +118,10 @@ def _seconds(result: Result) -> tuple[float, float, float]:
 
 
 def tables(results: Sequence[Result]) -> list[str]:
-    """Times beside those on an A100, with exponents of N.
+    """Return a table of times, beside published ones on an A100, with powers of N.
 
     Args:
-        results: From `run`.
+        results: Results of `run`.
     """
     columns = ["exact, s", "6N gradients, s", "6N mace-torch, s", "6N mace-torch / exact"]
     header = ["cells", "atoms", *columns, "A100 exact, s", "A100 6N, s", "A100 6N / exact"]
@@ -130,18 +134,19 @@ def tables(results: Sequence[Result]) -> list[str]:
     if len(results) > 1:
         sizes = [r["atoms"] for r in results]
         powers = [slope(sizes, times) for times in np.transpose([_seconds(r) for r in results])]
-        there = [slope(sizes, times) for times in np.transpose([_published(r) for r in results])]
-        rows.append(["power of N", "", *map(_shown, powers), "", *map(_shown, there), ""])
+        a100_powers = [slope(sizes, t) for t in np.transpose([_published(r) for r in results])]
+        rows.append(["power of N", "", *map(_shown, powers), "", *map(_shown, a100_powers), ""])
         large = {n: times for n, times in published.TIMES.items() if n >= LARGE}
-        there = [slope(list(large), times) for times in np.transpose(list(large.values()))]
-        rows.append([f"power of N, {LARGE} atoms on", *[""] * 5, *map(_shown, there), ""])
+        a100_powers = [slope(list(large), t) for t in np.transpose(list(large.values()))]
+        label = f"power of N, from {LARGE} atoms"
+        rows.append([label, *[""] * 5, *map(_shown, a100_powers), ""])
     first = results[0]
     title = f"{first['structure']}, {first['model']}: {first[HESSIAN]['machine']}"
     return [table(title, header, rows)]
 
 
 def _published(result: Result) -> tuple[float, float]:
-    """Seconds on an A100, exact and by differences; NaN for other structures."""
+    """Return the published times of the Hessian and of 6N forces, or NaN, s."""
     if result["structure"] != PUBLISHED_FOR:
         return np.nan, np.nan
     return published.TIMES.get(result["atoms"], (np.nan, np.nan))
@@ -152,17 +157,17 @@ def _shown(value: float) -> str:
 
 
 def slope(sizes: Sequence[int], seconds: Sequence[float]) -> float:
-    """Least-squares slope of log time over log N; NaN where a time is missing."""
+    """Return the least-squares slope of log time over log N; NaN if a time is missing."""
     if np.isnan(seconds).any():
         return np.nan
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 
 def figure(results: Sequence[Result]) -> Figure:
-    """Times over the number of atoms, ours and the published ones.
+    """Plot our times and the published ones over the number of atoms.
 
     Args:
-        results: From `run`.
+        results: Results of `run`.
     """
     drawing, (left, right) = panels(2)
     sizes = [r["atoms"] for r in results]

@@ -21,7 +21,7 @@ from benchmarks.study import accuracy, finite_size, published, reference, relaxe
 from benchmarks.study.__main__ import main
 from benchmarks.study.plan import TEMPERATURE, Plan
 
-pytestmark = pytest.mark.slow  # of the benchmarks, not of the package
+pytestmark = pytest.mark.slow  # it tests benchmarks, not the package
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def test_interrupted_study_goes_on_where_it_was(plan, tmp_path):
 
 def test_file_that_is_no_result_is_refused(plan, tmp_path):
     (tmp_path / "part.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"part\.json is no result of this study: remove it"):
+    with pytest.raises(ValueError, match=r"part\.json is not a result of this study: remove it"):
         replace(plan, output=tmp_path).kept("part", {}, dict)
 
 
