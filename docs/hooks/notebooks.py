@@ -26,9 +26,3 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
         for name, content in resources["outputs"].items():
             files.append(File.generated(config, f"tutorials/{name}", content=content))
     return files
-
-
-def on_serve(server: Any, **_: Any) -> Any:
-    """Build again when a notebook has changed."""
-    server.watch(str(NOTEBOOKS))
-    return server
