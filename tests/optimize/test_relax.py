@@ -77,9 +77,11 @@ def test_results_on_the_atoms_are_those_of_the_calculator(model):
     ("options", "cell_filter"),
     [
         pytest.param({"pressure": 5.0}, {"scalar_pressure": 5.0 * GPa}, marks=pytest.mark.slow),
-        ({"cell": [0, 0, 1, 0, 0, 0]}, {"mask": [0, 0, 1, 0, 0, 0]}),
-        pytest.param({"cell": "isotropic"}, {"hydrostatic_strain": True}, marks=pytest.mark.slow),
-        pytest.param({"cell": False}, {"mask": [0] * 6}, marks=pytest.mark.slow),
+        ({"relax_cell": [0, 0, 1, 0, 0, 0]}, {"mask": [0, 0, 1, 0, 0, 0]}),
+        pytest.param(
+            {"relax_cell": "isotropic"}, {"hydrostatic_strain": True}, marks=pytest.mark.slow
+        ),
+        pytest.param({"relax_cell": False}, {"mask": [0] * 6}, marks=pytest.mark.slow),
     ],
 )
 def test_cell_as_it_is_asked_for(options, cell_filter, model):
