@@ -47,7 +47,7 @@ DIRECTIONS = np.array([v for v in np.ndindex(3, 3, 3) if v > (1, 1, 1)]) - 1
 """Candidate directions of displacements: axes, face and body diagonals of a cube, (13, 3)."""
 
 VACUUM = 20.0
-"""Vacuum along non-periodic directions in the cell for spglib, beside twice the extent, Å."""
+"""Vacuum along non-periodic directions in the cell for spglib, Å; added to twice the extent."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +203,7 @@ def space_group(atoms: Atoms, symprec: float = SYMPREC) -> tuple[int, str]:
     crystal = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
     try:
         found = spglib.get_symmetry_dataset(crystal, symprec=symprec)
-    except Exception:  # newer versions raise, unless another package has told them not to
+    except Exception:  # newer versions raise, unless another package configured them not to
         found = None
     if found is None:
         raise ValueError(f"spglib finds no space group: {_does_not_fit(symprec)}")
@@ -269,7 +269,7 @@ def _spglib(
     crystal = (cell.tolist(), scaled.tolist(), kinds.tolist())
     try:
         found = spglib.get_symmetry(crystal, symprec=symprec)
-    except Exception:  # newer versions raise, unless another package has told them not to
+    except Exception:  # newer versions raise, unless another package configured them not to
         found = None
     if found is None:
         raise ValueError(

@@ -13,7 +13,7 @@ from mace_functional.structure.reading.isotopes import Isotope
 
 @dataclass(frozen=True)
 class Stated:
-    """Formula, density and symmetry that a file states beside the atoms; None if it does not.
+    """Formula, density and symmetry that a file states; None for those that it does not state.
 
     Attributes:
         formula: Formula of a formula unit, as written in the file.
