@@ -1,7 +1,7 @@
-"""The picture of the README: `python docs/heat_capacity.py RESULT.json REFERENCE.csv NAME`.
+"""Draw the figure of the README: `python docs/heat_capacity.py RESULT.json REFERENCE.csv NAME`.
 
-RESULT.json comes from `mace-functional thermo ... --json RESULT.json`, and REFERENCE.csv holds heat
-capacities by density functional theory, in columns `dft_cv_300K`.
+RESULT.json is written by `mace-functional thermo ... --json RESULT.json`. REFERENCE.csv contains
+heat capacities by density functional theory, in columns such as `dft_cv_300K`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mace_functional.figures.axes import RED
 
 
 def main(result: str, reference: str, name: str) -> None:
-    """Draw the spectrum and the heat capacity."""
+    """Draw the spectrum and the heat capacity of a structure, with reference values."""
     data = json.loads(Path(result).read_text())
     with Path(reference).open() as lines:
         row = next(r for r in csv.DictReader(lines) if r["name"] == name)

@@ -1,7 +1,8 @@
-"""The picture of relaxations in the documentation: `python docs/relaxation.py`.
+"""Draw the figure of relaxations in the documentation: `python docs/relaxation.py`.
 
-On the left MOF-5, from a distorted geometry, relaxed by `relax` and by ASE's BFGS. On the right two
-saddle points, found from the minimum along its lowest mode, and elastic bands between the minima.
+The left panel shows relaxations of MOF-5 from a distorted geometry, by `relax` and by ASE's BFGS.
+The right panel shows two saddle points, found from a minimum along its lowest mode, and elastic
+bands between the minima.
 """
 
 from __future__ import annotations
@@ -23,21 +24,24 @@ import mace_functional as mf
 from mace_functional.figures.axes import BLUE, RED
 
 FMAX = 1e-6
-MOST = 300
-"""Gradients of BFGS that fit into the picture."""
+"""Largest force of a relaxed structure, eV/Å."""
+
+MAX_GRADIENTS = 300
+"""Largest number of gradients of BFGS in the figure."""
 
 IMAGES = 9
+"""Number of images of an elastic band."""
 
 
 def main() -> None:
-    """Draw both panels."""
+    """Draw both panels, and write the figure."""
     model = mf.load_model("embedded")
     figure = Figure(figsize=(7.0, 2.7), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_relaxations(left, model)
-    draw_barrier(right, model, "C2H6", "ethane turns", BLUE)
-    draw_barrier(right, model, "NH3", "ammonia turns inside out", RED)
-    right.set_xlabel("way from minimum to minimum")
+    draw_barrier(right, model, "C2H6", "ethane, rotation", BLUE)
+    draw_barrier(right, model, "NH3", "ammonia, inversion", RED)
+    right.set_xlabel("path from minimum to minimum")
     right.set_ylabel("energy (meV)")
     right.set_xlim(0, 1)
     right.set_ylim(0, 150)
@@ -51,7 +55,7 @@ def main() -> None:
 
 
 def draw_relaxations(axes: Axes, model: mf.MaceModel) -> None:
-    """Largest force against gradients."""
+    """Draw the largest force of MOF-5 over the number of gradients."""
     start = mf.example_structure("mof-5")
     start.rattle(0.05, seed=1)
     strain = 0.02 * np.array([[1, 0.5, 0], [0.5, -0.7, 0.3], [0, 0.3, 0.4]])
@@ -62,30 +66,32 @@ def draw_relaxations(axes: Axes, model: mf.MaceModel) -> None:
     axes.semilogy(*zip(*ours, strict=True), ".-", color=BLUE, ms=4, lw=1.2, label="relax")
 
     start.calc = mf.MaceCalculator(model)
-    free = FrechetCellFilter(start)
+    atoms_and_cell = FrechetCellFilter(start)
     theirs: list[float] = []
-    optimiser = BFGS(free, logfile=None)
-    optimiser.attach(lambda: theirs.append(np.linalg.norm(free.get_forces(), axis=1).max()))
-    optimiser.run(fmax=FMAX, steps=MOST - 1)
+    optimiser = BFGS(atoms_and_cell, logfile=None)
+    optimiser.attach(
+        lambda: theirs.append(np.linalg.norm(atoms_and_cell.get_forces(), axis=1).max())
+    )
+    optimiser.run(fmax=FMAX, steps=MAX_GRADIENTS - 1)
     axes.semilogy(range(1, len(theirs) + 1), theirs, color=RED, lw=1.2, label="BFGS (ASE)")
 
     axes.axhline(FMAX, color="0.8", linewidth=1, zorder=0)
-    axes.set_xlim(0, MOST)
+    axes.set_xlim(0, MAX_GRADIENTS)
     axes.set_xlabel("gradients")
     axes.set_ylabel("largest force (eV/Å)")
     axes.legend(frameon=False, fontsize=7.5, title="MOF-5, atoms and cell", title_fontsize=8)
 
 
 def draw_barrier(axes: Axes, model: mf.MaceModel, name: str, label: str, color: str) -> None:
-    """The saddle point, on the elastic band between the minima that it is connected to."""
-    found = mf.find_saddle(model, mf.relax(model, molecule(name), fmax=1e-5).atoms, mode=0)
-    if found.minima is None or found.barriers is None:
-        raise RuntimeError(found.reason)
-    way, energies = band(model, *found.minima)
+    """Draw a saddle point and the elastic band between the two minima that it connects."""
+    saddle = mf.find_saddle(model, mf.relax(model, molecule(name), fmax=1e-5).atoms, mode=0)
+    if saddle.minima is None or saddle.barriers is None:
+        raise RuntimeError(saddle.reason)
+    path, energies = band(model, *saddle.minima)
     fine = np.linspace(0, 1, 300)
-    curve = CubicSpline(way, 1e3 * energies, bc_type="clamped")(fine)
+    curve = CubicSpline(path, 1e3 * energies, bc_type="clamped")(fine)
     axes.plot(fine, curve, color=color, linewidth=1.2, label=label)
-    height = 1e3 * found.barriers[0]
+    height = 1e3 * saddle.barriers[0]
     axes.plot(0.5, height, "*", color=color, ms=9, zorder=5, clip_on=False)
     axes.annotate(
         f"{height:.1f}",
@@ -99,18 +105,18 @@ def draw_barrier(axes: Axes, model: mf.MaceModel, name: str, label: str, color: 
 
 
 def band(model: mf.MaceModel, first: Atoms, last: Atoms) -> tuple[np.ndarray, np.ndarray]:
-    """Length along a relaxed elastic band, from 0 to 1, and energies in eV."""
+    """Relax an elastic band; return the relative lengths along it, 0 to 1, and energies in eV."""
     images = [first.copy() for _ in range(IMAGES - 1)] + [last.copy()]
     for image in images:
         image.calc = mf.MaceCalculator(model)
-    path = NEB(images, climb=True, method="improvedtangent", remove_rotation_and_translation=True)
-    path.interpolate("idpp")
-    if not BFGS(path, logfile=None).run(fmax=0.01, steps=300):
+    neb = NEB(images, climb=True, method="improvedtangent", remove_rotation_and_translation=True)
+    neb.interpolate("idpp")
+    if not BFGS(neb, logfile=None).run(fmax=0.01, steps=300):
         raise RuntimeError(f"the elastic band of {first.get_chemical_formula()} has not converged")
     energies = np.array([image.get_potential_energy() for image in images])
     steps = [np.linalg.norm(b.positions - a.positions) for a, b in pairwise(images)]
-    way = np.concatenate([[0.0], np.cumsum(steps)])
-    return way / way[-1], energies - energies[0]
+    lengths = np.concatenate([[0.0], np.cumsum(steps)])
+    return lengths / lengths[-1], energies - energies[0]
 
 
 if __name__ == "__main__":
