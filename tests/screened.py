@@ -23,6 +23,7 @@ MODES = {
     "beta": [35.0, 90.0, 700.0, 1500.0, 3100.0],
     "gamma": [150.0, 151.0, 820.0, 1010.0],
     "delta": [310.0, 505.0, 990.0, 2950.0, 3050.0, 3700.0],
+    "epsilon": [85.0, 410.0, 640.0, 1250.0],
 }
 
 
@@ -101,7 +102,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.words.append(data)
 
     def attributes(self, name):

@@ -8,6 +8,7 @@ keys              what a result belongs to: structure, potential and settings
 evaluate          one structure from beginning to end
 saved_structures  the structure that results are for, in a file
 saved_eigenvectors  eigenvectors of a structure, in a file
+provenance        date, versions and digest of the model
 record            what is known of one structure, as it is kept in files
 workers           workers, and how tasks come to them
 dask_workers      workers of Dask
@@ -20,8 +21,10 @@ missing           what is missing at Gamma alone
 findings          what needs a person's eye
 table             the table of all results
 parity            predicted against reference heat capacities
-report            the report, one page of HTML
+report            the report: data of the page
+page              the page, from a template
 report_figures    its figures
 drawing           figures as images
-page              pieces of the page
+formula_units     formulas as chemists write them
+wording           numbers, counts and times in words
 """

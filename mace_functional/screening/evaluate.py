@@ -36,6 +36,7 @@ from mace_functional.phonons import (
 )
 from mace_functional.potential.protocol import Potential
 from mace_functional.screening.changes import changes
+from mace_functional.screening.provenance import now, package_versions
 from mace_functional.screening.record import Record, Spectrum
 from mace_functional.screening.saved_eigenvectors import Eigenvectors
 from mace_functional.screening.saved_structures import write_geometry
@@ -184,6 +185,8 @@ def _computed(task: Task, model: Potential) -> Record:
         **modes.facts,
         lowest_frequency=float(vibrating.min()) if len(vibrating) else None,
         seconds_modes=seconds,
+        computed=now(),
+        versions=package_versions(),
     )
 
 

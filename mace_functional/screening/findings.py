@@ -1,7 +1,7 @@
-"""What needs a person's eye in the result of a structure, each with what to do about it.
+"""Findings: results of a structure that a person should look at, and advice for each kind.
 
-A finding is a title, advice that fits the settings of the screening, and a function that says what
-is found in one structure, in words, or None.
+A kind of finding has a title, advice that fits the settings of the screening, and a function that
+describes what is found in one structure, or returns None.
 """
 
 from __future__ import annotations
@@ -12,56 +12,56 @@ from typing import NamedTuple
 from mace_functional.figures.spectrum import HIGHEST
 from mace_functional.phonons.modes import LARGEST_FORCE, is_gamma
 from mace_functional.screening.missing import LARGE, is_large, missing_at_gamma
-from mace_functional.screening.page import counted, formatted
 from mace_functional.screening.rows import Row
 from mace_functional.screening.screen_settings import ScreenSettings
 from mace_functional.screening.table import ROOM
+from mace_functional.screening.wording import counted, formatted
 from mace_functional.structure.contacts import REPORTED
 from mace_functional.vibrations.harmonic_modes import SOFT
 
 ROUNDING = {"float64": 1e-8, "float32": 1e-4}
-"""Sum rule and symmetry of a Hessian hold to this part of the largest force constant. Rounding was
-measured to be 1e-14 and 2e-6 of it; errors of this size move a mode of 50 cm-1 by 1e-3 and 5 cm-1.
-"""
+"""Largest errors of the sum rule and the symmetry of a Hessian, relative to its largest force
+constant. Rounding was measured to be 1e-14 and 2e-6; errors of the sizes given here move a mode of
+50 cm-1 by 1e-3 and 5 cm-1."""
 
 ANHARMONICITY = 10.0
-"""Part by which force constants change with a displacement, 1/Å: twice what quartz has. Where those
-of a mesh are made from each other by symmetry, they err by this times the tolerance of symmetry."""
+"""Relative change of force constants with a displacement, 1/Å: twice the value of quartz. Force
+constants that follow from others by symmetry err by this times the tolerance of symmetry."""
 
 STIFF = 50.0
-"""Largest force constant where the record has none, eV/Å²: that of a C-H or Si-O bond."""
+"""Largest force constant, eV/Å², for records without one: the value of a C-H or Si-O bond."""
 
 STRESS = 2.0
-"""GPa, above which stress that is left is told. It changes the volume of a stiff oxide by 1 % and
-that of quartz by 5 %; cells of other functionals and of experiments are often under 1 GPa."""
+"""Stress, GPa, above which a structure is reported. It changes the volume of a stiff oxide by 1 %
+and of quartz by 5 %; cells of other functionals and of experiments often have 1 GPa."""
 
 VOLUME = 0.2
-"""Change of a volume in relaxation, relative, above which it is told. Potentials and experiments
-differ by a few per cent; a framework that collapses changes by more than this."""
+"""Relative change of the volume in a relaxation above which it is reported. Potentials and
+experiments differ by a few per cent; a framework that collapses changes by more than this."""
 
 THINNER = 0.75
-"""Smallest height of a cell over that before, below which it is told."""
+"""Ratio of a height of the cell after and before relaxation below which it is reported."""
 
 BINDING = (-20.0, 5.0)
-"""Energies beyond these, eV an atom from free atoms of the same model, are those of no material.
-The strongest bound solids have -9; models of poorly known free atoms err by some eV."""
+"""Range of energies relative to free atoms of the same model, eV an atom; no material is outside.
+The most strongly bound solids have -9; models that do not know free atoms well err by some eV."""
 
 MODES = 3.0
-"""Modes an atom, and so the heat capacity in k_B an atom at high temperatures (Dulong, Petit)."""
+"""Modes of an atom, and its heat capacity in k_B at high temperatures (Dulong and Petit)."""
 
 
 def failure(row: Row, settings: ScreenSettings) -> str | None:
-    """Why there is no result."""
+    """Describe why there is no result."""
     return None if row.spectrum is not None else row.record.failure or "no reason is known"
 
 
 def as_read(row: Row, settings: ScreenSettings) -> str | None:
-    """What was repaired or looks wrong in the file."""
+    """Describe what was repaired, or looks wrong, in the file."""
     return "; ".join(row.record.findings) or None
 
 
 def not_converged(row: Row, settings: ScreenSettings) -> str | None:
-    """That the relaxation ended too early."""
+    """Describe a relaxation that ended too early."""
     record = row.record
     if record.converged is not False:
         return None
@@ -69,7 +69,7 @@ def not_converged(row: Row, settings: ScreenSettings) -> str | None:
 
 
 def not_at_rest(row: Row, settings: ScreenSettings) -> str | None:
-    """Forces that are left."""
+    """Describe forces that are too large for a minimum."""
     force, limit = row.record.largest_force, LARGEST_FORCE
     if force is None or row.record.converged is False:
         return None
@@ -79,7 +79,7 @@ def not_at_rest(row: Row, settings: ScreenSettings) -> str | None:
 
 
 def under_stress(row: Row, settings: ScreenSettings) -> str | None:
-    """Stress that is left, but for relaxations of cells that ended too early."""
+    """Describe stress, unless the relaxation of the cell ended too early."""
     stress = row.record.largest_stress
     if (
         stress is None
@@ -91,7 +91,7 @@ def under_stress(row: Row, settings: ScreenSettings) -> str | None:
 
 
 def other_cell(row: Row, settings: ScreenSettings) -> str | None:
-    """A cell that is far from the one that was read."""
+    """Describe a cell that differs much from the cell in the file."""
     record, words = row.record, []
     if record.volume and record.volume_read:
         change = record.volume / record.volume_read - 1
@@ -106,7 +106,7 @@ def other_cell(row: Row, settings: ScreenSettings) -> str | None:
 
 
 def other_bonds(row: Row, settings: ScreenSettings) -> str | None:
-    """Bonds that were not there, or are there no more."""
+    """Describe bonds that the relaxation broke or formed."""
     broken, formed = row.record.n_bonds_broken, row.record.n_bonds_formed
     words = [f"{counted(broken, 'bond')} broken"] if broken else []
     words += [f"{counted(formed, 'bond')} formed"] if formed else []
@@ -114,7 +114,7 @@ def other_bonds(row: Row, settings: ScreenSettings) -> str | None:
 
 
 def too_near(row: Row, settings: ScreenSettings) -> str | None:
-    """Atoms that nearly touch in the structure that results are for."""
+    """Describe atoms that nearly touch in the final structure."""
     contact = row.record.shortest_contact
     if contact is None or contact >= REPORTED:
         return None
@@ -122,7 +122,7 @@ def too_near(row: Row, settings: ScreenSettings) -> str | None:
 
 
 def unbound(row: Row, settings: ScreenSettings) -> str | None:
-    """An energy that no material has."""
+    """Describe an energy that no material has."""
     binding = row.record.binding
     if binding is None or BINDING[0] <= binding <= BINDING[1]:
         return None
@@ -130,13 +130,13 @@ def unbound(row: Row, settings: ScreenSettings) -> str | None:
 
 
 def imaginary(row: Row, settings: ScreenSettings) -> str | None:
-    """Modes along which it is no minimum."""
+    """Describe imaginary modes."""
     count, lowest = row.record.n_imaginary, row.record.lowest_frequency
     return f"{counted(count, 'mode')}, down to {formatted(lowest, '.1f')} cm-1" if count else None
 
 
 def too_stiff(row: Row, settings: ScreenSettings) -> str | None:
-    """Frequencies that no bond has."""
+    """Describe frequencies that no bond has."""
     if row.spectrum is None:
         return None
     high = row.spectrum.frequencies[row.spectrum.frequencies.abs() > HIGHEST]
@@ -146,7 +146,7 @@ def too_stiff(row: Row, settings: ScreenSettings) -> str | None:
 
 
 def too_many_modes(row: Row, settings: ScreenSettings) -> str | None:
-    """A heat capacity that goes above what classical vibrations hold."""
+    """Describe a heat capacity that exceeds the classical limit at high temperatures."""
     if row.spectrum is None or not row.record.n_atoms:
         return None
     weights = row.spectrum.weights / row.spectrum.weights.sum()
@@ -155,21 +155,21 @@ def too_many_modes(row: Row, settings: ScreenSettings) -> str | None:
 
 
 def nothing_vibrates(row: Row, settings: ScreenSettings) -> str | None:
-    """Several atoms of which none feels another."""
+    """Describe atoms of which none interacts with another."""
     if (
         row.spectrum is None
         or row.record.n_atoms == 1
         or bool((row.spectrum.frequencies != 0).any())
     ):
         return None
-    return f"none of its {row.record.n_atoms} atoms feels another"
+    return f"none of its {row.record.n_atoms} atoms interacts with another"
 
 
 def soft(row: Row, settings: ScreenSettings) -> str | None:
-    """Vibrations that may be none."""
+    """Describe vibrations so soft that they may be free motions."""
     if row.spectrum is None:
         return None
-    # Close to Gamma, acoustic modes of a dense mesh are soft by right.
+    # Acoustic modes close to Gamma are soft in every crystal: only Gamma itself is looked at.
     frequencies = row.spectrum.frequencies[is_gamma(row.spectrum.q)]
     soft = frequencies[(frequencies > 0) & (frequencies < SOFT)]
     if not len(soft):
@@ -178,7 +178,7 @@ def soft(row: Row, settings: ScreenSettings) -> str | None:
 
 
 def rough_hessian(row: Row, settings: ScreenSettings) -> str | None:
-    """What a sound Hessian would not have."""
+    """Describe errors of the Hessian that are larger than rounding."""
     record, part = row.record, ROUNDING[str(settings.dtype)]
     if settings.mesh is not None:
         part = max(part, ANHARMONICITY * settings.symprec)
@@ -195,7 +195,7 @@ def rough_hessian(row: Row, settings: ScreenSettings) -> str | None:
 
 
 def gamma_alone(row: Row, settings: ScreenSettings) -> str | None:
-    """A heat capacity that lacks much without other wave vectors."""
+    """Describe a heat capacity at Gamma that lacks much of the whole."""
     missing = missing_at_gamma(row, ROOM)
     if missing is None or not is_large(row, ROOM):
         return None
@@ -211,94 +211,90 @@ def gamma_alone(row: Row, settings: ScreenSettings) -> str | None:
 
 
 def coarse_mesh(row: Row, settings: ScreenSettings) -> str | None:
-    """A mesh that was refined as far as it may, and is too coarse."""
+    """Describe a mesh whose refinement ended before the heat capacity converged."""
     error = row.record.mesh_error
     if error is None or error <= settings.mesh_tolerance:
         return None
     return f"error {error:.1e} at {settings.mesh_temperature:g} K"
 
 
-NO_RELAX = "Relax with this model: leave out <code>--no-relax</code>."
+NO_RELAX = "Relax with this model: leave out `--no-relax`."
 
 
 def _retry(settings: ScreenSettings) -> str:
     return (
-        "There is no result. Correct the file, or what else the reason names, and run the same "
-        "command with <code>--retry</code>."
+        "There is no result. Correct the file, or whatever else the reason names, and run the same "
+        "command with `--retry`."
     )
 
 
 def _read_again(settings: ScreenSettings) -> str:
     return (
-        "The file is not as it should be, and was read as is said here. Look whether the structure "
-        "is the one that is meant, and correct the file."
+        "The file has a fault, and was read as described here. Check that this is the structure "
+        "you mean, and correct the file."
     )
 
 
 def _relax_longer(settings: ScreenSettings) -> str:
     advice = (
-        "The relaxation ended too early, and what follows is of a structure that is not at rest. "
-        "Allow more steps (<code>--max-steps</code>), or start from a better geometry."
+        "The relaxation ended too early, so the results are for a structure off its minimum. "
+        "Allow more steps (`--max-steps`), or start from a better geometry."
     )
     if settings.dtype == "float32":
-        advice += (
-            " Forces in single precision may not reach <code>--fmax</code>: take "
-            "<code>--dtype float64</code>."
-        )
+        advice += " Forces in single precision may not reach `--fmax`: take `--dtype float64`."
     return advice
 
 
 def _find_the_minimum(settings: ScreenSettings) -> str:
     advice = (
-        "The structure is no minimum of the energy along them. They are left out of all sums, so "
-        "that heat capacity and entropy are too low. "
+        "The structure is not a minimum of the energy along these modes. They are left out of all "
+        "sums, so heat capacity and entropy are too low. "
     )
     if not settings.relax:
         return advice + NO_RELAX
     advice += (
-        "Relax further (lower <code>--fmax</code>), or move the atoms a little along the mode and "
-        "relax again."
+        "Relax further (lower `--fmax`), or move the atoms a little along the mode and relax again."
     )
     if not settings.relax_cell:
-        advice += " Let the cell relax too (leave out <code>--fixed-cell</code>)."
+        advice += " Let the cell relax too (leave out `--fixed-cell`)."
     if settings.mesh is not None:
-        advice += " If they are away from Gamma, take a larger cell that holds these waves."
+        advice += " If they are away from Gamma, take a supercell that holds these waves."
     return advice
 
 
 def _come_to_rest(settings: ScreenSettings) -> str:
-    advice = "Forces are left, and harmonic frequencies mean little where they are. "
+    advice = "The forces are not zero, so harmonic frequencies mean little. "
     if not settings.relax:
         return advice + NO_RELAX
     if settings.dtype == "float32":
-        return advice + "Relax in double precision (<code>--dtype float64</code>)."
+        return advice + "Relax in double precision (`--dtype float64`)."
     return advice + (
-        "They are larger than where the relaxation ended: the energy jumps there. Move the atoms a "
-        "little and relax again."
+        "They are larger than at the end of the relaxation: the energy jumps there. Move the atoms "
+        "a little and relax again."
     )
 
 
 def _relax_the_cell(settings: ScreenSettings) -> str:
-    advice = "The cell is not that of this model, and frequencies are those under stress. "
+    advice = "The cell is not at equilibrium for this model; frequencies are under stress. "
     if not settings.relax:
         return advice + NO_RELAX
     if not settings.relax_cell:
-        return advice + "Let it relax: leave out <code>--fixed-cell</code>."
-    return advice + "Relax further: lower <code>--fmax</code>."
+        return advice + "Let it relax: leave out `--fixed-cell`."
+    return advice + "Relax further: lower `--fmax`."
 
 
 def _compare_with_the_file(settings: ScreenSettings) -> str:
     advice = (
-        "The relaxation has led to another structure. Compare <code>structure.xyz</code> with the "
-        "file: cell, coordinates and elements may be wrong there, or the model for this material."
+        "The relaxation has led to another structure. Compare `structure.xyz` with the file: its "
+        "cell, coordinates or elements may be wrong, or the model may not suit this material."
     )
-    return f"{advice} <code>--fixed-cell</code> keeps the cell." if settings.relax_cell else advice
+    return f"{advice} `--fixed-cell` keeps the cell." if settings.relax_cell else advice
 
 
 def _compare_bonds_with_the_file(settings: ScreenSettings) -> str:
     return (
-        "The relaxation has led to another structure. Compare <code>structure.xyz</code> with the "
-        "file: coordinates and elements may be wrong there, or the model for this material."
+        "The relaxation has led to another structure. Compare `structure.xyz` with the file: its "
+        "coordinates or elements may be wrong, or the model may not suit this material."
     )
 
 
@@ -309,14 +305,14 @@ def _look_at_contacts(settings: ScreenSettings) -> str:
 
 def _another_model(settings: ScreenSettings) -> str:
     return (
-        "No material has such an energy: the model does not know this one, or atoms stand in wrong "
-        "places. Results mean nothing."
+        "No material has such an energy: the model does not know this material, or atoms are in "
+        "wrong places. The results mean nothing."
     )
 
 
 def _no_such_bond(settings: ScreenSettings) -> str:
     advice = (
-        f"No vibration is above {HIGHEST:g} cm<sup>-1</sup> (hydrogen has 4400). Look for atoms "
+        f"No vibration is above {HIGHEST:g} cm-1 (hydrogen has 4400). Look for atoms "
         "that nearly touch, masses that are too small, or a material that the model does not know."
     )
     return advice if settings.relax else f"{advice} {NO_RELAX}"
@@ -324,61 +320,59 @@ def _no_such_bond(settings: ScreenSettings) -> str:
 
 def _delete(settings: ScreenSettings) -> str:
     return (
-        "The heat capacity goes above 3 k<sub>B</sub> an atom (Dulong and Petit), which harmonic "
-        "vibrations never hold: the results are of another structure. Remove its folder, and run "
+        "The heat capacity exceeds 3 k_B an atom (Dulong and Petit), which is impossible for "
+        "harmonic vibrations: the results belong to another structure. Remove its folder, and run "
         "the same command."
     )
 
 
 def _mind_the_unit(settings: ScreenSettings) -> str:
-    return "All results of vibrations are zero. Look whether coordinates and cell are in Å."
+    return "There are no vibrations to sum over. Check that coordinates and cell are in Å."
 
 
 def _mind_soft_modes(settings: ScreenSettings) -> str:
     advice = (
-        f"Vibrations below {SOFT:g} cm<sup>-1</sup> count in full, each with nearly k<sub>B</sub> "
-        "in the heat capacity. Entropy and free energy depend on how soft they are, and are not to "
-        "be trusted. Look whether a part of the structure is free to move. "
+        f"Each vibration below {SOFT:g} cm-1 adds nearly k_B to the heat capacity. Entropy and "
+        "free energy depend strongly on these frequencies and cannot be trusted. Check whether a "
+        "part of the structure is free to move. "
     )
-    return advice + ("Relax further (lower <code>--fmax</code>)." if settings.relax else NO_RELAX)
+    return advice + ("Relax further (lower `--fmax`)." if settings.relax else NO_RELAX)
 
 
 def _look_at_the_hessian(settings: ScreenSettings) -> str:
-    advice = "Sum rule and symmetry hold to rounding in a sound calculation. "
+    advice = "Sum rule and symmetry of the Hessian should hold to rounding. "
     if settings.dtype == "float32":
-        advice += "Compute in <code>--dtype float64</code>, and look "
+        advice += "Compute in `--dtype float64`, and look "
     else:
         advice += "Look "
-    return advice + "for atoms that nearly touch, or force constants far above those of bonds."
+    return advice + "for atoms that nearly touch, or force constants that no bond has."
 
 
 def _average_over_a_mesh(settings: ScreenSettings) -> str:
     advice = (
         f"More than {100 * LARGE:g} % of the heat capacity is missing: the acoustic modes, which "
-        "are translations at Gamma and hold nothing there. They are estimated from speeds of "
-        "sound. Such structures have no part in a common scale of frequencies. "
+        "are translations at Gamma. Their part is estimated from speeds of sound. Such structures "
+        "are left out of the fit of a common frequency factor. "
     )
     if settings.mesh is not None:
-        return advice + "Take a finer mesh than one wave vector, or a larger cell."
-    return advice + (
-        "Average over a mesh of wave vectors (<code>--mesh auto</code>), or take a larger cell."
-    )
+        return advice + "Take a mesh of more than one wave vector, or a larger cell."
+    return advice + ("Average over a mesh of wave vectors (`--mesh auto`), or take a larger cell.")
 
 
 def _another_mesh(settings: ScreenSettings) -> str:
     return (
-        "The heat capacity has not converged to <code>--mesh-tolerance</code> on the finest mesh "
-        "that is tried. Give the size of a mesh, or ask for less."
+        "The heat capacity has not converged to `--mesh-tolerance` on the finest mesh that is "
+        "tried. Give the size of a mesh, or a larger tolerance."
     )
 
 
 class Finding(NamedTuple):
-    """One kind of thing that needs a person's eye.
+    """A kind of finding.
 
     Attributes:
-        title: What it is called.
-        advice: What to do, in HTML, by the settings of the screening.
-        found: What is found in a structure, in words; None if nothing.
+        title: Name of the kind.
+        advice: Advice for the settings of a screening, with options between backticks.
+        found: Describes what is found in a structure; None if nothing is.
     """
 
     title: str
@@ -405,4 +399,4 @@ FINDINGS = (
     Finding("Very soft modes", _mind_soft_modes, soft),
     Finding("Inexact Hessian", _look_at_the_hessian, rough_hessian),
 )
-"""All kinds, those that change all numbers first."""
+"""All kinds; findings that affect all numbers come first."""

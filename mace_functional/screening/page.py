@@ -1,86 +1,22 @@
-"""Pieces of a page of HTML that holds all it shows: no scripts, no files beside it."""
+"""The page of a report: a Jinja2 template with its style and script, filled with plain data.
+
+The page holds all it shows. All text is escaped, so that names and reasons may have any characters.
+"""
 
 from __future__ import annotations
 
 import base64
-import math
-from collections.abc import Sequence
-from html import escape
-from typing import NamedTuple
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NamedTuple
 
-MISSING = "–"
-"""In a cell without a value."""
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 LONGEST = 1000
 """Most characters of a name or a reason, so that a page grows with its structures alone."""
-
-LARGE = 1e7
-"""Numbers from here on are written with an exponent: 1e300 has 300 digits otherwise."""
-
-STYLE = """
-:root { color-scheme: light dark; --text: #1d2329; --faint: #5d6872; --line: #d9dee3;
-  --back: #ffffff; --raised: #f4f6f8; --link: #2b5f99; --bad: #b3401f; }
-@media (prefers-color-scheme: dark) { :root { --text: #e3e7ea; --faint: #9aa5ae; --line: #3a4249;
-  --back: #15191d; --raised: #1e2429; --link: #86b4e3; --bad: #f0906f; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 80rem; color: var(--text);
-  background: var(--back); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .75rem; }
-h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; padding-top: .75rem;
-  border-top: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
-p { margin: .5rem 0; max-width: 46rem; }
-sub, sup { line-height: 0; }
-code { white-space: nowrap; }
-a { color: var(--link); text-decoration: none; }
-a:hover { text-decoration: underline; }
-.note { color: var(--faint); font-size: .875rem; }
-.bad { color: var(--bad); }
-.wide { overflow-x: auto; margin: .75rem 0; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .5rem; border-bottom: 1px solid var(--line); text-align: right;
-  vertical-align: top; white-space: nowrap; }
-thead th { vertical-align: bottom; color: var(--faint); font-weight: 600; }
-thead { display: table-header-group; }
-th:first-child, td.text { text-align: left; }
-td.text { white-space: normal; }
-tbody th { font-weight: 600; position: sticky; left: 0; background: var(--back); max-width: 14rem;
-  white-space: normal; overflow-wrap: anywhere; }
-tr { break-inside: avoid; }
-tr:target > * { background: var(--raised); }
-table.numbers { width: max-content; }
-table.doubts { width: 100%; }
-table.doubts td { overflow-wrap: anywhere; }
-table.doubts th { position: static; width: 11rem; max-width: none; }
-table.doubts ul { margin: 0 0 .5rem; padding: 0; list-style: none; }
-table.doubts ul.many { columns: 20rem; }
-table.doubts p { margin: 0 0 .5rem; }
-td.text div { max-width: min(32rem, 60vw); }
-figure { margin: .75rem 0; break-inside: avoid; }
-figure img { display: block; width: calc(var(--inches) * 7.5rem); max-width: 100%;
-  background: #fff; border-radius: 4px; }
-@media (prefers-color-scheme: dark) { figure img { padding: .4rem; filter: brightness(.92); } }
-@media (max-width: 40rem) {
-  tbody th { max-width: 8rem; }
-  figure { overflow-x: auto; }
-  figure img { width: calc(var(--inches) * 5rem); max-width: none; }
-  table.doubts, table.doubts tbody, table.doubts tr, table.doubts th, table.doubts td {
-    display: block; width: auto; }
-  table.doubts thead { display: none; }
-  table.doubts th { border: 0; padding-bottom: 0; }
-}
-@page { size: landscape; margin: 12mm; }
-@media print {
-  :root { --text: #000; --faint: #444; --line: #bbb; --back: #fff; --raised: #fff; --link: #000;
-    --bad: #a03010; font-size: 62%; }
-  body { max-width: none; padding: 0; }
-  .wide { overflow: visible; }
-  table.numbers { width: auto; }
-  th, td { padding: .15rem .4rem; }
-  tbody th { position: static; }
-  figure img { filter: none; padding: 0; }
-}
-"""
 
 
 class PngFigure(NamedTuple):
@@ -90,76 +26,107 @@ class PngFigure(NamedTuple):
     inches: float
 
 
-def html_page(title: str, body: Sequence[str]) -> str:
-    """The page, of a title and parts; empty ones are left out."""
-    content = "\n".join(part for part in body if part)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n"
-        f"<body>\n{content}\n</body>\n</html>\n"
+class Heading(NamedTuple):
+    """Heading of a column, and the unit below it."""
+
+    words: str
+    unit: str = ""
+
+
+class Cell(NamedTuple):
+    """A cell of a table.
+
+    Attributes:
+        words: Text of the cell.
+        value: Number to sort by; None to sort by the text.
+        kind: Classes of the cell in the style sheet.
+        span: Number of columns that the cell takes.
+        formula: True for a chemical formula, whose numbers are subscripts.
+        links: Words and addresses to show in place of the text.
+    """
+
+    words: str
+    value: float | None = None
+    kind: str = ""
+    span: int = 1
+    formula: bool = False
+    links: Sequence[tuple[str, str]] = ()
+
+
+class TableRow(NamedTuple):
+    """A row of a table: its name, its cells, and a name to link to."""
+
+    name: str
+    cells: Sequence[Cell]
+    anchor: str = ""
+
+
+@dataclass(frozen=True)
+class ShownFigure:
+    """Images with a caption, and the structures that are not on them.
+
+    Attributes:
+        name: Beginning of the names to link to: `spectra` for `spectra-1`, `spectra-2`.
+        alt: Text in place of an image that is not seen.
+        caption: Text below the first image.
+        images: The images in their order.
+        left_out: Reasons by the names of structures that cannot be drawn.
+        failure: Reason why there are no images.
+    """
+
+    name: str
+    alt: str
+    caption: str
+    images: Sequence[PngFigure] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    failure: str | None = None
+
+
+def html_page(data: Mapping[str, Any]) -> str:
+    """Fill the template.
+
+    Args:
+        data: Values by the names that `template/report.html` uses.
+    """
+    return _environment().get_template("report.html").render(data)
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("mace_functional.screening", "template"),
+        autoescape=True,
+        undefined=StrictUndefined,
     )
+    environment.filters |= {
+        "text": as_text,
+        "prose": as_prose,
+        "formula": as_formula,
+        "data_address": data_address,
+    }
+    return environment
 
 
-def html_figure(image: PngFigure, alt: str, caption: str) -> str:
-    """An image in the page itself, with what stands for it where it is not seen, and a caption."""
-    data = base64.b64encode(image.data).decode()
-    note = f'<figcaption class="note">{caption}</figcaption>' if caption else ""
-    style = f"--inches: {image.inches:g}"
-    shown = f'<img alt="{escape(alt)}" style="{style}" src="data:image/png;base64,{data}">'
-    return f"<figure>{shown}{note}</figure>"
-
-
-def html_table(headings: Sequence[str], lines: Sequence[Sequence[str]], kind: str) -> str:
-    """A table that scrolls where it is too wide, of cells from `head_cell` and `cell`."""
-    head = "".join(f'<th scope="col">{heading}</th>' for heading in headings)
-    head = f"<thead><tr>{head}</tr></thead>" if headings else ""
-    body = "\n".join(f"<tr>{''.join(line)}</tr>" for line in lines)
-    return f'<div class="wide"><table class="{kind}">{head}<tbody>\n{body}\n</tbody></table></div>'
-
-
-def head_cell(content: str, anchor: str = "") -> str:
-    """The heading of a row, and a place to link to."""
-    place = f' id="{anchor}"' if anchor else ""
-    return f'<th scope="row"{place}>{content}</th>'
-
-
-def cell(content: str, kind: str = "", span: int = 1) -> str:
-    """A cell of a row, of one or more columns."""
-    return f'<td class="{kind}" colspan="{span}">{content}</td>'
-
-
-def as_text(words: str) -> str:
-    """Text as HTML, with exponents of units raised; of long ones the middle is left out."""
+def as_text(words: str) -> Markup:
+    """Text of any origin: the middle of long ones is left out, exponents of units are raised."""
     if len(words) > LONGEST:
         words = f"{words[: LONGEST // 2]} … {words[-LONGEST // 2 :]}"
-    return escape(words).replace("cm-1", "cm<sup>-1</sup>")
+    return Markup(escape(words).replace("cm-1", Markup("cm<sup>-1</sup>")))
 
 
-def printable(words: str) -> str:
-    """Words on one line, without characters that a terminal obeys or that cannot be drawn."""
-    line = " ".join(words.split())
-    return "".join(c if c.isprintable() else "\ufffd" for c in line)
+def as_prose(words: str) -> Markup:
+    """Text of this package: `x` is code, and C_V, k_B, R^2 and cm-1 are set as formulas."""
+    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(words)))
+    html = re.sub(r"\b([CkR])_([VB])\b", r"\1<sub>\2</sub>", html)
+    return Markup(html.replace("R^2", "R<sup>2</sup>").replace("cm-1", "cm<sup>-1</sup>"))
 
 
-def formatted(value: float | None, form: str) -> str:
-    """A number, or a sign that there is none."""
-    if value is None or not math.isfinite(value):
-        return MISSING
-    return f"{value:.3g}" if abs(value) >= LARGE else format(value, form)
+def as_formula(words: str) -> Markup:
+    """A chemical formula with its numbers as subscripts, and a number of units behind it."""
+    formula, times, number = str(as_text(words)).partition(" × ")
+    return Markup(re.sub(r"(\d+)", r"<sub>\1</sub>", formula) + times + number)
 
 
-def counted(number: int, noun: str) -> str:
-    """A number of things."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
-    """A time in the unit that suits it."""
-    if not math.isfinite(seconds):
-        return MISSING
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+def data_address(image: PngFigure) -> str:
+    """Address that holds the image itself."""
+    return f"data:image/png;base64,{base64.b64encode(image.data).decode()}"

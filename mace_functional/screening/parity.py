@@ -1,14 +1,14 @@
-"""Predicted against reference heat capacities, and the scale of frequencies between them.
+"""Predicted against reference heat capacities, and a common factor on frequencies between them.
 
-The error of a structure is C / C_ref - 1. A potential that is too soft or too stiff errs alike in
-all structures, and one common factor s on all frequencies takes that part away:
+The error of a structure is C / C_ref - 1. A potential that is too soft or too stiff has similar
+errors in all structures. One common factor s on all frequencies removes this part:
 
     s = argmin  mean_i | C_i(s nu_i, T) / C_i,ref - 1 |
 
-Harmonic heat capacities depend on nu / T alone, so that to scale frequencies by s is to go to the
-temperature T / s.
+Harmonic heat capacities depend on nu / T alone, so frequencies scaled by s give the heat capacity
+at the temperature T / s.
 
-A heat capacity at Gamma alone that lacks much (`missing`) is no measure of the frequencies: such
+A heat capacity at Gamma alone that lacks much (`missing`) does not measure the frequencies: such
 structures are compared, and left out of the fit.
 """
 
@@ -26,28 +26,30 @@ from mace_functional.screening.references import Reference
 from mace_functional.screening.rows import Row, heat_capacities
 
 SCALES = (0.5, 2.0)
-"""Between these a common scale of frequencies is looked for."""
+"""Range in which a common factor on frequencies is sought."""
 
 N_SCALES = 121
-"""Points of the first, coarse search."""
+"""Number of points of the first, coarse search."""
 
+FEWEST = 5
+"""Smallest number of structures for a fitted factor and for R²; with fewer, both say little."""
 
 SAME = 1e-9
-"""References that differ by less than this, relative to the largest, are the same number."""
+"""Relative difference below which references count as equal."""
 
 
 @dataclass(frozen=True)
 class Errors:
-    """How far predictions are from references.
+    """Errors of predictions against references.
 
     Attributes:
         mean_absolute: mean |C - C_ref|, J/(g K).
         mean_relative: mean |C / C_ref - 1|, without signs.
         largest_relative: C / C_ref - 1 where it is largest in size, with its sign.
-        worst: Which structure that is.
+        worst: Index of the structure with the largest error.
         r_squared: 1 - sum (C - C_ref)^2 / sum (C_ref - mean C_ref)^2, the share of the variance of
-            the references that predictions explain as they are, without a fitted line. None where
-            references do not vary.
+            the references that predictions explain as they are, without a fitted line. None for
+            fewer than `FEWEST` structures and for equal references.
     """
 
     mean_absolute: float
@@ -68,13 +70,14 @@ class Errors:
         relative = difference / reference
         worst = int(abs(relative).argmax())
         varies = float(np.ptp(reference)) > SAME * float(reference.max())
+        enough = len(reference) >= FEWEST
         variance = ((reference - reference.mean()) ** 2).sum()
         return cls(
             mean_absolute=float(abs(difference).mean()),
             mean_relative=float(abs(relative).mean()),
             largest_relative=float(relative[worst]),
             worst=worst,
-            r_squared=1 - float((difference**2).sum() / variance) if varies else None,
+            r_squared=1 - float((difference**2).sum() / variance) if varies and enough else None,
         )
 
 
@@ -83,17 +86,17 @@ class Parity:
     """Structures with a reference, as computed and with all frequencies scaled.
 
     Attributes:
-        reference: Where the values are from, and their temperature.
-        names: Of the structures that both have, (N,).
-        values: Of the reference, (N,), J/(g K).
-        predicted: As computed, (N,), J/(g K).
-        errors: Of `predicted`.
-        fitted: Which structures the scale is fitted to, (N,): not those at Gamma alone whose heat
-            capacity lacks more than a part of itself.
-        scale: The common factor; None for a single structure, which any factor would fit, and where
-            there is no best one between `SCALES`.
-        scaled: At frequencies times `scale`, (N,), J/(g K); None without a scale.
-        scaled_errors: Of `scaled`, of the structures that the scale is fitted to; None without one.
+        reference: The reference, with its temperature.
+        names: Names of the structures that both have, (N,).
+        values: Heat capacities of the reference, (N,), J/(g K).
+        predicted: Heat capacities as computed, (N,), J/(g K).
+        errors: Errors of `predicted`.
+        fitted: True for structures that the factor is fitted to, (N,). Structures at Gamma alone
+            that lack much of their heat capacity are left out.
+        scale: The common factor; None for fewer than `FEWEST` structures, and where there is no
+            best one between `SCALES`.
+        scaled: Heat capacities with frequencies times `scale`, (N,), J/(g K); None without one.
+        scaled_errors: Errors of `scaled` for the fitted structures; None without a factor.
     """
 
     reference: Reference
@@ -112,14 +115,14 @@ def parity_of(
 ) -> Parity | None:
     """Compare heat capacities with references.
 
-    Structures are left out that failed, are not in the reference, or have a reference that is not
+    A structure is left out if it failed, is not in the reference, or has a reference that is not
     positive and finite.
 
     Args:
         rows: Structures of a screening.
-        reference: What to compare with.
-        largest_missing: Part of the heat capacity that a structure at Gamma alone may lack, by the
-            estimate, to have a part in the scale.
+        reference: Heat capacities to compare with.
+        largest_missing: Largest part of the heat capacity that a structure at Gamma alone may lack,
+            by the estimate, to take part in the fit.
 
     Returns:
         The comparison; None if there is nothing to compare.
@@ -168,20 +171,20 @@ def common_scale(
     predicted: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     reference: NDArray[np.float64],
 ) -> float | None:
-    """The factor on all frequencies of all structures that makes the mean relative error smallest.
+    """The factor on all frequencies of all structures that minimises the mean relative error.
 
-    The mean of absolute values has a kink for every structure, and can have several minima: the
-    best point of a grid comes first, and a bounded search between its neighbours then.
+    The mean of absolute values has a kink for every structure, and can have several minima. A grid
+    is searched first, then the interval around its best point.
 
     Args:
-        predicted: Heat capacities (N, S) of the structures at scales (S,).
+        predicted: Heat capacities (N, S) of the structures for factors (S,).
         reference: Finite and positive, (N,), of the same unit.
 
     Returns:
-        The factor; None for fewer than two structures, and where the error still falls at the ends
-        of `SCALES`.
+        The factor; None for fewer than `FEWEST` structures, and where the error still falls at the
+        ends of `SCALES`.
     """
-    if len(reference) < 2:
+    if len(reference) < FEWEST:
         return None
 
     def error(scales: NDArray[np.float64]) -> NDArray[np.float64]:

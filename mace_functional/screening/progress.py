@@ -16,10 +16,10 @@ from rich.progress import (
 )
 
 from mace_functional.screening.evaluate import Task
-from mace_functional.screening.page import counted, printable
 from mace_functional.screening.record import Record, Spectrum
 from mace_functional.screening.rows import Row
 from mace_functional.screening.table import ROOM, heat_capacity
+from mace_functional.screening.wording import counted, printable
 
 ALWAYS = 1e9
 """Speed is that since the beginning, s: structures may take hours, and come seldom."""

@@ -74,8 +74,10 @@ class Record:
         stiffness: Largest force constant of an atom, eV/Å².
         acoustic_sum_residual: eV/Å².
         asymmetry: Of the Hessian, eV/Å².
-        seconds_relaxation: That it took.
-        seconds_modes: That Hessian or mesh took.
+        seconds_relaxation: Time of the relaxation, s.
+        seconds_modes: Time of the Hessian or the mesh, s.
+        computed: Date and time of the end, in ISO format, UTC; None in records of earlier versions.
+        versions: Versions by the names of packages; None in records of earlier versions.
     """
 
     key: str
@@ -113,6 +115,8 @@ class Record:
     asymmetry: float | None = None
     seconds_relaxation: float | None = None
     seconds_modes: float | None = None
+    computed: str | None = None
+    versions: dict[str, str] | None = None
 
     atoms = OldAttribute("n_atoms")
     bonds_broken = OldAttribute("n_bonds_broken")

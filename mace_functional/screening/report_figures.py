@@ -24,9 +24,9 @@ from mace_functional.figures.spectrum import (
     draw_spectrum,
     n_beyond,
 )
-from mace_functional.screening.page import printable
 from mace_functional.screening.parity import Errors, Parity
 from mace_functional.screening.rows import Row, heat_capacities, spectrum_of
+from mace_functional.screening.wording import printable
 
 COLOURS = (BLUE, RED, *ELEMENTS, "#56616b", "#8fa63a", "#3f3f8f", "#d98880")
 """Of the structures, where each is named."""
@@ -184,12 +184,24 @@ def spectra_figures(rows: Sequence[Row]) -> list[Figure]:
         return []
     ends = np.array([axis_of(_modes(row)[0]) for row in rows])
     limits = float(ends[:, 0].min()), float(ends[:, 1].max())
+    draw = _panels if len(rows) <= PANELS else _stack
+    return [draw([rows[i] for i in group], limits) for group in spectra_groups(rows)]
+
+
+def spectra_groups(rows: Sequence[Row]) -> list[list[int]]:
+    """Indices of the structures of each figure that `spectra_figures` draws.
+
+    Args:
+        rows: Structures that did not fail.
+    """
     if len(rows) <= PANELS:
-        return [_panels(rows, limits)]
-    by_size = sorted(rows, key=lambda row: (row.record.n_atoms or 0, row.record.name))[:DRAWN]
-    n_figures = -(-len(by_size) // STACK)
-    parts = np.array_split(np.arange(len(by_size)), n_figures)
-    return [_stack([by_size[i] for i in part], limits) for part in parts]
+        return [list(range(len(rows)))] if rows else []
+
+    def size(i: int) -> tuple[int, str]:
+        return rows[i].record.n_atoms or 0, rows[i].record.name
+
+    by_size = sorted(range(len(rows)), key=size)[:DRAWN]
+    return [part.tolist() for part in np.array_split(by_size, -(-len(by_size) // STACK))]
 
 
 def _panels(rows: Sequence[Row], limits: tuple[float, float]) -> Figure:

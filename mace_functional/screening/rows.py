@@ -1,10 +1,11 @@
-"""What tables and reports of a screening are made of: structures, and what others say of them."""
+"""Rows of tables and reports: structures with their records and spectra."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,30 +18,33 @@ class Row:
     """One structure of a screening.
 
     Attributes:
-        record: What is known of it.
+        record: Results and settings of the structure.
         spectrum: Its frequencies; None if it failed.
+        folder: Folder of its files; None if there is none.
     """
 
     record: Record
     spectrum: Spectrum | None
+    folder: Path | None = None
 
 
 def checked(row: Row) -> Row:
-    """The row, or one that failed in its place if its numbers cannot be those of a structure.
+    """The row, or a failed one in its place if its numbers are impossible.
 
     Args:
-        row: Of a structure, from files that may be damaged or made elsewhere.
+        row: A row from files, which may be damaged or made elsewhere.
     """
     if row.spectrum is None:
         return row
     reason = _fault(row.record, row.spectrum)
     if reason is None:
         return row
-    return Row(replace(row.record, failure=f"its results cannot be used: {reason}"), None)
+    record = replace(row.record, failure=f"its results cannot be used: {reason}")
+    return replace(row, record=record, spectrum=None)
 
 
 def _fault(record: Record, spectrum: Spectrum) -> str | None:
-    """Why numbers are no results."""
+    """Reason why numbers cannot be results of a structure."""
     frequencies, weights, q = spectrum.frequencies, spectrum.weights, spectrum.q
     if record.failure is not None:
         return record.failure

@@ -24,6 +24,7 @@ from mace_functional.potential.protocol import Potential
 from mace_functional.screening.evaluate import Task, cached_model, evaluate
 from mace_functional.screening.keys import key_of, potential_digest
 from mace_functional.screening.progress import ScreeningProgress
+from mace_functional.screening.provenance import Provenance
 from mace_functional.screening.record import RECORD, STRUCTURE, Record, Spectrum
 from mace_functional.screening.references import Reference
 from mace_functional.screening.rows import Row, checked
@@ -35,7 +36,14 @@ from mace_functional.screening.screen_checks import (
 )
 from mace_functional.screening.screen_settings import ScreenSettings
 from mace_functional.screening.sources import Source, Structures, find_sources
-from mace_functional.screening.table import table, write_table
+from mace_functional.screening.table import (
+    ROOM,
+    formula_words,
+    heat_capacity,
+    table,
+    write_table,
+)
+from mace_functional.screening.wording import formatted
 from mace_functional.screening.workers import (
     Worker,
     borrowed,
@@ -48,6 +56,7 @@ from mace_functional.support import validation
 from mace_functional.support.atomic_write import atomic_write
 from mace_functional.support.defaults import TEMPERATURES
 from mace_functional.support.renamed import renamed_option
+from mace_functional.vibrations.result_text import html_table
 
 STRUCTURES, SETTINGS, LOCK = "structures", "settings.json", ".lock"
 """What there is in the folder of a screening."""
@@ -66,7 +75,8 @@ class Screening:
         folders: Of the files of each structure.
         settings: What was computed.
         temperatures: Of the table, K.
-        references: That it compares with.
+        references: Heat capacities that the table and the report compare with.
+        provenance: Date, versions and digest of the model.
     """
 
     folder: Path
@@ -75,10 +85,29 @@ class Screening:
     settings: ScreenSettings
     temperatures: Sequence[float]
     references: Sequence[Reference]
+    provenance: Provenance
 
     def __repr__(self) -> str:
         n_failed = len(self.failed)
         return f"Screening({len(self.records) - n_failed} done, {n_failed} failed; {self.folder})"
+
+    def _repr_html_(self) -> str:
+        temperature = min(self.temperatures, key=lambda kelvin: abs(kelvin - ROOM))
+        rows = self.rows()
+        capacities = [heat_capacity(row, temperature) for row in rows]
+        records = self.records
+        columns = {
+            "structure": [record.name for record in records],
+            "formula": [formula_words(record) for record in records],
+            "atoms": [formatted(record.n_atoms, "d") for record in records],
+            f"Cv at {temperature:g} K, J/(g K)": [formatted(c, ".4f") for c in capacities],
+            "imaginary modes": [formatted(record.n_imaginary, "d") for record in records],
+            "largest force, eV/Å": [formatted(record.largest_force, ".1e") for record in records],
+            "failure": [record.failure or "" for record in records],
+        }
+        if not self.failed:
+            del columns["failure"]
+        return html_table(f"Screening in {self.folder.name}", columns)
 
     @property
     def failed(self) -> list[Record]:
@@ -100,7 +129,12 @@ class Screening:
         from mace_functional.screening.report import write_report  # matplotlib, for a report alone
 
         return write_report(
-            self.folder, self.rows(), self.settings, self.temperatures, self.references
+            self.folder,
+            self.rows(),
+            self.settings,
+            self.temperatures,
+            self.references,
+            self.provenance,
         )
 
 
@@ -133,8 +167,8 @@ def screen(
         structures: Files, folders, names of structures of the package, or Atoms by name; see
             `find_sources`.
         output: Folder for `structures/NAME-KEY/` with `record.json`, `frequencies.npz` and
-            `structure.xyz` (geometry, energy, forces) each, `table.csv`, `table.json` and
-            `settings.json`. Made if missing.
+            `structure.xyz` (geometry, energy, forces) each, `table.csv`, `table.json`,
+            `settings.json` and `about.json` (date, versions, digest of the model). Made if missing.
         settings: What to compute.
         potential: Computes all structures, in place of the model that `settings.model` names, which
             then only names it in the report. Processes are sent it, so it must be one that can be
@@ -194,6 +228,7 @@ def screen(
                 settings,
                 temperatures,
                 references,
+                Provenance.of(settings.model, digest),
             )
 
         crew = _crew(executor, workers, devices, len(tasks))
@@ -204,6 +239,7 @@ def screen(
         finally:
             screening = result()
             write_table(folder, table(screening.rows(), temperatures, references))
+            screening.provenance.save(folder)
         return screening
 
 
@@ -313,7 +349,8 @@ def _ready(folder: Path, settings: ScreenSettings, retry: bool) -> Record | None
 
 
 def _row(record: Record, folder: Path) -> Row:
-    return Row(record, Spectrum.load(folder) if record.failure is None else None)
+    spectrum = Spectrum.load(folder) if record.failure is None else None
+    return Row(record, spectrum, folder)
 
 
 def _crew(

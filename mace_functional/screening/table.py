@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mace_functional.screening.formula_units import formula_unit
 from mace_functional.screening.missing import missing_at_gamma
+from mace_functional.screening.record import Record
 from mace_functional.screening.references import Reference
 from mace_functional.screening.rows import Row, heat_capacities
+from mace_functional.screening.wording import MISSING
 from mace_functional.support.atomic_write import atomic_write
 from mace_functional.units import EV_PER_MOLECULE
 from mace_functional.vibrations.thermodynamics import HarmonicThermo
@@ -50,6 +53,7 @@ COLUMNS = {
     "hessian_asymmetry_eV_per_A2": "asymmetry",
     "seconds_relaxation": "seconds_relaxation",
     "seconds_modes": "seconds_modes",
+    "computed": "computed",
     "key": "key",
 }
 """Names of columns, and the attributes of a record that they show: heat capacities are averages
@@ -81,6 +85,7 @@ def table(
     values = [
         {
             **{column: _shown(getattr(row.record, name)) for column, name in COLUMNS.items()},
+            **_formula(row),
             **_thermo(row, temperatures),
             **_missing(row, temperatures),
             **{k: v for r in references for k, v in _comparison(row, r).items()},
@@ -95,6 +100,14 @@ def heat_capacity(row: Row, temperature: float) -> float | None:
     if row.spectrum is None:
         return None
     return _finite(float(heat_capacities([row], [temperature])[0, 0]))
+
+
+def formula_words(record: Record) -> str:
+    """The formula of one formula unit, and the number of them in the cell: SiO2 × 3."""
+    if record.formula is None:
+        return MISSING
+    unit, number = formula_unit(record.formula, crystal=record.volume is not None)
+    return unit if number == 1 else f"{unit} × {number}"
 
 
 def relative_error(row: Row, reference: Reference) -> float | None:
@@ -144,6 +157,15 @@ def _thermo(row: Row, temperatures: Sequence[float]) -> dict[str, float | None]:
 def _shown(value: Any) -> Any:
     """A value of a record; the size of a mesh in words, as 4x4x4."""
     return "x".join(map(str, value)) if isinstance(value, tuple | list) else value
+
+
+def _formula(row: Row) -> dict[str, str | int | None]:
+    """One formula unit, and the number of them in the cell."""
+    record = row.record
+    unit, number = None, None
+    if record.formula is not None:
+        unit, number = formula_unit(record.formula, crystal=record.volume is not None)
+    return {"formula_unit": unit, "formula_units": number}
 
 
 def _missing(row: Row, temperatures: Sequence[float]) -> dict[str, float | None]:

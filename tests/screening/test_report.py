@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from screened import (
     MODES,
     ROWS,
     SETTINGS,
+    Page,
     einstein,
     failed,
     many,
@@ -29,6 +31,8 @@ from screened import (
 import mace_functional as mf
 from mace_functional.figures.axes import BLUE, RED
 from mace_functional.screening.parity import Errors, common_scale, heat_capacities, parity_of
+from mace_functional.screening.provenance import Provenance
+from mace_functional.screening.record import RECORD, SPECTRUM, STRUCTURE
 from mace_functional.screening.references import Reference
 from mace_functional.screening.report import write_report
 from mace_functional.screening.report_figures import (
@@ -39,7 +43,9 @@ from mace_functional.screening.report_figures import (
     heat_capacity_figure,
     parity_figure,
     spectra_figures,
+    spectra_groups,
 )
+from mace_functional.screening.rows import Row
 from mace_functional.screening.screen_settings import ScreenSettings
 
 undrawn = pytest.mark.usefixtures("blank_images")
@@ -84,12 +90,12 @@ def test_there_is_no_scale_at_the_ends_of_the_search_and_for_a_single_structure(
 
 
 def test_errors_are_those_worked_out_by_hand():
-    errors = Errors.of(np.array([1.1, 1.0, 3.0]), np.array([1.0, 2.0, 3.0]))
-    assert errors.mean_absolute == pytest.approx(1.1 / 3)
-    assert errors.mean_relative == pytest.approx((0.1 + 0.5 + 0) / 3)
+    errors = Errors.of(np.array([1.1, 1.0, 3.0, 4.0, 5.0]), np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
+    assert errors.mean_absolute == pytest.approx(1.1 / 5)
+    assert errors.mean_relative == pytest.approx((0.1 + 0.5 + 0) / 5)
     assert (errors.largest_relative, errors.worst) == (-0.5, 1)
-    assert errors.r_squared == pytest.approx(1 - 1.01 / 2)
-    assert Errors.of(np.array([1.0, 2.0]), np.array([1.0, 1.0])).r_squared is None
+    assert errors.r_squared == pytest.approx(1 - 1.01 / 10)
+    assert Errors.of(np.arange(1.0, 6.0), np.ones(5)).r_squared is None
 
 
 def test_only_structures_with_a_result_and_a_sound_reference_are_compared():
@@ -111,6 +117,18 @@ def test_heat_capacities_are_those_of_oscillators_without_imaginary_ones_and_zer
         np.testing.assert_allclose(capacity[:, column], expected, rtol=1e-6)
     with pytest.raises(ValueError, match="broken failed"):
         heat_capacities([failed("broken")], [300.0])
+
+
+def test_four_structures_are_too_few_for_a_factor_and_for_r_squared(tmp_path):
+    few, enough = ROWS[:4], ROWS[:5]
+    assert parity_of(few, scaled_reference(few, 1.1)).scale is None
+    assert parity_of(few, scaled_reference(few, 1.1)).errors.r_squared is None
+    assert parity_of(enough, scaled_reference(enough, 1.1)).scale == pytest.approx(1.1, abs=1e-6)
+    page = written(tmp_path, few, references=[scaled_reference(few, 1.1)])
+    assert "need 5 structures, and there are too few: 4" in page.text
+    assert "mean absolute error" in page.text
+    assert "minimises" not in page.text
+    assert "minimises" in written(tmp_path, enough, references=[scaled_reference(enough, 1.1)]).text
 
 
 # Figures.
@@ -206,12 +224,13 @@ def test_page_has_every_structure_and_needs_nothing_outside_of_itself(tmp_path):
     page = written(tmp_path, rows, references=[scaled_reference(ROWS, 1.1, label="PBE-D3")])
     for name in (r.record.name for r in rows):
         assert name in page.text
-    assert page.text.startswith("Screening of 6 structures")
-    assert "6: 5 done, 1 failed" in page.text
+    assert page.text.startswith("Screening of 7 structures")
+    assert "7: 6 done, 1 failed" in page.text
     assert all(src.startswith("data:image/png;base64,") for src in page.attributes("src"))
     assert {href[1:] for href in page.attributes("href")} <= set(page.attributes("id"))
     assert all(href.startswith("#") for href in page.attributes("href"))
-    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe"})
+    assert {tag for tag, _ in page.tags}.isdisjoint({"link", "iframe"})
+    assert [values for tag, values in page.tags if tag == "script"] == [{}]
     assert "http" not in page.source
     assert "url(" not in page.source
 
@@ -270,16 +289,17 @@ FINDINGS = {
 
 @undrawn
 @pytest.mark.parametrize("finding", FINDINGS)
-def test_each_doubt_is_named_once_and_nothing_else(finding, tmp_path):
+def test_each_finding_is_named_once_and_nothing_else(finding, tmp_path):
     page = written(tmp_path, [ROWS[0], FINDINGS[finding]])
-    assert [title for title in FINDINGS if title in page.words] == [finding]
-    assert page.words.count(finding) == 1
+    first = page.words[: page.words.index("Heat capacity")]
+    assert [title for title in FINDINGS if title in first] == [finding]
+    assert first.count(finding) == 1
     assert page.attributes("href") == ["#s1"]
     assert page.text.index("To look at first") < page.text.index("Heat capacity")
 
 
 @undrawn
-def test_sound_results_raise_no_doubts(tmp_path):
+def test_sound_results_have_no_findings(tmp_path):
     page = written(tmp_path, ROWS[:1])
     assert "To look at first" not in page.text
     assert page.attributes("href") == []
@@ -377,3 +397,68 @@ def test_report_of_a_real_structure_shows_its_heat_capacity(tmp_path):
     expected = mf.harmonic_thermo(modes, 298.15).specific_heat_capacity([mass])
     page = written(tmp_path, [quartz], temperatures=[298.15])
     assert f"{float(expected):.4f}" in page.text
+
+
+@undrawn
+def test_page_tells_date_versions_and_model_without_folders(tmp_path):
+    digest = "0123456789abcdef" * 4
+    provenance = Provenance.of("/somewhere/else/my.model", digest)
+    settings = ScreenSettings("/somewhere/else/my.model")
+    computed = row(
+        "one",
+        MODES["alpha"],
+        computed="2026-01-02T03:04:05+00:00",
+        versions={"mace_functional": "0.0.1", "torch": "2.9"},
+    )
+    unread = failed("other", "/somewhere/data/other.cif: it holds no atoms")
+    unread = Row(replace(unread.record, file="/somewhere/data/other.cif"), None)
+    path = write_report(tmp_path, [computed, unread], settings, [300.0], provenance=provenance)
+    page = Page(path)
+    assert "my.model, sha256 of weights and settings 0123456789ab, float64" in page.text
+    assert "2 January 2026, 03:04 UTC, with mace_functional 0.0.1, torch 2.9" in page.text
+    assert f"UTC, by mace_functional {mf.__version__}, torch {torch.__version__}" in page.text
+    assert "other.cif: it holds no atoms" in page.text
+    assert "somewhere" not in page.source
+
+
+@undrawn
+def test_each_structure_links_to_the_files_that_it_has(tmp_path):
+    rows = [ROWS[0], failed("broken")]
+    for i, names in enumerate([(STRUCTURE, SPECTRUM, RECORD), (RECORD,)]):
+        folder = tmp_path / "structures" / f"an odd name #{i}"
+        folder.mkdir(parents=True)
+        for name in names:
+            (folder / name).touch()
+        rows[i] = replace(rows[i], folder=folder)
+    addresses = written(tmp_path, rows).attributes("href")
+    files = [tmp_path / unquote(address) for address in addresses if address[0] != "#"]
+    assert sorted(path.name for path in files) == sorted([STRUCTURE, SPECTRUM, RECORD, RECORD])
+    assert all(path.exists() for path in files)
+    assert "#spectra-1" in addresses
+
+
+def test_each_of_many_structures_links_to_the_image_with_its_spectrum(tmp_path):
+    rows = [replace(r, folder=tmp_path / r.record.name) for r in many(PANELS + STACK)]
+    page = written(tmp_path, rows)
+    ids = set(page.attributes("id"))
+    links = [address[1:] for address in page.attributes("href") if "spectra" in address]
+    by_name = sorted(rows, key=lambda r: r.record.name)
+    for image, group in enumerate(spectra_groups(by_name), 1):
+        assert {links[i] for i in group} == {f"spectra-{image}"} <= ids
+
+
+@undrawn
+def test_table_of_structures_has_numbers_to_sort_by(tmp_path):
+    page = written(tmp_path, [row("one", MODES["alpha"], n_atoms=12, largest_force=2e-5)])
+    values = [float(value) for value in page.attributes("data-value")]
+    assert 12.0 in values
+    assert 2e-5 in values
+
+
+@undrawn
+def test_formulas_of_the_page_are_formula_units(tmp_path):
+    quartz = row("quartz", MODES["alpha"], formula="O6Si3", volume=113.0)
+    molecule = row("benzene", MODES["alpha"], formula="C6H6")
+    text = written(tmp_path, [quartz, molecule]).text
+    assert "SiO 2 × 3" in text
+    assert "C 6 H 6" in text

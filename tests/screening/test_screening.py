@@ -11,11 +11,13 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import ase.io
 import numpy as np
 import psutil
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.constraints import FixAtoms
@@ -26,8 +28,10 @@ import mace_functional as mf
 from mace_functional.screening import run as screen_run
 from mace_functional.screening.dask_workers import dask_executor
 from mace_functional.screening.evaluate import RELAXATION, Task, evaluate
+from mace_functional.screening.provenance import ABOUT
 from mace_functional.screening.record import RECORD, SPECTRUM, STRUCTURE, Record
 from mace_functional.screening.references import Reference, read_references
+from mace_functional.screening.run import SETTINGS as SETTINGS_FILE
 from mace_functional.screening.run import screen
 from mace_functional.screening.saved_eigenvectors import EIGENVECTORS, Eigenvectors
 from mace_functional.screening.saved_structures import write_geometry
@@ -414,6 +418,37 @@ def test_geometry_keeps_every_digit(tmp_path):
     np.testing.assert_array_equal(read.get_masses(), atoms.get_masses())
     assert read.pbc.all()
     assert (read.info["charge"], read.info["spin"]) == (-1, 2)
+
+
+def test_date_versions_and_model_are_kept_and_are_no_part_of_keys(screening, thread, tmp_path):
+    about = json.loads((screening.folder / ABOUT).read_text())
+    digest = json.loads((screening.folder / SETTINGS_FILE).read_text())["potential_digest"]
+    assert about["model"] == "embedded"
+    assert about["model_digest"] == digest[:12]
+    assert about["versions"]["torch"] == torch.__version__
+    assert about["versions"]["mace_functional"] == mf.__version__
+    assert datetime.now(UTC) - datetime.fromisoformat(about["date"]) < timedelta(hours=1)
+    quartz = by_name(screening)["quartz"]
+    assert quartz.versions == about["versions"]
+    assert datetime.fromisoformat(quartz.computed) <= datetime.fromisoformat(about["date"])
+    rows = {row["name"]: row for row in json.loads((screening.folder / JSON).read_text())}
+    assert rows["quartz"]["computed"] == quartz.computed
+    assert (rows["quartz"]["formula_unit"], rows["quartz"]["formula_units"]) == ("SiO2", 3)
+    again = screen({"salt": salt()}, tmp_path / "one", SETTINGS, executor=thread)
+    later = screen({"salt": salt()}, tmp_path / "other", SETTINGS, executor=thread)
+    assert again.records[0].key == later.records[0].key
+    assert again.records[0].computed < later.records[0].computed
+
+
+def test_notebook_shows_a_row_for_each_structure(screening):
+    table = screening._repr_html_()
+    assert table.count("<tr>") == 1 + len(screening.records)
+    quartz = frequencies(screening)["quartz"]
+    thermo = mf.harmonic_thermo(quartz[0], 300.0, unit="cm-1")
+    capacity = float(thermo.specific_heat_capacity([by_name(screening)["quartz"].mass]))
+    assert f"<td>quartz</td><td>SiO2 × 3</td><td>9</td><td>{capacity:.4f}</td><td>0</td>" in table
+    assert "it is not a CIF" in table
+    assert "Cv at 300 K, J/(g K)" in table
 
 
 def test_kept_structure_has_energy_forces_and_stress_of_the_model(screening):

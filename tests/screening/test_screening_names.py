@@ -190,10 +190,10 @@ def test_nothing_is_compared_at_zero_kelvin_without_an_error(tmp_path):
 
 
 def test_one_structure_and_equal_references_have_no_share_of_variance(tmp_path):
-    same = np.array([0.5, 0.5 * (1 + 1e-15)])
-    assert Errors.of(np.array([0.4, 0.6]), same).r_squared is None
+    same = 0.5 * (1 + 1e-15 * np.arange(5))
+    assert Errors.of(np.linspace(0.4, 0.6, 5), same).r_squared is None
     page = written(tmp_path, ROWS[:1], references=[scaled_reference(ROWS[:1], 1.1)])
-    assert "A common scale of frequencies needs two structures at least" in page.text
+    assert "need 5 structures, and there are too few: 1" in page.text
 
 
 def test_a_table_of_references_with_gaps_and_odd_lines(tmp_path):
