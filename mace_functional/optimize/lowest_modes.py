@@ -37,7 +37,7 @@ from mace_functional.support.renamed import renamed_option
 from mace_functional.units import frequency_factor
 from mace_functional.vibrations.harmonic_modes import signed_sqrt
 from mace_functional.vibrations.result_text import result_text, values_text
-from mace_functional.vibrations.rigid import INSTEAD
+from mace_functional.vibrations.rigid import DIFFERENTIABLE_CALL
 
 TOLERANCE = 1e-8
 SINGLE_TOLERANCE = 1e-3
@@ -172,7 +172,9 @@ def lowest_modes(
     >>> lowest_modes(op, 1, pbc=(False, False, False), preconditioner=torch.eye(6)).eigenvalues
     tensor([4.], dtype=torch.float64)
     """
-    refuse_transforms("lowest_modes", INSTEAD, op.positions, op.cell, op.masses, op.params)
+    refuse_transforms(
+        "lowest_modes", DIFFERENTIABLE_CALL, op.positions, op.cell, op.masses, op.params
+    )
     if tolerance is None:
         tolerance = SINGLE_TOLERANCE if torch.finfo(op.dtype).bits < 64 else TOLERANCE
     tolerance = validation.positive("tolerance", tolerance)

@@ -21,7 +21,7 @@ from mace_functional.support.validation import in_order
 from mace_functional.units import frequency_factor
 from mace_functional.vibrations.harmonic_modes import signed_sqrt
 from mace_functional.vibrations.result_text import result_text
-from mace_functional.vibrations.rigid import INSTEAD
+from mace_functional.vibrations.rigid import DIFFERENTIABLE_CALL
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -105,7 +105,7 @@ def check_stability(
     """
     in_order("check_stability(potential, atoms)", (potential, "Potential"), (atoms, "Atoms"))
     factor = frequency_factor(unit)
-    refuse_transforms("check_stability", INSTEAD, potential.params)
+    refuse_transforms("check_stability", DIFFERENTIABLE_CALL, potential.params)
     left = freedom(atoms, "check_stability")
     s = potential.structure(atoms)
     energy = potential.energy_fn(s.topology)

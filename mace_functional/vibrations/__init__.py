@@ -3,9 +3,9 @@
 harmonic_modes  frequencies and normal modes of a Hessian
 rigid           rigid motions: translations and rotations of connected parts
 imaginary       imaginary modes
-gamma           modes of a potential's structure
+gamma           normal modes of a structure, from the Hessian of a potential
 thermodynamics  energies, entropies and heat capacities of harmonic modes
-thermo_pieces   the same for many temperatures, in pieces that fit the memory
+thermo_pieces   thermodynamics at many temperatures, in a bounded amount of memory
 result_text     short texts of results
 """
 

@@ -1,4 +1,4 @@
-"""Normal modes of a structure: of a molecule, or of a crystal at the Gamma point."""
+"""Normal modes of a molecule, or of a crystal at the Gamma point, from a potential."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mace_functional.structure.connectivity import parts_of
 from mace_functional.structure.selection import Selection, atom_numbers, freedom
 from mace_functional.support.validation import in_order
 from mace_functional.vibrations.harmonic_modes import NormalModes, normal_modes
-from mace_functional.vibrations.rigid import INSTEAD
+from mace_functional.vibrations.rigid import DIFFERENTIABLE_CALL
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -29,49 +29,51 @@ def gamma_modes(
     memory_budget: int | None = None,
     progress: bool = False,
 ) -> NormalModes:
-    """Frequencies and modes from the exact Hessian, rigid motions removed by projection.
+    """Compute frequencies and normal modes from the exact Hessian, without rigid motions.
 
-    Rigid motions are those of each connected part of the structure (`connectivity`): three
-    translations, and three rotations of a molecule, whether it lies in a periodic box or not.
+    Each connected part of the structure (`connectivity`) has its own rigid motions: three
+    translations, and for a molecule three rotations, also in a periodic box. They are removed by
+    projection.
 
-    Of some atoms alone, such as an adsorbate in a framework, they are those of the partial Hessian:
-    all other atoms are held fixed, at the cost of as many columns as free coordinates. Translations
-    and rotations of the free atoms are vibrations then, but for those that move nothing held.
+    With `indices`, or with constraints, only some atoms move, such as an adsorbate in a framework.
+    The modes are then those of the partial Hessian, and all other atoms are fixed. The Hessian has
+    as many columns as there are free coordinates. Translations and rotations of the free atoms
+    become vibrations, except for rigid motions that leave all fixed atoms in place.
 
     Args:
-        potential: Such as a model of `load_model`.
+        potential: A potential, such as a model of `load_model`.
         atoms: The structure, relaxed; periodic in any directions.
-        indices: The atoms that move, by number or by a mask, whatever constraints there are; with
-            `range(len(atoms))` all of them. If None, all that constraints of ASE leave free, in the
-            directions that they leave free, as in `relax`; see `selection.freedom`.
-        unit: "cm-1", "THz" or "meV".
+        indices: Atoms that move, as numbers or as a mask; `range(len(atoms))` for all atoms.
+            Constraints are then ignored. None for the atoms and directions that constraints of ASE
+            leave free, as in `relax`; see `selection.freedom`.
+        unit: Unit of the frequencies: "cm-1", "THz" or "meV".
         chunk_size: Columns of the Hessian at once; see `hessian`.
         memory_budget: Bytes that "auto" may fill; see `hessian`.
         progress: Show a progress bar.
 
     Returns:
-        The modes with their diagnostics: imaginary ones, largest force, acoustic-sum-rule residual
+        The modes with their diagnostics: imaginary modes, largest force, acoustic-sum-rule residual
         and asymmetry of the Hessian.
 
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
-        ValueError: If the structure does not fit the potential (see `from_ase`), the indices are no
-            choice of its atoms, a constraint is of a kind that is not known, or parameters
-            require grad or are inside of a transform.
+        ValueError: If the structure does not fit the potential (see `from_ase`), the indices are
+            not atoms of the structure, a constraint is of an unknown kind, or parameters require
+            grad or are inside of a transform.
 
     Source: Li, Jensen, Theor. Chem. Acc. 107, 211 (2002), for partial Hessians.
     """
     in_order("gamma_modes(potential, atoms)", (potential, "Potential"), (atoms, "Atoms"))
-    refuse_transforms("gamma_modes", f"{INSTEAD} of mf.hessian(E)", potential.params)
+    refuse_transforms("gamma_modes", f"{DIFFERENTIABLE_CALL} of mf.hessian(E)", potential.params)
     directions = None
     if indices is None:
-        left = freedom(atoms, "gamma_modes")
-        free, directions = atom_numbers(left.atoms, len(atoms)), left.basis_of_atoms()
+        free_space = freedom(atoms, "gamma_modes")
+        free, directions = atom_numbers(free_space.atoms, len(atoms)), free_space.basis_of_atoms()
     else:
         free = atom_numbers(indices, len(atoms))
     s = potential.structure(atoms)
     energy = potential.energy_fn(s.topology)
-    matrix = hessian(
+    hessian_fn = hessian(
         energy,
         indices=free,
         chunk_size=chunk_size,
@@ -79,7 +81,7 @@ def gamma_modes(
         progress=progress,
     )
     return normal_modes(
-        matrix(s.positions, s.cell, potential.params),
+        hessian_fn(s.positions, s.cell, potential.params),
         s.masses,
         s.positions,
         pbc=s.topology.pbc.tolist(),

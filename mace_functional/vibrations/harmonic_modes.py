@@ -1,15 +1,15 @@
-"""Vibrations in the harmonic approximation: from second derivatives to frequencies and modes.
+"""Vibrations in the harmonic approximation: frequencies and modes from second derivatives.
 
-The mass-weighted Hessian of an energy, or the dynamical matrix of a crystal,
+The squared angular frequencies are the eigenvalues of the mass-weighted Hessian of an energy, or of
+the dynamical matrix of a crystal,
 
-    D_jk = Phi_jk / sqrt(m_j m_k),        D e = omega^2 e,
+    D_jk = Phi_jk / sqrt(m_j m_k),        D e = omega^2 e.
 
-has the squared angular frequencies for eigenvalues. `frequencies` is the pure function of the
-matrix, made to be differentiated and vmapped. `normal_modes` is the report on one structure: it
-takes the rigid motions out by projection and says how far the Hessian is from what it should be.
-Where only some atoms move, or some directions, all else has infinite mass: D is confined to what is
-free. Translations and rotations of free atoms are vibrations then, but for those that move nothing
-that is held, and that nothing else holds: `rigid`.
+`frequencies` is a pure function of the matrix, for derivatives and `vmap`. `normal_modes` analyses
+one structure: it removes the rigid motions by projection, and reports how far the Hessian is from
+an exact one. If only some atoms, or some directions, are free, everything else has infinite mass:
+D is restricted to the free displacements. Translations and rotations of the free atoms are then
+vibrations, except for rigid motions that leave all fixed atoms in place (see `rigid`).
 
 Source: Wilson, Decius, Cross, *Molecular Vibrations* (1955), chapter 2; for the projection of rigid
 motions Miller, Handy, Adams, J. Chem. Phys. 1980, 72, 99, doi:10.1063/1.438959; for partial
@@ -35,7 +35,7 @@ from mace_functional.units import frequency_factor
 from mace_functional.vibrations.imaginary import ImaginaryMode, imaginary_modes
 from mace_functional.vibrations.result_text import frequencies_text, result_text
 from mace_functional.vibrations.rigid import (
-    INSTEAD,
+    DIFFERENTIABLE_CALL,
     RigidMotions,
     check_bodies,
     rigid_motions_from_tensors,
@@ -45,35 +45,37 @@ from mace_functional.vibrations.rigid import rigid_motions as rigid_motions
 from mace_functional.vibrations.thermodynamics import WeightedFrequencies
 
 SOFT = 5.0
-"""Wavenumber, cm-1, below which a vibration is hardly told from a free motion. It counts with
-nearly k_B in a heat capacity, and its entropy depends on how soft it is."""
+"""Wavenumber, cm-1, below which a vibration is reported as soft.
+
+A softer vibration is hardly distinguishable from a free motion. It contributes nearly k_B to the
+heat capacity, and its entropy depends strongly on its frequency."""
 
 
 @positional_for_a_release("unit")
 def frequencies(
     matrix: Tensor, masses: Tensor | Sequence[float] | None = None, *, unit: str = "cm-1"
 ) -> Tensor:
-    """Signed frequencies sign(omega^2) sqrt(|omega^2|): imaginary modes come out negative.
+    """Compute signed frequencies sign(omega^2) sqrt(|omega^2|); imaginary modes are negative.
 
-    The matrix is symmetrised, (D + D^H) / 2. Composes with every `torch.func` transform, but for
-    reverse mode of twice forward mode, where torch's own `eigvalsh` gives NaN. First
-    derivatives are finite where frequencies are degenerate; where a frequency is exactly zero,
-    the slope of the square root is taken to be zero. Rigid motions are seldom zero to the last
-    digit: to differentiate, take `vibrational_frequencies`, which has none.
+    The matrix is symmetrised, (D + D^H) / 2. The function composes with every `torch.func`
+    transform except reverse mode over twice forward mode, for which `eigvalsh` of torch gives NaN.
+    First derivatives are finite for degenerate frequencies. At a frequency of exactly zero, the
+    slope of the square root is set to zero. Frequencies of rigid motions are rarely exactly zero:
+    for derivatives, use `vibrational_frequencies`, which leaves rigid motions out.
 
     Args:
-        matrix: Hessian in eV/Å², (N, 3, N, 3) or (3N, 3N), with `masses`; or, without, an already
-            mass-weighted matrix in eV/Å²/amu, (3N, 3N), real symmetric or complex hermitian. Square
-            matrices may have one leading dimension, for instance of q points.
-        masses: (N,) amu; None for a matrix that is mass-weighted already.
-        unit: "cm-1", "THz" or "meV".
+        matrix: Hessian in eV/Å², (N, 3, N, 3) or (3N, 3N), with `masses`; without, a mass-weighted
+            matrix in eV/Å²/amu, (3N, 3N), real symmetric or complex hermitian. Square matrices may
+            have one leading dimension, such as q points.
+        masses: Masses in amu, (N,); None for a mass-weighted matrix.
+        unit: Unit of the frequencies: "cm-1", "THz" or "meV".
 
     Returns:
-        (3N,) frequencies in `unit`, ascending, under the leading dimension of `matrix` if any.
+        Frequencies in `unit`, ascending, (3N,); with the leading dimension of `matrix`, if any.
 
     Raises:
-        ValueError: unknown unit, a matrix that is not square, masses that do not fit it, or a
-            Hessian (N, 3, N, 3) without masses.
+        ValueError: If the unit is unknown, the matrix is not square, the masses do not fit it, or a
+            Hessian (N, 3, N, 3) has no masses.
 
     >>> frequencies(torch.diag(torch.tensor([-1.0, 0.0, 4.0])), unit="THz")
     tensor([-15.6333,   0.0000,  31.2666])
@@ -83,25 +85,26 @@ def frequencies(
         matrix = mass_weighted(matrix, masses)
     elif matrix.ndim == 4:
         raise ValueError(
-            f"a Hessian of shape {tuple(matrix.shape)} needs masses (N,) in amu; only a square "
-            "matrix that is mass-weighted already goes without"
+            f"a Hessian of shape {tuple(matrix.shape)} needs masses (N,) in amu; without masses, "
+            "give a mass-weighted square matrix"
         )
     matrix = _square(matrix)
     return factor * signed_sqrt(torch.linalg.eigvalsh((matrix + matrix.mH) / 2))
 
 
 def mass_weighted(hessian: Tensor, masses: Tensor | Sequence[float]) -> Tensor:
-    """Mass-weighted Hessian D_jk = Phi_jk / sqrt(m_j m_k), not symmetrised.
+    """Compute the mass-weighted Hessian D_jk = Phi_jk / sqrt(m_j m_k), not symmetrised.
 
     Args:
-        hessian: (N, 3, N, 3) or (3N, 3N), eV/Å²; square ones may have one leading dimension.
-        masses: (N,) amu.
+        hessian: Hessian in eV/Å², (N, 3, N, 3) or (3N, 3N); square ones may have one leading
+            dimension.
+        masses: Masses in amu, (N,).
 
     Returns:
-        (3N, 3N), eV/Å²/amu.
+        Mass-weighted Hessian in eV/Å²/amu, (3N, 3N).
 
     Raises:
-        ValueError: a shape that is no Hessian's, or masses that do not fit it.
+        ValueError: If the Hessian has another shape, or the masses do not fit it.
     """
     matrix = _square(hessian)
     masses = torch.as_tensor(masses, dtype=matrix.real.dtype, device=matrix.device)
@@ -123,31 +126,32 @@ def vibrational_frequencies(
     axis: Tensor | None = None,
     unit: str = "cm-1",
 ) -> Tensor:
-    """Signed frequencies of the vibrations alone, rigid motions taken out, as a pure function.
+    """Compute the signed frequencies of the vibrations, without rigid motions, as a pure function.
 
-    With the rigid motions b_i of these positions, orthonormal in mass-weighted coordinates, and P
-    the projector onto them, the lowest 3N - r eigenvalues of
+    With the rigid motions b_i, orthonormal in mass-weighted coordinates, and the projector P onto
+    them, the result is the lowest 3N - r eigenvalues of
 
         (1 - P) D (1 - P) + sum_i s_i b_i b_i^T,        s_i above the largest eigenvalue of D.
 
-    Composes with every `torch.func` transform as `frequencies` does, in the Hessian, the masses and
-    the positions. It does not look at values: say how many rotations there are.
+    The function composes with `torch.func` transforms as `frequencies` does, with respect to the
+    Hessian, the masses and the positions. The number of rotations is an argument, because a pure
+    function cannot decide it from values.
 
     Args:
-        hessian: (N, 3, N, 3) or (3N, 3N), eV/Å².
-        masses: (N,) amu.
-        positions: (N, 3) Å; a molecule or polymer in one piece.
-        rotations: 3 for a molecule, 2 for a linear one, 1 for a polymer, about `axis`, 0 for a
-            crystal at Gamma, a slab or a single atom.
-        axis: (3,), of any length, for one rotation.
-        unit: "cm-1", "THz" or "meV".
+        hessian: Hessian in eV/Å², (N, 3, N, 3) or (3N, 3N).
+        masses: Masses in amu, (N,).
+        positions: Positions in Å, (N, 3), of a molecule or polymer in one piece.
+        rotations: Number of rotations: 3 for a molecule, 2 for a linear molecule, 1 for a polymer
+            (about `axis`), 0 for a crystal at Gamma, a slab or a single atom.
+        axis: Axis of a single rotation, of any length, (3,).
+        unit: Unit of the frequencies: "cm-1", "THz" or "meV".
 
     Returns:
-        (3N - 3 - rotations,) in `unit`, ascending; imaginary modes are negative.
+        Frequencies in `unit`, ascending, (3N - 3 - rotations,); imaginary modes are negative.
 
     Raises:
-        ValueError: an unknown unit, shapes that do not fit, another number of rotations, or an axis
-            that is missing or not needed.
+        ValueError: If the unit is unknown, shapes do not fit, the number of rotations is not 0 to
+            3, or an axis is missing or superfluous.
 
     >>> spring = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
     >>> ends = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
@@ -158,76 +162,75 @@ def vibrational_frequencies(
     factor = frequency_factor(unit)
     matrix = _square(hessian)
     masses = torch.as_tensor(masses, dtype=matrix.dtype, device=matrix.device)
-    size = matrix.shape[-1] // 3
-    if matrix.ndim != 2 or positions.shape != (size, 3) or masses.shape != (size,):
+    n_atoms = matrix.shape[-1] // 3
+    if matrix.ndim != 2 or positions.shape != (n_atoms, 3) or masses.shape != (n_atoms,):
         raise ValueError(
             f"a Hessian {tuple(hessian.shape)}, masses {tuple(masses.shape)} and positions "
             f"{tuple(positions.shape)} do not fit: give (N, 3, N, 3), (N,) and (N, 3)"
         )
     axes = _axes(rotations, axis, positions - masses @ positions / masses.sum())
-    arms = positions - masses @ positions / masses.sum()
-    turned = torch.linalg.cross(
-        axes[None].expand(size, -1, -1), arms[:, None].expand(-1, len(axes), -1)
+    r = positions - masses @ positions / masses.sum()
+    w_cross_r = torch.linalg.cross(
+        axes[None].expand(n_atoms, -1, -1), r[:, None].expand(-1, len(axes), -1)
     )
-    identity = torch.eye(3, dtype=matrix.dtype, device=matrix.device).expand(size, 3, 3)
-    rigid = (masses.sqrt()[:, None, None] * torch.cat([identity, turned], 1).mT).flatten(0, 1)
-    rigid = rigid / (rigid**2).sum(0).sqrt()
-    triangle = torch.linalg.cholesky(rigid.mT @ rigid)
-    rigid = torch.linalg.solve_triangular(triangle, rigid.mT, upper=False).mT
-    weighted = mass_weighted((matrix + matrix.mT) / 2, masses)
-    rest = torch.eye(3 * size, dtype=matrix.dtype, device=matrix.device) - rigid @ rigid.mT
-    count = 3 + len(axes)
-    # Apart from each other too: second derivatives divide by the differences of eigenvalues.
-    above = (1 + (weighted.detach() ** 2).sum().sqrt()) * torch.arange(2, 2 + count).to(matrix)
-    lifted = rest @ weighted @ rest + (rigid * above) @ rigid.mT
-    return factor * signed_sqrt(torch.linalg.eigvalsh((lifted + lifted.mT) / 2)[:-count])
+    identity = torch.eye(3, dtype=matrix.dtype, device=matrix.device).expand(n_atoms, 3, 3)
+    b = (masses.sqrt()[:, None, None] * torch.cat([identity, w_cross_r], 1).mT).flatten(0, 1)
+    b = b / (b**2).sum(0).sqrt()
+    cholesky = torch.linalg.cholesky(b.mT @ b)
+    b = torch.linalg.solve_triangular(cholesky, b.mT, upper=False).mT
+    d = mass_weighted((matrix + matrix.mT) / 2, masses)
+    complement = torch.eye(3 * n_atoms, dtype=matrix.dtype, device=matrix.device) - b @ b.mT
+    n_rigid = 3 + len(axes)
+    # The s_i differ, because second derivatives divide by differences of eigenvalues.
+    s = (1 + (d.detach() ** 2).sum().sqrt()) * torch.arange(2, 2 + n_rigid).to(matrix)
+    shifted = complement @ d @ complement + (b * s) @ b.mT
+    return factor * signed_sqrt(torch.linalg.eigvalsh((shifted + shifted.mT) / 2)[:-n_rigid])
 
 
-def _axes(rotations: int, axis: Tensor | None, arms: Tensor) -> Tensor:
-    """The axes of the rotations, (rotations, 3)."""
+def _axes(rotations: int, axis: Tensor | None, r: Tensor) -> Tensor:
+    """Return unit vectors along the axes of rotation, (rotations, 3)."""
     if rotations not in (0, 1, 2, 3):
         raise ValueError(f"rotations must be 0, 1, 2 or 3, not {rotations!r}")
     if (axis is not None) != (rotations == 1):
-        raise ValueError("one rotation needs an axis, (3,), and no other number has one")
-    identity = torch.eye(3, dtype=arms.dtype, device=arms.device)
+        raise ValueError("give an axis, (3,), if and only if there is one rotation")
+    identity = torch.eye(3, dtype=r.dtype, device=r.device)
     if axis is not None:
-        return (axis / (axis**2).sum().sqrt())[None].to(arms)
+        return (axis / (axis**2).sum().sqrt())[None].to(r)
     if rotations != 2:
         return identity[:rotations]
-    # Along the line: to the atom that is furthest out. Across it: from the Cartesian axis that is
-    # least parallel to it.
-    line = (arms * torch.nn.functional.one_hot((arms**2).sum(1).argmax(), len(arms))[:, None]).sum(
-        0
-    )
-    other = (identity * torch.nn.functional.one_hot((line**2).argmin(), 3)[:, None]).sum(0)
-    first = torch.linalg.cross(line, other)
+    # The line goes through the outermost atom. The first axis is the cross product of the line and
+    # the Cartesian axis that is least parallel to it.
+    line = (r * torch.nn.functional.one_hot((r**2).sum(1).argmax(), len(r))[:, None]).sum(0)
+    cartesian = (identity * torch.nn.functional.one_hot((line**2).argmin(), 3)[:, None]).sum(0)
+    first = torch.linalg.cross(line, cartesian)
     second = torch.linalg.cross(line, first)
     return torch.stack([first / (first**2).sum().sqrt(), second / (second**2).sum().sqrt()])
 
 
 @dataclass(frozen=True, eq=False)
 class NormalModes:
-    """Normal modes of the k free atoms of a structure, mostly all of them, and diagnostics.
+    """Normal modes of the k free atoms of a structure, with diagnostics of the Hessian.
 
-    There are m coordinates that are free, mostly 3k, and r rigid motions among them.
+    Usually all atoms are free. There are m free coordinates, usually 3k, and r rigid motions.
 
     Attributes:
-        frequencies: (m - r,) signed, ascending, in `unit`; imaginary modes are negative.
-        modes: (m - r, k, 3) orthonormal eigenvectors in mass-weighted coordinates.
-        masses: (k,) amu.
-        indices: (k,) numbers of the free atoms in the structure; all others are held fixed.
-        unit: unit of all frequencies here.
-        n_rigid: number r of rigid motions taken out; those that move nothing that is held.
-        n_rotations: how many of them are rotations: 3 for a molecule, in a periodic box too, 2 for
-            a linear one, 1 for a chain, 0 for a crystal.
-        n_parts: number of connected parts of the structure, each with rigid motions of its own.
-        rigid_residual: largest frequency, in `unit` and without a sign, that a rigid motion has in
-            the matrix before projection, max sqrt|b^T D b|; zero where forces vanish. None where
-            there is no rigid motion.
-        acoustic_sum_residual: max |sum_k Phi_jk|, eV/Å²; zero for an energy invariant to
-            translation. None where atoms are held fixed.
-        asymmetry: max |Phi - Phi^T|, eV/Å².
-        largest_force: on any free atom, of what is free, eV/Å; None if forces were not given.
+        frequencies: Signed frequencies in `unit`, ascending, (m - r,); imaginary modes are
+            negative.
+        modes: Orthonormal eigenvectors in mass-weighted coordinates, (m - r, k, 3).
+        masses: Masses of the free atoms in amu, (k,).
+        indices: Numbers of the free atoms in the structure, (k,); all others are fixed.
+        unit: Unit of all frequencies.
+        n_rigid: Number r of rigid motions that were removed. They leave all fixed atoms in place.
+        n_rotations: Number of rotations among the rigid motions: 3 for a molecule, also in a
+            periodic box; 2 for a linear molecule, 1 for a chain, 0 for a crystal.
+        n_parts: Number of connected parts of the structure. Each has its own rigid motions.
+        rigid_residual: Largest absolute frequency of a rigid motion b before projection,
+            max sqrt|b^T D b|, in `unit`; zero if the forces vanish. None without rigid motions.
+        acoustic_sum_residual: Largest entry of |sum_k Phi_jk|, eV/Å²; zero for an energy that is
+            invariant under translation. None if atoms are fixed.
+        asymmetry: Largest entry of |Phi - Phi^T|, eV/Å².
+        largest_force: Largest force on a free atom along the free directions, eV/Å; None if forces
+            were not given.
     """
 
     frequencies: Tensor
@@ -256,16 +259,16 @@ class NormalModes:
         )
 
     def weighted_frequencies(self) -> WeightedFrequencies:
-        """What `harmonic_thermo` sums over: all modes, without rigid motions."""
+        """Return the frequencies of all modes for `harmonic_thermo`; there are no rigid motions."""
         return WeightedFrequencies(self.frequencies, self.unit, mass=self.masses.sum())
 
     def frequencies_in(self, unit: str) -> Tensor:
-        """The frequencies in "cm-1", "THz" or "meV"."""
+        """Return the frequencies in "cm-1", "THz" or "meV"."""
         return self.frequencies * (frequency_factor(unit) / frequency_factor(self.unit))
 
     @property
     def imaginary_modes(self) -> list[ImaginaryMode]:
-        """The imaginary modes, in `unit`, the most unstable first."""
+        """Imaginary modes, frequencies in `unit`, the most unstable first."""
         gamma = self.frequencies.new_zeros(1, 3)
         return imaginary_modes(gamma, self.frequencies[None], self.modes[None])
 
@@ -276,13 +279,13 @@ class NormalModes:
 
     @property
     def imaginary(self) -> Tensor:
-        """The imaginary frequencies: an old name."""
+        """Old name of the imaginary frequencies, in `unit`."""
         warn_renamed("NormalModes.imaginary", "NormalModes.imaginary_modes")
         return self.frequencies[self.frequencies < 0]
 
     @property
     def displacements(self) -> Tensor:
-        """Cartesian displacements modes / sqrt(m), (3k - r, k, 3), amu^-1/2."""
+        """Cartesian displacements modes / sqrt(m), amu^-1/2, (m - r, k, 3)."""
         return self.modes / self.masses.sqrt()[:, None]
 
 
@@ -299,42 +302,43 @@ def normal_modes(
     parts: Parts | None = None,
     unit: str = "cm-1",
 ) -> NormalModes:
-    """Normal modes of a molecule, or of a crystal at Gamma, without its rigid motions.
+    """Compute the normal modes of a molecule, or of a crystal at Gamma, without its rigid motions.
 
     The mass-weighted Hessian is diagonalised in the orthogonal complement Q of the rigid motions,
-    Q^T D Q, so that exactly these leave, whatever frequencies noise or remaining forces give them.
-    A report on values, without derivatives: to differentiate, see `vibrational_frequencies`.
+    Q^T D Q. This removes exactly the rigid motions, whatever frequencies they have because of noise
+    or residual forces. The result has no derivatives; for derivatives see
+    `vibrational_frequencies`.
 
-    With `indices` of some atoms only, or `free` directions, all else is held fixed, and only those
-    rigid motions leave that need nothing of it: the turns of a free molecule about one or two atoms
-    by which it is held.
+    With `indices` or `free`, all other atoms or directions are fixed. Only rigid motions that leave
+    them in place are removed, such as rotations of a molecule about one or two fixed atoms.
 
     Args:
-        hessian: (N, 3, N, 3) or (3N, 3N), eV/Å²; with `indices` the block (k, 3, k, 3) of these
-            atoms.
-        masses: (N,) amu.
-        positions: (N, 3) Å; without `parts`, a molecule or polymer in one piece.
-        pbc: whether each of the three cell vectors is periodic: without `parts`, the structure is
-            taken to be one, connected to itself along all of them.
-        cell: (3, 3) Å; needed where exactly one cell vector is periodic, and with `parts`.
-        forces: (N, 3) eV/Å, if the largest is to be reported.
-        indices: atoms of the Hessian, in its order, or a mask; all if None.
-        free: (3k, m) orthonormal basis of the Cartesian displacements of these atoms that are free;
-            all if None.
-        parts: the connected parts, from `connectivity.parts_of`: a molecule in a periodic box has
-            its rotations, and each of several molecules its own rigid motions.
-        unit: "cm-1", "THz" or "meV".
+        hessian: Hessian in eV/Å², (N, 3, N, 3) or (3N, 3N); with `indices` the block (k, 3, k, 3)
+            of these atoms.
+        masses: Masses in amu, (N,).
+        positions: Positions in Å, (N, 3); without `parts`, a molecule or polymer in one piece.
+        pbc: True for each periodic cell vector, (3,). Without `parts`, the structure is taken as
+            one part that is connected to its images along all of them.
+        cell: Cell vectors in Å as rows, (3, 3); needed if exactly one of them is periodic, and with
+            `parts`.
+        forces: Forces in eV/Å, (N, 3); None not to report the largest.
+        indices: Atoms of the Hessian, in its order, or a mask; None for all atoms.
+        free: Orthonormal basis of the free Cartesian displacements of these atoms, (3k, m); None if
+            all are free.
+        parts: Connected parts, from `connectivity.parts_of`. With them, a molecule in a periodic
+            box has rotations, and each of several molecules has its own rigid motions.
+        unit: Unit of the frequencies: "cm-1", "THz" or "meV".
 
     Returns:
-        NormalModes.
+        The modes with their diagnostics.
 
     Raises:
-        ValueError: shapes that do not fit, masses that are not positive, an unknown unit, no cell
-            vector along the only periodic direction, a Hessian that is not finite, or indices that
-            are no choice of atoms; or under a transform, and for inputs that require grad.
+        ValueError: If shapes do not fit, masses are not positive, the unit is unknown, the cell
+            vector of the only periodic direction is missing, the Hessian is not finite, or indices
+            are not atoms of the structure; also under a transform, or if inputs require grad.
     """
     factor = frequency_factor(unit)
-    refuse_transforms("normal_modes", INSTEAD, hessian, masses, positions, cell, forces)
+    refuse_transforms("normal_modes", DIFFERENTIABLE_CALL, hessian, masses, positions, cell, forces)
     matrix = _square(hessian.detach())
     if matrix.ndim != 2:
         raise ValueError(f"normal_modes takes one Hessian, not a batch: {tuple(hessian.shape)}")
@@ -346,34 +350,34 @@ def normal_modes(
     masses = torch.as_tensor(masses, dtype=matrix.dtype, device=matrix.device).detach()
     positions = positions.detach().to(matrix)
     check_bodies(positions, masses)
-    size = len(positions)
-    numbers = list(range(size)) if indices is None else atom_numbers(indices, size)
-    chosen = torch.as_tensor(numbers, device=matrix.device)
-    weighted = mass_weighted(matrix, masses[chosen])
-    space = _weighted_space(free, masses[chosen])
-    found = _rigid_motions(matrix, masses, positions, pbc, cell, parts, numbers, space)
-    rigid = torch.as_tensor(found.basis).to(matrix).view(size, 3, -1)[chosen].flatten(0, 1)
-    if space is None:
-        internal = internal_motions(rigid)
+    n_atoms = len(positions)
+    numbers = list(range(n_atoms)) if indices is None else atom_numbers(indices, n_atoms)
+    free_atoms = torch.as_tensor(numbers, device=matrix.device)
+    d = mass_weighted(matrix, masses[free_atoms])
+    free_basis = _weighted_space(free, masses[free_atoms])
+    motions = _rigid_motions(matrix, masses, positions, pbc, cell, parts, numbers, free_basis)
+    b = torch.as_tensor(motions.basis).to(matrix).view(n_atoms, 3, -1)[free_atoms].flatten(0, 1)
+    if free_basis is None:
+        q = internal_motions(b)
     else:
-        internal = space @ internal_motions(torch.linalg.qr(space.mT @ rigid).Q)
-    projected = internal.mT @ weighted @ internal
-    eigenvalues, eigenvectors = torch.linalg.eigh((projected + projected.mT) / 2)
-    residuals = (rigid * (weighted @ rigid)).sum(0).abs()
-    sums = matrix.reshape(-1, len(numbers), 3).sum(1)
+        q = free_basis @ internal_motions(torch.linalg.qr(free_basis.mT @ b).Q)
+    q_d_q = q.mT @ d @ q
+    eigenvalues, eigenvectors = torch.linalg.eigh((q_d_q + q_d_q.mT) / 2)
+    residuals = (b * (d @ b)).sum(0).abs()
+    acoustic_sums = matrix.reshape(-1, len(numbers), 3).sum(1)
     return NormalModes(
         frequencies=factor * signed_sqrt(eigenvalues),
-        modes=(internal @ eigenvectors).mT.reshape(-1, len(numbers), 3),
-        masses=masses[chosen],
-        indices=chosen,
+        modes=(q @ eigenvectors).mT.reshape(-1, len(numbers), 3),
+        masses=masses[free_atoms],
+        indices=free_atoms,
         unit=unit,
-        n_rigid=found.count,
-        n_rotations=found.n_rotations,
-        n_parts=found.parts.count,
-        rigid_residual=factor * float(residuals.max().sqrt()) if found.count else None,
-        acoustic_sum_residual=float(sums.abs().max()) if len(numbers) == size else None,
+        n_rigid=motions.count,
+        n_rotations=motions.n_rotations,
+        n_parts=motions.parts.count,
+        rigid_residual=factor * float(residuals.max().sqrt()) if motions.count else None,
+        acoustic_sum_residual=float(acoustic_sums.abs().max()) if len(numbers) == n_atoms else None,
         asymmetry=float((matrix - matrix.mT).abs().max()),
-        largest_force=None if forces is None else _largest(forces.detach()[chosen], free),
+        largest_force=None if forces is None else _largest(forces.detach()[free_atoms], free),
     )
 
 
@@ -385,28 +389,28 @@ def _rigid_motions(
     cell: Tensor | None,
     parts: Parts | None,
     numbers: list[int],
-    space: Tensor | None,
+    free_basis: Tensor | None,
 ) -> RigidMotions:
-    """The rigid motions that leave in place what is held, in the order of all atoms."""
-    size = len(positions)
-    held: np.ndarray | None = None
-    if space is not None:
-        everywhere = np.zeros((size, 3, space.shape[1]))
-        everywhere[numbers] = as_array(space).reshape(len(numbers), 3, -1)
-        held = everywhere.reshape(3 * size, -1)
-    elif len(numbers) < size:
-        held = np.repeat(np.isin(np.arange(size), numbers), 3)
+    """Return the rigid motions that leave all fixed coordinates in place; rows are all atoms."""
+    n_atoms = len(positions)
+    free: np.ndarray | None = None
+    if free_basis is not None:
+        padded = np.zeros((n_atoms, 3, free_basis.shape[1]))
+        padded[numbers] = as_array(free_basis).reshape(len(numbers), 3, -1)
+        free = padded.reshape(3 * n_atoms, -1)
+    elif len(numbers) < n_atoms:
+        free = np.repeat(np.isin(np.arange(n_atoms), numbers), 3)
     hessian = None
-    if len(numbers) == size:
+    if len(numbers) == n_atoms:
         order = torch.as_tensor(np.argsort(numbers), device=matrix.device)
-        hessian = matrix.view(size, 3, size, 3)[order][:, :, order]
+        hessian = matrix.view(n_atoms, 3, n_atoms, 3)[order][:, :, order]
     return rigid_motions_from_tensors(
-        positions, masses, pbc, cell, parts=parts, hessian=hessian, free=held
+        positions, masses, pbc, cell, parts=parts, hessian=hessian, free=free
     )
 
 
 def _weighted_space(free: Tensor | np.ndarray | None, masses: Tensor) -> Tensor | None:
-    """Orthonormal basis, in mass-weighted coordinates, of the free displacements."""
+    """Return an orthonormal basis of the free displacements in mass-weighted coordinates."""
     if free is None:
         return None
     basis = torch.as_tensor(free).to(masses)
@@ -417,7 +421,7 @@ def _weighted_space(free: Tensor | np.ndarray | None, masses: Tensor) -> Tensor 
 
 
 def _largest(forces: Tensor, free: Tensor | np.ndarray | None) -> float:
-    """The largest force on an atom, of what is free."""
+    """Return the largest force on an atom along the free directions, eV/Å."""
     if free is not None:
         basis = torch.as_tensor(free).to(forces)
         forces = (basis @ (basis.mT @ forces.reshape(-1))).view_as(forces)
@@ -425,10 +429,10 @@ def _largest(forces: Tensor, free: Tensor | np.ndarray | None) -> float:
 
 
 def _square(matrix: Tensor) -> Tensor:
-    """A Hessian (N, 3, N, 3) as (3N, 3N); square matrices as they are."""
-    rows = matrix.shape[0] if matrix.ndim else 0
-    if tuple(matrix.shape) == (rows, 3, rows, 3):
-        return matrix.reshape(3 * rows, 3 * rows)
+    """Reshape a Hessian (N, 3, N, 3) to (3N, 3N); a square matrix is returned unchanged."""
+    n_atoms = matrix.shape[0] if matrix.ndim else 0
+    if tuple(matrix.shape) == (n_atoms, 3, n_atoms, 3):
+        return matrix.reshape(3 * n_atoms, 3 * n_atoms)
     if matrix.ndim in (2, 3) and matrix.shape[-2] == matrix.shape[-1]:
         return matrix
     raise ValueError(
@@ -437,8 +441,8 @@ def _square(matrix: Tensor) -> Tensor:
 
 
 def signed_sqrt(squares: Tensor) -> Tensor:
-    """sign(x) sqrt(|x|), with slope zero at exactly zero."""
+    """Compute sign(x) sqrt(|x|), with slope zero at exactly zero."""
     zero = squares == 0
-    # The root never sees the zero: its infinite slope times nothing would be NaN.
+    # sqrt is not evaluated at zero, where its infinite slope times zero would be NaN.
     root = torch.where(zero, 1.0, squares.abs()).sqrt()
     return torch.where(zero, 0.0, squares.sign() * root)

@@ -1,4 +1,4 @@
-"""Imaginary modes: waves along which the energy falls."""
+"""Imaginary modes: displacement waves along which the energy decreases."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mace_functional.vibrations.result_text import result_text, values_text
 
 @dataclass(frozen=True, eq=False)
 class ImaginaryMode:
-    """A wave along which the energy falls: the structure is no minimum.
+    """A displacement wave along which the energy decreases, so that the structure is no minimum.
 
     Attributes:
         q: Wave vector in units of the reciprocal lattice vectors, (3,).
-        frequency: Negative by convention; in the unit of the frequencies it is taken from.
-        eigenvector: (N, 3), mass-weighted; complex, but for modes at Gamma alone; None if
-            eigenvectors were not kept.
+        frequency: Frequency, negative by convention, in the unit of the modes it was taken from.
+        eigenvector: Mass-weighted eigenvector, (N, 3), complex except for modes at Gamma alone;
+            None if eigenvectors were not kept.
     """
 
     q: Tensor
@@ -33,17 +33,17 @@ class ImaginaryMode:
 def imaginary_modes(
     q: Tensor, frequencies: Tensor, eigenvectors: Tensor | None
 ) -> list[ImaginaryMode]:
-    """All modes of negative frequency, the most unstable first.
+    """Return all modes of negative frequency, the most unstable first.
 
     Args:
-        q: (Q, 3).
-        frequencies: (Q, 3N).
-        eigenvectors: (Q, 3N, N, 3), or None.
+        q: Wave vectors in units of the reciprocal lattice vectors, (Q, 3).
+        frequencies: Signed frequencies, (Q, 3N).
+        eigenvectors: Mass-weighted eigenvectors, (Q, 3N, N, 3), or None.
     """
-    found = [
+    modes = [
         ImaginaryMode(
             q[i], float(frequencies[i, j]), None if eigenvectors is None else eigenvectors[i, j]
         )
         for i, j in (frequencies < 0).nonzero().tolist()
     ]
-    return sorted(found, key=lambda mode: mode.frequency)
+    return sorted(modes, key=lambda mode: mode.frequency)

@@ -1,7 +1,7 @@
 """Short texts of results: a line for `print`, a table for a notebook.
 
-A line names the class and says what the result is of, the numbers one looks for, and what to beware
-of. Under a transform there are no numbers to read; the line then has shapes.
+A line names the class, the system, the most important numbers, and warnings. Under a transform
+there are no values, and the line shows shapes.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from torch import Tensor
 
 from mace_functional.autodiff.concrete import is_concrete
 
-FEW = 4
-"""Numbers of a tensor that are printed one by one; of more, the lowest and the highest are."""
+MAX_PRINTED_VALUES = 4
+"""Largest number of values of a tensor that are printed singly.
+
+For longer tensors, the smallest and the largest value are printed."""
 
 
 def result_text(result: Any, *facts: str | None) -> str:
-    """One line for a result: its class and some facts, without those that are None.
+    """Return one line for a result: its class and the facts that are not None.
 
     >>> result_text(1.5, "a number", None, "half of 3")
     'float(a number; half of 3)'
@@ -28,11 +30,11 @@ def result_text(result: Any, *facts: str | None) -> str:
 
 
 def values_text(values: Tensor, unit: str, digits: str = ".1f") -> str:
-    """The numbers of a tensor if they are few, or else the lowest and the highest.
+    """Return the values of a short tensor as text, and the range of a long one.
 
     Args:
-        values: Any shape.
-        unit: Their unit; may be empty.
+        values: Tensor of any shape.
+        unit: Unit of the values; may be empty.
         digits: Format of a number.
 
     >>> import torch
@@ -46,29 +48,29 @@ def values_text(values: Tensor, unit: str, digits: str = ".1f") -> str:
     if not values.numel():
         return "none"
     numbers = values.detach().flatten().tolist()
-    if len(numbers) <= FEW:
+    if len(numbers) <= MAX_PRINTED_VALUES:
         return f"{', '.join(f'{x:{digits}}' for x in numbers)} {unit}".rstrip()
     return f"{min(numbers):{digits}} to {max(numbers):{digits}} {unit}".rstrip()
 
 
 def frequencies_text(frequencies: Tensor, unit: str) -> str:
-    """Range of signed frequencies, and how many of them are imaginary, thus negative.
+    """Return the range of signed frequencies, and the number of imaginary (negative) ones, as text.
 
     >>> import torch
     >>> frequencies_text(torch.tensor([-20.0, 10.0, 30.0, 40.0, 50.0]), "cm-1")
     '-20.0 to 50.0 cm-1, 1 imaginary'
     """
-    shown = values_text(frequencies, unit)
+    text = values_text(frequencies, unit)
     if not is_concrete(frequencies) or not frequencies.numel():
-        return shown
-    return f"{shown}, {int((frequencies < 0).sum()) or 'none'} imaginary"
+        return text
+    return f"{text}, {int((frequencies < 0).sum()) or 'none'} imaginary"
 
 
 def html_table(caption: str, columns: Mapping[str, Sequence[str]]) -> str:
-    """A table as a notebook shows it.
+    """Return an HTML table for a notebook.
 
     Args:
-        caption: Says what the table is of.
+        caption: Text above the table.
         columns: Cells by heading, from top to bottom.
     """
     head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)

@@ -1,26 +1,28 @@
-r"""Rigid motions: those that cost no energy, because a part of the structure moves as a whole.
+r"""Rigid motions: displacements of whole parts of a structure that cost no energy.
 
-Each connected part (`connectivity`) has three translations, and the rotations about the axes to
-which all lattice vectors that connect it to itself are parallel: about three axes for a molecule,
-whether it lies in a box or not; about one for a chain; about none for a layer or a crystal. A water
-molecule has six rigid motions, two that do not feel each other have twelve.
+Each connected part (`connectivity`) has three translations. It also has rotations about every axis
+that is parallel to all lattice vectors that connect the part to its own images: about three axes
+for a molecule, also in a periodic box, about one for a chain, about none for a layer or a crystal.
+A water molecule has six rigid motions; two water molecules that do not interact have twelve.
 
-**Straight molecules.** A straight molecule has one rotation less, and a bent one that is nearly
-straight has it: about its long axis. Geometry alone does not tell, as what is left of the bend may
-be what the relaxation has left over. Let d be the vectors from the axis to the atoms, and move all
-atoms to s d. The energy of this path is even in s, as half a turn about the axis takes s to -s:
+**Straight molecules.** A linear molecule has no rotation about its long axis; a bent molecule has
+it, even if it is almost linear. Geometry alone does not distinguish them, because a small bend may
+be left from an incomplete relaxation. Let d be the vectors from the axis to the atoms, and move all
+atoms to s d. The energy along this path is even in s, because a half turn about the axis maps s to
+-s:
 
     E(s) = E_0 + k s^2 / 2 + c s^4 / 4,        t = E'(1) / E''(1),
     E'(s_0) = 0 at s_0 = 0 and at s_0^2 = -k / c = (1 - 3 t) / (1 - t).
 
-A molecule is bent if the second of these shapes is there and nearer than the straight one,
-0 < s_0 < 2. In other words: t is the part of the bend that a Newton step takes away. It is 1 for a
-straight molecule, whatever the forces that are left, and 0 for a bent one at rest; the limit lies
-at 1/3. All coordinates take part in the step; where the bend is made of several modes, the softest
-decide, with weights 1 / curvature^2, because stiff ones come to rest where soft ones let them.
+The molecule counts as bent if the second stationary point exists and is nearer than the first,
+0 < s_0 < 2. The number t is the share of the bend that a Newton step removes: 1 for a linear
+molecule, whatever its residual forces, and 0 for a bent molecule at its minimum. The limit between
+them is 1/3. The Newton step moves all coordinates. If several modes contribute to the bend, they
+are averaged with weights 1 / curvature^2, so that the softest decide: stiff modes follow the soft
+ones to their minimum.
 
-The gradient is not needed. As the energy does not change on rotation, H (w x r) = w x g for every
-axis w: the Hessian tells it.
+The gradient g is not needed. The energy is invariant under rotation, so the Hessian determines it:
+H (w x r) = w x g for every axis w.
 
 Source: for the projection of rigid motions Miller, Handy, Adams, J. Chem. Phys. 1980, 72, 99,
 doi:10.1063/1.438959.
@@ -42,36 +44,43 @@ from mace_functional.structure.connectivity import Parts
 from mace_functional.support.renamed import positional_for_a_release
 
 AXIS_TOLERANCE = 1e-3
-"""Closer to an axis than this (Å, mass-weighted root mean square), atoms count as lying on it where
-no Hessian is there to tell. Linear molecules relaxed to 1e-3 eV/Å bend by less."""
+"""Largest distance of the atoms from the axis of a linear molecule, Å, if there is no Hessian.
 
-STRAIGHT = 0.3
-"""Distance of the atoms from the long axis over their distance along it (mass-weighted root mean
-squares) above which a molecule is bent, whatever its Hessian. Water has 0.5, C3O2 with an angle of
+The distance is the mass-weighted root mean square. Molecules with larger distances count as bent.
+Linear molecules that are relaxed to 1e-3 eV/Å bend by less."""
+
+MAX_ASPECT_RATIO = 0.3
+"""Largest ratio of width to length of a molecule that may count as linear.
+
+Width and length are the distances of the atoms from the long axis and along it (mass-weighted root
+mean squares). Above, a molecule is bent, whatever its Hessian. Water has 0.5, C3O2 with an angle of
 160 degrees 0.1."""
 
-HELD = 1e-6
-"""Share of a rigid motion, of length 1, that may lie in coordinates that are held."""
+MAX_FIXED_SHARE = 1e-6
+"""Largest component of a rigid motion of length 1 along the fixed coordinates.
 
-FLAT = 1e-9
-"""Change of phase, per wave vector, below which images stay in phase along a direction."""
+A motion with a larger component moves fixed atoms and is no rigid motion."""
+
+ZERO_PHASE_CHANGE = 1e-9
+"""Change of q.T with q along a direction below which the images of a part stay in phase."""
 
 Block = Callable[[np.ndarray], np.ndarray]
-"""From the numbers of n atoms, (n,), to their block of the Hessian in eV/Å², (3n, 3n)."""
+"""Function from the numbers of n atoms to their block of the Hessian, (3n, 3n) in eV/Å²."""
 
-INSTEAD = "vibrational_frequencies(hessian, masses, positions, rotations=...)"
-"""What has derivatives."""
+DIFFERENTIABLE_CALL = "vibrational_frequencies(hessian, masses, positions, rotations=...)"
+"""Call that error messages recommend in place of functions without derivatives."""
 
 
 @dataclass(frozen=True, eq=False)
 class RigidMotions:
-    """Orthonormal rigid motions, in mass-weighted coordinates, of N atoms.
+    """Rigid motions of N atoms, an orthonormal basis in mass-weighted coordinates.
 
     Attributes:
-        basis: (3N, r), each of one part, unless some coordinates are held.
-        part: Part that each of them moves, (r,).
-        n_rotations: How many of them are rotations; all others are translations.
-        parts: The connected parts.
+        basis: Rigid motions as columns, (3N, r). Each moves one part, unless some coordinates are
+            fixed.
+        part: Number of the part that each of them moves, (r,).
+        n_rotations: Number of rotations among them; all others are translations.
+        parts: Connected parts of the structure.
     """
 
     basis: np.ndarray
@@ -85,10 +94,10 @@ class RigidMotions:
         return self.basis.shape[1]
 
     def at(self, q: np.ndarray) -> np.ndarray:
-        """Rigid motions among the waves of a wave vector, (3N, k), complex.
+        """Return the rigid motions at a wave vector as complex displacements of one cell, (3N, k).
 
-        A part moves as a whole in such a wave if all its images that are connected are in phase,
-        q.T a whole number for all lattice vectors T that connect it to itself.
+        In a wave, a part moves as a whole if all its connected images are in phase: q.T is an
+        integer for all lattice vectors T that connect the part to its images.
 
         Args:
             q: Wave vector in units of the reciprocal lattice vectors, (3,).
@@ -98,33 +107,35 @@ class RigidMotions:
         return np.repeat(phases, 3)[:, None] * moving
 
     def count_at(self, q: np.ndarray) -> int:
-        """How many of them there are at a wave vector (3,)."""
+        """Return the number of rigid motions at a wave vector (3,)."""
         return int(self.parts.in_phase(q)[self.part].sum())
 
     def still(self, q: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        """Whether each of `at(q)` is rigid along a direction from q too, (k,).
+        """Return a mask of the motions of `at(q)` that stay rigid along a direction from q, (k,).
 
         Args:
             q: Wave vector in units of the reciprocal lattice vectors, (3,).
-            direction: In the same units, (3,).
+            direction: Direction in the same units, (3,).
         """
-        flat = [bool((abs(t @ direction) < FLAT).all()) for t in self.parts.translations]
-        return np.array(flat)[self.part[self.parts.in_phase(q)[self.part]]]
+        in_phase = [
+            bool((abs(t @ direction) < ZERO_PHASE_CHANGE).all()) for t in self.parts.translations
+        ]
+        return np.array(in_phase)[self.part[self.parts.in_phase(q)[self.part]]]
 
     def within(self, free: np.ndarray, translations: np.ndarray) -> RigidMotions:
-        """Those that move nothing that is held.
+        """Return the rigid motions that leave all fixed coordinates in place.
 
         Args:
-            free: Orthonormal basis of what is free, in mass-weighted coordinates, (3N, m); or,
-                where these are coordinates of atoms, which of them, (3N,) booleans.
-            translations: The same three translations of each part as in `basis`, (3N, 3P).
+            free: Orthonormal basis of the free displacements in mass-weighted coordinates, (3N, m);
+                or a mask of the free coordinates, (3N,).
+            translations: The three translations of each of P parts, as in `basis`, (3N, 3P).
         """
-        kept = _inside(self.basis, free)
+        basis = _inside(self.basis, free)
         return replace(
             self,
-            basis=kept,
-            part=np.zeros(kept.shape[1], dtype=int),
-            n_rotations=kept.shape[1] - _inside(translations, free).shape[1],
+            basis=basis,
+            part=np.zeros(basis.shape[1], dtype=int),
+            n_rotations=basis.shape[1] - _inside(translations, free).shape[1],
         )
 
 
@@ -138,36 +149,36 @@ def rigid_motions_of(
     epsilon: float = float(np.finfo(float).eps),
     free: np.ndarray | None = None,
 ) -> RigidMotions:
-    """Rigid motions of all connected parts of a structure.
+    """Compute the rigid motions of all connected parts of a structure.
 
     Args:
-        positions: Å, (N, 3).
-        masses: amu, (N,).
-        cell: Å, (3, 3).
-        parts: Its connected parts.
-        block: Gives blocks of the Hessian, by which nearly straight molecules are told from bent
-            ones; without, by `AXIS_TOLERANCE`.
-        epsilon: Rounding of the positions, relative.
-        free: What is free, see `RigidMotions.within`, where constraints hold the rest: motions that
-            need what is held are left out. All if None.
+        positions: Positions in Å, (N, 3).
+        masses: Masses in amu, (N,).
+        cell: Lattice vectors in Å as rows, (3, 3).
+        parts: Connected parts of the structure.
+        block: Function that returns blocks of the Hessian. It is used to distinguish linear
+            molecules from slightly bent ones; without it, `AXIS_TOLERANCE` decides.
+        epsilon: Relative rounding error of the positions.
+        free: Free coordinates, see `RigidMotions.within`; motions that move fixed coordinates are
+            left out. None if all are free.
 
     Returns:
-        The rigid motions, part by part, the translations of each first.
+        The rigid motions, part by part; the translations of each part come first.
     """
     x = positions + parts.cells @ cell
     columns: list[tuple[np.ndarray, np.ndarray]] = []
     part: list[int] = []
     translations: list[int] = []
     n_rotations = 0
-    for number, atoms in enumerate(parts.atoms()):
-        mass = masses[atoms]
-        body = _Body(x[atoms] - mass @ x[atoms] / mass.sum(), mass, epsilon)
+    for index, atoms in enumerate(parts.atoms()):
+        m = masses[atoms]
+        body = _Body(x[atoms] - m @ x[atoms] / m.sum(), m, epsilon)
         hessian = None if block is None else partial(block, atoms)
-        rotations = body.rotations(parts.translations[number], cell, hessian)
+        rotations = body.rotations(parts.translations[index], cell, hessian)
         rows = (3 * atoms[:, None] + np.arange(3)).ravel()
         motions = np.column_stack([body.translations, rotations])
         columns.append((rows, motions))
-        part += [number] * motions.shape[1]
+        part += [index] * motions.shape[1]
         translations += [len(part) - motions.shape[1] + k for k in range(3)]
         n_rotations += rotations.shape[1]
     basis = np.zeros((3 * len(x), len(part)))
@@ -175,34 +186,34 @@ def rigid_motions_of(
     for rows, motions in columns:
         basis[rows, start : start + motions.shape[1]] = motions
         start += motions.shape[1]
-    found = RigidMotions(basis, np.array(part, dtype=int), n_rotations, parts)
-    return found if free is None else found.within(free, basis[:, translations])
+    result = RigidMotions(basis, np.array(part, dtype=int), n_rotations, parts)
+    return result if free is None else result.within(free, basis[:, translations])
 
 
 def _inside(motions: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """Orthonormal basis of the combinations of orthonormal motions that lie in a space."""
-    held = motions[~free] if free.dtype == bool else motions - free @ (free.T @ motions)
-    lost, combinations = np.linalg.eigh(held.T @ held)
-    return motions @ combinations[:, lost < HELD**2]
+    """Return an orthonormal basis of those combinations of motions that lie in the free space."""
+    fixed = motions[~free] if free.dtype == bool else motions - free @ (free.T @ motions)
+    squares, combinations = np.linalg.eigh(fixed.T @ fixed)
+    return motions @ combinations[:, squares < MAX_FIXED_SHARE**2]
 
 
 class _Body:
-    """A part as a rigid body.
+    """A connected part as a rigid body.
 
     Args:
-        arms: From the centre of mass, Å, (n, 3).
-        masses: amu, (n,).
-        epsilon: Rounding of positions, relative.
+        r: Positions relative to the centre of mass, Å, (n, 3).
+        masses: Masses in amu, (n,).
+        epsilon: Relative rounding error of the positions.
     """
 
-    def __init__(self, arms: np.ndarray, masses: np.ndarray, epsilon: float) -> None:
-        self._arms, self._masses, self._epsilon = arms, masses, epsilon
-        self._root = np.sqrt(masses)[:, None, None]
+    def __init__(self, r: np.ndarray, masses: np.ndarray, epsilon: float) -> None:
+        self._r, self._masses, self._epsilon = r, masses, epsilon
+        self._sqrt_m = np.sqrt(masses)[:, None, None]
 
     @property
     def translations(self) -> np.ndarray:
-        """Orthonormal, mass-weighted, (3n, 3)."""
-        moved: np.ndarray = (self._root * np.eye(3)).reshape(-1, 3)
+        """Orthonormal translations in mass-weighted coordinates, (3n, 3)."""
+        moved: np.ndarray = (self._sqrt_m * np.eye(3)).reshape(-1, 3)
         return moved / np.sqrt(self._masses.sum())
 
     def rotations(
@@ -211,91 +222,91 @@ class _Body:
         cell: np.ndarray,
         hessian: Callable[[], np.ndarray] | None,
     ) -> np.ndarray:
-        """Orthonormal rotations, mass-weighted, (3n, 0 to 3).
+        """Compute orthonormal rotations in mass-weighted coordinates, (3n, 0 to 3).
 
         Args:
-            translations: Lattice vectors that connect the part to its images, (k, 3), in units of
-                the cell.
-            cell: Å, (3, 3).
-            hessian: Gives its block of the Hessian, (3n, 3n).
+            translations: Lattice vectors that connect the part to its images, in units of the cell
+                vectors, (k, 3).
+            cell: Lattice vectors in Å as rows, (3, 3).
+            hessian: Function that returns the block of the Hessian of the part, (3n, 3n), eV/Å².
         """
         rank = np.linalg.matrix_rank(translations) if len(translations) else 0
         if rank > 1:
-            return self._about(np.zeros((0, 3)))
+            return self._rotations_about(np.zeros((0, 3)))
         if rank == 1:
-            bonds = translations @ cell
-            axes = bonds[:1] / np.linalg.norm(bonds[0])
-            extent = float(np.linalg.norm(bonds, axis=1).min()) / 12**0.5
+            t = translations @ cell
+            axes = t[:1] / np.linalg.norm(t[0])
+            length = float(np.linalg.norm(t, axis=1).min()) / 12**0.5
         else:
-            weighted = np.sqrt(self._masses)[:, None] * self._arms
-            _, sizes, axes = np.linalg.svd(weighted, full_matrices=True)
-            extent = float(sizes[0]) / self._masses.sum() ** 0.5
-        # The first axis is the one along which the part is long.
-        if self._is_straight(axes[0], extent, axes[1:], hessian):
+            weighted_r = np.sqrt(self._masses)[:, None] * self._r
+            _, sizes, axes = np.linalg.svd(weighted_r, full_matrices=True)
+            length = float(sizes[0]) / self._masses.sum() ** 0.5
+        # The first axis is the long axis of the part.
+        if self._is_straight(axes[0], length, axes[1:], hessian):
             axes = axes[1:]
-        turned = self._about(axes)
-        sizes = np.linalg.norm(turned, axis=0)
-        kept = sizes > self._epsilon**0.5 * extent * self._masses.sum() ** 0.5
-        return np.linalg.qr(turned[:, kept])[0]
+        w_cross_r = self._rotations_about(axes)
+        sizes = np.linalg.norm(w_cross_r, axis=0)
+        kept = sizes > self._epsilon**0.5 * length * self._masses.sum() ** 0.5
+        return np.linalg.qr(w_cross_r[:, kept])[0]
 
-    def _about(self, axes: np.ndarray) -> np.ndarray:
-        """Rotations about axes, mass-weighted, (3n, axes)."""
-        turned = self._root * np.cross(axes, self._arms[:, None]).transpose(0, 2, 1)
-        return turned.reshape(3 * len(self._arms), len(axes))
+    def _rotations_about(self, axes: np.ndarray) -> np.ndarray:
+        """Return mass-weighted rotations about axes w, w x r, (3n, axes)."""
+        w_cross_r = self._sqrt_m * np.cross(axes, self._r[:, None]).transpose(0, 2, 1)
+        return w_cross_r.reshape(3 * len(self._r), len(axes))
 
     def _is_straight(
         self,
         axis: np.ndarray,
-        extent: float,
+        length: float,
         others: np.ndarray,
         hessian: Callable[[], np.ndarray] | None,
     ) -> bool:
-        """Whether the atoms lie on an axis, or will where the structure is at rest.
+        """Return True if the part is linear, or will be at the minimum that the Hessian predicts.
 
         Args:
-            axis: Unit vector, (3,).
-            extent: How long the part is along it, mass-weighted root mean square, Å.
-            others: The other axes about which the part turns, (0 or 2, 3).
-            hessian: Gives its block of the Hessian.
+            axis: Long axis of the part, unit vector, (3,).
+            length: Extent of the part along the axis, mass-weighted root mean square, Å.
+            others: Other axes of rotation of the part, (0 or 2, 3).
+            hessian: Function that returns the block of the Hessian of the part, (3n, 3n), eV/Å².
         """
-        bend = self._arms - np.outer(self._arms @ axis, axis)
-        size = float(np.sqrt(self._masses @ (bend**2).sum(1) / self._masses.sum()))
-        if size <= self._epsilon**0.5 * extent:
+        d = self._r - np.outer(self._r @ axis, axis)
+        width = float(np.sqrt(self._masses @ (d**2).sum(1) / self._masses.sum()))
+        if width <= self._epsilon**0.5 * length:
             return True
-        if size > STRAIGHT * extent:
+        if width > MAX_ASPECT_RATIO * length:
             return False
         if hessian is None:
-            return size < AXIS_TOLERANCE
-        rest = self._newton_share(axis, bend, others, hessian())
-        return not 0 < 1 - 3 * rest < 4 * (1 - rest) and not 0 > 1 - 3 * rest > 4 * (1 - rest)
+            return width < AXIS_TOLERANCE
+        t = self._newton_share(axis, d, others, hessian())
+        return not 0 < 1 - 3 * t < 4 * (1 - t) and not 0 > 1 - 3 * t > 4 * (1 - t)
 
     def _newton_share(
-        self, axis: np.ndarray, bend: np.ndarray, others: np.ndarray, hessian: np.ndarray
+        self, axis: np.ndarray, d: np.ndarray, others: np.ndarray, hessian: np.ndarray
     ) -> float:
-        """The part t of a bend that a Newton step takes away."""
-        root = np.repeat(np.sqrt(self._masses), 3)
-        weighted = hessian / np.outer(root, root)
-        turning = self._about(axis[None])
-        rigid = np.column_stack([self.translations, self._about(others), turning])
-        space = np.linalg.qr(rigid, mode="complete")[0][:, rigid.shape[1] :]
-        values, vectors = np.linalg.eigh(space.T @ (weighted + weighted.T) @ space / 2)
-        soft = np.maximum(np.abs(values), self._epsilon * np.abs(values).max(initial=0.0))
-        soft = np.where(soft > 0, soft, 1.0)
-        into = space @ vectors
-        slopes = self._gradient(axis, others, weighted) @ into
-        along = (root * bend.ravel()) @ into
-        weights = along / soft**2
-        return float(weights @ (slopes * np.sign(values) / soft) / (weights @ along))
+        """Return the share t of a bend d (n, 3) that a Newton step removes."""
+        sqrt_m = np.repeat(np.sqrt(self._masses), 3)
+        weighted = hessian / np.outer(sqrt_m, sqrt_m)
+        axial = self._rotations_about(axis[None])
+        rigid = np.column_stack([self.translations, self._rotations_about(others), axial])
+        internal = np.linalg.qr(rigid, mode="complete")[0][:, rigid.shape[1] :]
+        values, vectors = np.linalg.eigh(internal.T @ (weighted + weighted.T) @ internal / 2)
+        curvatures = np.maximum(np.abs(values), self._epsilon * np.abs(values).max(initial=0.0))
+        curvatures = np.where(curvatures > 0, curvatures, 1.0)
+        modes = internal @ vectors
+        slopes = self._gradient(axis, others, weighted) @ modes
+        d_modes = (sqrt_m * d.ravel()) @ modes
+        weights = d_modes / curvatures**2
+        return float(weights @ (slopes * np.sign(values) / curvatures) / (weights @ d_modes))
 
     def _gradient(self, axis: np.ndarray, others: np.ndarray, weighted: np.ndarray) -> np.ndarray:
-        """Mass-weighted gradient across the axis, and along it where that is known, (3n,).
+        """Compute the mass-weighted gradient across the axis, and if possible along it, (3n,).
 
-        D (w x sqrt(m) r) = w x g / sqrt(m), and -w x (w x g) is the part of g across w.
+        It follows from D (w x sqrt(m) r) = w x g / sqrt(m); the part of g across w is -w x (w x g).
         """
-        across = -np.cross(axis, (weighted @ self._about(axis[None])).reshape(-1, 3))
+        across = -np.cross(axis, (weighted @ self._rotations_about(axis[None])).reshape(-1, 3))
         if len(others):
             w = others[:1]
-            along = -np.cross(w, (weighted @ self._about(w)).reshape(-1, 3)) @ axis
+            along = -np.cross(w, (weighted @ self._rotations_about(w)).reshape(-1, 3)) @ axis
             across = across + np.outer(along, axis)
         return across.ravel()
 
@@ -310,39 +321,40 @@ def rigid_motions(
     parts: Parts | None = None,
     hessian: Tensor | None = None,
 ) -> Tensor:
-    """Orthonormal basis, in mass-weighted coordinates, of the motions that cost no energy.
+    """Compute an orthonormal basis, in mass-weighted coordinates, of motions that cost no energy.
 
-    For each connected part three translations, and the rotations
+    Each connected part has three translations, and the rotations
 
         b_k = sqrt(m_k) axis x (r_k - centre of mass),        |b|^2 = moment of inertia,
 
-    about all axes to which the lattice vectors are parallel that connect the part to itself: three
-    axes for a molecule, the one along a rod or polymer, none for a slab or a crystal. A linear
+    about all axes that are parallel to all lattice vectors that connect the part to its images:
+    three axes for a molecule, one for a rod or polymer, none for a slab or a crystal. A linear
     molecule has five rigid motions, an atom three.
 
-    With the Hessian, nearly straight molecules are told from bent ones by where they will be at
-    rest (see the module). Without, one counts as straight whose radius of gyration about its axis
-    is below `AXIS_TOLERANCE`, 1e-3 Å.
+    With the Hessian, a molecule counts as linear if it is linear at the minimum that the Hessian
+    predicts (see the module). Without, it counts as linear if its radius of gyration about its long
+    axis is below `AXIS_TOLERANCE`, 1e-3 Å.
 
-    It has no derivatives: see `vibrational_frequencies`.
+    The result has no derivatives; for derivatives see `vibrational_frequencies`.
 
     Args:
-        positions: (N, 3) Å; a molecule or polymer in one piece, unless there are parts.
-        masses: (N,) amu.
-        pbc: whether each of the three cell vectors is periodic: without parts, the structure is
-            one, connected to itself along all of them.
-        cell: (3, 3) Å, rows the cell vectors; needed where exactly one is periodic, or with parts.
-        parts: the connected parts, from `connectivity.parts_of`.
-        hessian: (N, 3, N, 3) or (3N, 3N), eV/Å².
+        positions: Positions in Å, (N, 3); without `parts`, a molecule or polymer in one piece.
+        masses: Masses in amu, (N,).
+        pbc: True for each periodic cell vector, (3,). Without `parts`, the structure is taken as
+            one part that is connected to its images along all of them.
+        cell: Cell vectors in Å as rows, (3, 3); needed if exactly one of them is periodic, and with
+            `parts`.
+        parts: Connected parts, from `connectivity.parts_of`.
+        hessian: Hessian in eV/Å², (N, 3, N, 3) or (3N, 3N); None if it is not known.
 
     Returns:
-        (3N, r), the motions of one part after those of another; translations come first.
+        Rigid motions as columns, part by part, (3N, r); the translations of each part come first.
 
     Raises:
-        ValueError: shapes that do not fit, masses that are not positive, no cell vector along the
-            only periodic direction; or under a transform, and for inputs that require grad.
+        ValueError: If shapes do not fit, masses are not positive, or the cell vector of the only
+            periodic direction is missing; also under a transform, or if inputs require grad.
     """
-    refuse_transforms("rigid_motions", INSTEAD, positions, masses, cell, hessian)
+    refuse_transforms("rigid_motions", DIFFERENTIABLE_CALL, positions, masses, cell, hessian)
     masses = torch.as_tensor(masses, dtype=positions.dtype, device=positions.device)
     return torch.as_tensor(
         rigid_motions_from_tensors(positions, masses, pbc, cell, parts=parts, hessian=hessian).basis
@@ -359,10 +371,10 @@ def rigid_motions_from_tensors(
     hessian: Tensor | None = None,
     free: np.ndarray | None = None,
 ) -> RigidMotions:
-    """Rigid motions of a structure of tensors; see `rigid_motions` and `rigid_motions_of`.
+    """Compute rigid motions from tensors; see `rigid_motions` and `rigid_motions_of`.
 
     Raises:
-        ValueError: As `rigid_motions`.
+        ValueError: See `rigid_motions`.
     """
     check_bodies(positions, masses)
     if len(pbc) != 3:
@@ -376,8 +388,8 @@ def rigid_motions_from_tensors(
 
         def block(atoms: np.ndarray) -> np.ndarray:
             chosen = torch.as_tensor(atoms, device=matrix.device)
-            size = 3 * len(atoms)
-            return as_array(matrix[chosen][:, :, chosen]).reshape(size, size)
+            n = 3 * len(atoms)
+            return as_array(matrix[chosen][:, :, chosen]).reshape(n, n)
 
     return rigid_motions_of(
         as_array(positions),
@@ -391,7 +403,7 @@ def rigid_motions_from_tensors(
 
 
 def check_bodies(positions: Tensor, masses: Tensor) -> None:
-    """Refuse positions and masses that do not fit each other.
+    """Raise an error if positions and masses do not fit each other.
 
     Raises:
         ValueError: If shapes are not (N, 3) and (N,), or masses are not positive.
@@ -406,28 +418,28 @@ def check_bodies(positions: Tensor, masses: Tensor) -> None:
 
 
 def internal_motions(rigid: Tensor) -> Tensor:
-    """Orthonormal basis Q of the motions that are left when the rigid ones are taken out.
+    """Return an orthonormal basis Q of all motions orthogonal to the rigid motions.
 
-    `frequencies(Q.T @ D @ Q)` are the vibrations alone, and can be differentiated by D. Q itself
-    has no derivatives: it is constant for crystals, whose translations do not depend on positions.
-    For molecules, of which it is not, see `vibrational_frequencies`.
+    `frequencies(Q.T @ D @ Q)` are the frequencies of the vibrations, differentiable by D. Q itself
+    has no derivatives. For crystals it is constant, because translations do not depend on
+    positions. For molecules it is not: see `vibrational_frequencies`.
 
     Args:
-        rigid: (3N, r) orthonormal basis, from `rigid_motions`; real or complex.
+        rigid: Orthonormal rigid motions from `rigid_motions`, real or complex, (3N, r).
 
     Returns:
-        (3N, 3N - r).
+        Internal motions as columns, (3N, 3N - r).
 
     Raises:
-        ValueError: under a transform, or if `rigid` requires grad.
+        ValueError: If `rigid` requires grad or is inside of a transform.
     """
-    refuse_transforms("internal_motions", INSTEAD, rigid)
+    refuse_transforms("internal_motions", DIFFERENTIABLE_CALL, rigid)
     orthogonal: Tensor = torch.linalg.qr(rigid.detach(), mode="complete").Q
     return orthogonal[:, rigid.shape[1] :]
 
 
 def _check_axis(pbc: Sequence[bool], cell: Tensor | None) -> None:
-    """Refuse a polymer whose axis is not known."""
+    """Raise an error if a polymer has no cell vector along its axis."""
     periodic = [bool(direction) for direction in pbc]
     if sum(periodic) != 1:
         return

@@ -1,8 +1,8 @@
 """Harmonic thermodynamics of many modes at many temperatures, in a bounded amount of memory.
 
-`harmonic_thermo` holds about ten tensors of temperatures x wave vectors x modes: 151 temperatures
-of a curve on a mesh of a thousand wave vectors with 300 modes are 4 GB. All that it returns is a
-sum over wave vectors with weights, so that it can be computed for some of them at a time.
+`harmonic_thermo` stores about ten tensors of size temperatures x wave vectors x modes: 4 GB for 151
+temperatures on a mesh of a thousand wave vectors with 300 modes. All its results are weighted sums
+over wave vectors. This module computes them for a part of the wave vectors at a time.
 """
 
 from __future__ import annotations
@@ -15,63 +15,65 @@ from torch import Tensor
 
 from mace_functional.vibrations.thermodynamics import HarmonicThermo, harmonic_thermo
 
-PIECE = 2**20
-"""Temperatures x wave vectors x modes at once: 8 MB for each of about ten tensors. Less takes more
-calls, more takes more memory and no less time. One wave vector is never divided."""
+PIECE_SIZE = 2**20
+"""Largest number of temperatures x wave vectors x modes at once, about 80 MB.
+
+It is 8 MB for each of about ten tensors. Smaller pieces take more calls; larger ones take more
+memory and are not faster. The modes of one wave vector are never divided."""
 
 
 def thermo_in_pieces(
     frequencies: Tensor, temperatures: Sequence[float] | float, weights: Tensor | None = None
 ) -> HarmonicThermo:
-    """Harmonic thermodynamics as values, without derivatives, in pieces of `PIECE` numbers.
+    """Compute harmonic thermodynamics without derivatives, in pieces of `PIECE_SIZE` numbers.
 
     Imaginary modes are left out and counted, without a warning.
 
     Args:
-        frequencies: (M,), or (Q, M) on a mesh of wave vectors; signed, cm-1.
-        temperatures: (T,) or one number, K.
-        weights: (Q,) of the wave vectors, of any sum; equal ones if None.
+        frequencies: Signed frequencies in cm-1, (M,), or (Q, M) on a mesh of wave vectors.
+        temperatures: Temperatures in K, (T,) or a scalar.
+        weights: Weights of the wave vectors, of any sum, (Q,); None for equal weights.
 
     Returns:
-        The same as `harmonic_thermo`.
+        Thermodynamics as from `harmonic_thermo`.
 
     Raises:
-        ValueError: As `harmonic_thermo`.
+        ValueError: See `harmonic_thermo`.
     """
     modes = torch.atleast_2d(frequencies.detach())
-    kelvin = torch.as_tensor(temperatures, dtype=modes.dtype)
-    each = modes.new_ones(len(modes)) if weights is None else weights.to(modes)
+    t = torch.as_tensor(temperatures, dtype=modes.dtype)
+    q_weights = modes.new_ones(len(modes)) if weights is None else weights.to(modes)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*imaginary modes")
-        columns = [
-            _over_mesh(modes, some, each)
-            for some in kelvin.reshape(-1).split(max(1, PIECE // max(modes.shape[1], 1)))
+        pieces = [
+            _over_mesh(modes, part, q_weights)
+            for part in t.reshape(-1).split(max(1, PIECE_SIZE // max(modes.shape[1], 1)))
         ]
     joined = [
-        torch.cat(parts) if parts[0].ndim else parts[0] for parts in zip(*columns, strict=True)
+        torch.cat(values) if values[0].ndim else values[0] for values in zip(*pieces, strict=True)
     ]
-    return HarmonicThermo(*(x.reshape(kelvin.shape) if x.ndim else x for x in joined))
+    return HarmonicThermo(*(x.reshape(t.shape) if x.ndim else x for x in joined))
 
 
-def _over_mesh(modes: Tensor, kelvin: Tensor, weights: Tensor) -> HarmonicThermo:
-    """At temperatures that are few enough for one wave vector, summed over all of them."""
-    size = max(1, PIECE // max(modes.shape[1] * len(kelvin), 1))
+def _over_mesh(modes: Tensor, t: Tensor, weights: Tensor) -> HarmonicThermo:
+    """Compute thermodynamics at a few temperatures, summed over the wave vectors piece by piece."""
+    size = max(1, PIECE_SIZE // max(modes.shape[1] * len(t), 1))
     parts = [
         (
-            float(each.sum() / weights.sum()),
-            harmonic_thermo(some, kelvin, weights=each, unit="cm-1"),
+            float(part_weights.sum() / weights.sum()),
+            harmonic_thermo(part, t, weights=part_weights, unit="cm-1"),
         )
-        for some, each in zip(modes.split(size), weights.split(size), strict=True)
-        if each.sum() > 0
+        for part, part_weights in zip(modes.split(size), weights.split(size), strict=True)
+        if part_weights.sum() > 0
     ]
     if not parts:
-        raise ValueError("wave vectors need weights of which one at least is positive")
+        raise ValueError("at least one weight of a wave vector must be positive")
 
     def total(name: str) -> Tensor:
         values = [(share, getattr(part, name)) for share, part in parts]
         if name == "temperatures":
-            return kelvin
-        shares = values[0][1].is_floating_point()
-        return torch.stack([share * x if shares else x for share, x in values]).sum(0)
+            return t
+        averaged = values[0][1].is_floating_point()
+        return torch.stack([share * x if averaged else x for share, x in values]).sum(0)
 
     return HarmonicThermo(*(total(name) for name in HarmonicThermo._fields))

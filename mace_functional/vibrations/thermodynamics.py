@@ -1,12 +1,12 @@
 """Harmonic thermodynamics: heat capacity, entropy and free energy of a set of vibrations.
 
-Every quantity is a function of the occupation of a mode of quantum e = hbar omega, x = e / kT,
+All quantities follow from the occupation n of each mode of quantum e = hbar omega, with x = e / kT:
 
     n   = 1 / (exp(x) - 1)
     U   = sum e (1/2 + n)                       F = sum e/2 - kT log(1 + n)
     S   = k sum x n + log(1 + n)                C = k sum x^2 n (1 + n)
 
-and with n = exp(-x) / (1 - exp(-x)) each is accurate, and can be differentiated, for every x > 0.
+In the form n = exp(-x) / (1 - exp(-x)) they are accurate and differentiable for every x > 0.
 
 Source: Dove, *Introduction to Lattice Dynamics* (1993), chapter 5.
 
@@ -30,24 +30,26 @@ from mace_functional.support.renamed import positional_for_a_release
 from mace_functional.units import EV_PER_MOLECULE, K_B, vibrational_quantum
 from mace_functional.vibrations.result_text import html_table, result_text, values_text
 
-FROZEN = 1000.0
-"""Above this hbar omega / kT, exp(-x) is zero to any precision and a mode holds no heat."""
+MAX_QUANTUM_OVER_KT = 1000.0
+"""Largest hbar omega / kT of a mode that is excited.
+
+Above, exp(-x) underflows in any precision, and the mode contributes only zero-point energy."""
 
 
 class HarmonicThermo(NamedTuple):
     """Harmonic thermodynamics per cell or molecule; a tuple of tensors, and so a pytree.
 
     Attributes:
-        temperatures: (T,) K, or a scalar, as given; the next four have its shape.
-        heat_capacity: at constant volume, eV/K.
-        entropy: eV/K.
-        free_energy: Helmholtz's, with the zero-point energy, eV.
-        internal_energy: with the zero-point energy, eV.
-        zero_point_energy: scalar, eV.
-        n_modes: number of modes in the sums, over all q points.
-        n_imaginary: number of imaginary modes left out, over all q points.
-        n_zero: number of modes of frequency exactly zero left out, over all q points.
-        mass: of the vibrating atoms of the cell or molecule, amu; 0 if the modes do not tell.
+        temperatures: Temperatures in K as given, (T,) or a scalar; the next four have its shape.
+        heat_capacity: Heat capacity at constant volume, eV/K.
+        entropy: Entropy, eV/K.
+        free_energy: Helmholtz free energy with the zero-point energy, eV.
+        internal_energy: Internal energy with the zero-point energy, eV.
+        zero_point_energy: Zero-point energy, eV, a scalar.
+        n_modes: Number of modes in the sums, over all q points.
+        n_imaginary: Number of imaginary modes that are left out, over all q points.
+        n_zero: Number of modes of frequency exactly zero that are left out, over all q points.
+        mass: Mass of the vibrating atoms of the cell or molecule, amu; 0 if it is unknown.
     """
 
     temperatures: Tensor
@@ -91,7 +93,7 @@ class HarmonicThermo(NamedTuple):
         return html_table(f"Harmonic thermodynamics; {self._left_out()}", cells)
 
     def _left_out(self) -> str:
-        """The number of modes in the sums, and of those left out of them."""
+        """Describe how many modes are in the sums, and how many are left out."""
         if not is_concrete(self.n_imaginary):
             return "under a transform"
         count, imaginary = int(self.n_modes), int(self.n_imaginary)
@@ -108,39 +110,39 @@ class HarmonicThermo(NamedTuple):
         return EV_PER_MOLECULE * self.entropy
 
     def specific_heat_capacity(self, masses: Tensor | Sequence[float] | None = None) -> Tensor:
-        """Heat capacity per mass, J/(g K).
+        """Return the heat capacity per mass, J/(g K).
 
         Args:
-            masses: Of the atoms of the cell or molecule, (N,) amu; `mass` if None.
+            masses: Masses of the atoms of the cell or molecule in amu, (N,); None for `mass`.
 
         Raises:
-            ValueError: If there are no masses, and bare frequencies have left `mass` unknown.
+            ValueError: If no masses are given and `mass` is unknown, as for bare frequencies.
         """
         if masses is not None:
             total = torch.as_tensor(masses, dtype=torch.float64).sum().to(self.heat_capacity)
         elif is_concrete(self.mass) and self.mass == 0:
             raise ValueError(
-                "bare frequencies do not tell the mass: give specific_heat_capacity the masses of "
-                "the atoms, or harmonic_thermo the modes themselves"
+                "bare frequencies have no mass: give specific_heat_capacity the masses of the "
+                "atoms, or harmonic_thermo the modes themselves"
             )
         else:
             total = self.mass
         return self.molar_heat_capacity / total
 
     def heat_capacity_per_atom(self, n_atoms: int) -> Tensor:
-        """Heat capacity per atom, in k_B, of a cell or molecule of `n_atoms`; 3 when hot."""
+        """Return the heat capacity per atom in k_B, for `n_atoms` per cell; 3 at high T."""
         return self.heat_capacity / (K_B * n_atoms)
 
 
 class WeightedFrequencies(NamedTuple):
-    """Frequencies with all that their thermodynamics need.
+    """Frequencies with the data that their thermodynamics need.
 
     Attributes:
-        frequencies: (M,), or (Q, M) for a mesh of q points; signed, in `unit`.
-        unit: "cm-1", "THz" or "meV".
-        weights: (Q,) of the q points; None for equal ones.
-        drop: How many modes of smallest |frequency| are rigid motions; one number for each q point.
-        mass: Of the vibrating atoms, amu; None if it is not known.
+        frequencies: Signed frequencies in `unit`, (M,), or (Q, M) for a mesh of q points.
+        unit: Unit of the frequencies: "cm-1", "THz" or "meV".
+        weights: Weights of the q points, (Q,); None for equal weights.
+        drop: Number of rigid motions, the modes of smallest |frequency|, at each q point.
+        mass: Mass of the vibrating atoms, amu; None if it is unknown.
     """
 
     frequencies: Tensor
@@ -151,10 +153,10 @@ class WeightedFrequencies(NamedTuple):
 
 
 class HarmonicModes(Protocol):
-    """Modes that know their unit, weights and rigid motions: `NormalModes` and `MeshModes`."""
+    """Modes with unit, weights and rigid motions, such as `NormalModes` and `MeshModes`."""
 
     def weighted_frequencies(self) -> WeightedFrequencies:
-        """What `harmonic_thermo` sums over."""
+        """Return the frequencies that `harmonic_thermo` sums over."""
 
 
 @positional_for_a_release("weights", "drop", "unit")
@@ -166,51 +168,51 @@ def harmonic_thermo(
     drop: int | Sequence[int] | Tensor = 0,
     unit: str | None = None,
 ) -> HarmonicThermo:
-    """Heat capacity, entropy and energies of harmonic vibrations, averaged over q points.
+    """Compute heat capacity, entropy and energies of harmonic vibrations, averaged over q points.
 
-    Imaginary (negative) frequencies have no harmonic thermodynamics. They are left out of the
-    sums and counted in `n_imaginary`, with a warning wherever values can be read, which is outside
-    of `torch.func` transforms. A frequency of exactly zero, whose entropy is infinite, is left out
-    and counted in `n_zero`. Any positive one counts in full, however small: take rigid motions
-    out with `normal_modes`, or with `drop`. NaN stays NaN.
+    Imaginary (negative) frequencies have no harmonic thermodynamics. They are left out of the sums
+    and counted in `n_imaginary`, with a warning outside of `torch.func` transforms. A frequency of
+    exactly zero has an infinite entropy; it is left out and counted in `n_zero`. Every positive
+    frequency is included, however small: remove rigid motions with `normal_modes`, or with `drop`.
+    NaN stays NaN.
 
     Args:
-        modes: What `gamma_modes`, `normal_modes` and `mesh_modes` return, which know their
-            unit, weights and rigid motions; or bare frequencies, (M,), or (Q, M) for a mesh of q
-            points, signed, in `unit`.
-        temperatures: (T,) or a scalar, K; 0 gives the zero-point energy alone.
-        weights: (Q,) weights of the q points, of any sum; None for equal ones.
-        drop: how many modes of smallest |frequency| are rigid motions, to be left out and not
-            counted: 3 for a crystal at Gamma. For a mesh, one number for each q point.
-        unit: "cm-1", "THz" or "meV": of bare frequencies, which do not say what they are.
+        modes: Modes of `gamma_modes`, `normal_modes` or `mesh_modes`; or bare signed frequencies in
+            `unit`, (M,), or (Q, M) for a mesh of q points.
+        temperatures: Temperatures in K, (T,) or a scalar; 0 gives the zero-point energy alone.
+        weights: Weights of the q points, of any sum, (Q,); None for equal weights.
+        drop: Number of modes of smallest |frequency| that are rigid motions, such as 3 for a
+            crystal at Gamma; for a mesh, one number for each q point. They are left out and not
+            counted.
+        unit: Unit of bare frequencies: "cm-1", "THz" or "meV".
 
     Returns:
-        HarmonicThermo, per cell or molecule.
+        Thermodynamics per cell or molecule.
 
     Raises:
-        ValueError: shapes that do not fit, an unknown unit, temperatures or weights that are
-            negative or not finite, or a `drop` that is negative, exceeds M or is one number for a
-            mesh, or modes are given together with what they know.
+        ValueError: If shapes do not fit, the unit is unknown, temperatures or weights are negative
+            or not finite, `drop` is negative, exceeds M or is one number for a mesh, or modes are
+            given together with `weights`, `drop` or `unit`.
 
     Warns:
-        UserWarning: there are imaginary modes.
-        DeprecationWarning: bare frequencies are given without a unit, and taken to be in cm-1.
+        UserWarning: There are imaginary modes.
+        DeprecationWarning: Bare frequencies have no unit; they are taken as cm-1.
     """
-    known = getattr(modes, "weighted_frequencies", None)
-    if known is not None:
+    weighted_frequencies = getattr(modes, "weighted_frequencies", None)
+    if weighted_frequencies is not None:
         if weights is not None or unit is not None or not (isinstance(drop, int) and drop == 0):
             raise ValueError(
-                f"{type(modes).__name__} knows its weights, rigid motions and unit: leave weights, "
-                "drop and unit out, or give frequencies alone"
+                f"{type(modes).__name__} has its own weights, rigid motions and unit: leave "
+                "weights, drop and unit out, or give bare frequencies"
             )
-        frequencies, unit, weights, drop, mass = known()
+        frequencies, unit, weights, drop, mass = weighted_frequencies()
     else:
         frequencies, mass = cast("Tensor", modes), None
     if unit is None:
         unit = "cm-1"
         warnings.warn(
-            "bare frequencies do not say what they are: give harmonic_thermo their unit, or the "
-            "modes themselves. They are taken to be in cm-1, and will be refused",
+            "bare frequencies have no unit: give harmonic_thermo their unit, or the modes "
+            "themselves. They are taken as cm-1; a later release will raise an error",
             DeprecationWarning,
             stacklevel=3,
         )
@@ -223,28 +225,28 @@ def harmonic_thermo(
     _check_not_negative("temperatures", temperatures)
     q_weights = _normalised(weights, frequencies)
 
-    kept = _kept(frequencies, drop)
-    imaginary = kept & (frequencies < 0)
-    zero = kept & (frequencies == 0)
-    vibrating = kept & ~imaginary & ~zero
+    counted = _kept(frequencies, drop)
+    imaginary = counted & (frequencies < 0)
+    zero = counted & (frequencies == 0)
+    vibrating = counted & ~imaginary & ~zero
     _warn_of_imaginary(imaginary.sum(), unit, frequencies)
 
     def total(per_mode: Tensor) -> Tensor:
         return (q_weights * per_mode).flatten(temperatures.ndim).sum(-1)
 
-    energy = torch.where(vibrating, quantum * frequencies, 0.0)
+    e = torch.where(vibrating, quantum * frequencies, 0.0)
     kt = (K_B * temperatures).reshape(*temperatures.shape, *[1] * frequencies.ndim)
-    # Modes that hold no heat are masked before they are divided, so that T = 0 has derivatives.
-    warm = vibrating & ~(energy >= FROZEN * kt)
-    x = torch.where(warm, energy, 1.0) / torch.where(warm, kt, 1.0)
-    n = torch.where(warm, torch.exp(-x) / -torch.expm1(-x), 0.0)
-    zero_point = (q_weights * energy).sum() / 2
+    # Modes that are not excited are masked before the division, so that T = 0 has derivatives.
+    excited = vibrating & ~(e >= MAX_QUANTUM_OVER_KT * kt)
+    x = torch.where(excited, e, 1.0) / torch.where(excited, kt, 1.0)
+    n = torch.where(excited, torch.exp(-x) / -torch.expm1(-x), 0.0)
+    zero_point = (q_weights * e).sum() / 2
     return HarmonicThermo(
         temperatures=temperatures,
         heat_capacity=K_B * total((x * n) * (x * (1 + n))),
         entropy=K_B * total(x * n + torch.log1p(n)),
         free_energy=zero_point - total(kt * torch.log1p(n)),
-        internal_energy=zero_point + total(energy * n),
+        internal_energy=zero_point + total(e * n),
         zero_point_energy=zero_point,
         n_modes=vibrating.sum(),
         n_imaginary=imaginary.sum(),
@@ -263,7 +265,7 @@ def _check_not_negative(name: str, values: Tensor) -> None:
 
 
 def _normalised(weights: Tensor | Sequence[float] | None, frequencies: Tensor) -> Tensor:
-    """Weights of sum one that broadcast against `frequencies`."""
+    """Return weights of sum one that broadcast against `frequencies`."""
     if frequencies.ndim == 1:
         if weights is not None:
             raise ValueError("weights belong to q points: give frequencies as (Q, M)")
@@ -279,12 +281,12 @@ def _normalised(weights: Tensor | Sequence[float] | None, frequencies: Tensor) -
 
 
 def _kept(frequencies: Tensor, drop: int | Sequence[int] | Tensor) -> Tensor:
-    """Mask of the modes that are left when `drop` of smallest |frequency| are taken out."""
+    """Return a mask of all modes except the `drop` modes of smallest |frequency|."""
     counts = torch.as_tensor(drop, device=frequencies.device)
     n_modes = frequencies.shape[-1]
     if counts.shape != frequencies.shape[:-1] and not (isinstance(drop, int) and drop == 0):
         raise ValueError(
-            "drop must be one integer for frequencies (M,), and one for each q point for (Q, M): "
+            "drop must be one integer for frequencies (M,), and one per q point for (Q, M): "
             f"got {drop!r} for frequencies {tuple(frequencies.shape)}"
         )
     bad = is_concrete(counts) and bool(((counts < 0) | (counts > n_modes)).any())

@@ -16,7 +16,6 @@ UNFINISHED = (
     "optimize",
     "phonons",
     "screening",
-    "vibrations",
 )
 """Folders whose docstrings have not been brought to the rule yet."""
 

@@ -97,7 +97,7 @@ def test_thermodynamics_in_pieces_are_those_of_the_whole(temperatures, monkeypat
         largest.append(frequencies.numel() * kelvin.numel())
         return mf.harmonic_thermo(frequencies, kelvin, weights=weights, unit=unit)
 
-    monkeypatch.setattr(thermo_pieces, "PIECE", 12)
+    monkeypatch.setattr(thermo_pieces, "PIECE_SIZE", 12)
     monkeypatch.setattr(thermo_pieces, "harmonic_thermo", spy)
     pieces = thermo_in_pieces(modes, temperatures, weights)
     assert max(largest) <= 12

@@ -287,7 +287,7 @@ def test_atom_without_vibrations_has_no_heat():
         (lambda: harmonic_thermo(WATER, 300.0, drop=-1), "drop must count 0 to 3 modes, got -1"),
         (lambda: harmonic_thermo(WATER, 300.0, drop=4), "drop must count 0 to 3 modes, got 4"),
         (lambda: harmonic_thermo(WATER, 300.0, drop=1.5), "drop must count 0 to 3 modes"),
-        (lambda: harmonic_thermo(WATER[None], 300.0, drop=3), "one for each q point"),
+        (lambda: harmonic_thermo(WATER[None], 300.0, drop=3), "one per q point"),
         (lambda: harmonic_thermo(WATER, 300.0, drop=[1]), "one integer for frequencies"),
     ],
 )
@@ -310,7 +310,7 @@ def test_modes_bring_their_unit_and_take_no_other():
         torch.testing.assert_close(other, found[0])
     modes = mf.normal_modes(hessian, masses, torch.eye(2, 3).double(), pbc=[True] * 3)
     for known in {"unit": "cm-1"}, {"weights": [1.0]}, {"drop": 3}:
-        with pytest.raises(ValueError, match="NormalModes knows its weights"):
+        with pytest.raises(ValueError, match="NormalModes has its own weights"):
             mf.harmonic_thermo(modes, 300.0, **known)
 
 
