@@ -42,7 +42,7 @@ from mace_functional.phonons import (
     mesh_thermo,
     phonons_of,
 )
-from mace_functional.phonons.acoustic import NOTHING
+from mace_functional.phonons.acoustic import NO_BRANCHES
 from mace_functional.phonons.modes import check_crystal
 from mace_functional.screening.screen_settings import MeshChoice
 from mace_functional.structure.selection import check_vibrates, free_atoms, refuse_constraints
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
         check_vibrates(atoms, free, options.file)
     model, relaxation = load_and_relax(options, atoms, console)
     on_mesh = converged = lattice = None
-    branches = NOTHING
+    branches = NO_BRANCHES
     with no_warnings_of_what_is_reported():
         if choice is None:
             modes = gamma_modes(model, atoms, progress=console.is_terminal)
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> None:
         if on_mesh is None:
             thermo = harmonic_thermo(modes, options.temperatures)
         else:
-            thermo, branches = mesh_thermo(on_mesh, options.temperatures).thermo, NOTHING
+            thermo, branches = mesh_thermo(on_mesh, options.temperatures).thermo, NO_BRANCHES
     results: dict[str, Any] = {
         **structure_results(options, atoms, model, relaxation),
         "structure": reading.record.as_dict(),

@@ -1,10 +1,10 @@
 """Phonons: lattice vibrations at any wave vector.
 
-phonons              the phonons of a structure: its dynamical matrix, and diagnostics
-dynamical_matrix     D(q) as a pure function, from the primitive cell
-force_constants      force constants in real space, exact to their range
-force_constant_rows  the rows of them that have to be computed
-wave_vector          what every function of q takes and refuses
+phonons              phonons of a structure: dynamical matrix and diagnostics
+dynamical_matrix     dynamical matrix D(q) as a pure function, from the primitive cell
+force_constants      force constants in real space, exact to their full range
+force_constant_rows  force constants of displaced atoms, from clusters and supercells
+wave_vector          conversion and checks of wave vectors
 
 modes                frequencies and eigenvectors at a wave vector
 bands                band structures along paths
@@ -13,7 +13,7 @@ mesh_sums            thermodynamics on a mesh, and its convergence
 dos                  densities of states
 velocities           group velocities
 displacements        mean square displacements, participation ratios
-acoustic             what Gamma alone leaves out of a heat capacity
+acoustic             heat capacity of the acoustic branches, which Gamma alone leaves out
 animation            modes as moving pictures
 """
 

@@ -1,4 +1,4 @@
-"""Frames of a vibrating crystal or molecule."""
+"""Animations of vibrating crystals and molecules, as lists of structures."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from mace_functional.phonons.phonons import Phonons
 
-LONGEST_PERIOD = 24
-"""Cells along one lattice vector after which a wave has to repeat."""
+MAX_REPEATS = 24
+"""Largest number of cells along a lattice vector in which a commensurate wave must be periodic."""
 
 
 def animate(
@@ -35,25 +35,25 @@ def animate(
     frames: int = 20,
     supercell: Literal["commensurate"] | Sequence[int] = "commensurate",
 ) -> list[Atoms]:
-    """One period of one mode, as structures; `ase.io.write("mode.extxyz", frames)` keeps them.
+    """Return one period of one mode as structures, which `ase.io.write("a.extxyz", ...)` saves.
 
         u_Rk(t) = Re[ e_k / sqrt(m_k) exp(2 pi i (q.R - t / period)) ]
 
     Args:
-        phonons: From `phonons_of`, of a crystal or, with q = 0, of a molecule.
+        phonons: Phonons of `phonons_of`, of a crystal or, with q = 0, of a molecule.
         q: Wave vector in units of the reciprocal lattice vectors, (3,).
-        mode: 0 to 3N - 1, in the order of ascending frequencies.
+        mode: Number of the mode, 0 to 3N - 1, in the order of ascending frequencies.
         amplitude: Largest displacement of any atom, Å.
-        frames: Structures in one period.
-        supercell: Cells along each lattice vector, or "commensurate" for the fewest in which the
-            wave is periodic.
+        frames: Number of structures in one period.
+        supercell: Cells along each lattice vector, or "commensurate" for the smallest supercell in
+            which the wave is periodic.
 
     Returns:
-        The frames, with `q`, `mode` and `frequency_THz` in their `info`.
+        The structures, with `q`, `mode` and `frequency_THz` in their `info`.
 
     Raises:
-        ValueError: If q is bad, there is no such mode, amplitude or frames are not positive, or no
-            supercell of 24 cells along each lattice vector holds the wave.
+        ValueError: If q is invalid, the mode does not exist, amplitude or frames are not positive,
+            or the wave is not periodic within 24 cells along each lattice vector.
 
     Warns:
         UserWarning: The structure is far from relaxed.
@@ -71,36 +71,36 @@ def animate(
 
     values, vectors = modes_at_q(phonons, q)
     wave = (vectors[mode] / phonons.masses.sqrt()[:, None]).cpu().numpy()
-    # Order of the cells as in Atoms.repeat.
+    # The cells have the order of Atoms.repeat.
     phases = np.exp(2j * np.pi * np.indices(repeats).reshape(3, -1).T @ q.cpu().numpy())
     wave = (phases[:, None, None] * wave).reshape(-1, 3)
-    turns = np.exp(-2j * np.pi * np.arange(frames) / frames)
+    rotations = np.exp(-2j * np.pi * np.arange(frames) / frames)
     # |u(t)|^2 = (|w|^2 + Re[w.w exp(-2i omega t)]) / 2 is largest where the second term is |w.w|.
     squares = (abs(wave) ** 2).sum(1) + abs((wave**2).sum(1))
     wave *= amplitude / np.sqrt(squares.max() / 2)
 
-    large = atoms.repeat(repeats)
-    large.calc = None
-    found = []
-    for turn in turns:
-        frame = large.copy()
-        frame.positions += (wave * turn).real
+    repeated = atoms.repeat(repeats)
+    repeated.calc = None
+    structures = []
+    for rotation in rotations:
+        frame = repeated.copy()
+        frame.positions += (wave * rotation).real
         frame.info.update(
             q=q.tolist(), mode=mode, frequency_THz=float(signed_frequencies(values, "THz")[mode])
         )
-        found.append(frame)
-    return found
+        structures.append(frame)
+    return structures
 
 
 def _commensurate(q: Sequence[float]) -> tuple[int, int, int]:
-    """The fewest cells in which a wave is periodic."""
-    nearest = [Fraction(x).limit_denominator(LONGEST_PERIOD) for x in q]
-    if any(abs(x - float(f)) > 1e-6 for x, f in zip(q, nearest, strict=True)):
+    """Return the numbers of cells of the smallest supercell in which a wave is periodic."""
+    fractions = [Fraction(x).limit_denominator(MAX_REPEATS) for x in q]
+    if any(abs(x - float(f)) > 1e-6 for x, f in zip(q, fractions, strict=True)):
         raise ValueError(
-            f"the wave of q = {list(q)} does not repeat within {LONGEST_PERIOD} cells along each "
-            "lattice vector: choose another q, or give a supercell in which it may not close"
+            f"the wave of q = {list(q)} does not repeat within {MAX_REPEATS} cells along each "
+            "lattice vector: choose another q, or give a supercell, in which it need not repeat"
         )
-    return nearest[0].denominator, nearest[1].denominator, nearest[2].denominator
+    return fractions[0].denominator, fractions[1].denominator, fractions[2].denominator
 
 
 def _cells(supercell: Sequence[int]) -> tuple[int, int, int]:

@@ -1,8 +1,8 @@
 """Phonon band structures: frequencies along a path through the Brillouin zone.
 
-Paths of crystals that are periodic in three directions are those of Hinuma, Pizzi, Kumagai, Oba,
-Tanaka, Comput. Mater. Sci. 2017, 128, 140, doi:10.1016/j.commatsci.2016.10.015, from seekpath;
-special points by name, and all of slabs and rods, are those of ASE.
+Standard paths of three-dimensional crystals are from seekpath: Hinuma, Pizzi, Kumagai, Oba, Tanaka,
+Comput. Mater. Sci. 2017, 128, 140, doi:10.1016/j.commatsci.2016.10.015. Paths given by names of
+special points, and all paths of slabs and rods, are from ASE.
 """
 
 from __future__ import annotations
@@ -44,30 +44,31 @@ if TYPE_CHECKING:
     from mace_functional.phonons.phonons import Phonons
 
 Path = str | Sequence[tuple[str, Sequence[float]]] | Tensor | NDArray[Any]
-"""Names of special points, points with labels, or all wave vectors themselves."""
+"""Names of special points, labelled points, or an array of all wave vectors."""
 
 _Run = list[tuple[str, NDArray[np.float64]]]
 """Labelled corners of one continuous part of a path."""
 
 
-LONGEST_PATH = 60
-"""Characters of the names of corners that a printed band structure shows."""
+MAX_PRINTED_PATH = 60
+"""Largest number of characters of a printed path; longer ones print the number of corners."""
 
 
 @dataclass(frozen=True, eq=False)
 class BandStructure:
-    """Frequencies along a path.
+    """Phonon frequencies and eigenvectors along a path.
 
     Attributes:
-        q: In units of the reciprocal lattice vectors, (P, 3).
+        q: Wave vectors in units of the reciprocal lattice vectors, (P, 3).
         distance: Length of the path up to each q, 1/Å with the factor 2 pi, (P,); it does not grow
             where the path jumps.
-        labels: Index of a q and its name; at a jump both ends have one.
-        starts: Indices at which the continuous parts of the path begin.
-        frequencies: Signed, in `unit`, (P, 3N); ascending at each q, or along bands if `connected`.
-        eigenvectors: Complex, mass-weighted, orthonormal, (P, 3N, N, 3).
-        unit: Of the frequencies.
-        connected: Whether each column is one band, followed through crossings.
+        labels: Index of a q and its name, for each corner; at a jump both ends have one.
+        starts: Indices of the first q of each continuous part of the path.
+        frequencies: Signed frequencies in `unit`, (P, 3N); ascending at each q, or along bands if
+            `connected`.
+        eigenvectors: Complex, mass-weighted, orthonormal eigenvectors, (P, 3N, N, 3).
+        unit: Unit of the frequencies.
+        connected: True if each column is one band, followed through crossings.
     """
 
     q: Tensor
@@ -84,18 +85,18 @@ class BandStructure:
         path = "".join(joined)[1:]
         return result_text(
             self,
-            path if len(path) <= LONGEST_PATH else f"{len(self.labels)} corners",
+            path if len(path) <= MAX_PRINTED_PATH else f"{len(self.labels)} corners",
             f"{len(self.q)} wave vectors, {self.frequencies.shape[-1]} bands",
             frequencies_text(self.frequencies, self.unit),
         )
 
     def frequencies_in(self, unit: str) -> Tensor:
-        """The frequencies in "cm-1", "THz" or "meV"."""
+        """Return the frequencies in "cm-1", "THz" or "meV"."""
         return self.frequencies * (frequency_factor(unit) / frequency_factor(self.unit))
 
     @property
     def imaginary_modes(self) -> list[ImaginaryMode]:
-        """The imaginary modes, in `unit`, the most unstable first."""
+        """Imaginary modes, frequencies in `unit`, the most unstable first."""
         return imaginary_modes(self.q, self.frequencies, self.eigenvectors)
 
     @property
@@ -116,20 +117,20 @@ def band_structure(
     symprec: float = SYMPREC,
     progress: bool = False,
 ) -> BandStructure:
-    """Frequencies along a path.
+    """Compute frequencies and eigenvectors along a path.
 
     Args:
-        phonons: From `phonons_of`.
-        path: None for the standard path of the crystal, in the basis of its cell as it is; names of
-            special points as ASE has them, with commas where the path jumps ("GXWKGL,UX"); pairs of
-            a label and a wave vector; or all wave vectors as an array (P, 3), taken as they are.
-            Wave vectors are in units of the reciprocal lattice vectors.
-        points: About how many q there are in all, spread by length; every corner is one of them.
-        unit: "cm-1", "THz" or "meV".
-        connected: Follow bands through crossings by the overlap of eigenvectors, and inside of
-            degenerate bands choose those that continue the ones before. Each continuous part of
-            the path begins anew. It needs points that are close.
-        symprec: Tolerance of the symmetry that decides about the standard path, Å.
+        phonons: Phonons of `phonons_of`.
+        path: Names of special points as in ASE, with commas where the path jumps ("GXWKGL,UX"); or
+            pairs of a label and a wave vector; or an array of all wave vectors, (P, 3). Wave
+            vectors are in units of the reciprocal lattice vectors. None for the standard path of
+            the crystal, in the basis of its cell.
+        points: Approximate number of all q, distributed by length; every corner is one of them.
+        unit: Unit of the frequencies: "cm-1", "THz" or "meV".
+        connected: Follow bands through crossings by the overlap of eigenvectors, separately in each
+            continuous part of the path. Eigenvectors of degenerate bands are rotated to continue
+            the previous ones. The points must be close to each other.
+        symprec: Tolerance of the symmetry that determines the standard path, Å.
         progress: Show a progress bar.
 
     Returns:
@@ -141,8 +142,8 @@ def band_structure(
             range.
 
     Warns:
-        UserWarning: The structure is far from relaxed, or a higher symmetry, with another standard
-            path, lies just out of reach of `symprec`.
+        UserWarning: The structure is far from relaxed; or a slightly larger `symprec` gives a
+            higher symmetry, with another standard path.
     """
     refuse_transforms("band_structure", WITH_DERIVATIVES, phonons.masses, path)
     check_crystal(phonons.atoms, "a band structure")
@@ -154,19 +155,19 @@ def band_structure(
         runs = _runs(phonons.atoms, path, symprec)
         q, labels, starts = _sampled(runs, points, reciprocal)
     else:
-        q, labels, starts = _given(path), (), (0,)
+        q, labels, starts = _as_wave_vectors(path), (), (0,)
     size = 2 * len(q) * (3 * len(phonons.masses)) ** 2 * phonons.masses.element_size()
     check_fits("eigenvectors on the path", size, phonons.masses.device, "take fewer points")
     steps = np.linalg.norm(np.diff(q, axis=0) @ reciprocal, axis=1)
     steps[[start - 1 for start in starts[1:]]] = 0.0
 
-    once, which = np.unique(q, axis=0, return_inverse=True)
+    unique_q, inverse = np.unique(q, axis=0, return_inverse=True)
     modes = [
-        modes_at_q(phonons, torch.as_tensor(one))
-        for one in track(once, "Bands", disable=not progress)
+        modes_at_q(phonons, torch.as_tensor(q_i))
+        for q_i in track(unique_q, "Bands", disable=not progress)
     ]
-    eigenvalues = torch.stack([modes[i][0] for i in which.reshape(-1)])
-    eigenvectors = torch.stack([modes[i][1] for i in which.reshape(-1)])
+    eigenvalues = torch.stack([modes[i][0] for i in inverse.reshape(-1)])
+    eigenvectors = torch.stack([modes[i][1] for i in inverse.reshape(-1)])
     if connected:
         _connect(eigenvalues, eigenvectors, starts)
     return BandStructure(
@@ -188,8 +189,8 @@ def _is_labelled(path: Any) -> bool:
     )
 
 
-def _given(path: Any) -> NDArray[np.float64]:
-    """Wave vectors as they are."""
+def _as_wave_vectors(path: Any) -> NDArray[np.float64]:
+    """Convert a path that is given as wave vectors to an array, (P, 3)."""
     values = path.detach().cpu().numpy() if isinstance(path, Tensor) else path
     try:
         q = np.array(values, dtype=float)
@@ -206,7 +207,7 @@ def _given(path: Any) -> NDArray[np.float64]:
 
 
 def _runs(atoms: Atoms, path: Any, symprec: float) -> list[_Run]:
-    """The corners of the continuous parts of a path."""
+    """Return the corners of each continuous part of a path."""
     if path is None and atoms.pbc.all():
         return _standard(atoms, symprec)
     if path is None or isinstance(path, str):
@@ -222,10 +223,11 @@ def _runs(atoms: Atoms, path: Any, symprec: float) -> list[_Run]:
 
 
 def _standard(atoms: Atoms, symprec: float) -> list[_Run]:
-    found = standard_path(atoms, symprec)
+    """Return the corners of the standard path of a three-dimensional crystal."""
+    standard = standard_path(atoms, symprec)
     runs: list[_Run] = []
-    for ends in found["path"]:
-        first, last = ((_label(end), _snapped(found["point_coords"][end])) for end in ends)
+    for ends in standard["path"]:
+        first, last = ((_label(end), _snapped(standard["point_coords"][end])) for end in ends)
         if runs and runs[-1][-1][0] == first[0]:
             runs[-1].append(last)
         else:
@@ -234,19 +236,20 @@ def _standard(atoms: Atoms, symprec: float) -> list[_Run]:
 
 
 def check_path(atoms: Atoms, path: str) -> None:
-    """Refuse a path of special points that the lattice does not have.
+    """Raise an error for a path with special points that the lattice does not have.
 
     Args:
         atoms: The crystal.
         path: Names of special points, as `band_structure` takes them.
 
     Raises:
-        ValueError: If a point is unknown, or a part of the path has fewer than two.
+        ValueError: If a point is unknown, or a part of the path has fewer than two points.
     """
     _named(atoms, path)
 
 
 def _named(atoms: Atoms, path: str | None) -> list[_Run]:
+    """Return the corners of a path of special points; None for the path that ASE suggests."""
     special = atoms.cell.bandpath(npoints=0, pbc=atoms.pbc)
     known = special.special_points
     runs = []
@@ -262,20 +265,20 @@ def _named(atoms: Atoms, path: str | None) -> list[_Run]:
 
 
 def _parts(path: str) -> list[list[str]]:
-    """Names of special points, of each continuous part of a path."""
+    """Split a path into the names of special points of each continuous part."""
     try:
         parts: list[list[str]] = parse_path_string(path)
-    except Exception as error:  # ASE asserts, or stumbles, over what is no path
+    except Exception as error:  # ASE raises errors of several classes
         raise ValueError(f"{path!r} is no path: give special points, as in GXWKGL,UX") from error
     return parts
 
 
 def _checked(runs: list[_Run]) -> list[_Run]:
+    """Raise an error if a continuous part has fewer than two corners; else return all parts."""
     for run in runs:
         if len(run) < 2:
             raise ValueError(
-                f"a path goes from one corner to another, and {[name for name, _ in run]} has "
-                "fewer than two"
+                f"a path needs at least two corners, and {[name for name, _ in run]} has fewer"
             )
     return runs
 
@@ -285,16 +288,16 @@ def _label(name: str) -> str:
 
 
 def _snapped(q: Any) -> NDArray[np.float64]:
-    """Without the rounding that hides 1/2, or Gamma, from the dynamical matrix."""
+    """Round q to multiples of 1/24 within 1e-9, so that 1/2 and Gamma are exact."""
     q = np.array(q, dtype=float)
-    near = np.round(24 * q) / 24
-    return np.where(abs(q - near) < 1e-9, near, q)
+    rounded = np.round(24 * q) / 24
+    return np.where(abs(q - rounded) < 1e-9, rounded, q)
 
 
 def _sampled(
     runs: list[_Run], points: int, reciprocal: NDArray[Any]
 ) -> tuple[NDArray[np.float64], tuple[tuple[int, str], ...], tuple[int, ...]]:
-    """Wave vectors between the corners, where the labels are, and where continuous parts begin."""
+    """Return the wave vectors on a path, its labels, and the starts of its continuous parts."""
     if not isinstance(points, int) or points < 2:
         raise ValueError(f"points must be an integer of at least 2, not {points!r}")
     segments = [list(pairwise(run)) for run in runs]
@@ -319,21 +322,23 @@ def _sampled(
 
 
 def _connect(eigenvalues: Tensor, eigenvectors: Tensor, starts: tuple[int, ...]) -> None:
-    """Put the modes at each q, in place, in the order of those that they continue."""
+    """Reorder the modes at each q in place, so that each column continues the mode before."""
     for i in range(1, len(eigenvalues)):
         if i in starts:
             continue
-        before, here = eigenvectors[i - 1].flatten(1), eigenvectors[i].flatten(1)
-        overlap = before.conj() @ here.mT
+        previous, current = eigenvectors[i - 1].flatten(1), eigenvectors[i].flatten(1)
+        overlap = previous.conj() @ current.mT
         blocks = degenerate_blocks(eigenvalues[i])
-        same = (blocks[:, None] == blocks).to(eigenvalues)
-        # Vectors of a degenerate block are arbitrary: what counts is how much lies in the block.
-        shared = overlap.abs().square() @ same
-        order = torch.as_tensor(linear_sum_assignment(-shared.cpu().numpy())[1]).to(blocks.device)
-        overlap, here, blocks = overlap[:, order], here[order], blocks[order]
+        same_block = (blocks[:, None] == blocks).to(eigenvalues)
+        # Eigenvectors of a degenerate block are arbitrary; only the overlap with the block counts.
+        block_overlap = overlap.abs().square() @ same_block
+        order = torch.as_tensor(linear_sum_assignment(-block_overlap.cpu().numpy())[1]).to(
+            blocks.device
+        )
+        overlap, current, blocks = overlap[:, order], current[order], blocks[order]
         for block in blocks.unique():
             members = (blocks == block).nonzero()[:, 0]
             u, _, vh = torch.linalg.svd(overlap[members][:, members])
-            here[members] = (u @ vh).conj() @ here[members]
+            current[members] = (u @ vh).conj() @ current[members]
         eigenvalues[i] = eigenvalues[i, order]
-        eigenvectors[i] = here.unflatten(1, (-1, 3))
+        eigenvectors[i] = current.unflatten(1, (-1, 3))

@@ -1,9 +1,9 @@
-r"""Densities of states: how many modes there are at each frequency, of the crystal and each atom.
+r"""Densities of states: number of modes per frequency, of the crystal and of each atom.
 
-    g(f) = sum_q w_q sum_v delta(f - f_v(q)),        g_k(f) the same with |e_k|^2
+    g(f) = sum_q w_q sum_v delta(f - f_v(q)),        g_k(f) = sum_q w_q sum_v |e_k|^2 delta(...)
 
-Delta functions are smeared to Gaussians, or integrated exactly with frequencies linear in q inside
-of tetrahedra: six for each parallelepiped of the mesh, around its shortest main diagonal.
+Delta functions are broadened to Gaussians, or integrated exactly with frequencies that are linear
+in q inside tetrahedra: six for each parallelepiped of the mesh, around its shortest main diagonal.
 
 Source: Blöchl, Jepsen, Andersen, Phys. Rev. B 1994, 49, 16223, doi:10.1103/PhysRevB.49.16223,
 appendix B for the weights.
@@ -24,23 +24,23 @@ from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.phonons.mesh import Mesh, MeshModes
 from mace_functional.vibrations.result_text import result_text, values_text
 
-GRID = 301
-"""Frequencies of a grid that is not given."""
+N_FREQUENCIES = 301
+"""Number of frequencies of the default grid."""
 
-MARGIN = 5
-"""Widths of a Gaussian by which such a grid goes beyond the frequencies."""
+MARGIN_WIDTHS = 5
+"""Margin of the default grid beyond the frequencies, in widths of the Gaussians."""
 
 
 @dataclass(frozen=True, eq=False)
 class DensityOfStates:
-    """Modes per frequency.
+    """Density of states on a grid of frequencies: modes per frequency.
 
     Attributes:
-        frequencies: Evenly spaced, in `unit`, (E,).
+        frequencies: Evenly spaced frequencies in `unit`, (E,).
         total: Modes of one cell per `unit`, (E,); the integral over all frequencies is 3N.
-        per_atom: Share of each atom, (N, E), or None if there were no eigenvectors; the sum is the
-            total.
-        unit: Of the frequencies.
+        per_atom: Contribution of each atom, (N, E), which add up to the total; None if there were
+            no eigenvectors.
+        unit: Unit of the frequencies.
     """
 
     frequencies: Tensor
@@ -49,7 +49,7 @@ class DensityOfStates:
     unit: str
 
     def __repr__(self) -> str:
-        atoms = None if self.per_atom is None else f"with those of {len(self.per_atom)} atoms"
+        atoms = None if self.per_atom is None else f"resolved by {len(self.per_atom)} atoms"
         return result_text(self, values_text(self.frequencies, self.unit), atoms)
 
 
@@ -61,23 +61,24 @@ def density_of_states(
     width: float | None = None,
     unit: str = "cm-1",
 ) -> DensityOfStates:
-    """Density of states from the modes on a mesh; imaginary ones are at negative frequencies.
+    """Compute the density of states on a mesh; imaginary modes are at negative frequencies.
 
     Args:
-        modes: From `mesh_modes`.
-        method: "tetrahedron" gives the mean over each step of the grid, centred: steps add up to 3N
-            for any grid that covers the frequencies, and flat bands are not lost. "gaussian" gives
-            the value at each frequency.
-        grid: Evenly spaced, ascending frequencies, in `unit`; None for 301 that cover all.
-        width: Standard deviation of the Gaussians, in `unit`; None for a hundredth of the range of
+        modes: Modes of `mesh_modes`.
+        method: "tetrahedron" returns the mean over each step of the grid, centred. The steps add up
+            to 3N for any grid that covers the frequencies, and flat bands are not lost. "gaussian"
+            returns the value at each frequency.
+        grid: Evenly spaced, ascending frequencies in `unit`; None for 301 that cover all.
+        width: Standard deviation of the Gaussians in `unit`; None for a hundredth of the range of
             frequencies.
-        unit: "cm-1", "THz" or "meV".
+        unit: Unit of the frequencies: "cm-1", "THz" or "meV".
 
     Returns:
-        The density of states; a smeared one of given grid and width can be differentiated.
+        The density of states. It is differentiable for method "gaussian" with a given grid and
+        width.
 
     Raises:
-        ValueError: If the method or the unit is unknown, the width is not positive or belongs to
+        ValueError: If the method or the unit is unknown, the width is not positive or given for
             tetrahedra, or the grid is not evenly spaced and ascending.
     """
     frequencies = modes.frequencies_in(unit)
@@ -87,37 +88,38 @@ def density_of_states(
     if method == "tetrahedron":
         if width is not None:
             raise ValueError("tetrahedra have no width: leave it out, or choose method='gaussian'")
-        values = _grid(grid, frequencies, 0.0)
-        per_mode = _tetrahedra(modes.mesh, frequencies, values)
+        f = _grid(grid, frequencies, 0.0)
+        mode_weights = _tetrahedra(modes.mesh, frequencies, f)
     elif method == "gaussian":
         if width is None:
             width = float(frequencies.max() - frequencies.min()) / 100
         if not 0 < width < math.inf:
             raise ValueError(f"the width must be positive, in {unit}, not {width}")
-        values = _grid(grid, frequencies, MARGIN * width)
-        per_mode = _gaussians(modes.mesh, frequencies, values, width)
+        f = _grid(grid, frequencies, MARGIN_WIDTHS * width)
+        mode_weights = _gaussians(modes.mesh, frequencies, f, width)
     else:
         raise ValueError(f"unknown method {method!r}: choose 'tetrahedron' or 'gaussian'")
-    shares = None if modes.eigenvectors is None else modes.eigenvectors.abs().square().sum(-1)
+    e_k_squared = None if modes.eigenvectors is None else modes.eigenvectors.abs().square().sum(-1)
     total, per_atom = [], []
-    for weights in per_mode:
+    for weights in mode_weights:
         total.append(weights.sum())
-        if shares is not None:
-            per_atom.append(torch.tensordot(weights, shares, 2))
+        if e_k_squared is not None:
+            per_atom.append(torch.tensordot(weights, e_k_squared, 2))
     return DensityOfStates(
-        frequencies=values,
+        frequencies=f,
         total=torch.stack(total),
-        # Over a whole star, atoms that symmetry exchanges have equal shares.
+        # Averaged over the star of q, symmetry-equivalent atoms have equal contributions.
         per_atom=torch.stack(per_atom, 1)[modes.mesh.permutations].mean(0) if per_atom else None,
         unit=unit,
     )
 
 
 def _grid(grid: Sequence[float] | Tensor | None, frequencies: Tensor, margin: float) -> Tensor:
+    """Return the frequencies of the grid; by default, they cover all modes and a margin."""
     if grid is None:
         low, high = float(frequencies.min()) - margin, float(frequencies.max()) + margin
         high = max(high, low + 1e-6)  # all frequencies may be the same
-        return torch.linspace(low, high, GRID).to(frequencies)
+        return torch.linspace(low, high, N_FREQUENCIES).to(frequencies)
     values = torch.as_tensor(grid, dtype=frequencies.dtype, device=frequencies.device)
     if values.ndim != 1 or len(values) < 2 or not values.isfinite().all():
         raise ValueError("the grid must be a list of at least two frequencies")
@@ -128,13 +130,13 @@ def _grid(grid: Sequence[float] | Tensor | None, frequencies: Tensor, margin: fl
 
 
 def _gaussians(mesh: Mesh, frequencies: Tensor, grid: Tensor, width: float) -> Iterator[Tensor]:
-    """Weights of the modes (Q, M) at each frequency of the grid."""
+    """Yield the weights of the modes (Q, M) at each frequency of the grid."""
     norm = mesh.weights.to(frequencies)[:, None] / (width * math.sqrt(2 * math.pi))
     return (norm * torch.exp(-((f - frequencies) / width).square() / 2) for f in grid)
 
 
 def _tetrahedra(mesh: Mesh, frequencies: Tensor, grid: Tensor) -> Iterator[Tensor]:
-    """Weights of the modes (Q, M) in each step of the grid, per width of the step."""
+    """Yield the weights of the modes (Q, M) in each step of the grid, divided by its width."""
     corners = tetrahedra(mesh).to(frequencies.device)
     energies, order = frequencies[corners].sort(dim=1)  # (tetrahedra, 4, M)
     points = corners[..., None].expand_as(order).gather(1, order)
@@ -144,47 +146,48 @@ def _tetrahedra(mesh: Mesh, frequencies: Tensor, grid: Tensor) -> Iterator[Tenso
     edges = torch.cat([grid - step / 2, grid[-1:] + step / 2])
 
     def modes_below(edge: Tensor) -> Tensor:
-        below = torch.zeros_like(frequencies).flatten()
-        full = energies[:, 3] <= edge
-        crossed = (energies[:, 0] < edge) & ~full
-        below.index_add_(0, index[full].flatten(), below.new_full((4 * int(full.sum()),), 0.25))
+        count = torch.zeros_like(frequencies).flatten()
+        below_edge = energies[:, 3] <= edge
+        crossed = (energies[:, 0] < edge) & ~below_edge
+        count.index_add_(
+            0, index[below_edge].flatten(), count.new_full((4 * int(below_edge.sum()),), 0.25)
+        )
         weights = integration_weights(edge, energies[crossed])
-        below.index_add_(0, index[crossed].flatten(), weights.flatten())
-        return below.view_as(frequencies) / len(corners)
+        count.index_add_(0, index[crossed].flatten(), weights.flatten())
+        return count.view_as(frequencies) / len(corners)
 
-    counts = map(modes_below, edges)  # two at a time: each is as large as the mesh
-    return ((after - before) / step for before, after in itertools.pairwise(counts))
+    counts = map(modes_below, edges)  # only two exist at a time: each is as large as the mesh
+    return ((upper - lower) / step for lower, upper in itertools.pairwise(counts))
 
 
 def tetrahedra(mesh: Mesh) -> Tensor:
-    """The q at the corners of the tetrahedra that fill the Brillouin zone, (6 n1 n2 n3, 4).
+    """Return the indices of the q at the corners of all tetrahedra, (6 n1 n2 n3, 4).
 
     Args:
-        mesh: The mesh.
+        mesh: Mesh of wave vectors.
     """
     steps = mesh.reciprocal / torch.tensor(mesh.size)[:, None]
     signs = torch.tensor([[1, 1, 1], [-1, 1, 1], [1, -1, 1], [1, 1, -1]])
-    shortest = (signs.to(steps) @ steps).norm(dim=1).argmin()
-    # From corner to opposite corner along the edges, in any order: six ways, six tetrahedra.
-    sign = signs[shortest]
+    shortest_diagonal = (signs.to(steps) @ steps).norm(dim=1).argmin()
+    # Each tetrahedron is a path along edges from a corner to the opposite one: six permutations.
+    sign = signs[shortest_diagonal]
     corners = torch.zeros(6, 4, 3, dtype=torch.int64)
-    for way, axes in enumerate(itertools.permutations(range(3))):
-        for i, axis in enumerate(axes):
-            corners[way, i + 1] = corners[way, i]
-            corners[way, i + 1, axis] += sign[axis]
+    for i_path, axes in enumerate(itertools.permutations(range(3))):
+        for i_step, axis in enumerate(axes):
+            corners[i_path, i_step + 1] = corners[i_path, i_step]
+            corners[i_path, i_step + 1, axis] += sign[axis]
     size = torch.tensor(mesh.size)
     origins = torch.cartesian_prod(*map(torch.arange, mesh.size))
-    address = (origins[:, None, None] + corners) % size
-    return mesh.mapping[address.unbind(-1)].flatten(0, 1)
+    addresses = (origins[:, None, None] + corners) % size
+    return mesh.mapping[addresses.unbind(-1)].flatten(0, 1)
 
 
 def integration_weights(energy: Tensor, corners: Tensor) -> Tensor:
-    """Weights of the corners of tetrahedra in the integral over what lies below an energy.
+    """Return weights of the corners of tetrahedra in the integral over the volume below an energy.
 
     Args:
-        energy: A scalar.
-        corners: Energies at the corners, ascending, with the first below and the last above
-            `energy`, (t, 4).
+        energy: Energy e, a scalar.
+        corners: Energies e1 to e4 at the corners, ascending, with e1 below and e4 above e, (t, 4).
 
     Returns:
         Weights for a tetrahedron of volume 1, (t, 4).
@@ -213,6 +216,6 @@ def integration_weights(energy: Tensor, corners: Tensor) -> Tensor:
         others = [-volume * d / e for e in (e41, e42, e43)]
         return torch.stack([*(0.25 - w for w in others), 0.25 - 4 * volume + sum(others)], -1)
 
-    # Where corners have equal energies, formulas of the other cases divide by zero.
+    # If corners have equal energies, the formulas of the unused cases divide by zero.
     result = torch.where((energy >= e3)[:, None], high(), middle())
     return torch.where((energy < e2)[:, None], low(), result)

@@ -1,4 +1,4 @@
-"""The dynamical matrix at any wave vector, from the primitive cell."""
+"""Dynamical matrix at any wave vector, computed from the primitive cell."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mace_functional.structure.topology import Topology
 
 DynamicalMatrix = Callable[[WaveVector, Tensor, Tensor, Any, Tensor], Tensor]
-"""A function `D(q, positions, cell, params, masses)`."""
+"""Function `D(q, positions, cell, params, masses)` that returns a dynamical matrix."""
 
 
 def dynamical_matrix_fn(
@@ -38,48 +38,49 @@ def dynamical_matrix_fn(
     memory_budget: int | None = None,
     progress: bool = False,
 ) -> DynamicalMatrix:
-    r"""The dynamical matrix as a pure function of q, positions, cell, parameters and masses.
+    r"""Return the dynamical matrix as a pure function of q, positions, cell, params and masses.
 
         D_jk(q) = sum_R Phi(0j, Rk) exp(2 pi i q.R) / sqrt(m_j m_k)
 
-    with the force constants Phi between atom j of the home cell and atom k of cell R. No supercell
-    is made, no step taken, nothing interpolated. A potential whose atoms feel neighbours within a
-    cutoff (`EdgePotential`) is evaluated on three coupled replicas of the cell, which hold a wave
-    of any wave vector (see `structure/phase_replicas.py`), on two where all components of q are
-    multiples of 1/2, and on one at Gamma. Column u is `(2 / 3) sum_m exp(-i phi_m) g_m`, with the
-    changes g_m of the replicas' gradients along `cos(phi_m) u`. D3 has a closed form, over all
-    images within its cutoffs. That of a sum is the sum over its parts.
+    with the force constants Phi between atom j of the home cell and atom k of cell R. There is no
+    supercell, no finite difference and no interpolation. A potential whose atoms interact with
+    neighbours within a cutoff (`EdgePotential`) is evaluated on three coupled replicas of the cell,
+    which represent a wave of any wave vector (see `structure/phase_replicas.py`). Two replicas are
+    enough if all components of q are multiples of 1/2, and one at Gamma. Column u is
+    `(2 / 3) sum_m exp(-i phi_m) g_m`, with the changes g_m of the gradients of the replicas for
+    displacements `cos(phi_m) u`. D3 has a closed form, over all images within its cutoffs. The
+    matrix of a sum of potentials is the sum of their matrices.
 
-    Composes with every transform, with respect to every argument: `jvp` in q gives group
-    velocities, in the cell Grueneisen parameters, `grad` in params trains on phonons. Under a
-    transform in q there are always three replicas.
+    The function composes with every transform, with respect to every argument: `jvp` in q gives
+    group velocities, `jvp` in the cell gives Grueneisen parameters, and `grad` in params trains on
+    phonons. Under a transform in q there are always three replicas.
 
     Args:
-        potential: An `EdgePotential` such as a model of `load_model`, one that
+        potential: An `EdgePotential` such as a model of `load_model`, a potential that
             `HasDynamicalMatrix`, or a sum of these.
-        topology: Of a structure from `from_ase`, of a crystal that is periodic wherever q has a
-            component.
+        topology: Topology of a structure from `from_ase`. The structure is periodic in every
+            direction in which q has a component.
         chunk_size: Columns at once; see `hessian`.
         memory_budget: Bytes that "auto" may fill; see `hessian`.
         progress: Show a progress bar.
 
     Returns:
-        `(q, positions, cell, params, masses)`, with q (3,), a tensor or three numbers, in units of
-        the reciprocal lattice vectors, to D, complex (3N, 3N) in eV/Å²/amu. It is not made
-        hermitian: what it lacks measures the rounding.
+        A function `(q, positions, cell, params, masses)`, with q in units of the reciprocal lattice
+        vectors, a tensor (3,) or three numbers. It returns D in eV/Å²/amu, complex (3N, 3N). D is
+        not made hermitian, so its deviation from a hermitian matrix shows the rounding error.
 
     Raises:
         TypeError: If the arguments are of other classes, or swapped, or the potential has no
             dynamical matrix.
-        ValueError: If the topology is a batch; the function raises it if shapes, dtypes or devices
-            do not fit, or q is not finite or has a component along a direction that is not
+        ValueError: If the topology is a batch. The function raises it if shapes, dtypes or devices
+            do not fit, q is not finite, or q has a component along a direction that is not
             periodic.
         KeyError: The function raises it if names in `params` are missing or unknown.
     """
     kinds = (potential, "Potential"), (topology, "Topology")
     in_order("dynamical_matrix_fn(potential, topology)", *kinds)
     if topology.pbc.ndim != 1 or not is_concrete(topology.pbc):
-        raise ValueError("the dynamical matrix takes the graph of one structure, outside of vmap")
+        raise ValueError("dynamical_matrix_fn takes the graph of one structure, outside of vmap")
     tune_allocator()
     matrix = dynamical_matrix_of(
         potential,
@@ -100,18 +101,18 @@ def dynamical_matrix_fn(
 
 
 def has_dynamical_matrix(potential: Potential) -> bool:
-    """Whether a potential, or every part of a sum, has a dynamical matrix at any wave vector."""
+    """Return True if a potential, or every part of a sum, has a dynamical matrix at any q."""
     if isinstance(potential, (HasDynamicalMatrix, EdgePotential)):
         return True
     return isinstance(potential, HasParts) and all(map(has_dynamical_matrix, potential.potentials))
 
 
 def dynamical_matrix_of(potential: Potential, topology: Any, **columns: Any) -> DynamicalMatrix:
-    """The dynamical matrix of a potential, or the sum of those of its parts, without checks.
+    """Return the dynamical matrix of a potential, or of a sum of potentials, without checks.
 
     Args:
-        potential: As of `dynamical_matrix_fn`.
-        topology: Of a structure.
+        potential: Potential as in `dynamical_matrix_fn`.
+        topology: Topology of a structure.
         **columns: Options of `chunked_vmap`.
 
     Raises:
@@ -123,14 +124,16 @@ def dynamical_matrix_of(potential: Potential, topology: Any, **columns: Any) -> 
         return _by_replicas(potential, topology, columns)
     if isinstance(potential, HasParts):
         pairs = zip(potential.potentials, topology.parts, strict=True)
-        matrices = [dynamical_matrix_of(part, of_part, **columns) for part, of_part in pairs]
+        matrices = [
+            dynamical_matrix_of(part, topology_part, **columns) for part, topology_part in pairs
+        ]
 
-        def of_sum(q: Any, x: Tensor, cell: Tensor, params: Any, masses: Tensor) -> Tensor:
+        def sum_of_matrices(q: Any, x: Tensor, cell: Tensor, params: Any, masses: Tensor) -> Tensor:
             parts = zip(matrices, potential.parts_of(params), strict=True)
             first, *others = (matrix(q, x, cell, p, masses) for matrix, p in parts)
             return sum(others, first)
 
-        return of_sum
+        return sum_of_matrices
     raise TypeError(
         f"{potential} has no dynamical matrix: a potential needs a cutoff and atom_energies (see "
         "EdgePotential), or dynamical_matrix_fn (see HasDynamicalMatrix)"
@@ -140,7 +143,7 @@ def dynamical_matrix_of(potential: Potential, topology: Any, **columns: Any) -> 
 def _by_replicas(
     potential: EdgePotential, graph: Graph, columns: dict[str, Any]
 ) -> DynamicalMatrix:
-    """The dynamical matrix of a potential with edges, from replicas of the cell."""
+    """Return the dynamical matrix of a potential with edges, from replicas of the cell."""
     images = NodeImages.of(graph)
     atoms = graph.n_atoms
 
@@ -152,40 +155,40 @@ def _by_replicas(
         def energy(x: Tensor) -> Tensor:
             return potential.atom_energies(wave, x, cell, params).sum()
 
-        at_rest = positions[:, None].expand(-1, wave.replicas, -1)
-        pull_back = vjp(grad(energy), at_rest)[1]
+        replicas = positions[:, None].expand(-1, wave.replicas, -1)
+        pull_back = vjp(grad(energy), replicas)[1]
         cosines = torch.cos(wave.phases)
-        real = wave.replicas < 3  # sin(pi) is not zero to the last digit
-        sines = torch.zeros_like(cosines) if real else torch.sin(wave.phases)
+        is_real = wave.replicas < 3  # the sines are zero, but sin(pi) has a rounding error
+        sines = torch.zeros_like(cosines) if is_real else torch.sin(wave.phases)
         norm = cosines.square().sum()
-        weights = masses.rsqrt()[:, None]
+        rsqrt_m = masses.rsqrt()[:, None]
 
         def column(u: Tensor) -> Tensor:
-            (g,) = pull_back((weights * u)[:, None] * cosines[:, None])
+            (g,) = pull_back((rsqrt_m * u)[:, None] * cosines[:, None])
             parts = torch.stack([cosines, -sines]) @ g  # (atoms, 2, 3)
-            return weights[:, None] * parts / norm
+            return rsqrt_m[:, None] * parts / norm
 
         identity = torch.eye(3 * atoms, dtype=positions.dtype, device=positions.device)
         units = identity.view(-1, atoms, 3)
-        found = chunked_vmap(column, units, description="Dynamical matrix", **columns)
-        matrix = torch.complex(*(part.flatten(1) for part in found.unbind(2)))
+        columns_of_d = chunked_vmap(column, units, description="Dynamical matrix", **columns)
+        matrix = torch.complex(*(part.flatten(1) for part in columns_of_d.unbind(2)))
         return matrix.transpose(0, 1)
 
     return dynamical_matrix
 
 
 def _replicas(q: Tensor) -> int:
-    """How many phases the wave needs."""
+    """Return the number of replicas that a wave needs: 1, 2 or 3."""
     if not is_concrete(q):
         return 3
-    twice = 2 * q.detach()
-    if bool((twice != twice.round()).any()):
+    two_q = 2 * q.detach()
+    if bool((two_q != two_q.round()).any()):
         return 3
-    return 2 if bool((twice % 2 != 0).any()) else 1
+    return 2 if bool((two_q % 2 != 0).any()) else 1
 
 
 def _check(topology: Topology, positions: Tensor, cell: Tensor, masses: Tensor) -> None:
-    """Positions, cell and masses fit the graph and each other."""
+    """Raise an error if positions, cell and masses do not fit the graph and each other."""
     atoms = topology.n_atoms
     if positions.shape != (atoms, 3) or cell.shape != (3, 3) or masses.shape != (atoms,):
         raise ValueError(

@@ -1,14 +1,14 @@
-"""Rows of the force constants: the change of all forces as an atom of a crystal is displaced.
+"""Rows of the force constants: changes of all forces of a crystal as one atom is displaced.
 
-The energy of an atom depends on the atoms that n layers of a potential with edges reach, n steps
-along the edges of the graph, so that two atoms are coupled only where 2n steps connect them. The
-crystal is unrolled that far around the atoms to be displaced. What is further out does not feel
-them, so that the rows of the cluster are those of the crystal, although the energies at its rim
-are not.
+In a potential with edges and n layers, the energy of an atom depends on all atoms within n steps
+along the edges of the graph. Two atoms are therefore coupled only if 2n steps connect them. The
+rows are computed in a cluster: the crystal within 2n steps of the displaced atoms. Atoms further
+out are not coupled to the displaced atoms, so the rows of the cluster are exactly those of the
+crystal, although the energies of atoms at its surface are not.
 
-A potential without edges may say how far its force constants reach. In a supercell whose planes
-are more than twice as far apart, each atom has one image within reach of a displaced atom, and the
-rows of the supercell are those of the crystal.
+A potential without edges may state the reach of its force constants. The rows are then computed in
+a supercell whose lattice planes are more than twice the reach apart. Each atom has one image within
+reach of a displaced atom, so the rows of the supercell are exactly those of the crystal.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ if TYPE_CHECKING:
     from mace_functional.structure.structure import Structure
     from mace_functional.structure.symmetry import AtomDisplacement
 
-BEYOND = 1e-8
-"""Largest force constant beyond the reach of a potential, as a part of the largest of all. Larger
-ones show that the reach is too short; in smaller ones rounding cannot be told from it."""
+MAX_BEYOND_REACH = 1e-8
+"""Largest force constant beyond the reach of a potential, relative to the largest of all.
+
+Larger values show that the reach is too short; smaller values are rounding errors."""
 
 
 class Rows(NamedTuple):
-    """Rows of the force constants, of displaced atoms in the home cell.
+    """Rows of the force constants, for displaced atoms in the home cell.
 
     Attributes:
-        values: Of each source, for each image, eV/Å², (sources, images, 3).
-        atom: Atom of each image, (images,).
+        values: Force constants of each source with each image, eV/Å², (sources, images, 3).
+        atom: Number of the atom of each image, (images,).
         cells: Cell of each image, (images, 3).
     """
 
@@ -52,7 +53,7 @@ class Rows(NamedTuple):
 
 
 class FinitePart(NamedTuple):
-    """A potential whose force constants end, with its topology and parameters."""
+    """A potential whose force constants have a finite range, with its topology and parameters."""
 
     potential: EdgePotential | HasReach
     topology: Any
@@ -60,19 +61,19 @@ class FinitePart(NamedTuple):
 
 
 def finite_parts(potential: Potential, topology: Any, params: Any) -> list[FinitePart] | None:
-    """A potential, or the parts of a sum, if the force constants of all of them end; else None."""
+    """Return the parts of a potential if all force constants have a finite range, else None."""
     if isinstance(potential, (EdgePotential, HasReach)):
         return [FinitePart(potential, topology, params)]
     if not isinstance(potential, HasParts):
         return None
     columns = potential.potentials, topology.parts, potential.parts_of(params)
-    found: list[FinitePart] = []
+    parts: list[FinitePart] = []
     for part in zip(*columns, strict=True):
-        of_part = finite_parts(*part)
-        if of_part is None:
+        subparts = finite_parts(*part)
+        if subparts is None:
             return None
-        found += of_part
-    return found
+        parts += subparts
+    return parts
 
 
 def rows_of(
@@ -82,17 +83,17 @@ def rows_of(
     sources: Sequence[AtomDisplacement],
     columns: dict[str, Any],
 ) -> Rows:
-    """Rows of a potential whose force constants end.
+    """Compute rows of the force constants of a potential with a finite range.
 
     Args:
         part: The potential.
         s: The structure.
-        atoms: The same as an ASE Atoms object.
-        sources: The rows that are wanted: atoms, and directions of their displacements.
+        atoms: The same structure as an ASE Atoms object.
+        sources: Rows to compute: atoms, and directions of their displacements.
         columns: Options of `chunked_vmap`.
 
     Raises:
-        ValueError: If there are force constants beyond the reach that a potential says it has.
+        ValueError: If there are force constants beyond the reach that the potential states.
     """
     if isinstance(part.potential, EdgePotential):
         return _of_cluster(part.potential, part.topology, part.params, s, sources, columns)
@@ -107,7 +108,7 @@ def _of_cluster(
     sources: Sequence[AtomDisplacement],
     columns: dict[str, Any],
 ) -> Rows:
-    """Rows of a potential with edges, from a cluster around the atoms that are displaced."""
+    """Compute rows of a potential with edges, from a cluster around the displaced atoms."""
     cluster = Cluster.around(sorted({source.atom for source in sources}), graph, potential.layers)
 
     def energy(x: Tensor) -> Tensor:
@@ -128,15 +129,15 @@ def _of_supercell(
     sources: Sequence[AtomDisplacement],
     columns: dict[str, Any],
 ) -> Rows:
-    """Rows of a potential with a reach, from a supercell in which images are out of reach."""
+    """Compute rows of a potential with a reach, from a supercell whose images are out of reach."""
     heights = 1 / np.linalg.norm(atoms.cell.complete().reciprocal().array, axis=1)
     repeats = np.where(atoms.pbc, np.floor(2 * potential.reach / heights).astype(int) + 1, 1)
-    large = atoms.repeat(tuple(repeats.tolist()))
-    s = potential.structure(large)
-    of_structure = potential.energy_fn(s.topology)
+    supercell = atoms.repeat(tuple(repeats.tolist()))
+    s = potential.structure(supercell)
+    supercell_energy = potential.energy_fn(s.topology)
 
     def energy(x: Tensor) -> Tensor:
-        return of_structure(x, s.cell, params)
+        return supercell_energy(x, s.cell, params)
 
     displaced = [source.atom for source in sources]
     rows = _changes_of_gradient(energy, s.positions, displaced, sources, columns)
@@ -150,12 +151,12 @@ def _changes_of_gradient(
     sources: Sequence[AtomDisplacement],
     columns: dict[str, Any],
 ) -> Tensor:
-    """The change of the gradient as each source is displaced, (sources, images, 3).
+    """Compute the change of the gradient for the displacement of each source, (sources, images, 3).
 
     Args:
-        energy: Of the positions.
-        positions: Å, (images, 3).
-        displaced: The image that each source displaces.
+        energy: Energy as a function of the positions, eV.
+        positions: Positions of all images in Å, (images, 3).
+        displaced: Number of the image that each source displaces.
         sources: Directions of the displacements.
         columns: Options of `chunked_vmap`.
     """
@@ -175,39 +176,41 @@ def _unfolded(
     sources: Sequence[AtomDisplacement],
     reach: float,
 ) -> Rows:
-    """Rows of a supercell as those of the crystal: each atom at its nearest image.
+    """Convert rows of a supercell to rows of the crystal: each atom becomes its nearest image.
 
     Args:
-        rows: Of each source, for each atom of the supercell, (sources, atoms, 3).
+        rows: Force constants of each source with each atom of the supercell, (sources, atoms, 3).
         atoms: The crystal.
         repeats: Cells of the supercell along each lattice vector, (3,).
-        sources: The rows.
-        reach: Å, less than half of the distances of its lattice planes.
+        sources: Rows: atoms, and directions of their displacements.
+        reach: Reach in Å, less than half of the distance of the lattice planes of the supercell.
     """
-    size = len(atoms)
-    home = np.indices(tuple(repeats.tolist())).reshape(3, -1).T.repeat(size, axis=0)
-    atom = np.tile(np.arange(size), len(home) // size)
+    n_atoms = len(atoms)
+    home = np.indices(tuple(repeats.tolist())).reshape(3, -1).T.repeat(n_atoms, axis=0)
+    atom = np.tile(np.arange(n_atoms), len(home) // n_atoms)
     lattice, x = atoms.cell.complete().array, atoms.positions
-    found: dict[tuple[int, ...], int] = {}
-    places = np.empty((len(sources), len(home)), dtype=int)
-    near = np.empty((len(sources), len(home)), dtype=bool)
+    columns: dict[tuple[int, ...], int] = {}
+    column = np.empty((len(sources), len(home)), dtype=int)
+    within_reach = np.empty((len(sources), len(home)), dtype=bool)
     for k, source in enumerate(sources):
-        apart = x[atom] + home @ lattice - x[source.atom]
+        r = x[atom] + home @ lattice - x[source.atom]
         # An image within reach is less than half of the supercell away along each lattice vector.
-        turns = np.rint(apart @ np.linalg.inv(lattice) / repeats) * atoms.pbc
-        cells = home - (turns * repeats).astype(int)
-        near[k] = np.linalg.norm(x[atom] + cells @ lattice - x[source.atom], axis=1) <= reach
+        wraps = np.rint(r @ np.linalg.inv(lattice) / repeats) * atoms.pbc
+        cells = home - (wraps * repeats).astype(int)
+        within_reach[k] = (
+            np.linalg.norm(x[atom] + cells @ lattice - x[source.atom], axis=1) <= reach
+        )
         for n, key in enumerate(np.column_stack([atom, cells]).tolist()):
-            places[k, n] = found.setdefault(tuple(key), len(found))
+            column[k, n] = columns.setdefault(tuple(key), len(columns))
     largest = np.abs(rows).max(initial=0.0)
-    beyond = np.abs(rows[~near]).max(initial=0.0)
-    if beyond > BEYOND * largest:
+    beyond = np.abs(rows[~within_reach]).max(initial=0.0)
+    if beyond > MAX_BEYOND_REACH * largest:
         raise ValueError(
             f"there are force constants of {beyond:.2g} eV/Å² beyond the reach of {reach:g} Å that "
-            "the potential says it has: they must end there, so give it a longer one"
+            "the potential states: give it a longer reach"
         )
-    keys = np.array(list(found))
+    keys = np.array(list(columns))
     values = np.zeros((len(sources), len(keys), 3), dtype=rows.dtype)
     for k in range(len(sources)):
-        values[k, places[k, near[k]]] = rows[k, near[k]]
+        values[k, column[k, within_reach[k]]] = rows[k, within_reach[k]]
     return Rows(values, keys[:, 0], keys[:, 1:])

@@ -1,8 +1,8 @@
 """Force constants of a crystal in real space, exact to their full range.
 
-A row of them is the change of all forces as an atom is displaced. Rows are computed exactly
-(`force_constant_rows`), as few as the symmetry of the crystal allows, and the operations of the
-space group give all others.
+A row of the force constants is the change of all forces as one atom is displaced. As few rows as
+the symmetry of the crystal allows are computed exactly (`force_constant_rows`). All others follow
+by the operations of the space group.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class ForceConstants:
     """Second derivatives of the energy of a crystal by the positions of two atoms.
 
     Attributes:
-        cells: Lattice vectors R in units of those of the cell, whole numbers, (R, 3).
+        cells: Lattice vectors R as integers, in units of those of the cell, (R, 3).
         values: Phi(0j a, Rk b) = d2E / dx_0ja dx_Rkb in eV/Å², (R, N, 3, N, 3).
-        positions: Å, (N, 3).
+        positions: Positions in Å, (N, 3).
         cell: Lattice vectors in Å as rows, (3, 3).
-        pbc: Periodic directions, (3,).
-        masses: amu, (N,).
+        pbc: True for each periodic direction, (3,).
+        masses: Masses in amu, (N,).
     """
 
     cells: Tensor
@@ -64,15 +64,16 @@ class ForceConstants:
         )
 
     def dynamical_matrix(self, q: WaveVector) -> Tensor:
-        """The dynamical matrix, `sum_R Phi(0j, Rk) exp(2 pi i q.R) / sqrt(m_j m_k)`.
+        """Compute the dynamical matrix, `sum_R Phi(0j, Rk) exp(2 pi i q.R) / sqrt(m_j m_k)`.
 
-        A pure function of q, for any transform; under `vmap` it is one matrix product for all q.
+        This is a pure function of q, for any transform. Under `vmap` it is one matrix product for
+        all q.
 
         Args:
-            q: In units of the reciprocal lattice vectors, (3,).
+            q: Wave vector in units of the reciprocal lattice vectors, (3,).
 
         Returns:
-            Complex, (3N, 3N), in eV/Å²/amu.
+            Dynamical matrix in eV/Å²/amu, complex (3N, 3N).
 
         Raises:
             ValueError: If q is not three finite numbers, or has a component along a direction that
@@ -80,20 +81,20 @@ class ForceConstants:
         """
         q = wave_vector(q, self.pbc, self.masses)
         angles = 2 * torch.pi * (self.cells.to(q) @ q)
-        blocks, size = self._weighted, 3 * len(self.masses)
+        blocks, n = self._weighted, 3 * len(self.masses)
         real, imaginary = torch.cos(angles) @ blocks, torch.sin(angles) @ blocks
-        return torch.complex(real, imaginary).view(size, size)
+        return torch.complex(real, imaginary).view(n, n)
 
     @cached_property
     def _weighted(self) -> Tensor:
-        """Phi / sqrt(m_j m_k), a row for each cell."""
+        """Mass-weighted force constants Phi / sqrt(m_j m_k), a row for each cell."""
         weights = self.masses.rsqrt()
         blocks = weights[:, None, None, None] * self.values * weights[:, None]
         return blocks.flatten(1)
 
     @cached_property
     def distances(self) -> Tensor:
-        """Of the two atoms, Å, (R, N, N)."""
+        """Distances of the two atoms, Å, (R, N, N)."""
         ends = (self.cells.to(self.cell) @ self.cell)[:, None, None] + self.positions
         return (ends - self.positions[:, None]).norm(dim=-1)
 
@@ -105,11 +106,11 @@ class ForceConstants:
 
     @property
     def acoustic_sum_residual(self) -> float:
-        """Largest |sum_Rk Phi(0j, Rk)|, eV/Å²: zero for an energy invariant under translations."""
+        """Largest |sum_Rk Phi(0j, Rk)|, eV/Å²; zero for an energy invariant under translations."""
         return float(self.values.sum((0, 3)).abs().max())
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a file of numpy arrays, *.npz; an old one stays until the new one is whole."""
+        """Write a file of numpy arrays, *.npz; it replaces an old file only when it is complete."""
         arrays = {f.name: getattr(self, f.name).cpu().numpy() for f in fields(self)}
         with atomic_write(Path(path)) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **arrays)
@@ -119,7 +120,7 @@ class ForceConstants:
         """Read a file of `save`, onto the CPU.
 
         Raises:
-            ValueError: If it is not such a file.
+            ValueError: If the file has no force constants.
         """
         names = [f.name for f in fields(cls)]
         with np.load(path, allow_pickle=False) as arrays:
@@ -138,33 +139,34 @@ def force_constants(
     memory_budget: int | None = None,
     progress: bool = False,
 ) -> ForceConstants:
-    """Exact force constants of a crystal in real space: no supercell, no step, no cutoff of theirs.
+    """Compute exact force constants of a crystal: no supercell, no finite step, no truncation.
 
     With `symmetry=True` the result has exactly the symmetry of the space group. It can differ from
     `symmetry=False` by the potential's own symmetry error, about 1e-8 eV/Å² for weights that were
     made in single precision.
 
     Args:
-        potential: An `EdgePotential`, such as a model of `load_model`, one that `HasReach`, or a
-            sum of these.
-        atoms: The crystal, periodic in one direction or more.
-        symmetry: Displace only inequivalent atoms, along as few directions as their site symmetry
-            asks for, and let the operations of the space group give all else.
-        symprec: How far atoms may be from where an operation takes them, Å. Operations that hold
-            only so far are imposed on the force constants, which change in proportion.
+        potential: An `EdgePotential`, such as a model of `load_model`, a potential that `HasReach`,
+            or a sum of these.
+        atoms: The crystal, periodic in at least one direction.
+        symmetry: Displace only inequivalent atoms, in as few directions as their site symmetry
+            allows. All other force constants follow by the operations of the space group.
+        symprec: Largest distance of an atom from the position that an operation gives, Å.
+            Operations that hold only approximately are imposed on the force constants, which change
+            in proportion.
         chunk_size: Displacements at once; see `hessian`.
         memory_budget: Bytes that "auto" may fill; see `hessian`.
         progress: Show a progress bar.
 
     Returns:
-        The force constants. What is smaller than the rounding of the largest is zero, and cells
-        in which nothing else is are left out.
+        The force constants. Values below the rounding error of the largest are set to zero, and
+        cells without other values are left out.
 
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
-        ValueError: If the structure is not periodic, does not fit the potential (see `from_ase`),
-            or a part of the potential has neither edges nor a reach, such as D3; or if constraints
-            hold atoms, or parameters require grad or are inside of a transform.
+        ValueError: If the structure is not periodic, does not fit the potential (see `from_ase`), a
+            part of the potential has neither edges nor a reach, such as D3, constraints fix atoms,
+            or parameters require grad or are inside of a transform.
     """
     kinds = (potential, "Potential"), (atoms, "Atoms")
     in_order("force_constants(potential, atoms)", *kinds)
@@ -174,29 +176,29 @@ def force_constants(
     parts = finite_parts(potential, s.topology, potential.params)
     if parts is None:
         raise ValueError(
-            f"a part of {potential} has neither edges nor a reach, at which its force constants "
-            "would end: take the dynamical matrix at each wave vector, dynamical_matrix_fn or "
-            "phonons_of(method='replicas'), where the potential has one, or give it a reach"
+            f"a part of {potential} has neither edges nor a reach, so the range of its force "
+            "constants is unknown: compute the dynamical matrix at each wave vector with "
+            "dynamical_matrix_fn or phonons_of(method='replicas'), or give the potential a reach"
         )
     if not bool(s.topology.pbc.any()):
         raise ValueError(
-            "force constants between cells are those of a crystal, and the structure is not "
-            "periodic: set atoms.pbc, or take the Hessian of a molecule with hessian"
+            "force constants between cells need a crystal, and the structure is not periodic: set "
+            "atoms.pbc, or compute the Hessian of a molecule with hessian"
         )
     tune_allocator()
     if symmetry:
         proper = not is_mirror_symmetric(potential)
-        inequivalent = _kinds(atoms, features_of(potential, atoms))
-        operations = Operations.of(atoms, inequivalent, symprec, proper)
+        kinds_of_atoms = _kinds(atoms, features_of(potential, atoms))
+        operations = Operations.of(atoms, kinds_of_atoms, symprec, proper)
     else:
         operations = Operations.identity(len(atoms))
     columns = {"chunk_size": chunk_size, "memory_budget": memory_budget, "progress": progress}
     chosen = plan(operations)
-    found = [
+    per_part = [
         _assembled(*rows_of(part, s, atoms, chosen.sources, columns), operations, chosen)
         for part in parts
     ]
-    cells, values = _added(found)
+    cells, values = _added(per_part)
     return ForceConstants(
         cells=torch.as_tensor(cells, device=s.cell.device),
         values=torch.as_tensor(values, device=s.cell.device),
@@ -207,22 +209,22 @@ def force_constants(
     )
 
 
-def _added(found: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """The sum of force constants that are given in different cells."""
-    if len(found) == 1:
-        return found[0]
-    cells, where = np.unique(
-        np.concatenate([cells for cells, _ in found]), axis=0, return_inverse=True
+def _added(terms: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Add force constants that are given in different cells."""
+    if len(terms) == 1:
+        return terms[0]
+    cells, inverse = np.unique(
+        np.concatenate([cells for cells, _ in terms]), axis=0, return_inverse=True
     )
-    values = np.zeros((len(cells), *found[0][1].shape[1:]))
-    np.add.at(values, where.reshape(-1), np.concatenate([values for _, values in found]))
-    return cells, values.astype(found[0][1].dtype)
+    values = np.zeros((len(cells), *terms[0][1].shape[1:]))
+    np.add.at(values, inverse.reshape(-1), np.concatenate([values for _, values in terms]))
+    return cells, values.astype(terms[0][1].dtype)
 
 
 def _kinds(atoms: Atoms, features: dict[str, Tensor]) -> np.ndarray:
-    """A number for atoms of one element with the same features."""
-    of_atoms = [f.cpu().numpy() for f in features.values() if f.ndim == 1]
-    labels = np.stack([atoms.numbers, *of_atoms], 1)
+    """Return a number for each atom; it is equal for atoms of one element and equal features."""
+    atom_features = [f.cpu().numpy() for f in features.values() if f.ndim == 1]
+    labels = np.stack([atoms.numbers, *atom_features], 1)
     return np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
 
 
@@ -233,43 +235,43 @@ def _assembled(
     operations: Operations,
     chosen: Plan,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All force constants from the rows that were computed.
+    """Assemble all force constants from the computed rows.
 
     Args:
-        rows: Of each source, for each image, eV/Å², (sources, images, 3).
-        atom: Of each image, (images,).
-        cells: Of each image, (images, 3).
-        operations: Of the crystal.
-        chosen: The sources, and where the others come from.
+        rows: Force constants of each source with each image, eV/Å², (sources, images, 3).
+        atom: Number of the atom of each image, (images,).
+        cells: Cell of each image, (images, 3).
+        operations: Operations of the space group.
+        chosen: The sources, and the images of rows that give all other rows.
 
     Returns:
         Cells (R, 3), and values (R, N, 3, N, 3).
     """
     coupled = [np.flatnonzero(row.any(1)) for row in rows]
 
-    def moved(image: RowImage) -> np.ndarray:
-        """Cells, seen from that of the displaced atom."""
+    def image_cells(image: RowImage) -> np.ndarray:
+        """Return the cells of a transformed row, relative to that of its displaced atom."""
         s, g = image
         shift = operations.shift[g]
         ends = coupled[s]
-        turned = cells[ends] @ operations.lattice[g].T
-        return turned + shift[atom[ends]] - shift[chosen.sources[s].atom]
+        rotated = cells[ends] @ operations.lattice[g].T
+        return rotated + shift[atom[ends]] - shift[chosen.sources[s].atom]
 
     needed = {image for images in chosen.images for image in images}
-    reach = np.max([np.abs(moved(image)).max(0, initial=0) for image in needed], axis=0)
-    size = len(chosen.images)
-    values = np.zeros((*(2 * reach + 1), size, 3, size, 3), dtype=rows.dtype)
+    max_cell = np.max([np.abs(image_cells(image)).max(0, initial=0) for image in needed], axis=0)
+    n_atoms = len(chosen.images)
+    values = np.zeros((*(2 * max_cell + 1), n_atoms, 3, n_atoms, 3), dtype=rows.dtype)
     for j, images in enumerate(chosen.images):
         directions = [operations.cartesian[g] @ chosen.sources[s].direction for s, g in images]
         for image, weights in zip(images, np.linalg.inv(directions).T, strict=True):
             s, g = image
             row = rows[s, coupled[s]] @ operations.cartesian[g].T
             end = operations.atom[g, atom[coupled[s]]]
-            values[(*(moved(image) + reach).T, j, slice(None), end)] += (
+            values[(*(image_cells(image) + max_cell).T, j, slice(None), end)] += (
                 weights[:, None] * row[:, None]
             )
-    sizes = np.abs(values).max((4, 6), keepdims=True)
-    values *= sizes > np.finfo(rows.dtype).eps * sizes.max()
+    magnitudes = np.abs(values).max((4, 6), keepdims=True)
+    values *= magnitudes > np.finfo(rows.dtype).eps * magnitudes.max()
     kept = np.abs(values).max((3, 4, 5, 6)) > 0
-    kept[tuple(reach)] = True
-    return np.argwhere(kept) - reach, values[kept]
+    kept[tuple(max_cell)] = True
+    return np.argwhere(kept) - max_cell, values[kept]

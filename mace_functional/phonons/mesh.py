@@ -1,8 +1,8 @@
 """Meshes of wave vectors, reduced by symmetry, and the modes on them.
 
 A mesh has the wave vectors q_i = (a_i + s_i / 2) / n_i with integers a_i, and shifts s_i of 0 or 1.
-One of each star is kept: frequencies at R q, for an operation R of the space group that maps the
-mesh onto itself, and at -q are those at q.
+One wave vector of each star is kept. Frequencies at q are equal to those at -q, and to those at
+R q for each operation R of the space group that maps the mesh onto itself.
 
 Source: Monkhorst, Pack, Phys. Rev. B 1976, 13, 5188, doi:10.1103/PhysRevB.13.5188; operations of
 the space group from spglib, Togo et al., Sci. Technol. Adv. Mater. Methods 2024, 4, 2384822.
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 
     from mace_functional.phonons.phonons import Phonons
 
-SAVE_EVERY = 60.0
-"""Seconds between two versions of a checkpoint."""
+SAVE_INTERVAL = 60.0
+"""Time between two writes of a checkpoint, s."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,15 +59,16 @@ class Mesh:
     """Wave vectors that sample the Brillouin zone, one of each star.
 
     Attributes:
-        size: Points along each reciprocal lattice vector.
-        shift: Whether the mesh is moved by half a step along each of them.
-        q: In units of the reciprocal lattice vectors, (Q, 3).
-        weights: Of the q, with sum 1, (Q,).
-        mapping: Which q stands for each point of the whole mesh, (n1, n2, n3).
-        reciprocal: Reciprocal lattice vectors, as rows, with the factor 2 pi, 1/Å, (3, 3).
-        rotations: Of the operations that map crystal and mesh onto themselves, Cartesian,
+        size: Number of points along each reciprocal lattice vector.
+        shift: True for each reciprocal lattice vector along which the mesh is shifted by half a
+            step.
+        q: Inequivalent wave vectors in units of the reciprocal lattice vectors, (Q, 3).
+        weights: Weights of the q, with sum 1, (Q,).
+        mapping: Index of the equivalent q for each point of the full mesh, (n1, n2, n3).
+        reciprocal: Reciprocal lattice vectors as rows, with the factor 2 pi, 1/Å, (3, 3).
+        rotations: Cartesian rotations of the operations that map crystal and mesh onto themselves,
             (G, 3, 3).
-        permutations: The atom on which each operation puts each atom, (G, N).
+        permutations: Number of the atom to which each operation maps each atom, (G, N).
     """
 
     size: tuple[int, int, int]
@@ -84,7 +85,7 @@ class Mesh:
 
     @property
     def description(self) -> str:
-        """The mesh in words, as "3 x 3 x 3, 27 wave vectors, 7 inequivalent"."""
+        """Description of the mesh, such as "3 x 3 x 3, 27 wave vectors, 7 inequivalent"."""
         size = " x ".join(map(str, self.size)) + ", shifted" * any(self.shift)
         return f"{size}, {math.prod(self.size)} wave vectors, {len(self.q)} inequivalent"
 
@@ -99,20 +100,22 @@ class Mesh:
         symprec: float = SYMPREC,
         proper: bool = False,
     ) -> Mesh:
-        """A mesh for a crystal; it holds Gamma unless it is shifted.
+        """Make a mesh for a crystal; it contains Gamma unless it is shifted.
 
         Args:
-            atoms: The crystal. Atoms of one element but different masses are different.
-            size: Points along each reciprocal lattice vector; 1 where the crystal is not periodic.
-            shift: Move the mesh by half a step along each of them.
-            symmetry: Reduce by the space group. Without, by q -> -q alone.
-            symprec: How far atoms may be from where an operation takes them, Å.
-            proper: Leave out operations that make left hands of right ones, for the few models
-                whose energy tells them apart.
+            atoms: The crystal. Atoms of one element with different masses are inequivalent.
+            size: Points along each reciprocal lattice vector; 1 in directions that are not
+                periodic.
+            shift: True to shift the mesh by half a step, for each reciprocal lattice vector.
+            symmetry: Reduce the mesh by the space group and q -> -q; False for q -> -q alone.
+            symprec: Largest distance of an atom from the position that an operation gives, Å.
+            proper: Leave out improper operations, which change the handedness, for the few models
+                whose energy distinguishes mirror images.
 
         Raises:
             ValueError: If the structure is a molecule, the size is not three positive integers, the
-                mesh goes along a direction that is not periodic, or no symmetry is found.
+                mesh has several points along a direction that is not periodic, or no symmetry is
+                found.
         """
         size, shift = _checked_size(atoms, size, shift)
         operations = (
@@ -123,43 +126,43 @@ class Mesh:
         half = np.array(shift) / 2
         points = (np.indices(size).reshape(3, -1).T + half) / size
         points -= np.round(points)
-        kept, star = [], np.arange(len(points))
-        for number, rotation in enumerate(operations.lattice):
+        valid, star = [], np.arange(len(points))
+        for i_operation, rotation in enumerate(operations.lattice):
             for sign in 1, -1:
-                address = sign * points @ rotation * size - half
-                whole = np.rint(address).astype(int)
-                if abs(address - whole).max() > 1e-6:
-                    break  # it maps the crystal onto itself, but not the mesh
-                images = np.ravel_multi_index(tuple((whole % size).T), size)
+                new_indices = sign * points @ rotation * size - half
+                rounded = np.rint(new_indices).astype(int)
+                if abs(new_indices - rounded).max() > 1e-6:
+                    break  # the operation does not map the mesh onto itself
+                images = np.ravel_multi_index(tuple((rounded % size).T), size)
                 star = np.minimum(star, images)
             else:
-                kept.append(number)
-        first, mapping, counts = np.unique(star, return_inverse=True, return_counts=True)
+                valid.append(i_operation)
+        representatives, mapping, counts = np.unique(star, return_inverse=True, return_counts=True)
         lattice = atoms.cell.complete()
         return cls(
             size=size,
             shift=shift,
-            q=torch.as_tensor(points[first]),
+            q=torch.as_tensor(points[representatives]),
             weights=torch.as_tensor(counts / len(points)),
             mapping=torch.as_tensor(mapping.reshape(size)),
             reciprocal=torch.as_tensor(2 * np.pi * lattice.reciprocal().array),
-            rotations=torch.as_tensor(operations.cartesian[kept]),
-            permutations=torch.as_tensor(operations.atom[kept]),
+            rotations=torch.as_tensor(operations.cartesian[valid]),
+            permutations=torch.as_tensor(operations.atom[valid]),
         )
 
 
 @dataclass(frozen=True, eq=False)
 class MeshModes:
-    """The modes of a crystal on a mesh.
+    """Modes of a crystal on a mesh of wave vectors.
 
     Attributes:
-        mesh: The mesh.
-        eigenvalues: Of the dynamical matrices, ascending, eV/Å²/amu, (Q, 3N); exactly zero for the
-            rigid motions.
-        eigenvectors: Complex, (Q, 3N, N, 3), or None if they were not asked for.
-        masses: amu, (N,).
-        n_rigid: How many rigid motions there are at each q, (Q,): the acoustic modes at Gamma, and
-            all rigid motions of molecules that are connected to nothing else, at every q.
+        mesh: Mesh of wave vectors.
+        eigenvalues: Eigenvalues of the dynamical matrices, ascending, eV/Å²/amu, (Q, 3N); exactly
+            zero for rigid motions.
+        eigenvectors: Complex eigenvectors, (Q, 3N, N, 3), or None if they were not kept.
+        masses: Masses in amu, (N,).
+        n_rigid: Number of rigid motions at each q, (Q,): the acoustic modes at Gamma, and at every
+            q all rigid motions of molecules that are connected to nothing else.
     """
 
     mesh: Mesh
@@ -177,7 +180,7 @@ class MeshModes:
         )
 
     def weighted_frequencies(self) -> WeightedFrequencies:
-        """What `harmonic_thermo` sums over: all modes but rigid motions, weighted by q."""
+        """Return the frequencies, their weights and the numbers of rigid motions."""
         weights = self.mesh.weights.to(self.eigenvalues)
         frequencies = self.frequencies_in("cm-1")
         return WeightedFrequencies(frequencies, "cm-1", weights, self.n_rigid, self.masses.sum())
@@ -189,12 +192,12 @@ class MeshModes:
         return callable_frequencies(values, self.frequencies_in) if is_concrete(values) else values
 
     def frequencies_in(self, unit: str) -> Tensor:
-        """The frequencies in "cm-1", "THz" or "meV"."""
+        """Return the frequencies in "cm-1", "THz" or "meV"."""
         return signed_frequencies(self.eigenvalues, unit)
 
     @property
     def imaginary_modes(self) -> list[ImaginaryMode]:
-        """The imaginary modes, in cm-1, the most unstable first."""
+        """Imaginary modes, frequencies in cm-1, the most unstable first."""
         return imaginary_modes(self.mesh.q, self.frequencies_in("cm-1"), self.eigenvectors)
 
     @property
@@ -203,7 +206,7 @@ class MeshModes:
         return int((self.eigenvalues < 0).sum())
 
     def imaginary(self, unit: str = "cm-1") -> list[ImaginaryMode]:
-        """The imaginary modes in a unit: an old name."""
+        """Return the imaginary modes in a unit: an old name."""
         warn_renamed("MeshModes.imaginary()", "MeshModes.imaginary_modes")
         return imaginary_modes(self.mesh.q, self.frequencies_in(unit), self.eigenvectors)
 
@@ -218,22 +221,22 @@ def mesh_modes(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> MeshModes:
-    """The modes at every wave vector of a mesh, one after the other.
+    """Compute the modes at every wave vector of a mesh, one after the other.
 
     Args:
-        phonons: From `phonons_of`.
-        mesh: From `Mesh.of`, of the same structure.
-        eigenvectors: Keep them: 16 (3N)^2 bytes for each q.
-        checkpoint: A file (npz) that keeps what is done, when the calculation is interrupted and
-            every minute. If it is there, the calculation goes on from it. To see that it is of the
-            same model, its first matrix alone is computed again.
+        phonons: Phonons of `phonons_of`.
+        mesh: Mesh of `Mesh.of` for the same structure.
+        eigenvectors: Keep eigenvectors: 16 (3N)^2 bytes for each q.
+        checkpoint: File (npz) to which finished wave vectors are written every minute, and on
+            interruption. If it exists, the calculation continues from it. The first wave vector is
+            computed again, to check that the file belongs to the same model.
         progress: Show a progress bar.
 
     Returns:
         The modes.
 
     Raises:
-        ValueError: If the structure is a molecule, or mesh or checkpoint are of something else.
+        ValueError: If the structure is a molecule, or mesh or checkpoint belong to something else.
 
     Warns:
         UserWarning: The structure is far from relaxed.
@@ -252,8 +255,8 @@ def mesh_modes(
         )
     path = None if checkpoint is None else Path(checkpoint)
     done = [] if path is None else _load(path, phonons, mesh, eigenvectors)
-    saved, saved_at = len(done), time.monotonic()
-    left = track(
+    n_saved, saved_at = len(done), time.monotonic()
+    remaining = track(
         mesh.q[len(done) :],
         "Mesh",
         total=len(mesh.q),
@@ -261,20 +264,20 @@ def mesh_modes(
         disable=not progress,
     )
     try:
-        for q in left:
+        for q in remaining:
             values, vectors = modes_at_q(phonons, q)
             done.append((values, vectors if eigenvectors else None))
-            if path is not None and time.monotonic() - saved_at > SAVE_EVERY:
+            if path is not None and time.monotonic() - saved_at > SAVE_INTERVAL:
                 _save(path, phonons, mesh, done)
-                saved, saved_at = len(done), time.monotonic()
+                n_saved, saved_at = len(done), time.monotonic()
     finally:
-        if path is not None and len(done) > saved:
+        if path is not None and len(done) > n_saved:
             _save(path, phonons, mesh, done)
-    kept = [vectors for _, vectors in done if vectors is not None]
+    all_vectors = [vectors for _, vectors in done if vectors is not None]
     return MeshModes(
         mesh=mesh,
         eigenvalues=torch.stack([values for values, _ in done]),
-        eigenvectors=torch.stack(kept) if eigenvectors else None,
+        eigenvectors=torch.stack(all_vectors) if eigenvectors else None,
         masses=phonons.masses,
         n_rigid=torch.tensor([phonons.rigid.count_at(q) for q in mesh.q.numpy()]).to(
             phonons.masses.device
@@ -283,28 +286,28 @@ def mesh_modes(
 
 
 def mesh_size(atoms: Atoms, spacing: float = MESH_SPACING) -> tuple[int, int, int]:
-    """The coarsest mesh whose neighbours are at most a distance apart.
+    """Return the coarsest mesh whose neighbouring points are at most a distance apart.
 
     Along reciprocal lattice vector b_i (with the factor 2 pi), n_i = |b_i| / spacing, rounded up.
 
     Args:
-        atoms: The crystal; one point along directions that are not periodic.
-        spacing: The distance, 1/Å.
+        atoms: The crystal. Directions that are not periodic have one point.
+        spacing: Largest distance of neighbouring points, 1/Å.
 
     Returns:
         The size, as `Mesh.of` takes it.
 
     Raises:
-        ValueError: If the spacing is not positive, or makes more than `MOST_WAVE_VECTORS` points.
+        ValueError: If the spacing is not positive, or gives more than `MOST_WAVE_VECTORS` points.
     """
     spacing = validation.positive("the spacing of a mesh", spacing, "1/Å")
     lengths = 2 * np.pi * np.linalg.norm(atoms.cell.complete().reciprocal(), axis=1)
-    # A length that is a multiple of the spacing but for rounding takes that many points.
+    # The factor 1 - 1e-9 allows for rounding of lengths that are multiples of the spacing.
     counts = np.where(atoms.pbc, np.ceil(lengths / spacing * (1 - 1e-9)), 1)
     if not np.prod(counts) <= MOST_WAVE_VECTORS:
         raise ValueError(
-            f"a spacing of {spacing:g} 1/Å makes a mesh of {np.prod(counts):.0e} wave vectors: "
-            "take a larger one"
+            f"a spacing of {spacing:g} 1/Å gives a mesh of {np.prod(counts):.0e} wave vectors: "
+            "choose a larger spacing"
         )
     n1, n2, n3 = np.maximum(counts, 1).astype(int).tolist()
     return n1, n2, n3
@@ -313,43 +316,45 @@ def mesh_size(atoms: Atoms, spacing: float = MESH_SPACING) -> tuple[int, int, in
 def _checked_size(
     atoms: Atoms, size: Sequence[int], shift: Sequence[bool]
 ) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """Return size and shift as tuples; raise an error if they do not fit the crystal."""
     check_crystal(atoms, "a mesh")
-    whole = validation.mesh(size)
-    moved = [bool(s) for s in shift]
-    if len(moved) != 3 or any(s not in (0, 1) for s in shift):
+    sizes = validation.mesh(size)
+    shifts = [bool(s) for s in shift]
+    if len(shifts) != 3 or any(s not in (0, 1) for s in shift):
         raise ValueError(
             f"the shift of a mesh is three booleans, for half a step or none, not {shift!r}"
         )
-    for n, s, periodic in zip(whole, moved, atoms.pbc, strict=True):
+    for n, s, periodic in zip(sizes, shifts, atoms.pbc, strict=True):
         if not periodic and (n != 1 or s):
             raise ValueError(
-                f"a mesh of size {tuple(whole)} and shift {tuple(moved)} goes along a direction "
-                f"that is not periodic (pbc {atoms.pbc.tolist()}): give it one point there, and "
-                "no shift"
+                f"a mesh of size {tuple(sizes)} and shift {tuple(shifts)} extends along a "
+                f"direction that is not periodic (pbc {atoms.pbc.tolist()}): give it one point "
+                "and no shift in that direction"
             )
-    return whole, (moved[0], moved[1], moved[2])
+    return sizes, (shifts[0], shifts[1], shifts[2])
 
 
 def _kinds(atoms: Atoms) -> NDArray[Any]:
-    """What tells atoms apart in their vibrations: element and mass."""
-    both = np.stack([atoms.numbers, atoms.get_masses()])
-    return np.unique(both, axis=1, return_inverse=True)[1].reshape(-1)
+    """Return a number for each atom; it is equal for atoms of equal element and mass."""
+    element_and_mass = np.stack([atoms.numbers, atoms.get_masses()])
+    return np.unique(element_and_mass, axis=1, return_inverse=True)[1].reshape(-1)
 
 
 def _check_mesh(phonons: Phonons, mesh: Mesh) -> None:
+    """Raise an error if the mesh was made for another structure."""
     reciprocal = 2 * np.pi * phonons.atoms.cell.complete().reciprocal().array
     if mesh.permutations.shape[1] != len(phonons.masses) or not np.allclose(
         mesh.reciprocal.numpy(), reciprocal
     ):
-        raise ValueError("the mesh was made for another structure: make it with Mesh.of anew")
+        raise ValueError("the mesh was made for another structure: make a new one with Mesh.of")
 
 
 Done = list[tuple[Tensor, Tensor | None]]
-"""Eigenvalues and eigenvectors of the wave vectors that are done."""
+"""Eigenvalues and eigenvectors of the finished wave vectors."""
 
 
 def _identity(phonons: Phonons, mesh: Mesh) -> dict[str, Any]:
-    """What a checkpoint belongs to."""
+    """Return the arrays that identify the calculation of a checkpoint."""
     atoms = phonons.atoms
     return {
         "q": mesh.q.numpy(),
@@ -373,7 +378,7 @@ def _save(path: Path, phonons: Phonons, mesh: Mesh, done: Done) -> None:
 
 
 def _load(path: Path, phonons: Phonons, mesh: Mesh, eigenvectors: bool) -> Done:
-    """What is done already; the first q again, as a check of the model."""
+    """Read the finished wave vectors; compute the first again to check the model."""
     if not path.exists():
         return []
     try:
@@ -385,24 +390,25 @@ def _load(path: Path, phonons: Phonons, mesh: Mesh, eigenvectors: bool) -> Done:
     if missing:
         raise ValueError(f"{path} is no checkpoint of a mesh: it lacks {sorted(missing)}")
     for name, expected in _identity(phonons, mesh).items():
-        found = arrays[name]
-        if found.shape != expected.shape or not np.allclose(found, expected, rtol=0, atol=1e-10):
+        stored = arrays[name]
+        if stored.shape != expected.shape or not np.allclose(stored, expected, rtol=0, atol=1e-10):
             raise ValueError(
                 f"the checkpoint {path} has other {name}: name another file, or remove it"
             )
     if eigenvectors and len(arrays["eigenvectors"]) != len(arrays["eigenvalues"]):
         raise ValueError(
-            f"the checkpoint {path} has no eigenvectors: name another file, or ask for none"
+            f"the checkpoint {path} has no eigenvectors: name another file, or set "
+            "eigenvectors=False"
         )
     values = torch.as_tensor(arrays["eigenvalues"]).to(phonons.masses)
-    again, _ = modes_at_q(phonons, mesh.q[0])
-    noise = 1e4 * torch.finfo(again.dtype).eps * again.abs().max()
-    if (values[0] - again).abs().max() > noise:
+    recomputed, _ = modes_at_q(phonons, mesh.q[0])
+    noise = 1e4 * torch.finfo(recomputed.dtype).eps * recomputed.abs().max()
+    if (values[0] - recomputed).abs().max() > noise:
         raise ValueError(
-            f"the checkpoint {path} has other frequencies at q = {mesh.q[0].tolist()}: it is of "
-            "another model; name another file, or remove it"
+            f"the checkpoint {path} has other frequencies at q = {mesh.q[0].tolist()}: it belongs "
+            "to another model; name another file, or remove it"
         )
     if not eigenvectors:
-        return [(one, None) for one in values]
+        return [(vector_values, None) for vector_values in values]
     vectors = torch.as_tensor(arrays["eigenvectors"]).to(phonons.masses.device)
-    return list(zip(values, vectors.to(again.dtype.to_complex()), strict=True))
+    return list(zip(values, vectors.to(recomputed.dtype.to_complex()), strict=True))

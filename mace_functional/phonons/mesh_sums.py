@@ -1,4 +1,4 @@
-"""Thermodynamics of a crystal from its phonons on a mesh, and how it converges with the mesh."""
+"""Thermodynamics of a crystal from its phonons on a mesh, and its convergence with the mesh."""
 
 from __future__ import annotations
 
@@ -26,16 +26,23 @@ from mace_functional.vibrations.thermodynamics import HarmonicThermo, harmonic_t
 if TYPE_CHECKING:
     from mace_functional.phonons.phonons import Phonons
 
-FIRST_SPACING, REFINEMENT = 1.0, 2**-0.5
-"""Spacing of the first mesh, 1/Å, and what it is multiplied by from mesh to mesh: cells of 6 Å and
-more begin at Gamma alone, and each mesh has about 2.8 times the wave vectors of the last."""
+FIRST_SPACING = 1.0
+"""Spacing of the first mesh, 1/Å. Cells of 6 Å and more begin with Gamma alone."""
 
-COLD = 0.01
-"""Heat capacities below this part of Dulong and Petit's count as that large where errors are
-relative: near 0 K only a few waves around Gamma hold heat, and no mesh resolves them."""
+REFINEMENT = 2**-0.5
+"""Ratio of the spacings of successive meshes.
 
-MOST_INEQUIVALENT = 4000
-"""Wave vectors of one mesh, after symmetry, at which a search for a converged one ends."""
+Each mesh has about 2.8 times the wave vectors of the mesh before.
+"""
+
+MIN_RELATIVE_CV = 0.01
+"""Smallest denominator of relative errors of heat capacities, in units of 3N k_B.
+
+Near 0 K only a few waves around Gamma contribute, and no mesh resolves them: errors of smaller heat
+capacities are relative to this value."""
+
+MAX_WAVE_VECTORS = 4000
+"""Number of inequivalent wave vectors of a mesh above which the refinement stops."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +51,7 @@ class MeshThermo:
 
     Attributes:
         thermo: Heat capacity, entropy and energies of one cell.
-        modes: The modes on the mesh.
+        modes: Modes on the mesh.
     """
 
     thermo: HarmonicThermo
@@ -58,7 +65,7 @@ class MeshThermo:
 
     @property
     def imaginary_modes(self) -> list[ImaginaryMode]:
-        """The imaginary modes, in cm-1, which are left out; the most unstable first."""
+        """Imaginary modes, which are left out; frequencies in cm-1, the most unstable first."""
         return self.modes.imaginary_modes
 
     imaginary = OldAttribute("imaginary_modes")
@@ -71,15 +78,15 @@ class MeshThermo:
 
 @dataclass(frozen=True)
 class ConvergenceRow:
-    """Thermodynamics from one mesh.
+    """Thermodynamics from one mesh, as a row of a table.
 
     Attributes:
-        size: Of the mesh.
-        n_q: Wave vectors, after symmetry.
-        specific_heat_capacity: J/(g K).
-        entropy: eV/K per cell.
-        free_energy: eV per cell.
-        n_imaginary: Imaginary modes, over all these wave vectors.
+        size: Size of the mesh.
+        n_q: Number of inequivalent wave vectors.
+        specific_heat_capacity: Heat capacity per mass, J/(g K).
+        entropy: Entropy of one cell, eV/K.
+        free_energy: Helmholtz free energy of one cell, eV.
+        n_imaginary: Number of imaginary modes, over all inequivalent wave vectors.
     """
 
     size: tuple[int, int, int]
@@ -91,15 +98,14 @@ class ConvergenceRow:
 
 
 def mesh_thermo(modes: MeshModes, temperatures: Sequence[float] | Tensor | float) -> MeshThermo:
-    """Heat capacity, entropy and energies from the modes on a mesh.
+    """Compute heat capacity, entropy and energies from the modes on a mesh.
 
-    Rigid motions, which projection has put to exactly zero, hold nothing, as in a supercell at
-    Gamma: a mesh (n, n, n) gives what an (n, n, n) supercell gives with its three
-    translations taken out.
+    Rigid motions have a frequency of exactly zero and contribute nothing. A mesh (n, n, n)
+    therefore gives the result of an (n, n, n) supercell at Gamma without its three translations.
 
     Args:
-        modes: From `mesh_modes`.
-        temperatures: (T,) or a scalar, K.
+        modes: Modes of `mesh_modes`.
+        temperatures: Temperatures in K, (T,) or a scalar.
 
     Returns:
         Thermodynamics of one cell.
@@ -116,16 +122,16 @@ def mesh_thermo(modes: MeshModes, temperatures: Sequence[float] | Tensor | float
 def mesh_convergence(
     phonons: Phonons, meshes: Iterable[Mesh], temperature: float, *, progress: bool = False
 ) -> list[ConvergenceRow]:
-    """Thermodynamics from one mesh after the other, to see how fine it must be.
+    """Compute thermodynamics on several meshes, to see how fine a mesh must be.
 
     Args:
-        phonons: From `phonons_of`.
-        meshes: From `Mesh.of`, of the same structure.
-        temperature: K.
+        phonons: Phonons of `phonons_of`.
+        meshes: Meshes of `Mesh.of` for the same structure.
+        temperature: Temperature, K.
         progress: Show a progress bar for each mesh.
 
     Returns:
-        A row for each mesh. Imaginary modes are counted in it.
+        A row for each mesh, with its number of imaginary modes.
 
     Raises:
         ValueError: See `mesh_modes` and `mesh_thermo`.
@@ -135,14 +141,14 @@ def mesh_convergence(
         modes = mesh_modes(phonons, mesh, eigenvectors=False, progress=progress)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*imaginary modes")
-            found = mesh_thermo(modes, temperature)
+            result = mesh_thermo(modes, temperature)
         rows.append(
             ConvergenceRow(
                 size=mesh.size,
                 n_q=len(mesh.q),
-                specific_heat_capacity=float(found.specific_heat_capacity),
-                entropy=float(found.thermo.entropy),
-                free_energy=float(found.thermo.free_energy),
+                specific_heat_capacity=float(result.specific_heat_capacity),
+                entropy=float(result.thermo.entropy),
+                free_energy=float(result.thermo.free_energy),
                 n_imaginary=modes.n_imaginary,
             )
         )
@@ -151,15 +157,15 @@ def mesh_convergence(
 
 @dataclass(frozen=True)
 class MeshStep:
-    """One mesh on the way to a converged one.
+    """One mesh of a series that is refined until it is converged.
 
     Attributes:
-        size: Of the mesh.
-        n_q: Wave vectors, after symmetry.
-        specific_heat_capacity: At each temperature, J/(g K).
+        size: Size of the mesh.
+        n_q: Number of inequivalent wave vectors.
+        specific_heat_capacity: Heat capacity per mass at each temperature, J/(g K).
         change: Largest relative change of the heat capacity from the mesh before, over the
             temperatures; None for the first mesh.
-        missing: Most that the acoustic modes at Gamma, which are left out, would add, relative.
+        missing: Largest relative contribution of the acoustic modes at Gamma, which are left out.
     """
 
     size: tuple[int, int, int]
@@ -170,19 +176,19 @@ class MeshStep:
 
     @property
     def error(self) -> float:
-        """The larger of change and what is missing; infinite for the first mesh."""
+        """Larger of `change` and `missing`; infinite for the first mesh."""
         return math.inf if self.change is None else max(self.change, self.missing)
 
 
 @dataclass(frozen=True, eq=False)
 class ConvergedThermo:
-    """Thermodynamics of a crystal from a mesh that was refined until it was fine enough.
+    """Thermodynamics of a crystal from a mesh that was refined until it was converged.
 
     Attributes:
-        result: From the last and finest mesh.
+        result: Result of the last and finest mesh.
         steps: The meshes, the coarsest first.
-        tolerance: That was asked for.
-        converged: Whether the error of the last mesh is within it.
+        tolerance: Tolerance of the relative error.
+        converged: True if the error of the last mesh is within the tolerance.
     """
 
     result: MeshThermo
@@ -205,13 +211,15 @@ class ConvergedThermo:
 
     @property
     def _ending(self) -> str:
-        """Whether the mesh converged, and to which error."""
-        verb = "converged" if self.converged else "not converged"
-        return f"{verb} to {self.tolerance:g} of the heat capacity after {len(self.steps)} meshes"
+        """Statement whether the mesh converged, and to which error."""
+        outcome = "converged" if self.converged else "not converged"
+        return (
+            f"{outcome} to {self.tolerance:g} of the heat capacity after {len(self.steps)} meshes"
+        )
 
     @property
     def size(self) -> tuple[int, int, int]:
-        """Of the last mesh."""
+        """Size of the last mesh."""
         return self.steps[-1].size
 
 
@@ -222,33 +230,35 @@ def converged_mesh_thermo(
     *,
     tolerance: float = MESH_TOLERANCE,
     symprec: float = SYMPREC,
-    most_wave_vectors: int = MOST_INEQUIVALENT,
+    most_wave_vectors: int = MAX_WAVE_VECTORS,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> ConvergedThermo:
-    """Heat capacity, entropy and energies from a mesh that is fine enough for the heat capacity.
+    """Compute heat capacity, entropy and energies on a mesh that is converged in the heat capacity.
 
-    Meshes are refined by the spacing of wave vectors (`mesh_size`) until two conditions hold at all
-    temperatures: from the mesh before, the heat capacity has changed by no more than the tolerance,
-    relative to itself; and no more than that is missing, k_B for each acoustic mode at Gamma times
-    the weight of Gamma. The second is the larger part of the error of most meshes, and falls with
-    the number of their points. Heat capacities below `COLD` of 3N k_B count as that large.
+    The spacing of wave vectors (`mesh_size`) is reduced until two relative errors of the heat
+    capacity are within the tolerance, at all temperatures: its change from the mesh before, and the
+    upper bound of the part that is missing, k_B for each acoustic mode at Gamma times the weight of
+    Gamma. The second is the larger one on most meshes, and is inversely proportional to the number
+    of points. Errors of heat capacities below `MIN_RELATIVE_CV` times 3N k_B are relative to that
+    value.
 
     Args:
-        phonons: From `phonons_of`.
-        temperatures: (T,) or a scalar, K.
+        phonons: Phonons of `phonons_of`.
+        temperatures: Temperatures in K, (T,) or a scalar.
         tolerance: Largest relative error.
-        symprec: How far atoms may be from where an operation takes them, Å.
-        most_wave_vectors: After symmetry, of one mesh: no finer one is computed.
-        checkpoint: A file (npz): beside it, with the size of the mesh in its name, each mesh keeps
-            what is done, and an interrupted calculation goes on from there.
+        symprec: Largest distance of an atom from the position that an operation gives, Å.
+        most_wave_vectors: Largest number of inequivalent wave vectors of a mesh; no finer mesh is
+            computed.
+        checkpoint: File (npz). Each mesh writes its finished wave vectors to a file of this name
+            with its size appended, and an interrupted calculation continues from these files.
         progress: Show a progress bar for each mesh.
 
     Returns:
-        The thermodynamics, the meshes on the way, and whether they converged.
+        The thermodynamics, all meshes, and whether they converged.
 
     Raises:
-        ValueError: See `mesh_modes` and `mesh_thermo`, or if a limit is not positive.
+        ValueError: If a limit is not positive; see also `mesh_modes` and `mesh_thermo`.
 
     Warns:
         UserWarning: There are imaginary modes; the structure is far from relaxed; the tolerance
@@ -258,14 +268,14 @@ def converged_mesh_thermo(
     positive("tolerance", tolerance)
     count("most_wave_vectors", most_wave_vectors)
     spacing, steps = FIRST_SPACING, list[MeshStep]()
-    found: MeshThermo | None = None
-    while found is None or steps[-1].error > tolerance:
+    result: MeshThermo | None = None
+    while result is None or steps[-1].error > tolerance:
         size = mesh_size(phonons.atoms, spacing)
         spacing *= REFINEMENT
-        if found is not None and size == steps[-1].size:
+        if result is not None and size == steps[-1].size:
             continue
         mesh = Mesh.of(phonons.atoms, size, symprec=symprec)
-        if found is not None and len(mesh.q) > most_wave_vectors:
+        if result is not None and len(mesh.q) > most_wave_vectors:
             warnings.warn(
                 f"the heat capacity has an error of {steps[-1].error:.1e} on a mesh of "
                 f"{steps[-1].size}, above the tolerance of {tolerance:g}: the next one has "
@@ -280,14 +290,14 @@ def converged_mesh_thermo(
             checkpoint=None if checkpoint is None else mesh_checkpoint(Path(checkpoint), size),
             progress=progress,
         )
-        before = found
+        previous = result
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*imaginary modes")
-            found = mesh_thermo(modes, temperatures)
-        steps.append(_step(found, before))
-    assert found is not None
+            result = mesh_thermo(modes, temperatures)
+        steps.append(_step(result, previous))
+    assert result is not None
     return ConvergedThermo(
-        result=mesh_thermo(found.modes, temperatures),
+        result=mesh_thermo(result.modes, temperatures),
         steps=steps,
         tolerance=tolerance,
         converged=steps[-1].error <= tolerance,
@@ -295,31 +305,31 @@ def converged_mesh_thermo(
 
 
 def mesh_checkpoint(path: Path, size: tuple[int, int, int]) -> Path:
-    """Where `converged_mesh_thermo` keeps what is done of one mesh.
+    """Return the file of `converged_mesh_thermo` for the finished wave vectors of one mesh.
 
     Args:
-        path: The checkpoint that was named.
-        size: Of the mesh.
+        path: Checkpoint that the user named.
+        size: Size of the mesh.
     """
     return path.with_name(f"{path.stem}-{'x'.join(map(str, size))}{path.suffix}")
 
 
-def _step(found: MeshThermo, before: MeshThermo | None) -> MeshStep:
-    """A mesh, and how far it is from the one before."""
-    modes, heat = found.modes, found.thermo.heat_capacity
-    scale = heat.clamp(min=COLD * modes.eigenvalues.shape[1] * K_B)
+def _step(result: MeshThermo, previous: MeshThermo | None) -> MeshStep:
+    """Compare the result of a mesh with that of the mesh before."""
+    modes, cv = result.modes, result.thermo.heat_capacity
+    scale = cv.clamp(min=MIN_RELATIVE_CV * modes.eigenvalues.shape[1] * K_B)
     change = None
-    if before is not None:
-        change = float(((heat - before.thermo.heat_capacity).abs() / scale).max())
-    at_gamma = is_gamma(modes.mesh.q).to(heat.device)
-    # What moves as a whole in every wave, a molecule by itself, leaves nothing out.
-    everywhere = modes.n_rigid.min() if len(modes.n_rigid) > 1 else 0
-    left_out = ((modes.n_rigid - everywhere) * modes.mesh.weights.to(heat))[at_gamma].sum()
-    warm = found.thermo.temperatures > 0
+    if previous is not None:
+        change = float(((cv - previous.thermo.heat_capacity).abs() / scale).max())
+    at_gamma = is_gamma(modes.mesh.q).to(cv.device)
+    # Rigid motions of isolated molecules exist at every q; they are no acoustic modes.
+    free_molecules = modes.n_rigid.min() if len(modes.n_rigid) > 1 else 0
+    n_left_out = ((modes.n_rigid - free_molecules) * modes.mesh.weights.to(cv))[at_gamma].sum()
+    positive_t = result.thermo.temperatures > 0
     return MeshStep(
         size=modes.mesh.size,
         n_q=len(modes.mesh.q),
-        specific_heat_capacity=tuple(found.specific_heat_capacity.reshape(-1).tolist()),
+        specific_heat_capacity=tuple(result.specific_heat_capacity.reshape(-1).tolist()),
         change=change,
-        missing=float((K_B * left_out * warm / scale).max()),
+        missing=float((K_B * n_left_out * positive_t / scale).max()),
     )

@@ -1,4 +1,4 @@
-"""The modes of a crystal at one wave vector, with the rigid motions at exactly zero."""
+"""Modes of a crystal at one wave vector; the rigid motions have exactly zero frequency."""
 
 from __future__ import annotations
 
@@ -21,33 +21,35 @@ if TYPE_CHECKING:
     from mace_functional.phonons.phonons import Phonons
 
 GAMMA_TOLERANCE = 1e-8
-"""Closer to a reciprocal lattice vector than this, acoustic frequencies drown in rounding."""
+"""Largest distance of q from a reciprocal lattice vector that counts as zero, in lattice units.
 
-ROUNDING = 1e3
-"""Rounding of eigenvalues, in units of the machine precision times the norm of the matrix."""
+Closer to it, acoustic frequencies are smaller than their rounding errors."""
+
+EIGENVALUE_NOISE = 1e3
+"""Rounding error of eigenvalues, in units of the machine precision times the norm of the matrix."""
 
 WITH_DERIVATIVES = "frequencies(phonons.dynamical_matrix(q))"
-"""What to use in place of functions of phonons that have no derivatives."""
+"""Call that error messages recommend in place of functions of phonons without derivatives."""
 
 LARGEST_FORCE = 0.05
-"""Above this, in eV/Å, a structure is not at rest."""
+"""Largest force on an atom of a relaxed structure, eV/Å. Above, functions of phonons warn."""
 
 
 def modes_at_q(phonons: Phonons, q: WaveVector) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and eigenvectors of the dynamical matrix, D e = omega^2 e.
+    """Compute eigenvalues and eigenvectors of the dynamical matrix, D e = omega^2 e.
 
-    Rigid motions are taken out by projection and come back with eigenvalues of exactly zero,
-    whatever rounding makes of them. At a reciprocal lattice vector they are the acoustic modes, and
-    rotations of molecules and chains that are connected to nothing else; such a molecule moves as a
-    whole in every wave. The matrix is made hermitian, (D + D^H) / 2.
+    Rigid motions are removed by projection, and returned with eigenvalues of exactly zero, free of
+    rounding errors. At a reciprocal lattice vector they are the acoustic modes. A molecule that is
+    connected to nothing else has its own rigid motions at every q, a chain at some q. The matrix is
+    made hermitian, (D + D^H) / 2.
 
     Args:
-        phonons: From `phonons_of`.
+        phonons: Phonons of `phonons_of`.
         q: Wave vector in units of the reciprocal lattice vectors, (3,).
 
     Returns:
-        Eigenvalues (3N,) in eV/Å²/amu, ascending, and the orthonormal eigenvectors that belong to
-        them, complex, (3N, N, 3). In cell R they are multiplied by exp(2 pi i q.R).
+        Eigenvalues in eV/Å²/amu, ascending, (3N,), and the orthonormal eigenvectors, complex,
+        (3N, N, 3). In cell R they are multiplied by exp(2 pi i q.R).
 
     Raises:
         ValueError: If q has the wrong shape, is not finite or has a component along a direction
@@ -55,35 +57,35 @@ def modes_at_q(phonons: Phonons, q: WaveVector) -> tuple[Tensor, Tensor]:
     """
     refuse_transforms("modes_at_q", WITH_DERIVATIVES, phonons.masses, q)
     q = checked_q(phonons, q)
-    matrix = phonons.dynamical_matrix(q)
-    if not matrix.isfinite().all():
+    d = phonons.dynamical_matrix(q)
+    if not d.isfinite().all():
         raise ValueError(
             f"the dynamical matrix at q = {q.tolist()} has entries that are not finite: look for "
             "atoms on top of each other, or overflow in low precision"
         )
-    matrix = (matrix + matrix.mH) / 2
+    d = (d + d.mH) / 2
     rigid = rigid_basis(phonons, q)
     if not rigid.shape[1]:
-        values, columns = torch.linalg.eigh(matrix)
+        values, columns = torch.linalg.eigh(d)
     else:
         internal = internal_motions(rigid)
-        inner = matrix if rigid.is_complex() else matrix.real
-        values, columns = torch.linalg.eigh(internal.mH @ inner @ internal)
+        inner_d = d if rigid.is_complex() else d.real
+        values, columns = torch.linalg.eigh(internal.mH @ inner_d @ internal)
         values = torch.cat([values.new_zeros(rigid.shape[1]), values])
         values, order = values.sort(stable=True)
-        columns = torch.cat([rigid, internal @ columns], 1)[:, order].to(matrix.dtype)
+        columns = torch.cat([rigid, internal @ columns], 1)[:, order].to(d.dtype)
     return values, columns.mT.unflatten(1, (-1, 3))
 
 
 def rigid_basis(phonons: Phonons, q: Tensor) -> Tensor:
-    """Orthonormal basis of the motions that cost no energy, mass-weighted.
+    """Return an orthonormal basis of the rigid motions at q, mass-weighted.
 
     Args:
-        phonons: From `phonons_of`.
+        phonons: Phonons of `phonons_of`.
         q: Wave vector in units of the reciprocal lattice vectors, (3,).
 
     Returns:
-        (3N, r); real at reciprocal lattice vectors, complex elsewhere.
+        Rigid motions as columns, (3N, r); real at reciprocal lattice vectors, complex elsewhere.
     """
     masses = phonons.masses
     if is_gamma(q):
@@ -93,31 +95,32 @@ def rigid_basis(phonons: Phonons, q: Tensor) -> Tensor:
 
 
 def signed_frequencies(eigenvalues: Tensor, unit: str) -> Tensor:
-    """Frequencies sign(omega^2) sqrt(|omega^2|) from eigenvalues in eV/Å²/amu, in `unit`."""
+    """Compute frequencies sign(omega^2) sqrt(|omega^2|) in `unit`, from omega^2 in eV/Å²/amu."""
     return frequency_factor(unit) * signed_sqrt(eigenvalues)
 
 
 def degenerate_blocks(eigenvalues: Tensor) -> Tensor:
-    """Number of the block of equal eigenvalues that each of them belongs to, (3N,).
+    """Return the number of the degenerate block of each eigenvalue, (3N,).
 
-    Equal is what differs by less than the root of the machine precision, as a share of the larger,
-    to which relaxed structures seldom keep their symmetry; or by less than the rounding of all.
+    Neighbouring eigenvalues are degenerate if they differ by less than the rounding error, or by
+    less than the square root of the machine precision relative to the larger one: the symmetry of
+    relaxed structures is rarely more exact.
 
     Args:
-        eigenvalues: Ascending, (3N,).
+        eigenvalues: Eigenvalues, ascending, (3N,).
     """
     eps, size = torch.finfo(eigenvalues.dtype).eps, eigenvalues.abs()
-    tolerance = eps**0.5 * torch.maximum(size, size.roll(1)) + ROUNDING * eps * size.norm()
+    tolerance = eps**0.5 * torch.maximum(size, size.roll(1)) + EIGENVALUE_NOISE * eps * size.norm()
     return (eigenvalues.diff(prepend=eigenvalues[:1]) > tolerance).cumsum(0)
 
 
 def is_gamma(q: Tensor) -> Tensor:
-    """Whether wave vectors (..., 3) are reciprocal lattice vectors, (...)."""
+    """Return True for wave vectors (..., 3) that are reciprocal lattice vectors, (...)."""
     return ((q - q.round()).abs() < GAMMA_TOLERANCE).all(-1)
 
 
 def checked_q(phonons: Phonons, q: WaveVector) -> Tensor:
-    """A wave vector with the precision of the phonons.
+    """Convert a wave vector to the dtype and device of the phonons.
 
     Raises:
         ValueError: If its shape is not (3,), it is not finite, or it has a component along a
@@ -128,11 +131,11 @@ def checked_q(phonons: Phonons, q: WaveVector) -> Tensor:
 
 
 def check_crystal(atoms: Atoms, what: str) -> None:
-    """Refuse a molecule.
+    """Raise an error if the structure is a molecule.
 
     Args:
         atoms: The structure.
-        what: What was asked for, to be named.
+        what: Name of the requested result, for the message.
 
     Raises:
         ValueError: If no direction is periodic.
@@ -145,7 +148,7 @@ def check_crystal(atoms: Atoms, what: str) -> None:
 
 
 def warn_if_not_relaxed(phonons: Phonons) -> None:
-    """Warn of a structure far from rest.
+    """Warn if the structure is far from relaxed.
 
     Warns:
         UserWarning: The largest force is above `LARGEST_FORCE`.
@@ -153,7 +156,7 @@ def warn_if_not_relaxed(phonons: Phonons) -> None:
     force = phonons.diagnostics.largest_force
     if force > LARGEST_FORCE:
         warnings.warn(
-            f"the largest force is {force:.3g} eV/Å: the structure is not at rest, and its "
+            f"the largest force is {force:.3g} eV/Å: the structure is not relaxed, and its "
             "harmonic frequencies mean little; relax it first",
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""The phonons of a structure: its dynamical matrix, and how much it can be trusted."""
+"""Phonons of a structure: the dynamical matrix, and diagnostics of its accuracy."""
 
 from __future__ import annotations
 
@@ -44,22 +44,24 @@ if TYPE_CHECKING:
 
     from mace_functional.autodiff.columns import ChunkSize
 
-WAVE_VECTORS = 1000
-"""How many wave vectors force constants must save to be worth their computation."""
+ASSUMED_WAVE_VECTORS = 1000
+"""Number of wave vectors for which the cost of force constants and replicas is compared."""
 
-NUMBERS_PER_WEIGHT = 10
-"""Kept for each radial weight of each edge by a linearised gradient; measured, from above."""
+FLOATS_PER_WEIGHT = 10
+"""Floats that a linearised gradient stores for each radial weight of each edge.
+
+The value is an upper bound of measurements."""
 
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """How far structure and matrix are from what they should be.
+    """Deviations from a relaxed structure, and from an exact dynamical matrix.
 
     Attributes:
-        largest_force: On any atom, eV/Å; phonons are those of a structure at rest.
+        largest_force: Largest force on an atom, eV/Å; zero for a relaxed structure.
         largest_stress: Largest entry of the stress, eV/Å³; None if not periodic in all directions.
-        acoustic_sum_residual: max |sum_k Phi_jk|, eV/Å²; zero for an energy that is invariant under
-            translations.
+        acoustic_sum_residual: Largest entry of |sum_k Phi_jk|, eV/Å²; zero for an energy that is
+            invariant under translations.
         asymmetry: Largest entry of D - D^H, eV/Å²/amu, at Gamma and a general wave vector.
     """
 
@@ -74,14 +76,15 @@ class Phonons:
     """Lattice vibrations of a crystal, or vibrations of a molecule.
 
     Attributes:
-        dynamical_matrix: q (3,) in units of the reciprocal lattice vectors to D(q), complex
-            (3N, 3N) in eV/Å²/amu: a pure function for `jvp`, `grad` and `vmap`.
+        dynamical_matrix: Function of q (3,) in units of the reciprocal lattice vectors that returns
+            D(q) in eV/Å²/amu, complex (3N, 3N); a pure function for `jvp`, `grad` and `vmap`.
         atoms: The structure.
-        masses: amu, (N,).
-        diagnostics: How far it is from what it should be.
-        force_constants: What the dynamical matrix is made of; None if it is not made of them.
-        parts: Connected parts of the structure, each with rigid motions of its own; if None, it is
-            one, connected to itself along all periodic directions.
+        masses: Masses in amu, (N,).
+        diagnostics: Deviations from a relaxed structure and an exact matrix.
+        force_constants: Force constants from which the dynamical matrix is computed; None if it is
+            computed without.
+        parts: Connected parts of the structure, each with its own rigid motions; None for one part
+            that is connected to its images along all periodic directions.
     """
 
     dynamical_matrix: Callable[[WaveVector], Tensor]
@@ -93,14 +96,14 @@ class Phonons:
 
     @cached_property
     def hessian(self) -> Tensor:
-        """Force constants at q = 0 between all atoms, (3N, 3N), eV/Å²."""
-        root = self.masses.sqrt().repeat_interleave(3)
-        return self.dynamical_matrix(self.masses.new_zeros(3)).real * (root[:, None] * root)
+        """Sum of the force constants over all cells (q = 0), (3N, 3N), eV/Å²."""
+        sqrt_m = self.masses.sqrt().repeat_interleave(3)
+        return self.dynamical_matrix(self.masses.new_zeros(3)).real * (sqrt_m[:, None] * sqrt_m)
 
     @cached_property
     def rigid(self) -> RigidMotions:
-        """The rigid motions, at q = 0 and at all waves in which a part moves as a whole."""
-        count = len(self.atoms)
+        """Rigid motions, at q = 0 and at all waves in which a part moves as a whole."""
+        n_atoms = len(self.atoms)
 
         def block(atoms: np.ndarray) -> np.ndarray:
             rows = (3 * atoms[:, None] + np.arange(3)).ravel()
@@ -110,7 +113,7 @@ class Phonons:
             self.atoms.positions,
             as_array(self.masses),
             self.atoms.cell.array,
-            self.parts or Parts.whole(count, self.atoms.pbc),
+            self.parts or Parts.whole(n_atoms, self.atoms.pbc),
             block=block,
             epsilon=torch.finfo(self.masses.dtype).eps,
         )
@@ -127,10 +130,10 @@ class Phonons:
 
     @positional_for_a_release("unit")
     def gamma_modes(self, *, unit: str = "cm-1") -> NormalModes:
-        """Modes at q = 0 without rigid motions, of crystals and molecules alike.
+        """Compute the modes at q = 0 without rigid motions, for crystals and molecules.
 
         Args:
-            unit: "cm-1", "THz" or "meV".
+            unit: Unit of the frequencies: "cm-1", "THz" or "meV".
         """
         return normal_modes(
             self.hessian,
@@ -154,23 +157,24 @@ def phonons_of(
     memory_budget: int | None = None,
     progress: bool = False,
 ) -> Phonons:
-    """Phonons of a structure from its primitive cell, at any wave vector.
+    """Compute the phonons of a structure from its primitive cell, for any wave vector.
 
     Args:
-        potential: Such as a model of `load_model`, or a sum; see `dynamical_matrix_fn`.
+        potential: A potential, such as a model of `load_model`, or a sum; see
+            `dynamical_matrix_fn`.
         atoms: The structure, relaxed; periodic in any directions.
-        method: "force-constants" computes those of all cells first, after which D(q) costs almost
-            nothing; "replicas" computes D(q) anew for every q, by `dynamical_matrix_fn`, in less
-            memory. Both are exact. "auto" takes force constants of crystals wherever they fit into
-            memory and cost less than replicas at a thousand wave vectors, and replicas otherwise,
-            for potentials without edges, such as dispersion, always.
-        symmetry: Use it in computing force constants.
-        symprec: Its tolerance, Å; see `force_constants`.
+        method: "force-constants" computes the force constants of all cells first; D(q) then costs
+            almost nothing. "replicas" computes D(q) for every q by `dynamical_matrix_fn`, in less
+            memory. Both are exact. "auto" chooses force constants of a crystal if they fit into
+            memory and cost less than replicas at a thousand wave vectors, else replicas. Potentials
+            without edges, such as dispersion, always use replicas.
+        symmetry: Use the space group to compute fewer force constants.
+        symprec: Tolerance of the symmetry, Å; see `force_constants`.
         chunk_size: Columns at once; see `hessian`.
-        memory_budget: Bytes that "auto", here as method and chunk size, may fill; a fraction of
-            the free memory if None.
-        progress: Show a progress bar for the force constants. What walks through wave vectors, a
-            path or a mesh, has one of its own.
+        memory_budget: Bytes that "auto" may fill, as method and as chunk size; None for a fraction
+            of the free memory.
+        progress: Show a progress bar for the force constants. Functions that compute many wave
+            vectors have their own.
 
     Returns:
         The phonons.
@@ -178,9 +182,9 @@ def phonons_of(
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
         ValueError: If the method is unknown, the structure does not fit the potential (see
-            `from_ase`), or force constants are asked for and it is not periodic, or a part of the
-            potential has no edges; or if constraints hold atoms, or parameters require grad or are
-            inside of a transform.
+            `from_ase`), constraints fix atoms, or parameters require grad or are inside of a
+            transform. With method "force-constants", also if the structure is not periodic or a
+            part of the potential has no edges.
     """
     in_order("phonons_of(potential, atoms)", (potential, "Potential"), (atoms, "Atoms"))
     if method not in get_args(PhononMethod):
@@ -192,7 +196,7 @@ def phonons_of(
     refuse_transforms("phonons_of", "dynamical_matrix_fn", potential.params)
     refuse_constraints(atoms, "phonons_of", "take gamma_modes, which keeps them")
     s = potential.structure(atoms)
-    arguments = (s.positions, s.cell, potential.params)
+    e_args = (s.positions, s.cell, potential.params)
     constants = None
     dynamical_matrix: Callable[[WaveVector], Tensor]
     if method == "force-constants" or (
@@ -214,17 +218,17 @@ def phonons_of(
         )
 
         def dynamical_matrix(q: WaveVector) -> Tensor:
-            return matrix(q, *arguments, s.masses)
+            return matrix(q, *e_args, s.masses)
 
-    at_rest = energy_forces_virial(potential.energy_fn(s.topology))(*arguments)
+    derivatives = energy_forces_virial(potential.energy_fn(s.topology))(*e_args)
     periodic = bool(atoms.pbc.all())
-    stress = float((at_rest.virial / volume_of(s.cell)).abs().max()) if periodic else None
+    stress = float((derivatives.virial / volume_of(s.cell)).abs().max()) if periodic else None
     return Phonons(
         dynamical_matrix=dynamical_matrix,
         atoms=atoms.copy(),
         masses=s.masses,
         diagnostics=Diagnostics(
-            largest_force=float(at_rest.forces.norm(dim=1).max()),
+            largest_force=float(derivatives.forces.norm(dim=1).max()),
             largest_stress=stress,
             **matrix_diagnostics(dynamical_matrix, s.masses, s.topology.pbc),
         ),
@@ -234,50 +238,50 @@ def phonons_of(
 
 
 def _cluster_pays(potential: Potential, topology: Any, memory_budget: int | None) -> bool:
-    """Whether force constants are the better way, by the size of the clusters that they need.
+    """Return True if force constants cost less than replicas and fit into memory.
 
-    Both ways linearise the network once for 3N columns: force constants on the nodes of a cluster,
-    replicas on 3N nodes for every wave vector.
+    Both methods linearise the network once for 3N columns: force constants on the nodes of a
+    cluster, replicas on 3N nodes for every wave vector.
     """
     parts = finite_parts(potential, topology, potential.params)
     if parts is None or not bool(topology.pbc.any()):
         return False
     if not has_dynamical_matrix(potential):
         return True
-    atoms, numbers, nodes = topology.n_atoms, 0, 0
+    atoms, floats, nodes = topology.n_atoms, 0, 0
     for part, graph, _ in parts:
         if not isinstance(part, EdgePotential):
             return False
         cluster = Cluster.around(list(range(atoms)), graph, part.layers)
-        weights = part.n_edge_features * part.layers
-        columns = 3 * atoms * cluster.cells.numel()
-        numbers += NUMBERS_PER_WEIGHT * weights * cluster.senders.numel() + 3 * columns
+        n_weights = part.n_edge_features * part.layers
+        n_column_floats = 3 * atoms * cluster.cells.numel()
+        floats += FLOATS_PER_WEIGHT * n_weights * cluster.senders.numel() + 3 * n_column_floats
         nodes += len(cluster.senders)
     if memory_budget is None:
         memory_budget = int(BUDGET_FRACTION * free_memory(potential.device))
-    fits = numbers * potential.dtype.itemsize < memory_budget
-    return fits and nodes < WAVE_VECTORS * 3 * atoms
+    fits = floats * potential.dtype.itemsize < memory_budget
+    return fits and nodes < ASSUMED_WAVE_VECTORS * 3 * atoms
 
 
 def matrix_diagnostics(
     dynamical_matrix: Callable[[WaveVector], Tensor], masses: Tensor, pbc: Tensor
 ) -> dict[str, float]:
-    """Those of the `Diagnostics` that a dynamical matrix tells.
+    """Compute the entries of `Diagnostics` that follow from a dynamical matrix.
 
     Args:
-        dynamical_matrix: q (3,) to D(q) in eV/Å²/amu.
-        masses: amu, (N,).
-        pbc: Periodic directions, (3,).
+        dynamical_matrix: Function of q (3,) that returns D(q) in eV/Å²/amu.
+        masses: Masses in amu, (N,).
+        pbc: True for each periodic direction, (3,).
 
     Returns:
         Acoustic-sum-rule residual, and asymmetry at Gamma and a general wave vector.
     """
     q = masses.new_tensor([0.31, 0.17, 0.43]) * pbc
     matrices = [dynamical_matrix(torch.zeros_like(q)), dynamical_matrix(q)]
-    root = masses.sqrt().repeat_interleave(3)
-    at_gamma = matrices[0].real * (root[:, None] * root)
-    sums = at_gamma.view(-1, len(masses), 3).sum(1)
+    sqrt_m = masses.sqrt().repeat_interleave(3)
+    phi = matrices[0].real * (sqrt_m[:, None] * sqrt_m)
+    acoustic_sums = phi.view(-1, len(masses), 3).sum(1)
     return {
-        "acoustic_sum_residual": float(sums.abs().max()),
+        "acoustic_sum_residual": float(acoustic_sums.abs().max()),
         "asymmetry": max(float((d - d.mH).abs().max()) for d in matrices),
     }

@@ -2,18 +2,18 @@ r"""Group velocities, from the derivative of the dynamical matrix by the wave ve
 
     d omega / dq = e^H (dD / dq) e / (2 omega)
 
-Within a degenerate block e is not defined by D. It is chosen to diagonalise the block of
-e^H (n.dD/dq) e for a direction n: these modes continue smoothly along n, and their slopes along it
-are the eigenvalues of the block (Hellmann-Feynman theorem for degenerate states).
+In a degenerate block, D does not determine e. It is chosen to diagonalise e^H (n.dD/dq) e within
+the block, for a direction n. These modes continue smoothly along n, and their slopes along n are
+the eigenvalues of the block (Hellmann-Feynman theorem for degenerate states).
 
 At Gamma the acoustic frequencies have a cusp, omega = c(n) |q|, and velocities depend on the
-direction in which Gamma is left. Second-order perturbation theory gives the squared speeds of sound
-as the eigenvalues of the matrix (Christoffel's)
+direction n from Gamma. By second-order perturbation theory, the squared speeds of sound are the
+eigenvalues of the Christoffel matrix
 
     M(n) = A^T [ n.D''.n / 2 - (n.D') G (n.D') ] A
 
-with the rigid motions A and the inverse G of D on all other motions, and velocities as the
-gradients of c(n) |q|. All derivatives are exact, and none divides by a frequency of zero.
+with the rigid motions A and the inverse G of D on all other motions. Velocities are the gradients
+of c(n) |q|. All derivatives are exact, and none divides by a frequency of zero.
 
 Source: Born, Huang, *Dynamical Theory of Crystal Lattices* (1954), sections 26 and 27.
 """
@@ -49,7 +49,7 @@ VELOCITY_UNITS: dict[str, float] = {
     "m/s": ANGULAR_FREQUENCY * 1e-10,
     "THz Å": ANGULAR_FREQUENCY * 1e-12,
 }
-"""One sqrt(eV/amu), which is one sqrt(eV/Å²/amu) times Å, in each unit of velocity."""
+"""Factors from sqrt(eV/amu), the unit of sqrt(eV/Å²/amu) times Å, to each unit of velocity."""
 
 
 def group_velocities(
@@ -59,20 +59,20 @@ def group_velocities(
     direction: Sequence[float] | Tensor = (1.0, 2.0, 3.0),
     unit: str = "km/s",
 ) -> Tensor:
-    """Group velocities of all modes at a wave vector.
+    """Compute the group velocities of all modes at a wave vector.
 
     Args:
-        phonons: From `phonons_of`.
+        phonons: Phonons of `phonons_of`.
         q: Wave vector in units of the reciprocal lattice vectors, (3,).
-        direction: Cartesian, of any length, (3,): along it degenerate modes are told apart, and at
-            Gamma it is the direction in which acoustic modes leave. The default lies in no plane
-            of symmetry of a cubic crystal in its usual setting.
-        unit: "km/s", "m/s" or "THz Å".
+        direction: Cartesian direction n, of any length, (3,). It splits degenerate modes, and at
+            Gamma the acoustic velocities are for q along n. The default lies in no mirror plane of
+            a cubic crystal in its usual setting.
+        unit: Unit of the velocities: "km/s", "m/s" or "THz Å".
 
     Returns:
-        d omega / dq, Cartesian, (3N, 3), in the order of the ascending frequencies; for imaginary
-        modes the derivative of the negative frequency. A mode of frequency exactly zero,
-        but for the acoustic ones at Gamma, gets zero.
+        Cartesian d omega / dq in `unit`, (3N, 3), in the order of the ascending frequencies; for
+        imaginary modes the derivative of the negative frequency. A mode of frequency exactly zero,
+        other than the acoustic ones at Gamma, has velocity zero.
 
     Raises:
         ValueError: If the structure is a molecule, q or the direction have the wrong shape, the
@@ -92,7 +92,7 @@ def group_velocities(
     warn_if_not_relaxed(phonons)
     q = checked_q(phonons, q)
     n = torch.as_tensor(direction, dtype=q.dtype, device=q.device)
-    # Columns: what one Cartesian unit of the wave vector, 1/Å, is in reciprocal lattice vectors.
+    # The columns are the Cartesian unit vectors, 1/Å, in units of reciprocal lattice vectors.
     periodic = torch.as_tensor(phonons.atoms.pbc, device=q.device)
     to_lattice = torch.as_tensor(phonons.atoms.cell.array).to(q) / (2 * math.pi)
     to_lattice = to_lattice * periodic[:, None]
@@ -111,43 +111,43 @@ def group_velocities(
 
 
 def velocities_of(matrix: Tensor, slopes: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared frequencies and velocities from a matrix and its slopes: a pure function for `vmap`.
+    """Compute squared frequencies and velocities from D and dD/dq: a pure function for `vmap`.
 
     Args:
-        matrix: D, hermitian, (M, M), eV/Å²/amu.
-        slopes: dD/dq, hermitian, (3, M, M), eV/Å/amu.
-        direction: Along which degenerate modes are told apart, (3,).
+        matrix: Dynamical matrix D, hermitian, eV/Å²/amu, (M, M).
+        slopes: Derivatives dD/dq, hermitian, eV/Å/amu, (3, M, M).
+        direction: Direction n that splits degenerate modes, (3,).
 
     Returns:
-        Eigenvalues (M,) in eV/Å²/amu, ascending, and d omega / dq (M, 3) in sqrt(eV/amu).
+        Eigenvalues in eV/Å²/amu, ascending, (M,), and d omega / dq in sqrt(eV/amu), (M, 3).
     """
     eigenvalues, vectors = torch.linalg.eigh(matrix)
     slopes = vectors.mH @ slopes @ vectors
-    along = torch.tensordot(direction.to(slopes.dtype), slopes, 1)
+    slopes_n = torch.tensordot(direction.to(slopes.dtype), slopes, 1)
     blocks = degenerate_blocks(eigenvalues)
-    # Blocks far apart on the diagonal: eigenvectors stay inside of them, in their order.
-    inside = torch.where(blocks[:, None] == blocks, along, 0)
-    apart = 1 + 2 * inside.norm()
-    chosen = torch.linalg.eigh(inside + torch.diag(apart * blocks)).eigenvectors
-    diagonal = (chosen.conj() * (slopes @ chosen)).sum(1).real
+    # The shift separates the blocks, so that eigenvectors lie within blocks, in their order.
+    within_blocks = torch.where(blocks[:, None] == blocks, slopes_n, 0)
+    separation = 1 + 2 * within_blocks.norm()
+    e = torch.linalg.eigh(within_blocks + torch.diag(separation * blocks)).eigenvectors
+    diagonal = (e.conj() * (slopes @ e)).sum(1).real
     zero = eigenvalues == 0
-    root = torch.where(zero, 1.0, eigenvalues.abs()).sqrt()
-    return eigenvalues, torch.where(zero, 0.0, diagonal / (2 * root)).mT
+    abs_omega = torch.where(zero, 1.0, eigenvalues.abs()).sqrt()
+    return eigenvalues, torch.where(zero, 0.0, diagonal / (2 * abs_omega)).mT
 
 
 def _derivatives(phonons: Phonons, q: Tensor, to_lattice: Tensor) -> tuple[Tensor, Tensor]:
-    """D and dD/dq along the three Cartesian directions, made hermitian."""
-    found = [jvp(phonons.dynamical_matrix, (q,), (axis,)) for axis in to_lattice.mT]
-    return _hermitian(found[0][0]), _hermitian(torch.stack([pair[1] for pair in found]))
+    """Return D and its derivatives along the three Cartesian directions, made hermitian."""
+    pairs = [jvp(phonons.dynamical_matrix, (q,), (axis,)) for axis in to_lattice.mT]
+    return _hermitian(pairs[0][0]), _hermitian(torch.stack([pair[1] for pair in pairs]))
 
 
 def _with_rigid(phonons: Phonons, q: Tensor, n: Tensor, to_lattice: Tensor) -> Tensor:
-    """Velocities of rigid motions that leave q along n, as acoustic modes, and of the others."""
+    """Compute velocities at a q with rigid motions; those that leave q along n are acoustic."""
     rigid = rigid_basis(phonons, q)
     internal = internal_motions(rigid)
-    # Parts that move as a whole in all waves near by, along n, have no wave.
-    moving = torch.as_tensor(~phonons.rigid.still(as_array(q), as_array(to_lattice @ n)))
-    still, rigid = int((~moving).sum()), rigid[:, moving.to(rigid.device)]
+    # Motions that stay rigid along n have no dispersion: their velocity is zero.
+    acoustic_mask = torch.as_tensor(~phonons.rigid.still(as_array(q), as_array(to_lattice @ n)))
+    n_still, rigid = int((~acoustic_mask).sum()), rigid[:, acoustic_mask.to(rigid.device)]
     matrix, slopes = _derivatives(phonons, q, to_lattice)
     rigid, internal = rigid.to(matrix.dtype), internal.to(matrix.dtype)
     optical, velocities = velocities_of(
@@ -161,13 +161,13 @@ def _with_rigid(phonons: Phonons, q: Tensor, n: Tensor, to_lattice: Tensor) -> T
     couplings = internal.mH @ slopes @ rigid  # (3, 3N - r, r)
     coupling = torch.tensordot(n.to(couplings.dtype), couplings, 1)
     response = torch.linalg.solve(internal.mH @ matrix @ internal, coupling)
-    crossed = couplings.mH @ response
-    # Twice Christoffel's matrix, as omega^2 = |q|^2 M and the gradient of M is linear in n.
-    gradients = rigid.mH @ curvatures @ rigid - crossed - crossed.mH
+    coupling_term = couplings.mH @ response
+    # omega^2 = |q|^2 M(n) is quadratic in q. Its gradient is linear in n, and n.gradient / 2 = M.
+    gradients = rigid.mH @ curvatures @ rigid - coupling_term - coupling_term.mH
     christoffel = torch.tensordot(n.to(gradients.dtype), gradients, 1) / 2
     _, acoustic = velocities_of(christoffel, gradients, n)
 
-    acoustic = torch.cat([acoustic.new_zeros(still, 3), acoustic])
+    acoustic = torch.cat([acoustic.new_zeros(n_still, 3), acoustic])
     order = torch.cat([optical.new_zeros(len(acoustic)), optical]).argsort(stable=True)
     return torch.cat([acoustic, velocities])[order]
 

@@ -1,4 +1,4 @@
-"""Wave vectors: what every function of q takes and refuses."""
+"""Conversion and checks of wave vectors, for every function of q."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ WaveVector = Tensor | Sequence[float]
 
 
 def wave_vector(q: WaveVector, pbc: Tensor, like: Tensor) -> Tensor:
-    """A wave vector as a tensor of the dtype and on the device of a crystal.
+    """Convert a wave vector to a tensor with the dtype and device of a crystal.
 
-    Lists, numpy arrays, whole numbers and tensors of other dtypes and devices are converted;
-    derivatives by a tensor, or by tensors in a list, pass through. Values are looked at where they
-    can be.
+    Lists, numpy arrays, integers and tensors of other dtypes and devices are converted. Derivatives
+    by a tensor, or by tensors in a list, are preserved. Values are checked except under transforms.
 
     Args:
-        q: In units of the reciprocal lattice vectors, (3,).
-        pbc: Periodic directions of the crystal, (3,).
-        like: A floating-point tensor of the crystal, such as its positions.
+        q: Wave vector in units of the reciprocal lattice vectors, (3,).
+        pbc: True for each periodic direction of the crystal, (3,).
+        like: Floating-point tensor of the crystal, such as its positions.
 
     Returns:
         The wave vector, (3,).
@@ -34,15 +33,17 @@ def wave_vector(q: WaveVector, pbc: Tensor, like: Tensor) -> Tensor:
         ValueError: If q is not three real, finite numbers, or has a component along a direction
             that is not periodic.
     """
-    given = _tensor(q)
-    if given.is_complex() or given.dtype == torch.bool:
-        raise ValueError(f"q must be three real numbers, not of dtype {given.dtype}")
-    if given.shape != (3,):
-        raise ValueError(f"q must have the shape (3,), not {tuple(given.shape)}; use vmap for many")
-    given = given.to(dtype=like.dtype, device=like.device)
-    if is_concrete(given):
-        _check_values(given.detach(), pbc)
-    return given
+    tensor = _tensor(q)
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise ValueError(f"q must be three real numbers, not of dtype {tensor.dtype}")
+    if tensor.shape != (3,):
+        raise ValueError(
+            f"q must have the shape (3,), not {tuple(tensor.shape)}; use vmap for many"
+        )
+    tensor = tensor.to(dtype=like.dtype, device=like.device)
+    if is_concrete(tensor):
+        _check_values(tensor.detach(), pbc)
+    return tensor
 
 
 def _tensor(q: Any) -> Tensor:
@@ -58,7 +59,7 @@ def _tensor(q: Any) -> Tensor:
 
 
 def _as_tensor(numbers: Any) -> Tensor:
-    """Numbers as a tensor; those of Python keep double precision, which torch would round."""
+    """Convert numbers to a tensor; Python floats keep double precision, which torch would round."""
     return numbers if isinstance(numbers, Tensor) else torch.as_tensor(np.asarray(numbers))
 
 

@@ -85,7 +85,7 @@ def test_options_of_a_mesh_leave_the_file_alone(salt, capsys):
         (["--mesh", "auto", "--mesh-spacing", "0.2"], "exclude each other"),
         (["--mesh-tolerance", "0.1"], "needs --mesh auto"),
         (["--mesh-spacing", "0"], "--mesh-spacing must be a finite number above zero"),
-        (["--mesh-spacing", "1e-7"], "take a larger one"),
+        (["--mesh-spacing", "1e-7"], "choose a larger spacing"),
         (["--mesh", "fine"], "three positive integers"),
         (["--mesh", "auto", "--mesh-tolerance", "-1"], "above zero"),
         (["--mesh", "auto", "--free", "0"], "--mesh needs all atoms free"),

@@ -98,12 +98,12 @@ def test_missing_heat_lies_between_nothing_and_the_bound(quartz):
 
 def test_molecule_and_held_atoms_miss_nothing(model):
     ethanol = mf.example_structure("ethanol")
-    assert acoustic_branches(model, ethanol, mf.gamma_modes(model, ethanol)) == acoustic.NOTHING
+    assert acoustic_branches(model, ethanol, mf.gamma_modes(model, ethanol)) == acoustic.NO_BRANCHES
     salt = rock_salt()
     held = mf.gamma_modes(model, salt, indices=[0])
-    assert acoustic_branches(model, salt, held) == acoustic.NOTHING
-    assert acoustic.NOTHING.bound == 0
-    assert acoustic.NOTHING.heat_capacity([0.0, 300.0]).tolist() == [0, 0]
+    assert acoustic_branches(model, salt, held) == acoustic.NO_BRANCHES
+    assert acoustic.NO_BRANCHES.bound == 0
+    assert acoustic.NO_BRANCHES.heat_capacity([0.0, 300.0]).tolist() == [0, 0]
 
 
 def test_bending_of_a_sheet_and_a_chain_counts_in_full(model):
@@ -143,13 +143,13 @@ def test_there_is_no_estimate_for_a_structure_that_is_not_at_rest(model):
     modes = mf.gamma_modes(model, atoms)
     assert modes.n_imaginary == 0
     branches = acoustic_branches(model, atoms, modes)
-    assert (branches.edges, branches.reason) == (None, "the structure is not at rest")
+    assert (branches.edges, branches.reason) == (None, "the structure is not relaxed")
 
 
 def test_parts_that_no_sound_passes_between_miss_nothing(model, monkeypatch):
     salt = rock_salt()
     monkeypatch.setattr(acoustic, "_stiffness", lambda *_: np.zeros((3, 3, 3, 3)))
-    assert acoustic_branches(model, salt, mf.gamma_modes(model, salt)) == acoustic.NOTHING
+    assert acoustic_branches(model, salt, mf.gamma_modes(model, salt)) == acoustic.NO_BRANCHES
 
 
 def test_average_over_branches_is_that_of_their_density_of_states():
@@ -231,7 +231,7 @@ def test_mesh_size_is_the_coarsest_with_the_spacing():
     assert mesh_size(atoms, 5.0) == (1, 1, 1)
     with pytest.raises(ValueError, match="spacing of a mesh must be a finite number above zero"):
         mesh_size(atoms, 0.0)
-    with pytest.raises(ValueError, match="take a larger one"):
+    with pytest.raises(ValueError, match="choose a larger spacing"):
         mesh_size(atoms, 1e-6)
     with pytest.raises(ValueError, match="more than 1000000: use"):
         Mesh.of(atoms, (10**6, 10**6, 1))

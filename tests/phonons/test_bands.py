@@ -177,8 +177,8 @@ def test_imaginary_modes_are_reported_with_their_waves():
     ("options", "message"),
     [
         ({"path": "GQ"}, r"unknown special points \['Q'\]: this lattice has G, K, L, U, W, X"),
-        ({"path": "G"}, "fewer than two"),
-        ({"path": [("G", [0, 0, 0])]}, "fewer than two"),
+        ({"path": "G"}, "at least two corners"),
+        ({"path": [("G", [0, 0, 0])]}, "at least two corners"),
         ({"path": [("G", [0, 0, 0]), ("G", [0, 0, 0])]}, "the same point"),
         ({"path": [("G", [0, 0, 0]), ("X", [0, 0])]}, "a label and a wave vector"),
         ({"path": [[0, 0, 0.0, 0]]}, r"must be \(P, 3\)"),

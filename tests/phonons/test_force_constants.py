@@ -352,7 +352,7 @@ def test_phonons_choose_a_method(model):
     assert molecule.force_constants is None
 
 
-@pytest.mark.parametrize("limit", ["free_memory", "WAVE_VECTORS"])
+@pytest.mark.parametrize("limit", ["free_memory", "ASSUMED_WAVE_VECTORS"])
 def test_phonons_choose_replicas_where_force_constants_are_too_much(model, monkeypatch, limit):
     little = (lambda device: 2**20) if limit == "free_memory" else 10
     monkeypatch.setattr(sys.modules[phonons_of.__module__], limit, little)
@@ -366,7 +366,9 @@ def test_bad_input_is_explained(model, rattled):
         lambda: force_constants(model, molecule),
         lambda: phonons_of(model, molecule, method="force-constants"),
     ):
-        with pytest.raises(ValueError, match=r"not periodic: set atoms.pbc, or take the Hessian"):
+        with pytest.raises(
+            ValueError, match=r"not periodic: set atoms.pbc, or compute the Hessian"
+        ):
             call()
     with pytest.raises(ValueError, match="method must be one of auto, force-constants, replicas"):
         phonons_of(model, carbide(), method="supercell")

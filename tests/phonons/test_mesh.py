@@ -153,7 +153,7 @@ def test_checkpoints_of_something_else_are_refused(tmp_path):
     with pytest.raises(ValueError, match="has no eigenvectors"):
         mesh_modes(phonons, mesh, checkpoint=path)
     stiffer = replace(phonons, dynamical_matrix=lambda q: 1.01 * phonons.dynamical_matrix(q))
-    with pytest.raises(ValueError, match="it is of another model"):
+    with pytest.raises(ValueError, match="it belongs to another model"):
         mesh_modes(stiffer, mesh, checkpoint=path, eigenvectors=False)
     with pytest.raises(ValueError, match="has other q"):
         mesh_modes(phonons, Mesh.of(salt(), (3, 3, 3)), checkpoint=path, eigenvectors=False)
@@ -174,8 +174,8 @@ def test_checkpoints_of_something_else_are_refused(tmp_path):
         (lambda: Mesh.of(salt(), (2, 2, 1.5)), "three positive integers"),
         (lambda: Mesh.of(salt(), 4), "three positive integers"),
         (lambda: Mesh.of(salt(), (2, 2, 2), shift=(0.3, 0, 0)), "three booleans"),
-        (lambda: Mesh.of(slab(), (2, 2, 2)), "give it one point there"),
-        (lambda: Mesh.of(slab(), (2, 2, 1), shift=(0, 0, 1)), "give it one point there"),
+        (lambda: Mesh.of(slab(), (2, 2, 2)), "give it one point and no shift"),
+        (lambda: Mesh.of(slab(), (2, 2, 1), shift=(0, 0, 1)), "give it one point and no shift"),
         (lambda: Mesh.of(Atoms("N2", [[0, 0, 0], [0, 0, 1.1]]), (1, 1, 1)), "needs a crystal"),
         (
             lambda: mesh_modes(spring_phonons(silicon()), Mesh.of(salt(), (2, 2, 2))),
