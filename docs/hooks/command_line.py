@@ -14,7 +14,7 @@ from mace_functional.cli import make_parser
 BEGINNING = """\
 # Command line
 
-`mace-functional VERB ...`. Each verb takes a structure (a file, or the name of an
+`mace-functional SUBCOMMAND ...`. Each subcommand takes a structure (a file, or the name of an
 [example](reference/structures.md)) and a model. An option that takes several values takes them with
 spaces or with commas between them.
 
@@ -25,10 +25,10 @@ spaces or with commas between them.
 | exit code | meaning |
 | ---: | --- |
 | 0 | done |
-| 1 | a check of a model does not hold |
-| 2 | the input is bad; the text says why |
+| 1 | a check of a model failed |
+| 2 | the input is invalid; the message says why |
 | 3 | structures of a screening failed |
-| 70 | a mistake in the program |
+| 70 | a bug in the program |
 | 130 | interrupted |
 
 With `MACE_FUNCTIONAL_DEBUG=1` in the environment, every error comes with its traceback.
@@ -36,30 +36,30 @@ With `MACE_FUNCTIONAL_DEBUG=1` in the environment, every error comes with its tr
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add the page."""
+    """Add the page of the command line to the files."""
     files.append(File.generated(config, "command_line.md", content="\n".join(page())))
     return files
 
 
 def page() -> Iterator[str]:
-    """The page, piece by piece."""
+    """Generate the parts of the page."""
     parser = make_parser()
     yield BEGINNING.format(usage=(parser.epilog or "").strip())
-    for verb, verb_parser in verbs(parser).items():
-        yield from section(verb, verb_parser)
-    (examples,) = {p.epilog.strip() for p in verbs(parser).values() if p.epilog}
-    yield f"## Structures that come with the package\n\n```text\n{examples}\n```\n"
+    for subcommand, subparser in subcommands(parser).items():
+        yield from section(subcommand, subparser)
+    (examples,) = {p.epilog.strip() for p in subcommands(parser).values() if p.epilog}
+    yield f"## Example structures\n\n```text\n{examples}\n```\n"
 
 
-def verbs(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """The parser of each verb."""
+def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parser of each subcommand."""
     (action,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     return dict(action.choices)
 
 
-def section(verb: str, parser: argparse.ArgumentParser) -> Iterator[str]:
-    """What a verb does, and its arguments as a table."""
-    yield f"## {verb}\n\n{' '.join((parser.description or '').split())}\n"
+def section(subcommand: str, parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Describe a subcommand, with its arguments in a table."""
+    yield f"## {subcommand}\n\n{' '.join((parser.description or '').split())}\n"
     usage = parser.format_usage().removeprefix("usage: ").rstrip()
     yield f"```text\n{usage}\n```\n"
     yield '<div class="options" markdown>\n\n| argument | meaning |\n| --- | --- |'

@@ -1,24 +1,24 @@
-"""The command line: `mace-functional SUBCOMMAND ...`.
+"""Command line of the package: `mace-functional SUBCOMMAND ...`.
 
-Each subcommand has two files: `..._parser` has its options and checks them, `..._command` computes.
-The second, and torch with it, is imported only when the options are right.
+Each subcommand has two files. `..._parser` defines its options and checks them, `..._command`
+computes. `..._command`, and torch with it, is imported only if the options are valid.
 
     thermo_parser, thermo_command    heat capacity, entropy and free energy of a structure
     phonons_parser, phonons_command  band structure, density of states, heat capacity of a crystal
-    relax_parser, relax_command      a structure at rest
+    relax_parser, relax_command      relaxed geometry of a structure
     screen_parser, screen_command    heat capacities of many structures
-    check_parser, check_command      whether a model's derivatives, symmetries and phonons hold
+    check_parser, check_command      checks of the derivatives, symmetries and phonons of a model
 
-    arguments           arguments that argparse would take for something else
+    arguments           options with several values, and checks of single values
     options             options that subcommands share
-    mesh_options        meshes of wave vectors
-    ranges              numbers of atoms in words
-    found_structures    the structure that a subcommand is for
-    loaded_models       the model, and the structure relaxed with it
-    relaxed_structures  relaxations, shown and kept in a file
-    printed_results     results as they are printed and written
-    output_files        files that are written, checked before anything is computed
-    console             the console that is printed to
+    mesh_options        options for meshes of wave vectors
+    ranges              ranges of atoms, such as 0-5
+    found_structures    reading of the structure
+    loaded_models       loading of the model, and relaxation of the structure with it
+    relaxed_structures  relaxation with progress on the console and geometries in a file
+    printed_results     results for JSON files and their printed text
+    output_files        output files, and checks that they can be written
+    console             console for all printed text
 """
 
 from __future__ import annotations
@@ -42,16 +42,17 @@ from mace_functional.cli import (
 from mace_functional.cli.arguments import Parser, UsageError
 from mace_functional.support.unsupported import UnsupportedModelError
 
-VERBS = (relax_parser, thermo_parser, phonons_parser, screen_parser, check_parser)
+SUBCOMMANDS = (relax_parser, thermo_parser, phonons_parser, screen_parser, check_parser)
+
 BEGINNING = """\
-to begin, with a structure and a model that come with the package:
+first steps, with an example structure and the embedded model:
   mace-functional thermo quartz --model embedded
   mace-functional phonons quartz --model embedded --relax --figure quartz.png
 
   mace-functional relax quartz --model embedded --output relaxed.cif
   mace-functional screen quartz ethanol --model embedded --output results
 
-what else there is to choose, structures and models of your own included:
+all options, including your own structures and models:
   mace-functional relax --help
   mace-functional thermo --help
   mace-functional phonons --help
@@ -60,26 +61,26 @@ what else there is to choose, structures and models of your own included:
 """
 
 DEBUG = "MACE_FUNCTIONAL_DEBUG"
-"""Environment variable: if it is set, every error comes with its traceback."""
+"""Name of the environment variable that makes every error print its traceback."""
 
 BAD_INPUT, BUG, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
-"""Exit codes: the input was bad; the program is wrong (EX_SOFTWARE of sysexits.h); interrupted by
-Ctrl-C (128 + SIGINT); who read the output has gone (128 + SIGPIPE)."""
+"""Exit codes: invalid input; a bug (EX_SOFTWARE of sysexits.h); interruption by Ctrl-C
+(128 + SIGINT); closed output pipe (128 + SIGPIPE)."""
 
-FORESEEN = (UsageError, UnsupportedModelError, ValueError, OSError, ImportError, MemoryError)
-"""What bad input raises, with a sentence that says what is wrong."""
+INPUT_ERRORS = (UsageError, UnsupportedModelError, ValueError, OSError, ImportError, MemoryError)
+"""Errors that invalid input raises; their text explains the fault."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: Words after the program's name; those of the process if None.
+        arguments: Words after the program's name; None for the words of the process.
 
     Returns:
-        The exit code: 0; 1 if a check of a model does not hold, 2 if the input was bad, 3 if
-        structures of a screening failed, 70 if the program is wrong, 130 if interrupted, and 141 if
-        who read the output has gone.
+        The exit code: 0 for success, 1 if a check of a model fails, 2 if the input is invalid, 3 if
+        structures of a screening failed, 70 for a bug, 130 if interrupted, and 141 if the reader of
+        a pipe closed it.
     """
     try:
         with _plain_warnings():
@@ -89,12 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _end(INTERRUPTED, "interrupted")
     except BrokenPipeError:
-        # What is still buffered can go nowhere: Python would complain about it at its end.
+        # Discards buffered output: Python would report an error at exit otherwise.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
-    except FORESEEN as error:
-        why = " ".join(str(error).split()) or f"{type(error).__name__}, without a reason"
-        return _end(BAD_INPUT, f"error: {why}")
+    except INPUT_ERRORS as error:
+        reason = " ".join(str(error).split()) or f"{type(error).__name__}, without a reason"
+        return _end(BAD_INPUT, f"error: {reason}")
     except Exception as error:
         if _is_out_of_memory(error):
             return _end(
@@ -102,14 +103,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         return _end(
             BUG,
-            f"bug: {type(error).__name__}: {error}\nThis is a mistake in the program, not in its "
-            f"input. Please report it, with the traceback that {DEBUG}=1 shows.",
+            f"bug: {type(error).__name__}: {error}\nThis is an error in the program, not in your "
+            f"input. Please report it, with the traceback that {DEBUG}=1 prints.",
         )
     return code or 0
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; a parsed line has its verb's function as `run`."""
+    """Return the parser of the command line; it sets `run` to the function of the subcommand."""
     parser = Parser(
         prog="mace-functional",
         description="Vibrations and thermodynamics of molecules and crystals, from exact second "
@@ -118,31 +119,31 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
-    for verb in VERBS:
-        verb.add_parser(verbs)
+    subparsers = parser.add_subparsers(title="subcommands", required=True, metavar="SUBCOMMAND")
+    for subcommand in SUBCOMMANDS:
+        subcommand.add_parser(subparsers)
     return parser
 
 
-def _end(code: int, words: str) -> int:
-    """Say how it ended, on standard error."""
+def _end(code: int, message: str) -> int:
+    """Print a message to standard error, and return the exit code."""
     if os.environ.get(DEBUG):
         traceback.print_exc()
-    print(f"mace-functional: {words}", file=sys.stderr)
+    print(f"mace-functional: {message}", file=sys.stderr)
     return code
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether torch has asked for more memory than there is; it says so by a RuntimeError."""
+    """Return True if an error is torch's RuntimeError for too little memory."""
     return isinstance(error, RuntimeError) and "memory" in str(error).lower()
 
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Warnings as sentences, without the line of the program that they come from."""
-    before: Callable[..., str] = warnings.formatwarning
+    """Print warnings as plain sentences, without the line of code, inside this context."""
+    default: Callable[..., str] = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"mace-functional: warning: {message}\n"
     try:
         yield
     finally:
-        warnings.formatwarning = before
+        warnings.formatwarning = default

@@ -1,9 +1,9 @@
-"""Words of the command line: options that take several values, and checks of single ones.
+"""Options with several values, and checks of single values, for argparse.
 
-An option that takes several values must not swallow the file behind it: in `--temperatures 250 300
-quartz.cif`, and in `--dispersion quartz.cif`, the last word is no value. Before argparse sees the
-words, the values of such an option are therefore put together to one: the first word behind it, and
-all further ones that can be values of it. They may be separated by commas too.
+An option with several values must not take the file name that follows it. In `--temperatures 250
+300 quartz.cif` and in `--dispersion quartz.cif`, the last word is not a value of the option. The
+values of such an option are therefore joined to one word before argparse reads them: the first word
+after the option, and all further words that can be values. Values may also be separated by commas.
 
 >>> from mace_functional.support.validation import finite
 >>> parser = Parser()
@@ -29,16 +29,16 @@ T = TypeVar("T")
 
 
 class UsageError(Exception):
-    """A command line that cannot be run; the text says why."""
+    """Error for an invalid command line, with the reason."""
 
 
 @dataclass(frozen=True)
 class _Several:
-    """How many words an option takes.
+    """Rule for the values of an option with several values.
 
     Attributes:
-        can_be: Whether a word can be a value of the option.
-        alone: What the option means without a value; None if it needs one.
+        can_be: Function that returns True if a word can be a value of the option.
+        alone: Value of the option if no value follows it; None if it needs a value.
     """
 
     can_be: Callable[[str], bool]
@@ -46,7 +46,7 @@ class _Several:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose options take no word that is not theirs, and whose errors are exceptions."""
+    """Argument parser with options of several values, and with exceptions as errors."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -55,33 +55,34 @@ class Parser(argparse.ArgumentParser):
     def add_several(
         self, name: str, *, can_be: Callable[[str], bool], alone: str | None = None, **options: Any
     ) -> None:
-        """Add an option that takes several values, or may stand without one.
+        """Add an option that takes several values, or no value.
 
         Args:
-            name: Of the option.
-            can_be: Whether a word can be a value. The first word behind the option is one in any
-                case, unless the option may stand alone.
-            alone: What it means without a value; None if it needs one.
-            **options: Of `add_argument`; `type` is given the values, separated by commas.
+            name: Name of the option.
+            can_be: Function that returns True if a word can be a value. The first word after the
+                option is always a value, unless `alone` is given.
+            alone: Value of the option if no value follows it; None if it needs a value.
+            **options: Arguments of `add_argument`. `type` is called with the values in one word,
+                separated by commas.
         """
         self.add_argument(name, **options)
         self._several[name] = _Several(can_be, alone)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse words as argparse does, the values of each option put together first."""
+        """Join the values of each option to one word, and parse the words with argparse."""
         words = sys.argv[1:] if args is None else list(args)
-        return super().parse_known_args(self._together(words), namespace)
+        return super().parse_known_args(self._joined(words), namespace)
 
     def error(self, message: str) -> Any:
-        """Refuse the command line.
+        """Raise an error for an invalid command line.
 
         Raises:
             UsageError: Always.
         """
         raise UsageError(f"{message} (see {self.prog} --help)")
 
-    def _together(self, words: list[str]) -> list[str]:
-        """The words, with one word for each option of several values and all its values."""
+    def _joined(self, words: list[str]) -> list[str]:
+        """Join each option with several values and its values to one word `--name=a,b`."""
         result: list[str] = []
         while words:
             word, *words = words
@@ -102,19 +103,20 @@ class Parser(argparse.ArgumentParser):
         return result
 
     def _option(self, word: str) -> str:
-        """The option that a word names, in full or by its beginning."""
+        """Return the option that a word names, in full or by a unique prefix."""
         known = self._option_string_actions
-        near = [name for name in known if word.startswith("--") and name.startswith(word)]
-        return near[0] if word not in known and len(near) == 1 else word
+        matches = [name for name in known if word.startswith("--") and name.startswith(word)]
+        return matches[0] if word not in known and len(matches) == 1 else word
 
     def _is_value(self, word: str, several: _Several, first: bool) -> bool:
+        """Return True if a word after an option is a value of it."""
         if several.can_be(word):
             return True
         return first and several.alone is None and not word.startswith("--")
 
 
 def is_number(word: str) -> bool:
-    """Whether a word is a number, or several with commas between them."""
+    """Return True if a word consists of numbers, separated by commas."""
     try:
         return bool([float(part) for part in word.split(",")])
     except ValueError:
@@ -122,23 +124,24 @@ def is_number(word: str) -> bool:
 
 
 def is_any_of(pattern: str) -> Callable[[str], bool]:
-    """Whether a word matches a regular expression, or several do with commas between them."""
+    """Return a function that is True for words, separated by commas, that match a pattern."""
     item = re.compile(pattern)
     return lambda word: all(item.fullmatch(part.strip()) for part in word.split(","))
 
 
 def number(option: str, check: Callable[..., T], *arguments: Any) -> Callable[[str], T]:
-    """The type of an option that takes a number.
+    """Return the `type` of an option that takes a number.
 
     Args:
-        option: Its name, for errors.
-        check: One of `validation`, such as `positive`, called with name, value and `arguments`.
-        *arguments: Further ones of the check, such as a unit.
+        option: Name of the option, for errors.
+        check: Function of `validation`, such as `positive`; it is called with the name, the value
+            and `arguments`.
+        *arguments: Further arguments of the check, such as a unit.
 
     Returns:
-        A function of the word that raises UsageError if it is out of range.
+        A function of the word. It raises UsageError if the number is out of range.
     """
-    read = _whole if check is count else _real
+    read = _integer_or_word if check is count else _float_or_word
 
     def parse(word: str) -> T:
         try:
@@ -150,18 +153,18 @@ def number(option: str, check: Callable[..., T], *arguments: Any) -> Callable[[s
 
 
 def numbers(option: str, check: Callable[..., T], *arguments: Any) -> Callable[[str], list[T]]:
-    """The type of an option that takes numbers with commas between them; see `number`."""
+    """Return the `type` of an option that takes numbers, separated by commas; see `number`."""
     one = number(option, check, *arguments)
     return lambda words: [one(word) for word in words.split(",")]
 
 
 def words_of(known: Callable[[str], T]) -> Callable[[str], list[T]]:
-    """The type of an option that takes words with commas between them, each checked by itself."""
+    """Return the `type` of an option that takes words, separated by commas, each checked."""
     return lambda words: [known(word.strip()) for word in words.split(",")]
 
 
 def checked(option: str, check: Callable[[str], T]) -> Callable[[str], T]:
-    """The type of an option whose word a function accepts, or refuses with a ValueError."""
+    """Return the `type` of an option that turns ValueErrors of a check into UsageErrors."""
 
     def parse(word: str) -> T:
         try:
@@ -173,29 +176,33 @@ def checked(option: str, check: Callable[[str], T]) -> Callable[[str], T]:
 
 
 def three(option: str) -> Callable[[str], tuple[int, int, int]]:
-    """The type of an option that takes three positive whole numbers, one for each direction."""
+    """Return the `type` of an option that takes three positive integers, one per direction."""
 
     def parse(words: str) -> tuple[int, int, int]:
         try:
-            first, second, third = (count(option, _whole(word)) for word in words.split(","))
+            first, second, third = (
+                count(option, _integer_or_word(word)) for word in words.split(",")
+            )
         except ValueError as error:
-            given = words.replace(",", " ")
+            text = words.replace(",", " ")
             raise UsageError(
-                f"{option} takes three positive integers, one for each direction, not {given!r}"
+                f"{option} takes three positive integers, one for each direction, not {text!r}"
             ) from error
         return first, second, third
 
     return parse
 
 
-def _real(word: str) -> float | str:
+def _float_or_word(word: str) -> float | str:
+    """Read a number; return the word itself if it is not a number."""
     try:
         return float(word)
     except ValueError:
         return word
 
 
-def _whole(word: str) -> int | str:
+def _integer_or_word(word: str) -> int | str:
+    """Read an integer; return the word itself if it is not an integer."""
     try:
         return int(word)
     except ValueError:

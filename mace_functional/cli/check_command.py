@@ -1,4 +1,4 @@
-"""`mace-functional check`: whether a model's derivatives, symmetries and phonons hold."""
+"""`mace-functional check`: checks of the derivatives, symmetries and phonons of a model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mace_functional.cli.output_files import write_json
 from mace_functional.cli.printed_results import print_written
 
 FAILED = 1
-"""Exit code where a check does not hold."""
+"""Exit code if a check fails."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check, print the table, and return the exit code."""
+    """Run all checks, print the table, and return the exit code."""
     messages = Console(stderr=True)
     atoms = find_structure(options.file, messages).atoms
     model = load(options, messages)
@@ -39,9 +39,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print(certificate: Certificate) -> None:
-    """The table; on a narrow terminal without its last column, and with the reasons below it."""
+    """Print the table; on a narrow terminal, reasons are below it and not in its last column."""
     console = Console()
-    if not console.is_terminal:  # a file has any width
+    if not console.is_terminal:  # a file has no limit of width
         console = Console(width=WIDTH)
     wide = console.width >= WIDTH
     console.print(certificate.table(wide=wide))

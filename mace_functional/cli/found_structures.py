@@ -1,4 +1,4 @@
-"""The structure that a subcommand is for."""
+"""Structure of a subcommand, read from a file or taken from the examples."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from mace_functional.structure.reading import Reading, find
 
 
 def find_structure(name: str, console: Console) -> Reading:
-    """Read the structure of a file, or take one of the package, and tell what was found.
+    """Read the structure of a file, or an example structure, and print all findings.
 
     Args:
-        name: Of the file or the structure.
-        console: Where findings are printed.
+        name: Name of the file or of the example.
+        console: Console for the findings.
 
     Raises:
-        StructureError: If the file cannot be read, or holds no material that can be computed.
+        StructureError: If the file cannot be read, or its material cannot be computed.
     """
     reading = find(name)
     for finding in reading.record.findings:
@@ -23,5 +23,5 @@ def find_structure(name: str, console: Console) -> Reading:
 
 
 def print_finding(console: Console, name: str, finding: str) -> None:
-    """Print what was found in a structure as it was read."""
+    """Print a finding about a structure that was read."""
     console.print(f"{name}: {finding}", style=BOLD, highlight=False, soft_wrap=True)

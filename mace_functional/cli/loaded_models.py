@@ -1,4 +1,4 @@
-"""The model of a command line, and the structure relaxed with it where that was asked for."""
+"""Loading of the model of a command line, and relaxation of the structure with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mace_functional.potential.protocol import Potential
 
 
 def load(options: argparse.Namespace, console: Console) -> Potential:
-    """Load the model."""
+    """Load the model that the options select."""
     with console.status(f"loading {options.model}"):
         return load_model(
             options.model,
@@ -27,23 +27,23 @@ def load(options: argparse.Namespace, console: Console) -> Potential:
         )
 
 
-def holds_axes(atoms: Atoms) -> bool:
-    """Whether something is held along Cartesian axes, which must not turn."""
+def depends_on_axes(atoms: Atoms) -> bool:
+    """Return True if a constraint depends on the Cartesian axes, so these must not be rotated."""
     return any(not isinstance(constraint, FixAtoms) for constraint in atoms.constraints)
 
 
 def load_and_relax(
     options: argparse.Namespace, atoms: Atoms, console: Console
 ) -> tuple[Potential, dict[str, Any] | None]:
-    """Load the model and, if that was asked for, relax the structure in place.
+    """Load the model and, with --relax, relax the structure in place.
 
     Returns:
-        The model, and what happened in the relaxation.
+        The model, and the results of the relaxation; None without --relax.
 
     Raises:
-        ValueError: If the file of --relaxed cannot hold the structure.
+        ValueError: If the format of the --relaxed file cannot represent the structure.
     """
-    check_structure_file("--relaxed", options.relaxed, atoms, may_turn=not holds_axes(atoms))
+    check_structure_file("--relaxed", options.relaxed, atoms, may_turn=not depends_on_axes(atoms))
     model = load(options, console)
     if not options.relax:
         return model, None

@@ -1,4 +1,4 @@
-"""What all verbs ask for: a structure, a model, a relaxation, files to write."""
+"""Options that subcommands share: structure, model, relaxation, output files."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ from mace_functional.support.validation import (
 )
 
 FUNCTIONAL = "pbe"
-"""What `--dispersion` means without a name: the functional of MACE-MP's data."""
+"""Functional of `--dispersion` without a name; it is the functional of MACE-MP's data."""
 
 
 def add_options(parser: Parser) -> None:
-    """Add the options that verbs share: structure, model, and a relaxation beforehand."""
+    """Add the options for structure, model, and a relaxation before the computation."""
     add_structure_and_model(parser)
     add_relax(parser, False)
     parser.add_argument(
@@ -54,54 +54,54 @@ def add_options(parser: Parser) -> None:
         "--relaxed",
         type=Path,
         metavar="OUT",
-        help="the geometry on the way: write it here after every step of relaxation, and continue "
-        "from it if it is there; needs --relax",
+        help="file for the geometry after every step of the relaxation, which continues from it if "
+        "the file exists; needs --relax",
     )
 
 
 def add_relax(parser: Parser, default: bool) -> None:
-    """Add whether structures are relaxed.
+    """Add the options --relax and --no-relax.
 
     Args:
-        parser: Of the verb.
-        default: Whether they are if nothing is said.
+        parser: Parser of the subcommand.
+        default: True if structures are relaxed without either option.
     """
     parser.add_argument(
         "--relax",
         action=argparse.BooleanOptionalAction,
-        help="relax positions, and the cell along periodic directions, first, or take structures "
-        f"as they are ({'--relax' if default else '--no-relax'})",
+        help="relax positions, and the cell along periodic directions, before the computation, or "
+        f"use the given geometry ({'--relax' if default else '--no-relax'})",
     )
     parser.set_defaults(relax=default)
 
 
 def add_limits(parser: Parser, needs: str = "") -> None:
-    """Add the options that say when a relaxation stops.
+    """Add the options --fmax and --max-steps, at which a relaxation stops.
 
     Args:
-        parser: Of the verb.
-        needs: What else must be given, for the help.
+        parser: Parser of the subcommand.
+        needs: Text on a required option, for the help.
     """
     parser.add_argument(
         "--fmax",
         type=number("--fmax", positive, "eV/Å"),
         metavar="F",
-        help=f"largest force to relax to, eV/Å, above zero ({QUICK_FMAX:g}){needs}",
+        help=f"largest force of a relaxed structure, eV/Å, above zero ({QUICK_FMAX:g}){needs}",
     )
     parser.add_argument(
         "--max-steps",
         type=number("--max-steps", count),
         metavar="n",
-        help=f"most gradients of a relaxation, at least 1 ({MAX_STEPS}){needs}",
+        help=f"largest number of gradients of a relaxation, at least 1 ({MAX_STEPS}){needs}",
     )
 
 
 def add_temperatures(parser: Parser, more: str = "") -> None:
-    """Add the temperatures of a table.
+    """Add the option --temperatures.
 
     Args:
-        parser: Of the subcommand.
-        more: What else there is to say about them, for the help.
+        parser: Parser of the subcommand.
+        more: Further text for the help.
     """
     parser.add_several(
         "--temperatures",
@@ -115,61 +115,61 @@ def add_temperatures(parser: Parser, more: str = "") -> None:
 
 
 def add_symprec(parser: Parser, needs: str = "") -> None:
-    """Add the tolerance of symmetry.
+    """Add the option --symprec, the tolerance of symmetry.
 
     Args:
-        parser: Of the verb.
-        needs: What else must be given, for the help.
+        parser: Parser of the subcommand.
+        needs: Text on a required option, for the help.
     """
     parser.add_argument(
         "--symprec",
         type=number("--symprec", symmetry_tolerance),
         metavar="d",
-        help="how far atoms may be from where symmetry puts them, Å, from "
+        help="largest distance of atoms from their symmetric positions, Å, from "
         f"{TIGHTEST:g} to {LOOSEST:g} ({SYMPREC:g}){needs}",
     )
 
 
 def add_three(parser: Parser, name: str, help: str) -> None:
-    """Add an option that takes a whole number for each lattice vector."""
+    """Add an option that takes an integer for each lattice vector."""
     parser.add_several(
         name, can_be=is_any_of(r"[+-]?\d+"), type=three(name), metavar="n,n,n", help=help
     )
 
 
 def add_structure_and_model(parser: Parser) -> None:
-    """Add what says which structure and which model, and where to compute."""
+    """Add the options for the structure, the model and the device."""
     list_structures(parser)
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="structure, in any format that ASE reads, or the name of one of those below",
+        help="file of the structure, in any format that ASE reads, or the name of an example below",
     )
     add_model(parser)
     parser.add_argument(
         "--device",
         type=device("--device"),
         default="cpu",
-        help="cpu, cuda, cuda:1, ... (%(default)s)",
+        help="device: cpu, cuda, cuda:1, ... (%(default)s)",
     )
 
 
 def list_structures(parser: Parser) -> None:
-    """Put the structures of the package at the end of the help."""
+    """List the example structures at the end of the help."""
     width = max(map(len, STRUCTURES))
-    parser.epilog = "structures that come with the package:\n" + "".join(
-        f"  {name:{width}}  {what}\n" for name, what in STRUCTURES.items()
+    parser.epilog = "example structures:\n" + "".join(
+        f"  {name:{width}}  {description}\n" for name, description in STRUCTURES.items()
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
 
 
 def add_model(parser: Parser) -> None:
-    """Add what says which model."""
+    """Add the options for the model: its source, head, dispersion and precision."""
     parser.add_argument(
         "--model",
         required=True,
-        help="embedded, the model that comes with the package; name of a foundation model (small, "
-        "...), downloaded once; file of save_model, or mace-torch checkpoint",
+        help="embedded, for the model in the package; the name of a foundation model (small, ...), "
+        "which is downloaded once; a file of save_model, or a mace-torch checkpoint",
     )
     parser.add_argument("--head", help="head of a multi-head model")
     parser.add_several(
@@ -178,8 +178,8 @@ def add_model(parser: Parser) -> None:
         alone=FUNCTIONAL,
         type=checked("--dispersion", _functional),
         metavar="FUNCTIONAL",
-        help="add D3 dispersion with Becke-Johnson damping, for the functional that the model was "
-        f"fitted to ({FUNCTIONAL} if none is named); needs the extra `dispersion`",
+        help="add D3 dispersion with Becke-Johnson damping, for the functional of the model's "
+        f"training data ({FUNCTIONAL} without a name); needs the extra `dispersion`",
     )
     parser.add_argument(
         "--dtype",
@@ -190,12 +190,12 @@ def add_model(parser: Parser) -> None:
 
 
 def device(option: str) -> Any:
-    """The type of an option that takes a device: its name, if it is there."""
+    """Return the `type` of an option that takes the name of an available device."""
     return checked(option, lambda word: word if word == "cpu" else str(compute_device(word)))
 
 
 def _is_functional(word: str) -> bool:
-    """Whether a word behind --dispersion is that of a functional, not of a structure."""
+    """Return True if a word after --dispersion is a functional and not a structure."""
     try:
         _functional(word)
     except (ValueError, ImportError):
@@ -205,10 +205,10 @@ def _is_functional(word: str) -> bool:
 
 
 def _functional(word: str) -> str | None:
-    """A functional that D3 has parameters for; None if no correction is wanted.
+    """Return a functional that D3 has parameters for; None for no correction.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If D3 has no parameters for it.
     """
     name = functional_name(word)
     if name is None:
@@ -220,14 +220,14 @@ def _functional(word: str) -> str | None:
 
 
 def check_options(options: argparse.Namespace, outputs: dict[str, Path | None]) -> None:
-    """Refuse options that contradict each other, and files that cannot be written.
+    """Raise an error for contradictory options and for files that cannot be written.
 
     Args:
-        options: Of a verb with the shared options and --figure.
-        outputs: Its other files, by the options that name them.
+        options: Options of a subcommand with the shared options and --figure.
+        outputs: Its other output files, by the names of their options.
 
     Raises:
-        ValueError: If an option is bad.
+        ValueError: If an option is invalid.
     """
     if not options.relax:
         for name in "--fixed-cell", "--fmax", "--max-steps", "--relaxed":
@@ -239,21 +239,21 @@ def check_options(options: argparse.Namespace, outputs: dict[str, Path | None]) 
 
 
 def symprec_of(options: argparse.Namespace) -> float:
-    """The tolerance of symmetry, Å."""
+    """Return the tolerance of symmetry, Å."""
     return SYMPREC if options.symprec is None else float(options.symprec)
 
 
 def check_needs(options: argparse.Namespace, name: str, needed: str) -> None:
-    """Refuse an option that does nothing without another, which was not given.
+    """Raise an error if an option is given without the option that it needs.
 
     Raises:
-        UsageError: If the option was given.
+        UsageError: If the option is given.
     """
     if getattr(options, name[2:].replace("-", "_")) not in (None, False):
         raise UsageError(f"{name} needs {needed}")
 
 
 def set_limits(options: argparse.Namespace) -> None:
-    """Fill in where a relaxation stops, if that was not said."""
+    """Set --fmax and --max-steps to their defaults if they are not given."""
     options.fmax = QUICK_FMAX if options.fmax is None else options.fmax
     options.max_steps = MAX_STEPS if options.max_steps is None else options.max_steps

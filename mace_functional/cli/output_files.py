@@ -1,8 +1,8 @@
-"""Files that verbs write: which ones they can write, checked before anything is computed.
+"""Output files of subcommands, and checks before a computation that they can be written.
 
-A structure is written in the format of its file's name. Whether the format can hold it is tried
-out with the structure itself, which is written and read back: a VASP file has no place for a
-molecule, a CIF none for a slab.
+The suffix of a structure file determines its format. The structure itself is written and read back
+to check that the format can represent it: a VASP file cannot represent a molecule, and a CIF cannot
+represent a slab.
 """
 
 from __future__ import annotations
@@ -23,81 +23,84 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIGURES = (".png", ".pdf", ".svg")
-"""Suffixes of figures."""
+"""Suffixes of files for figures."""
 
-KEPT = 1e-6
-"""Å. Coordinates that a file gives back with a larger error are lost; those of XYZ files have eight
-digits, those of PDB files three."""
+MAX_ERROR = 1e-6
+"""Largest error of coordinates in a file, Å; a format with larger errors is not accepted.
 
-WORKING = ".xyz, .extxyz or .traj for any structure, .cif or .vasp for crystals"
-"""Formats to name where another does not work."""
+XYZ files have eight digits after the point, PDB files three.
+"""
+
+SUITABLE = ".xyz, .extxyz or .traj for any structure, .cif or .vasp for crystals"
+"""Formats that error messages recommend."""
 
 
 def check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[str] = ()) -> None:
-    """Refuse files that cannot be written, or that would replace another one.
+    """Raise an error for files that cannot be written, or would replace another file.
 
     Args:
-        outputs: The file of each option; None if it was not given.
-        inputs: Files that are read, and must stay.
+        outputs: File of each option; None if the option is not given.
+        inputs: Input files, which must not be replaced.
 
     Raises:
-        ValueError: If a file cannot be written, two options name one file, or one of them names a
-            file that is read.
+        ValueError: If a file cannot be written, two options name the same file, or an option names
+            an input file.
     """
     taken = {os.path.realpath(name): "the input" for name in inputs if os.path.isfile(name)}
     for option, path in outputs.items():
         if path is None:
             continue
         _check_writable(option, path)
-        there = os.path.realpath(path)
-        if there in taken:
-            raise ValueError(f"{option} {path} would replace {taken[there]}: name another file")
-        taken[there] = f"the file of {option}"
+        real_path = os.path.realpath(path)
+        if real_path in taken:
+            raise ValueError(f"{option} {path} would replace {taken[real_path]}: name another file")
+        taken[real_path] = f"the file of {option}"
 
 
 def check_figure(option: str, path: Path | None) -> None:
-    """Refuse a figure in another format than `FIGURES`.
+    """Raise an error for a figure whose format is not one of `FIGURES`.
 
     Raises:
-        ValueError: If the suffix is another.
+        ValueError: If the suffix is not one of `FIGURES`.
     """
     if path is not None and path.suffix.lower() not in FIGURES:
-        raise ValueError(f"{option} takes a name in {', '.join(FIGURES)}, not {path}")
+        raise ValueError(f"{option} takes a file name with {', '.join(FIGURES)}, not {path}")
 
 
 def check_structure_file(
     option: str, path: Path | None, atoms: Atoms, may_turn: bool = True
 ) -> None:
-    """Refuse a file whose format cannot hold the structure.
+    """Raise an error for a file whose format cannot represent the structure.
 
     Args:
-        option: That names the file, for the error.
-        path: The file; None if it was not given.
+        option: Name of the option, for the error.
+        path: Name of the file; None if the option is not given.
         atoms: The structure.
-        may_turn: Whether the file may hold the crystal in other Cartesian axes, as a CIF does.
+        may_turn: Accept a file that stores the crystal with rotated Cartesian axes, as a CIF does.
 
     Raises:
-        ValueError: If the structure is not written, or read back as another one.
+        ValueError: If the structure cannot be written, or is different when it is read back.
     """
     if path is None:
         return
     import ase.io
 
-    bare = _irregular(atoms)
+    irregular = _irregular(atoms)
     with TemporaryDirectory() as folder:
         trial = place_beside(Path(folder) / path.name)
         try:
-            ase.io.write(trial, bare)
-            found = ase.io.read(trial)
-        except Exception as error:  # a format may raise anything for what it has no place for
-            why = (str(error) or type(error).__name__).replace(str(trial), path.name)
+            ase.io.write(trial, irregular)
+            restored = ase.io.read(trial)
+        except Exception as error:  # formats raise errors of any class for unsuitable structures
+            reason = (str(error) or type(error).__name__).replace(str(trial), path.name)
             raise ValueError(
-                f"{option} {path}: a structure cannot be written and read in this format ({why}): "
-                f"take {WORKING}"
+                f"{option} {path}: this structure cannot be written and read in this format "
+                f"({reason}): "
+                f"use {SUITABLE}"
             ) from error
-    lost = _what_is_lost(bare, found, may_turn)
-    if lost is not None:
-        raise ValueError(f"{option} {path}: this format {lost}; take {WORKING}")
+    fault = _fault_of_format(irregular, restored, may_turn)
+    if fault is not None:
+        raise ValueError(f"{option} {path}: this format {fault}; use {SUITABLE}")
 
 
 def write_structure(path: Path, atoms: Atoms) -> None:
@@ -109,7 +112,7 @@ def write_structure(path: Path, atoms: Atoms) -> None:
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write JSON."""
+    """Write data to a JSON file."""
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(data, indent=1) + "\n")
 
@@ -121,13 +124,14 @@ def write_figure(path: Path, figure: Figure) -> None:
 
 
 def _bare(atoms: Atoms) -> Atoms:
+    """Return a copy of the structure without a calculator and its results."""
     bare = atoms.copy()
     bare.calc = None
     return bare
 
 
 def _irregular(atoms: Atoms) -> Atoms:
-    """The structure a little off, so that no digit of it is zero by chance."""
+    """Return the structure with small changes, so that no coordinate is exact by chance."""
     bare = _bare(atoms)
     bare.set_cell(bare.cell.array * 1.000123456789)
     bare.set_positions(bare.positions + 0.0123456789, apply_constraint=False)
@@ -135,15 +139,15 @@ def _irregular(atoms: Atoms) -> Atoms:
 
 
 def _check_writable(option: str, path: Path) -> None:
-    """Refuse a file that cannot be written, by writing beside it."""
+    """Raise an error for a file that cannot be written; the check writes a file beside it."""
     if path.is_dir():
         raise ValueError(f"{option} {path} is a folder: name a file")
     if path.exists() and not path.is_file():
-        raise ValueError(f"{option} {path} is no file but a device or a pipe: name a file")
+        raise ValueError(f"{option} {path} is not a file but a device or a pipe: name a file")
     folder = path.resolve().parent
     if not folder.is_dir():
         raise ValueError(
-            f"{option}: there is no folder {folder} that {path.name} can be written to"
+            f"{option}: there is no folder {folder}, so {path.name} cannot be written to it"
         )
     trial = place_beside(path)
     try:
@@ -153,27 +157,29 @@ def _check_writable(option: str, path: Path) -> None:
         raise ValueError(f"{option} {path} cannot be written: {error.strerror}") from error
 
 
-def _what_is_lost(atoms: Atoms, found: Any, may_turn: bool) -> str | None:
-    """What a file does not hold of a structure, in words; None if it holds all."""
+def _fault_of_format(atoms: Atoms, restored: Any, may_turn: bool) -> str | None:
+    """Describe the difference of a structure from the one read back; None if there is none."""
     from ase import Atoms
 
-    if not isinstance(found, Atoms) or not np.array_equal(found.numbers, atoms.numbers):
+    if not isinstance(restored, Atoms) or not np.array_equal(restored.numbers, atoms.numbers):
         return "does not keep the atoms in their order"
-    if not np.array_equal(found.pbc, atoms.pbc):
-        what = {0: "a molecule", 3: "a crystal"}.get(int(sum(atoms.pbc)), "a slab or a chain")
-        return f"has no place for {what}"
-    if not np.allclose(found.get_masses(), atoms.get_masses(), rtol=0, atol=1e-3):
+    if not np.array_equal(restored.pbc, atoms.pbc):
+        kind = {0: "a molecule", 3: "a crystal"}.get(int(sum(atoms.pbc)), "a slab or a chain")
+        return f"cannot represent {kind}"
+    if not np.allclose(restored.get_masses(), atoms.get_masses(), rtol=0, atol=1e-3):
         return "does not keep masses"
-    same_cell = np.allclose(found.cell.array, atoms.cell.array, rtol=0, atol=KEPT)
-    if same_cell and np.allclose(found.positions, atoms.positions, rtol=0, atol=KEPT):
+    same_cell = np.allclose(restored.cell.array, atoms.cell.array, rtol=0, atol=MAX_ERROR)
+    if same_cell and np.allclose(restored.positions, atoms.positions, rtol=0, atol=MAX_ERROR):
         return None
     if not atoms.pbc.all():
-        return "does not keep positions, or the cell, to the last digit"
+        return "does not keep all digits of positions or cell"
     lengths = atoms.cell.lengths()
-    shift = found.get_scaled_positions(wrap=False) - atoms.get_scaled_positions(wrap=False)
-    same_sites = abs((shift - np.rint(shift)) * lengths).max() < KEPT
-    if not same_sites or not np.allclose(found.cell.cellpar(), atoms.cell.cellpar(), atol=KEPT):
-        return "does not keep positions, or the cell, to the last digit"
+    shift = restored.get_scaled_positions(wrap=False) - atoms.get_scaled_positions(wrap=False)
+    same_sites = abs((shift - np.rint(shift)) * lengths).max() < MAX_ERROR
+    if not same_sites or not np.allclose(
+        restored.cell.cellpar(), atoms.cell.cellpar(), atol=MAX_ERROR
+    ):
+        return "does not keep all digits of positions or cell"
     if not (same_cell or may_turn):
-        return "turns the axes of the crystal, along which something is held or strained"
+        return "rotates the axes of the crystal, on which constraints or strains depend"
     return None

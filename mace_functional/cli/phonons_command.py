@@ -19,8 +19,8 @@ from mace_functional.cli.output_files import write_figure, write_json
 from mace_functional.cli.phonons_parser import DISPLACEMENTS
 from mace_functional.cli.printed_results import (
     mesh_text,
-    no_warnings_of_what_is_reported,
-    print_rest,
+    no_warnings_of_printed_results,
+    print_forces,
     print_subject,
     print_thermo,
     print_written,
@@ -52,12 +52,12 @@ from mace_functional.vibrations.imaginary import ImaginaryMode, imaginary_modes
 DIGITS = {"cm-1": ".2f", "THz": ".3f", "meV": ".3f"}
 """Format of a frequency in each unit."""
 
-SHOWN = 5
-"""How many imaginary modes are printed; all of them are in the JSON file."""
+MAX_PRINTED = 5
+"""Largest number of imaginary modes that are printed; the JSON file has all of them."""
 
 
 def run(options: argparse.Namespace) -> None:
-    """Compute and report."""
+    """Compute the phonons, write the files and print the results."""
     console = Console(stderr=True)
     started = time.perf_counter()
     reading = find_structure(options.file, console)
@@ -65,12 +65,12 @@ def run(options: argparse.Namespace) -> None:
     _check(options, atoms)
     model, relaxation = load_and_relax(options, atoms, console)
     symprec = symprec_of(options)
-    lattice = phonons_of(
+    phonons = phonons_of(
         model, atoms, method=options.method, symprec=symprec, progress=console.is_terminal
     )
-    with no_warnings_of_what_is_reported():
+    with no_warnings_of_printed_results():
         bands = band_structure(
-            lattice,
+            phonons,
             options.path,
             points=options.points,
             unit=options.unit,
@@ -78,22 +78,22 @@ def run(options: argparse.Namespace) -> None:
             progress=console.is_terminal,
         )
         modes = mesh_modes(
-            lattice,
+            phonons,
             Mesh.of(atoms, options.mesh or mesh_size(atoms), symprec=symprec),
             checkpoint=options.checkpoint,
             progress=console.is_terminal,
         )
         thermo = mesh_thermo(modes, options.temperatures).thermo
     dos = density_of_states(modes, unit=options.unit)
-    found = lattice.diagnostics
+    diagnostics = phonons.diagnostics
     results: dict[str, Any] = {
         **structure_results(options, atoms, model, relaxation),
         "structure": reading.record.as_dict(),
         "unit": options.unit,
         "diagnostics": {
-            "largest_force_eV_per_A": found.largest_force,
-            "acoustic_sum_residual_eV_per_A2": found.acoustic_sum_residual,
-            "asymmetry_eV_per_A2_amu": found.asymmetry,
+            "largest_force_eV_per_A": diagnostics.largest_force,
+            "acoustic_sum_residual_eV_per_A2": diagnostics.acoustic_sum_residual,
+            "asymmetry_eV_per_A2_amu": diagnostics.asymmetry,
         },
         "bands": _bands(bands),
         "mesh": _mesh(modes, options.unit),
@@ -101,22 +101,24 @@ def run(options: argparse.Namespace) -> None:
         **thermo_results(thermo, atoms),
     }
     if options.compare_finite_differences:
-        results["finite_displacements"] = _compared(model, atoms, lattice, options, console)
+        results["finite_displacements"] = _compare_with_finite_displacements(
+            model, atoms, phonons, options, console
+        )
     results["seconds"] = time.perf_counter() - started
-    _write(options, results, lattice, bands, modes, dos)
+    _write(options, results, phonons, bands, modes, dos)
     _print(results)
     print_written(console, options.json, options.npz, options.phonopy, options.figure)
 
 
 def _check(options: argparse.Namespace, atoms: Atoms) -> None:
-    """Refuse what does not fit the structure, before anything long starts."""
+    """Raise an error for options that do not fit the structure, before long computations."""
     refuse_constraints(
-        atoms, "phonons", "take mace-functional thermo, which keeps them, or another file"
+        atoms, "phonons", "use mace-functional thermo, which supports them, or another file"
     )
     if not atoms.pbc.any():
         raise ValueError(
-            f"{options.file} is not periodic, and has no phonons: for the vibrations of a molecule "
-            "take mace-functional thermo"
+            f"{options.file} is not periodic and has no phonons: for the vibrations of a molecule, "
+            "use mace-functional thermo"
         )
     if options.path is not None:
         check_path(atoms, options.path)
@@ -126,10 +128,12 @@ def _check(options: argparse.Namespace, atoms: Atoms) -> None:
 
 
 def _supercell(options: argparse.Namespace, atoms: Atoms) -> list[int]:
+    """Return the repetitions along the lattice vectors, by default 2 along periodic ones."""
     return options.supercell or np.where(atoms.pbc, 2, 1).tolist()
 
 
 def _bands(bands: BandStructure) -> dict[str, Any]:
+    """Return a band structure for JSON."""
     return {
         "q": bands.q.tolist(),
         "distance_per_A": bands.distance.tolist(),
@@ -141,6 +145,7 @@ def _bands(bands: BandStructure) -> dict[str, Any]:
 
 
 def _mesh(modes: MeshModes, unit: str) -> dict[str, Any]:
+    """Return the frequencies on a mesh for JSON."""
     return {
         "size": list(modes.mesh.size),
         "q": modes.mesh.q.tolist(),
@@ -153,10 +158,12 @@ def _mesh(modes: MeshModes, unit: str) -> dict[str, Any]:
 
 
 def _imaginary(modes: list[ImaginaryMode]) -> list[dict[str, Any]]:
+    """Return wave vectors and frequencies of imaginary modes for JSON."""
     return [{"q": mode.q.tolist(), "frequency": mode.frequency} for mode in modes]
 
 
 def _density(dos: DensityOfStates, atoms: Atoms) -> dict[str, Any]:
+    """Return a density of states, total and by element, for JSON."""
     assert dos.per_atom is not None
     symbols = np.array(atoms.get_chemical_symbols())
     return {
@@ -169,10 +176,10 @@ def _density(dos: DensityOfStates, atoms: Atoms) -> dict[str, Any]:
     }
 
 
-def _compared(
-    model: Potential, atoms: Atoms, lattice: Phonons, options: argparse.Namespace, console: Console
+def _compare_with_finite_displacements(
+    model: Potential, atoms: Atoms, phonons: Phonons, options: argparse.Namespace, console: Console
 ) -> list[dict[str, Any]]:
-    """Largest difference of the frequencies for each displacement."""
+    """Compute the largest difference of the frequencies for each displacement."""
     calculator, rows = MaceCalculator(model), []
     for distance in options.displacements or DISPLACEMENTS:
         with console.status("finite displacements") as status:
@@ -180,15 +187,15 @@ def _compared(
             def show(number: int, count: int, distance: float = distance) -> None:
                 status.update(f"displacements of {distance} Å: {number + 1} of {count}")
 
-            there = finite_displacements(
+            approximate = finite_displacements(
                 calculator, atoms, _supercell(options, atoms), distance, report=show
             )
         rows.append(
             {
                 "supercell": _supercell(options, atoms),
-                "wave_vectors": len(commensurate_points(there)),
+                "wave_vectors": len(commensurate_points(approximate)),
                 "displacement_A": distance,
-                "largest_difference": largest_difference(lattice, there, unit=options.unit),
+                "largest_difference": largest_difference(phonons, approximate, unit=options.unit),
             }
         )
     return rows
@@ -197,12 +204,12 @@ def _compared(
 def _write(
     options: argparse.Namespace,
     results: dict[str, Any],
-    lattice: Phonons,
+    phonons: Phonons,
     bands: BandStructure,
     modes: MeshModes,
     dos: DensityOfStates,
 ) -> None:
-    """All files that were asked for."""
+    """Write all files that the options name."""
     if options.json is not None:
         write_json(options.json, results)
     if options.npz is not None:
@@ -226,16 +233,16 @@ def _write(
                 file, **{name: array.cpu().numpy() for name, array in arrays.items()}
             )
     if options.phonopy is not None:
-        write_phonopy(options.phonopy, lattice, _supercell(options, lattice.atoms))
+        write_phonopy(options.phonopy, phonons, _supercell(options, phonons.atoms))
     if options.figure is not None:
-        from mace_functional.figures import band_figure  # matplotlib, for a figure alone
+        from mace_functional.figures import band_figure  # imports matplotlib, only for figures
 
-        symbols = lattice.atoms.get_chemical_symbols()
+        symbols = phonons.atoms.get_chemical_symbols()
         write_figure(options.figure, band_figure(bands, dos, symbols))
 
 
 def _print(results: dict[str, Any]) -> None:
-    """Tables and diagnostics, on standard output."""
+    """Print tables and diagnostics to standard output."""
     console = Console()
     unit, mesh = results["unit"], results["mesh"]
     print_subject(console, results)
@@ -248,7 +255,7 @@ def _print(results: dict[str, Any]) -> None:
     for where in "bands", "mesh":
         _print_imaginary(console, results[where]["imaginary"], where, unit)
     diagnostics = results["diagnostics"]
-    print_rest(console, diagnostics["largest_force_eV_per_A"], results)
+    print_forces(console, diagnostics["largest_force_eV_per_A"], results)
     console.print(
         f"acoustic-sum-rule residual {diagnostics['acoustic_sum_residual_eV_per_A2']:.1e} eV/Å², "
         f"asymmetry of the dynamical matrix {diagnostics['asymmetry_eV_per_A2_amu']:.1e} eV/Å²/amu"
@@ -259,19 +266,21 @@ def _print(results: dict[str, Any]) -> None:
 
 
 def _print_imaginary(console: Console, modes: list[dict[str, Any]], where: str, unit: str) -> None:
+    """Print the number of imaginary modes, and the first ones."""
     place = {"bands": "on the path", "mesh": "on the mesh, left out of the sums"}[where]
     if not modes:
         console.print(f"imaginary modes {place.split(',')[0]}: none")
         return
     console.print(f"imaginary modes {place}: {len(modes)}", style=BOLD)
-    for mode in modes[:SHOWN]:
+    for mode in modes[:MAX_PRINTED]:
         q = ", ".join(f"{x:.4f}" for x in mode["q"])
         console.print(f"  {mode['frequency']:{DIGITS[unit]}} {unit} at q = ({q})")
-    if len(modes) > SHOWN:
+    if len(modes) > MAX_PRINTED:
         console.print("  ...")
 
 
 def _print_compared(console: Console, rows: list[dict[str, Any]], unit: str) -> None:
+    """Print the comparison with finite displacements."""
     size = " x ".join(map(str, rows[0]["supercell"]))
     console.print(
         f"phonopy's displacements in {size} cells, at {rows[0]['wave_vectors']} wave vectors:"

@@ -1,4 +1,4 @@
-"""The options of `mace-functional phonons`."""
+"""Options of `mace-functional phonons`."""
 
 from __future__ import annotations
 
@@ -21,38 +21,41 @@ from mace_functional.support.validation import MOST_WAVE_VECTORS, between, count
 from mace_functional.units import FREQUENCY_UNITS
 
 DISPLACEMENTS = (0.1, 0.03, 0.01)
-"""Å."""
+"""Default displacements for a comparison with finite differences, Å."""
 
 SHORTEST, LONGEST = 1e-6, 1.0
-"""Displacements that are accepted, Å: less is lost in rounding, more puts atoms on others."""
+"""Smallest and largest accepted displacement, Å.
+
+Below, rounding errors dominate. Above, atoms come too close to each other.
+"""
 
 
-def add_parser(verbs: Any) -> None:
-    """Add the verb to the command line."""
-    parser: Parser = verbs.add_parser(
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand to the command line."""
+    parser: Parser = subparsers.add_parser(
         "phonons",
         help="band structure, density of states and heat capacity of a crystal",
-        description="Phonons of a crystal at any wave vector, from the exact second derivatives of "
-        "a MACE\npotential in the primitive cell: band structure, density of states, heat capacity "
-        "on a mesh.",
+        description="Compute phonons of a crystal at any wave vector, from exact second "
+        "derivatives of a MACE\npotential in the primitive cell: band structure, density of "
+        "states, heat capacity on a mesh.",
     )
     add_options(parser)
     parser.add_argument(
         "--path",
-        help="special points of the band structure, with commas where it jumps, such as "
-        "GXWKGL,UX (the standard path of the crystal)",
+        help="special points of the band structure, with commas at jumps, for example GXWKGL,UX "
+        "(the standard path of the crystal)",
     )
     parser.add_argument(
         "--points",
         type=number("--points", count, 2, MOST_WAVE_VECTORS),
         default=150,
         metavar="n",
-        help=f"wave vectors on the path, from 2 to {MOST_WAVE_VECTORS} (%(default)s)",
+        help=f"number of wave vectors on the path, from 2 to {MOST_WAVE_VECTORS} (%(default)s)",
     )
     add_three(
         parser,
         "--mesh",
-        "mesh of n x n x n wave vectors for density of states and heat capacity; 1 along "
+        "mesh of n x n x n wave vectors for density of states and heat capacity; n is 1 along "
         f"directions that are not periodic (neighbours at most {MESH_SPACING} 1/Å apart)",
     )
     add_symprec(parser)
@@ -60,8 +63,8 @@ def add_parser(verbs: Any) -> None:
         "--checkpoint",
         type=Path,
         metavar="OUT",
-        help="keep the modes on the mesh here (npz) when interrupted, and continue from them if "
-        "they are there",
+        help="npz file that keeps the modes on the mesh if the run is interrupted; the next run "
+        "continues from it",
     )
     parser.add_argument(
         "--unit",
@@ -73,51 +76,52 @@ def add_parser(verbs: Any) -> None:
         "--method",
         choices=get_args(PhononMethod),
         default="auto",
-        help="force constants of all cells first, or coupled replicas of the cell for each wave "
-        "vector; both are exact (%(default)s: what costs less)",
+        help="force constants of all cells, computed once, or coupled replicas of the cell for "
+        "each wave vector; both are exact (%(default)s: the cheaper method)",
     )
     add_temperatures(parser)
     add_three(
         parser,
         "--supercell",
-        "n x n x n cells for --phonopy and --compare-finite-differences (2 along periodic "
-        "directions)",
+        "supercell of n x n x n cells for --phonopy and --compare-finite-differences (2 along "
+        "periodic directions)",
     )
     parser.add_argument(
         "--compare-finite-differences",
         action="store_true",
-        help="print how far the frequencies of phonopy's displacements in the supercell are from "
-        "the exact ones; needs the extra `phonons`",
+        help="print the errors of frequencies from phonopy's displacements in the supercell; "
+        "needs the extra `phonons`",
     )
     parser.add_several(
         "--displacements",
         can_be=is_number,
         type=numbers("--displacements", between, SHORTEST, LONGEST, "Å"),
         metavar="d,d,...",
-        help=f"for --compare-finite-differences, Å, from {SHORTEST:g} to {LONGEST:g} "
+        help="displacements for --compare-finite-differences, Å, "
+        f"from {SHORTEST:g} to {LONGEST:g} "
         f"({' '.join(f'{d:g}' for d in DISPLACEMENTS)})",
     )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write all results here")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="file for all results")
     parser.add_argument(
-        "--npz", type=Path, metavar="OUT", help="write arrays here, eigenvectors included"
+        "--npz", type=Path, metavar="OUT", help="file for arrays, with eigenvectors"
     )
     parser.add_argument(
         "--phonopy",
         type=Path,
         metavar="OUT",
-        help="write a phonopy_params.yaml here; needs the extra `phonons`",
+        help="phonopy_params.yaml file for phonopy; needs the extra `phonons`",
     )
     parser.add_argument(
         "--figure",
         type=Path,
         metavar="OUT",
-        help=f"draw bands and density of states here ({', '.join(FIGURES)})",
+        help=f"file for a figure of bands and density of states ({', '.join(FIGURES)})",
     )
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> None:
-    """Check the options, and only then import what computes."""
+    """Check the options, then import the code that computes, and run it."""
     _check(options)
     from mace_functional.cli import phonons_command
 
@@ -125,7 +129,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse options that contradict each other, and files that cannot be written."""
+    """Raise an error for contradictory options and for files that cannot be written."""
     check_options(
         options,
         {

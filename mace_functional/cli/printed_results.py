@@ -1,4 +1,4 @@
-"""Results as verbs write and print them."""
+"""Results of subcommands as data for JSON files and as printed text."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from mace_functional.vibrations.thermodynamics import HarmonicThermo
 
 
 @contextmanager
-def no_warnings_of_what_is_reported() -> Iterator[None]:
-    """Imaginary modes, forces and errors of meshes are in the report."""
+def no_warnings_of_printed_results() -> Iterator[None]:
+    """Suppress warnings of imaginary modes, forces and meshes; the printed text has them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*imaginary modes")
         warnings.filterwarnings("ignore", message="the largest force is")
@@ -40,32 +40,32 @@ def no_warnings_of_what_is_reported() -> Iterator[None]:
 def structure_results(
     options: argparse.Namespace, atoms: Atoms, model: Potential, relaxation: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """What was asked for, the structure that the results are for, and how far it is from rest."""
-    here = atoms.copy()
-    here.calc = MaceCalculator(model)
+    """Return options, structure, relaxation, energy and stress for JSON."""
+    computed = atoms.copy()
+    computed.calc = MaceCalculator(model)
     stress = None
-    if here.pbc.all():
-        stress = float(abs(here.get_stress()).max() / GPa)
+    if computed.pbc.all():
+        stress = float(abs(computed.get_stress()).max() / GPa)
     return {
         "file": options.file,
         "model": str(options.model),
         "dtype": options.dtype,
         "dispersion": options.dispersion,
         "relaxation": relaxation,
-        "formula": here.get_chemical_formula(),
-        "atoms": len(here),
-        "mass_amu": float(here.get_masses().sum()),
-        "energy_eV": here.get_potential_energy(),
+        "formula": computed.get_chemical_formula(),
+        "atoms": len(computed),
+        "mass_amu": float(computed.get_masses().sum()),
+        "energy_eV": computed.get_potential_energy(),
         "largest_stress_GPa": stress,
-        "numbers": here.numbers.tolist(),
-        "positions_A": here.positions.tolist(),
-        "cell_A": here.cell.array.tolist(),
-        "pbc": here.pbc.tolist(),
+        "numbers": computed.numbers.tolist(),
+        "positions_A": computed.positions.tolist(),
+        "cell_A": computed.cell.array.tolist(),
+        "pbc": computed.pbc.tolist(),
     }
 
 
 def thermo_results(thermo: HarmonicThermo, atoms: Atoms) -> dict[str, Any]:
-    """Thermodynamic functions at the temperatures."""
+    """Return the thermodynamic functions at the temperatures for JSON."""
     return {
         "temperatures_K": thermo.temperatures.tolist(),
         "heat_capacity_J_per_gK": thermo.specific_heat_capacity(
@@ -83,7 +83,7 @@ def thermo_results(thermo: HarmonicThermo, atoms: Atoms) -> dict[str, Any]:
 def missing_results(
     branches: AcousticBranches, thermo: HarmonicThermo, atoms: Atoms
 ) -> dict[str, Any] | None:
-    """What Gamma alone leaves out of the heat capacity; None if that is nothing."""
+    """Return the heat capacity of acoustic modes missing at Gamma; None if none is missing."""
     if not branches.n_branches:
         return None
     per_gram = EV_PER_MOLECULE / float(atoms.get_masses().sum())
@@ -109,11 +109,11 @@ def missing_results(
 
 
 def print_subject(console: Console, results: dict[str, Any]) -> None:
-    """Print which structure was computed with which model, and how it came to rest.
+    """Print the structure, the model, the relaxation and the energy.
 
     Args:
-        console: The console of the results.
-        results: Results of a subcommand, with those of `structure_results`.
+        console: Console for the results.
+        results: Results of a subcommand, including those of `structure_results`.
     """
     periodic = sum(results["pbc"])
     kind = f"periodic in {periodic} directions" if periodic else "a molecule"
@@ -124,34 +124,34 @@ def print_subject(console: Console, results: dict[str, Any]) -> None:
     correction = "" if dispersion is None else f", with D3({dispersion})"
     console.print(f"model       {results['model']}{correction}, {results['dtype']}")
     console.print(f"relaxation  {_relaxation_text(results['relaxation'])}")
-    console.print(f"energy      {results['energy_eV']:.6f} eV, of the potential alone")
+    console.print(f"energy      {results['energy_eV']:.6f} eV, without vibrations")
 
 
 def _relaxation_text(relaxation: dict[str, Any] | None) -> str:
-    """How a relaxation ended, and what it took."""
+    """Describe a relaxation: its variables, its end and its cost."""
     if relaxation is None:
-        return "none: the structure is taken as it is"
-    what = "positions and cell" if relaxation["cell_relaxed"] else "positions"
+        return "none, the given geometry is used"
+    variables = "positions and cell" if relaxation["cell_relaxed"] else "positions"
     return (
-        f"{what}, {relaxation['reason']}; {relaxation['steps']} gradients, "
+        f"{variables}, {relaxation['reason']}; {relaxation['steps']} gradients, "
         f"{relaxation['hessian_vector_products']} Hessian-vector products"
     )
 
 
 def mesh_text(size: Sequence[int], inequivalent: int) -> str:
-    """The size of a mesh and its numbers of wave vectors."""
+    """Describe a mesh by its size and its numbers of wave vectors."""
     shape = " x ".join(map(str, size))
     return f"{shape} mesh: {math.prod(size)} wave vectors, {inequivalent} inequivalent"
 
 
 def print_missing(console: Console, results: dict[str, Any]) -> None:
-    """What Gamma alone leaves out, at the temperature nearest to 300 K."""
+    """Print the heat capacity missing at Gamma, at the temperature nearest to 300 K."""
     missing = results["missing_at_gamma"]
     if missing is None:
         return
     most, temperatures = missing["at_most_J_per_gK"], results["temperatures_K"]
     nearest = min(range(len(temperatures)), key=lambda i: abs(temperatures[i] - ROOM))
-    words = f"Gamma alone leaves out {missing['acoustic_modes']} acoustic modes a cell: "
+    words = f"Gamma alone leaves out {missing['acoustic_modes']} acoustic modes per cell: "
     if missing["share"] is None:
         share = most / (most + results["heat_capacity_J_per_gK"][nearest])
         words += f"at most {most:.4f} J/(g K) (no estimate: {missing['no_estimate_because']})"
@@ -159,7 +159,7 @@ def print_missing(console: Console, results: dict[str, Any]) -> None:
         share = missing["share"][nearest]
         words += (
             f"about {missing['about_J_per_gK'][nearest]:.4f} J/(g K) at "
-            f"{temperatures[nearest]:g} K, {100 * share:.1f} % of the whole, at most {most:.4f}"
+            f"{temperatures[nearest]:g} K, {100 * share:.1f} % of the total, at most {most:.4f}"
         )
     if share > LARGE:
         console.print(f"{words}; average over a mesh with --mesh auto", style=BOLD)
@@ -171,10 +171,10 @@ def print_thermo(console: Console, results: dict[str, Any], title: str, note: st
     """Print the table of thermodynamic functions.
 
     Args:
-        console: The console of the results.
-        results: Results of a subcommand, with those of `thermo_results`.
-        title: What the numbers are for.
-        note: What must be known of them, below the table.
+        console: Console for the results.
+        results: Results of a subcommand, including those of `thermo_results`.
+        title: Title of the table.
+        note: Note below the table.
     """
     columns = {
         "T\nK": ("temperatures_K", "{:.2f}"),
@@ -190,7 +190,7 @@ def print_thermo(console: Console, results: dict[str, Any], title: str, note: st
         columns["missing\nJ/(g K)"] = ("missing", "{:.4f}")
         results = {**results, "missing": missing["about_J_per_gK"]}
     zero_point = results["zero_point_energy_eV"]
-    notes = [f"F and U contain the zero-point energy, {zero_point:.4f} eV, and no potential energy"]
+    notes = [f"F and U contain the zero-point energy, {zero_point:.4f} eV, but no potential energy"]
     table = Table(title=title, caption="\n".join([note, *notes] if note else notes))
     for heading in columns:
         table.add_column(heading, justify="right")
@@ -199,13 +199,13 @@ def print_thermo(console: Console, results: dict[str, Any], title: str, note: st
     console.print(table)
 
 
-def print_rest(console: Console, largest_force: float, results: dict[str, Any]) -> None:
-    """Print how far the structure is from rest, and what to do where that is far.
+def print_forces(console: Console, largest_force: float, results: dict[str, Any]) -> None:
+    """Print the largest force and stress, and advice if the structure is not relaxed.
 
     Args:
-        console: Where to.
-        largest_force: On any atom, eV/Å.
-        results: Of the subcommand, with the largest stress and what happened in the relaxation.
+        console: Console for the results.
+        largest_force: Largest force on an atom, eV/Å.
+        results: Results of the subcommand, with the largest stress and the relaxation.
     """
     largest_stress = results["largest_stress_GPa"]
     console.print(f"largest force {largest_force:.2e} eV/Å", end="")
@@ -213,12 +213,12 @@ def print_rest(console: Console, largest_force: float, results: dict[str, Any]) 
         console.print(f", largest stress {largest_stress:.2e} GPa", end="")
     console.print()
     if largest_force > LARGEST_FORCE:
-        advice = _how_to_rest(results["relaxation"])
-        console.print(f"not at rest, so that frequencies mean little: {advice}", style=BOLD)
+        advice = _relaxation_advice(results["relaxation"])
+        console.print(f"not relaxed, so frequencies are not reliable: {advice}", style=BOLD)
 
 
-def _how_to_rest(relaxation: dict[str, Any] | None) -> str:
-    """Advice for a structure with forces, by the relaxation that it has had."""
+def _relaxation_advice(relaxation: dict[str, Any] | None) -> str:
+    """Return advice for a structure with large forces, by the relaxation before."""
     if relaxation is None:
         return "add --relax"
     if relaxation["converged"]:
@@ -227,33 +227,33 @@ def _how_to_rest(relaxation: dict[str, Any] | None) -> str:
 
 
 def print_soft(console: Console, frequencies: Sequence[float]) -> None:
-    """Print which vibrations may be none.
+    """Print vibrations that are so soft that they may be free motions.
 
     Args:
-        console: Where to.
-        frequencies: Of a molecule, or of a crystal at Gamma, cm-1.
+        console: Console for the results.
+        frequencies: Frequencies of a molecule, or of a crystal at Gamma, cm-1.
     """
     soft = [f for f in frequencies if 0 < f < SOFT]
     if soft:
         console.print(
             f"{len(soft)} vibrations below {SOFT:g} cm-1, the lowest at {min(soft):.2f} cm-1, "
-            "count with nearly k_B each: look whether a part of the structure is free to move",
+            "contribute almost k_B each: check if a part of the structure can move freely",
             style=BOLD,
         )
 
 
 def print_written(console: Console, *paths: Path | None) -> None:
-    """The files that were asked for and are there now."""
+    """Print the names of the files that were written."""
     written = [str(path) for path in paths if path is not None]
     if written:
         console.print(f"wrote {' and '.join(written)}")
 
 
-def convergence_results(found: ConvergedThermo) -> dict[str, Any]:
-    """The meshes on the way to a converged one."""
+def convergence_results(converged: ConvergedThermo) -> dict[str, Any]:
+    """Return the meshes of a refinement for JSON."""
     return {
-        "tolerance": found.tolerance,
-        "converged": found.converged,
+        "tolerance": converged.tolerance,
+        "converged": converged.converged,
         "meshes": [
             {
                 "size": list(step.size),
@@ -262,19 +262,19 @@ def convergence_results(found: ConvergedThermo) -> dict[str, Any]:
                 "relative_change": step.change,
                 "relative_missing_at_gamma": step.missing,
             }
-            for step in found.steps
+            for step in converged.steps
         ],
     }
 
 
 def print_convergence(console: Console, convergence: dict[str, Any]) -> None:
-    """The meshes that were tried, and whether the last is fine enough."""
+    """Print the meshes of a refinement, and the end of it."""
     for mesh in convergence["meshes"]:
         change = mesh["relative_change"]
         heat = mesh["heat_capacity_J_per_gK"]
-        shown = f"{min(heat):.4f}" if len(heat) == 1 else f"{min(heat):.4f} to {max(heat):.4f}"
+        values = f"{min(heat):.4f}" if len(heat) == 1 else f"{min(heat):.4f} to {max(heat):.4f}"
         console.print(
-            f"{mesh_text(mesh['size'], mesh['wave_vectors'])}: Cv {shown} J/(g K)"
+            f"{mesh_text(mesh['size'], mesh['wave_vectors'])}: Cv {values} J/(g K)"
             + ("" if change is None else f", largest change {change:.1e}")
             + f", at most {mesh['relative_missing_at_gamma']:.1e} missing"
         )
@@ -283,6 +283,6 @@ def print_convergence(console: Console, convergence: dict[str, Any]) -> None:
     else:
         console.print(
             f"not converged to {convergence['tolerance']:g}: the next mesh has too many wave "
-            "vectors; take a larger --mesh-tolerance, or give the size",
+            "vectors; use a larger --mesh-tolerance, or give the size",
             style=BOLD,
         )

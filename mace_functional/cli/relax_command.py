@@ -1,4 +1,4 @@
-"""`mace-functional relax`: a structure at rest."""
+"""`mace-functional relax`: relaxation of a structure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ase import Atoms
 
 from mace_functional.cli.console import Console
 from mace_functional.cli.found_structures import find_structure
-from mace_functional.cli.loaded_models import holds_axes, load
+from mace_functional.cli.loaded_models import depends_on_axes, load
 from mace_functional.cli.options import symprec_of
 from mace_functional.cli.output_files import (
     check_structure_file,
@@ -18,7 +18,7 @@ from mace_functional.cli.output_files import (
     write_structure,
 )
 from mace_functional.cli.printed_results import (
-    print_rest,
+    print_forces,
     print_subject,
     print_written,
     structure_results,
@@ -27,7 +27,7 @@ from mace_functional.cli.relaxed_structures import relax_in_place
 
 
 def run(options: argparse.Namespace) -> None:
-    """Relax and report."""
+    """Relax the structure, write the files and print the results."""
     console = Console(stderr=True)
     started = time.perf_counter()
     reading = find_structure(options.file, console)
@@ -61,23 +61,25 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace, atoms: Atoms) -> None:
-    """Refuse what does not fit the structure, before anything long starts.
+    """Raise an error for options that do not fit the structure, before long computations.
 
     Raises:
-        ValueError: If the file cannot hold the structure, or there is a pressure on what is no
-            crystal or cannot give way.
+        ValueError: If the format of the file cannot represent the structure, or a pressure is given
+            for a structure that is not a crystal or whose cell is fixed.
     """
-    turns = options.cell in (True, False, "isotropic") and not holds_axes(atoms)
+    turns = options.cell in (True, False, "isotropic") and not depends_on_axes(atoms)
     check_structure_file("--output", options.output, atoms, may_turn=turns)
     if options.pressure and not atoms.pbc.all():
-        raise ValueError(f"--pressure is for crystals, and {options.file} has no volume")
+        raise ValueError(
+            f"--pressure is for crystals, but {options.file} is not periodic in three directions"
+        )
     if options.pressure and options.cell is False:
-        raise ValueError("--pressure needs a cell that relaxes: leave out --cell none")
+        raise ValueError("--pressure needs a cell that can relax: leave out --cell none")
 
 
 def _print(results: dict[str, Any]) -> None:
-    """Print how the relaxation ended, on standard output."""
+    """Print the end of the relaxation to standard output."""
     console = Console()
     print_subject(console, results)
-    print_rest(console, results["relaxation"]["largest_force_eV_per_A"], results)
+    print_forces(console, results["relaxation"]["largest_force_eV_per_A"], results)
     console.print(f"{results['seconds']:.1f} s")

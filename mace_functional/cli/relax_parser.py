@@ -1,4 +1,4 @@
-"""The options of `mace-functional relax`."""
+"""Options of `mace-functional relax`."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from mace_functional.cli.output_files import check_outputs
 from mace_functional.support.validation import STRONGEST, pressure
 
 ALL_STRAINS: dict[str, bool | str] = {"all": True, "none": False, "isotropic": "isotropic"}
+"""Names of sets of strains on the command line, with the argument of `relax`."""
+
 STRAIN_NAMES = ["xx", "yy", "zz", "yz", "xz", "xy"]
-"""In Voigt's order, as `relax` takes strains."""
+"""Names of the strains in Voigt order, as in `relax`."""
 
 
-def add_parser(verbs: Any) -> None:
-    """Add the verb to the command line."""
-    parser: Parser = verbs.add_parser(
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand to the command line."""
+    parser: Parser = subparsers.add_parser(
         "relax",
         help="relax positions and cell, with second derivatives",
         description="Relax a structure: positions, and the cell along periodic directions. The "
-        "Hessian begins as\nthat of a force field of bonds and angles, and learns from every "
-        "gradient. Near rest, exact\nproducts with the softest directions show that the end is a "
-        "minimum, not a saddle point.",
+        "first Hessian is\nthat of a force field of bonds and angles; every gradient updates it. "
+        "Near the minimum, exact\nproducts along the softest directions verify that it is a "
+        "minimum and not a saddle point.",
     )
     add_structure_and_model(parser)
     add_limits(parser)
@@ -39,8 +41,8 @@ def add_parser(verbs: Any) -> None:
         type=Path,
         required=True,
         metavar="OUT",
-        help="what is made: write the relaxed structure here, after every step too, and continue "
-        "from it if it is there",
+        help="file for the relaxed structure, written after every step; the relaxation continues "
+        "from it if the file exists",
     )
     parser.add_several(
         "--cell",
@@ -60,18 +62,18 @@ def add_parser(verbs: Any) -> None:
         "(%(default)s)",
     )
     parser.add_argument(
-        "--symmetry", action="store_true", help="keep the space group, as spglib finds it"
+        "--symmetry", action="store_true", help="keep the space group found by spglib"
     )
     add_symprec(parser, "; needs --symmetry")
     parser.add_argument(
-        "--trajectory", type=Path, metavar="OUT", help="write all structures here (ASE's .traj)"
+        "--trajectory", type=Path, metavar="OUT", help="file for all structures (ASE's .traj)"
     )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write all results here")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="file for all results")
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> None:
-    """Check the options, and only then import what computes."""
+    """Check the options, then import the code that computes, and run it."""
     set_limits(options)
     if not options.symmetry:
         check_needs(options, "--symprec", "--symmetry")
@@ -82,7 +84,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _check_files(options: argparse.Namespace) -> None:
-    """Refuse files that cannot be written. The structure itself may be continued in place."""
+    """Raise an error for files that cannot be written; only the structure may be replaced."""
     written = {"--output": options.output, "--trajectory": options.trajectory}
     in_place = options.output.resolve() == Path(options.file).resolve()
     check_outputs(
@@ -92,10 +94,10 @@ def _check_files(options: argparse.Namespace) -> None:
 
 
 def _cell(words: str) -> bool | str | list[bool]:
-    """The strains that relax, as `relax` takes them.
+    """Convert the value of --cell to the argument of `relax`.
 
     Raises:
-        ValueError: If there is no such strain.
+        ValueError: If a strain is unknown.
     """
     if words in ALL_STRAINS:
         return ALL_STRAINS[words]

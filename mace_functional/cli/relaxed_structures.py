@@ -1,4 +1,4 @@
-"""A relaxation as verbs make it: shown on the console, and kept in a file."""
+"""Relaxation in subcommands, with progress on the console and the geometry in a file."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ def relax_in_place(
     console: Console,
     **options: Any,
 ) -> dict[str, Any]:
-    """Relax a structure in place.
+    """Relax a structure in place, or continue its relaxation from a file.
 
     Args:
         atoms: The structure.
         model: The potential.
-        output: Where the structure is written after every step. If the file is there already, the
+        output: File in which the structure is written after every step. If the file exists, the
             relaxation continues from it.
-        console: Where the progress is shown.
-        **options: Of `relax`.
+        console: Console for the progress.
+        **options: Options of `relax`.
 
     Returns:
-        What happened, as verbs report it.
+        Results of the relaxation for JSON.
 
     Raises:
-        ValueError: If the file to continue from holds another structure, or as `relax`.
+        ValueError: If the existing file contains another structure; see also `relax`.
     """
     if output is not None and output.exists():
-        before = read(output).atoms
-        if not np.array_equal(before.numbers, atoms.numbers):
-            raise ValueError(f"{output} holds another structure: remove it, or name another file")
-        atoms.set_cell(before.cell)
-        atoms.set_positions(before.positions, apply_constraint=False)
+        last = read(output).atoms
+        if not np.array_equal(last.numbers, atoms.numbers):
+            raise ValueError(f"{output} has another structure: remove it, or name another file")
+        atoms.set_cell(last.cell)
+        atoms.set_positions(last.positions, apply_constraint=False)
         console.print(f"continuing from {output}")
     result = relax(
         model,
         atoms,
-        callback=None if output is None else lambda here, _: write_structure(output, here),
+        callback=None if output is None else lambda current, _: write_structure(output, current),
         progress=console.is_terminal,
         **options,
     )
@@ -61,7 +61,7 @@ def relax_in_place(
 
 
 def relaxation_results(result: RelaxResult, options: dict[str, Any]) -> dict[str, Any]:
-    """What happened in a relaxation."""
+    """Return the results of a relaxation for JSON."""
     return {
         "converged": result.converged,
         "outcome": result.outcome.name.lower(),

@@ -26,16 +26,17 @@ from mace_functional.screening.screen_settings import COLDEST, LOCAL, ScreenSett
 from mace_functional.screening.table import CSV, JSON, ROOM, heat_capacity, relative_error
 
 GIB = 2**30
+"""Bytes in a GiB."""
 
 WIDE = 1000
-"""Columns of a file or pipe, where a table needs no folding."""
+"""Width of a table in a file or pipe, in characters; no line is folded there."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Compute and report.
+    """Screen the structures, write the tables and the report, and print the results.
 
     Returns:
-        0, or `FAILED`.
+        The exit code: 0, or `FAILED` if a structure failed.
     """
     console = Console(stderr=True)
     references = _references(options)
@@ -65,6 +66,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> ScreenSettings:
+    """Return the settings of the screening."""
     return ScreenSettings(
         model=options.model,
         head=options.head,
@@ -83,10 +85,10 @@ def _settings(options: argparse.Namespace) -> ScreenSettings:
 
 
 def _references(options: argparse.Namespace) -> list[Reference]:
-    """The columns to compare with.
+    """Read the columns of reference values.
 
     Raises:
-        ValueError: If there is a file without columns, or the other way round; or as
+        ValueError: If the file is given without columns, or columns without the file; see also
             `read_references`.
     """
     if (options.reference is None) != (options.compare is None):
@@ -95,28 +97,28 @@ def _references(options: argparse.Namespace) -> list[Reference]:
 
 
 def _executor(options: argparse.Namespace) -> AbstractContextManager[Executor | None]:
-    """Workers of Dask, if they are asked for."""
+    """Return an executor of Dask workers with --dask, else None."""
     if options.dask is None:
         return nullcontext()
     return dask_executor(options.dask, workers=options.workers)
 
 
 def _print(rows: list[Row], temperatures: list[float], references: list[Reference]) -> None:
-    """The table, on standard output."""
+    """Print the table and the failures to standard output."""
     temperature = min(temperatures, key=lambda t: abs(t - ROOM))
-    shown = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    shown.add_column("structure", overflow="fold")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("structure", overflow="fold")
     headings = ["atoms", f"Cv {temperature:g} K\nJ/(g K)", "wave\nvectors", "Γ lacks\n%"]
     for reference in references:
         headings += [f"{reference.label}\n{reference.temperature:g} K", "error\n%"]
     for heading in [*headings, "imaginary", "force\neV/Å", "s"]:
-        shown.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         if row.spectrum is not None:
-            shown.add_row(*_cells(row, temperature, references))
+            table.add_row(*_cells(row, temperature, references))
     console = Console(width=None if sys.stdout.isatty() else WIDE)
-    if shown.row_count:
-        console.print(shown)
+    if table.row_count:
+        console.print(table)
     for record in (row.record for row in rows):
         if record.failure is not None:
             console.print(
@@ -127,13 +129,13 @@ def _print(rows: list[Row], temperatures: list[float], references: list[Referenc
 
 
 def _cells(row: Row, temperature: float, references: list[Reference]) -> list[str]:
-    """A line of the table."""
+    """Return the cells of a row of the table."""
     record = row.record
     cells = [
         record.name,
         str(record.n_atoms),
         _number(heat_capacity(row, temperature), ".4f"),
-        *_waves(row, temperature),
+        *_sampling_cells(row, temperature),
     ]
     for reference in references:
         error = relative_error(row, reference)
@@ -147,8 +149,8 @@ def _cells(row: Row, temperature: float, references: list[Reference]) -> list[st
     return [*cells, str(record.n_imaginary), force + relaxed, f"{seconds:.1f}"]
 
 
-def _waves(row: Row, temperature: float) -> tuple[str, str]:
-    """The mesh, or Gamma; and which part of the heat capacity Gamma alone lacks."""
+def _sampling_cells(row: Row, temperature: float) -> tuple[str, str]:
+    """Return the mesh or Γ, and the share of the heat capacity missing at Gamma, %."""
     if row.record.mesh is not None:
         return "x".join(map(str, row.record.mesh)), ""
     missing = missing_at_gamma(row, temperature)
@@ -159,11 +161,12 @@ def _waves(row: Row, temperature: float) -> tuple[str, str]:
 
 
 def _number(value: float | None, form: str) -> str:
+    """Format a number; return an empty string for None."""
     return "" if value is None else format(value, form)
 
 
 def _print_end(console: Console, screening: Screening) -> None:
-    """How many are done, and what to do about the others."""
+    """Print the findings, the numbers of structures done and failed, and advice."""
     for record in screening.records:
         for finding in record.findings:
             print_finding(console, record.name, finding)
@@ -171,4 +174,4 @@ def _print_end(console: Console, screening: Screening) -> None:
     total = len(screening.records)
     console.print(f"structures: {total - failed} of {total} done, {failed} failed")
     if failed:
-        console.print("failed ones are not computed again unless you add --retry")
+        console.print("failed structures are computed again only with --retry")

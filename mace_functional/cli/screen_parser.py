@@ -1,4 +1,4 @@
-"""The options of `mace-functional screen`."""
+"""Options of `mace-functional screen`."""
 
 from __future__ import annotations
 
@@ -25,32 +25,39 @@ from mace_functional.screening.screen_settings import COLDEST, LOCAL
 from mace_functional.support.validation import between, count
 
 FAILED = 3
-"""Exit code where one structure at least has no result. Tables and report are there all the same;
-2 says that the command itself was wrong, and nothing was computed."""
+"""Exit code if at least one structure failed.
 
-MOST_WORKERS = 1024
-LEAST_MEMORY, MOST_MEMORY = 1e-3, 1e5
-"""GiB; a column of the Hessian of two atoms takes some MiB."""
+Tables and report are written all the same. After exit code 2, invalid input, nothing is computed.
+"""
+
+MAX_WORKERS = 1024
+"""Largest accepted number of workers."""
+
+MIN_MEMORY, MAX_MEMORY = 1e-3, 1e5
+"""Smallest and largest accepted memory of a worker, GiB.
+
+A column of the Hessian of two atoms takes some MiB.
+"""
 
 
-def add_parser(verbs: Any) -> None:
-    """Add the verb to the command line."""
-    parser: Parser = verbs.add_parser(
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand to the command line."""
+    parser: Parser = subparsers.add_parser(
         "screen",
         help="heat capacities of many structures, by several workers",
-        description="Relaxation, frequencies and harmonic thermodynamics of many structures, with "
-        "a table and a\nreport. The same command goes on from where it was interrupted; what is "
-        "done is not done\nagain. A structure that fails is recorded with the reason and stops "
-        "nothing.\n\n"
-        f"Exit code: 0 if every structure has a result, {FAILED} if some or all failed (the table "
-        "says which),\n2 if the command is wrong and nothing was computed, 130 if interrupted.",
+        description="Compute relaxations, frequencies and harmonic thermodynamics of many "
+        "structures, with a\ntable and a report. The same command continues an interrupted "
+        "screening and does not repeat\nfinished structures. A failed structure is recorded with "
+        "the reason, and the others continue.\n\n"
+        f"Exit code: 0 if every structure has a result, {FAILED} if some or all failed (see the "
+        "table),\n2 if the input is invalid and nothing was computed, 130 if interrupted.",
     )
     list_structures(parser)
     parser.add_argument(
         "structures",
         nargs="+",
         metavar="STRUCTURES",
-        help="files, folders with files, or names of those below",
+        help="files, folders with files, or names of examples below",
     )
     add_model(parser)
     parser.add_argument(
@@ -58,49 +65,51 @@ def add_parser(verbs: Any) -> None:
         type=Path,
         required=True,
         metavar="OUT",
-        help="what is made: the folder for all results, relaxed structures included",
+        help="folder for all results, including relaxed structures",
     )
-    _add_what(parser)
-    _add_where(parser)
+    _add_computation(parser)
+    _add_resources(parser)
     parser.add_argument(
         "--reference",
         type=Path,
         metavar="FILE",
-        help="CSV table of heat capacities in J/(g K) to compare with; its column `name`, or the "
-        "first one, has the names of structures: those of their files, without the suffix",
+        help="CSV table of reference heat capacities in J/(g K); its column `name`, or the first "
+        "one, has the names of the structures, which are file names without the suffix",
     )
     parser.add_several(
         "--compare",
         can_be=_is_column,
         type=lambda words: words.split(","),
         metavar="COLUMN@T,COLUMN@T,...",
-        help="columns of the reference, with the temperature in K where the name does not end in "
-        "it, as in cv@300 or cv_300K",
+        help="columns of the reference and their temperatures in K, such as cv@300; the "
+        "temperature can be left out if the name ends with it, as in cv_300K",
     )
-    parser.add_argument("--no-report", action="store_true", help="write no report.html")
+    parser.add_argument("--no-report", action="store_true", help="do not write report.html")
     parser.set_defaults(run=_run)
 
 
-def _add_what(parser: Parser) -> None:
-    """Add what to compute."""
+def _add_computation(parser: Parser) -> None:
+    """Add the options for the computation of each structure."""
     add_relax(parser, True)
-    parser.add_argument("--fixed-cell", action="store_true", help="keep the cells when relaxing")
+    parser.add_argument(
+        "--fixed-cell", action="store_true", help="keep the cells in the relaxations"
+    )
     add_limits(parser)
     add_mesh(parser, "crystals")
     parser.add_argument(
         "--eigenvectors",
         action="store_true",
-        help="write the eigenvectors of each structure too, as eigenvectors.npz",
+        help="also write the eigenvectors of each structure, as eigenvectors.npz",
     )
     add_temperatures(
         parser,
-        "; to change them computes nothing anew, but for ones below "
-        f"{COLDEST:g} K with --mesh {AUTO}",
+        "; finished structures are not computed again for other temperatures, except for those "
+        f"below {COLDEST:g} K with --mesh {AUTO}",
     )
 
 
-def _add_where(parser: Parser) -> None:
-    """Add where to compute, and what again."""
+def _add_resources(parser: Parser) -> None:
+    """Add the options for devices, workers and memory, and --retry."""
     names = is_any_of(r"(cpu|cuda)(:\d+)?")
     parser.add_several(
         "--devices",
@@ -108,7 +117,7 @@ def _add_where(parser: Parser) -> None:
         type=words_of(device("--devices")),
         default=["cpu"],
         metavar="DEVICE,DEVICE,...",
-        help="cpu, or a GPU for each worker: cuda:0 cuda:1 ... (cpu)",
+        help="cpu, or one GPU for each worker: cuda:0 cuda:1 ... (cpu)",
     )
     parser.add_several(
         "--device",
@@ -120,32 +129,30 @@ def _add_where(parser: Parser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=number("--workers", count, 1, MOST_WORKERS),
+        type=number("--workers", count, 1, MAX_WORKERS),
         metavar="n",
-        help=f"structures at once on CPU, from 1 to {MOST_WORKERS} (as many as there are cores)",
+        help=f"structures at once on the CPU, from 1 to {MAX_WORKERS} (the number of cores)",
     )
     parser.add_argument(
         "--memory",
-        type=number("--memory", between, LEAST_MEMORY, MOST_MEMORY, "GiB"),
+        type=number("--memory", between, MIN_MEMORY, MAX_MEMORY, "GiB"),
         metavar="GiB",
-        help="for the second derivatives of each worker, GiB, from "
-        f"{LEAST_MEMORY:g} to {MOST_MEMORY:g} (its share of half of what is free)",
+        help="memory of each worker for second derivatives, GiB, from "
+        f"{MIN_MEMORY:g} to {MAX_MEMORY:g} (its share of half of the free memory)",
     )
     parser.add_argument(
         "--dask",
         metavar="ADDRESS",
-        help="have it done by the workers of this Dask scheduler, which must see the same files; "
-        f"or {LOCAL}, for --workers Dask workers on this machine; needs the extra `dask`",
+        help="use the workers of this Dask scheduler, which must have access to the same files, or "
+        f"{LOCAL} for --workers Dask workers on this machine; needs the extra `dask`",
     )
-    parser.add_argument(
-        "--retry", action="store_true", help="compute structures again that failed before"
-    )
+    parser.add_argument("--retry", action="store_true", help="compute failed structures again")
 
 
 def _devices_by_their_old_name(words: str) -> list[str]:
-    """Devices of --device, which is now --devices."""
+    """Read the value of --device, the old name of --devices."""
     warnings.warn(
-        "--device is now --devices; the old spelling will go with the next release",
+        "--device is now --devices; the old name will be removed in the next release",
         FutureWarning,
         stacklevel=2,
     )
@@ -153,7 +160,7 @@ def _devices_by_their_old_name(words: str) -> list[str]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Check the options, and only then import what computes."""
+    """Check the options, then import the code that computes, and run it."""
     _check(options)
     mesh_choice(options)
     from mace_functional.cli import screen_command
@@ -162,10 +169,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse options that contradict each other.
+    """Raise an error for options that contradict each other.
 
     Raises:
-        UsageError: If there are such.
+        UsageError: If options contradict each other.
     """
     if not options.relax:
         for name in "--fixed-cell", "--fmax", "--max-steps":
@@ -176,5 +183,5 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _is_column(word: str) -> bool:
-    """Whether a word behind --compare is a column of a table, with a temperature, and no file."""
+    """Return True if a word after --compare is a column with a temperature and not a file."""
     return not os.path.exists(word) and ("@" in word or has_temperature(word))

@@ -20,10 +20,10 @@ from mace_functional.cli.printed_results import (
     convergence_results,
     mesh_text,
     missing_results,
-    no_warnings_of_what_is_reported,
+    no_warnings_of_printed_results,
     print_convergence,
+    print_forces,
     print_missing,
-    print_rest,
     print_soft,
     print_subject,
     print_thermo,
@@ -51,41 +51,41 @@ from mace_functional.vibrations.harmonic_modes import NormalModes
 from mace_functional.vibrations.thermodynamics import harmonic_thermo
 
 VIBRATIONS_ONLY = "vibrations only, without translation and rotation"
-"""The part of Cv, S, F and U of a molecule that the table has; those of a gas have more in them."""
+"""Contributions to Cv, S, F and U of a molecule in the table; a gas has others too."""
 
 
 def run(options: argparse.Namespace) -> None:
-    """Compute and report."""
+    """Compute the thermodynamics, write the files and print the results."""
     console = Console(stderr=True)
     started = time.perf_counter()
     reading = find_structure(options.file, console)
     atoms = reading.atoms
     choice = mesh_choice(options)
-    if choice is not None:  # refused, if it is bad, before anything long starts
+    if choice is not None:  # an invalid mesh is an error before long computations
         check_crystal(atoms, "a mesh")
         if choice != AUTO:
             _mesh_of(atoms, choice, symmetry=False)
-    free = _hold_others(options, atoms, choice)
+    free = _fix_other_atoms(options, atoms, choice)
     if choice is None:
         check_vibrates(atoms, free, options.file)
     model, relaxation = load_and_relax(options, atoms, console)
-    on_mesh = converged = lattice = None
+    on_mesh = converged = phonons = None
     branches = NO_BRANCHES
-    with no_warnings_of_what_is_reported():
+    with no_warnings_of_printed_results():
         if choice is None:
             modes = gamma_modes(model, atoms, progress=console.is_terminal)
         else:
             with console.status("phonons"):
-                lattice = phonons_of(model, atoms, symprec=symprec_of(options))
-            modes = replace(lattice.gamma_modes(), largest_force=lattice.diagnostics.largest_force)
+                phonons = phonons_of(model, atoms, symprec=symprec_of(options))
+            modes = replace(phonons.gamma_modes(), largest_force=phonons.diagnostics.largest_force)
         if choice in (None, AUTO):
             branches = acoustic_branches(model, atoms, modes)
-        if lattice is not None and choice is not None and choice != AUTO:
+        if phonons is not None and choice is not None and choice != AUTO:
             mesh = _mesh_of(atoms, choice, symprec=symprec_of(options))
-            on_mesh = mesh_modes(lattice, mesh, eigenvectors=False, progress=console.is_terminal)
-        elif lattice is not None and branches.n_branches:
+            on_mesh = mesh_modes(phonons, mesh, eigenvectors=False, progress=console.is_terminal)
+        elif phonons is not None and branches.n_branches:
             converged = converged_mesh_thermo(
-                lattice,
+                phonons,
                 options.temperatures,
                 tolerance=mesh_tolerance(options),
                 symprec=symprec_of(options),
@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json is not None:
         write_json(options.json, results)
     if options.figure is not None:
-        from mace_functional.figures import thermo_figure  # matplotlib, for a figure alone
+        from mace_functional.figures import thermo_figure  # imports matplotlib, only for figures
 
         write_figure(options.figure, thermo_figure(on_mesh or modes, options.temperatures))
     _print(results)
@@ -119,35 +119,35 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _mesh_of(atoms: Atoms, choice: tuple[int, int, int] | float, **options: Any) -> Mesh:
-    """The mesh of a size or a spacing."""
+    """Return the mesh with a given size or spacing."""
     size = mesh_size(atoms, choice) if isinstance(choice, float) else choice
     return Mesh.of(atoms, size, **options)
 
 
-def _hold_others(options: argparse.Namespace, atoms: Atoms, choice: MeshChoice) -> list[int]:
-    """The atoms that move. Where others are held, so is the cell, from the relaxation on.
+def _fix_other_atoms(options: argparse.Namespace, atoms: Atoms, choice: MeshChoice) -> list[int]:
+    """Fix all atoms that are not free, and then also the cell; return the free atoms.
 
     Raises:
-        ValueError: If the choice is bad, or some atoms are held and a mesh is asked for.
+        ValueError: If the value of --free is invalid, or a mesh is combined with fixed atoms.
     """
     chosen = None if options.free is None else numbers_in([options.free], len(atoms))
     free = free_atoms(atoms, chosen)
-    held = sorted(set(range(len(atoms))) - set(free))
+    fixed = sorted(set(range(len(atoms))) - set(free))
     if chosen is None and choice is not None:
         refuse_constraints(atoms, "--mesh", f"free all with --free 0-{len(atoms) - 1}")
-    if held and choice is not None:
+    if fixed and choice is not None:
         raise ValueError(
-            f"--mesh needs all atoms free, and {len(held)} of {len(atoms)} are held: leave out "
+            f"--mesh needs all atoms free, but {len(fixed)} of {len(atoms)} are fixed: leave out "
             f"--mesh, or free all with --free 0-{len(atoms) - 1}"
         )
     if chosen is not None:
-        atoms.set_constraint(FixAtoms(held) if held else None)
-    options.fixed_cell = options.fixed_cell or bool(held)
+        atoms.set_constraint(FixAtoms(fixed) if fixed else None)
+    options.fixed_cell = options.fixed_cell or bool(fixed)
     return free
 
 
 def _modes(modes: NormalModes) -> dict[str, Any]:
-    """The modes at Gamma and their diagnostics."""
+    """Return the modes at Gamma and their diagnostics for JSON."""
     return {
         "rigid_motions_removed": modes.n_rigid,
         "rotations_removed": modes.n_rotations,
@@ -162,24 +162,24 @@ def _modes(modes: NormalModes) -> dict[str, Any]:
 
 
 def _is_extended(atoms: Atoms, modes: NormalModes) -> bool:
-    """Whether what is removed are at most the translations of a crystal."""
-    held = modes.acoustic_sum_residual is None
-    return bool(atoms.pbc.any() or held) and not modes.n_rotations
+    """Return True if no rotation was removed and the structure is periodic or has fixed atoms."""
+    has_fixed_atoms = modes.acoustic_sum_residual is None
+    return bool(atoms.pbc.any() or has_fixed_atoms) and not modes.n_rotations
 
 
-def _rigid(results: dict[str, Any]) -> str:
-    """How many rigid motions were removed, and of what."""
+def _rigid_text(results: dict[str, Any]) -> str:
+    """Describe the rigid motions that were removed."""
     count, rotations = results["rigid_motions_removed"], results["rotations_removed"]
     text = f"rigid motions removed {count}"
     if rotations:
         text += f" ({count - rotations} translations, {rotations} rotations)"
     if results["connected_parts"] > 1:
-        text += f", of {results['connected_parts']} parts that do not feel each other"
+        text += f", of {results['connected_parts']} parts that do not interact"
     return text
 
 
 def _mesh(modes: MeshModes) -> dict[str, Any]:
-    """The modes on the mesh."""
+    """Return the frequencies on a mesh for JSON."""
     return {
         "size": list(modes.mesh.size),
         "q": modes.mesh.q.tolist(),
@@ -190,7 +190,7 @@ def _mesh(modes: MeshModes) -> dict[str, Any]:
 
 
 def _print(results: dict[str, Any]) -> None:
-    """The table and the diagnostics, on standard output."""
+    """Print the table and the diagnostics to standard output."""
     console = Console()
     free, atoms = len(results["free_atoms"]), results["atoms"]
     per = "cell" if any(results["pbc"]) else "molecule"
@@ -202,7 +202,7 @@ def _print(results: dict[str, Any]) -> None:
         console.print(f"sampling    {mesh_text(mesh['size'], len(mesh['q']))}")
     elif results["missing_at_gamma"] is not None:
         console.print("sampling    Gamma alone")
-    note = "" if part is None else f"Cv, S, F and U are those of {part}"
+    note = "" if part is None else f"Cv, S, F and U: {part}"
     print_thermo(console, results, f"Harmonic, per {per}", note)
     print_missing(console, results)
     if results["mesh_convergence"] is not None:
@@ -211,11 +211,11 @@ def _print(results: dict[str, Any]) -> None:
     where = "" if mesh is None else " at Gamma"
     if frequencies:
         console.print(f"frequencies{where} {frequencies[0]:.2f} to {frequencies[-1]:.2f} cm-1")
-    console.print(f"{_rigid(results)}, imaginary modes{where} {results['imaginary_modes']}")
+    console.print(f"{_rigid_text(results)}, imaginary modes{where} {results['imaginary_modes']}")
     if results["rotations_removed"] and any(results["pbc"]):
         console.print(
-            f"{results['rotations_removed']} rotations in the box are free and not in the table: "
-            "images do not feel each other",
+            f"{results['rotations_removed']} free rotations in the box are not in the table: "
+            "periodic images do not interact",
             style=BOLD,
         )
     if results["imaginary_modes"]:
@@ -229,7 +229,7 @@ def _print(results: dict[str, Any]) -> None:
             style=BOLD,
         )
     print_soft(console, frequencies)
-    print_rest(console, results["largest_force_eV_per_A"], results)
+    print_forces(console, results["largest_force_eV_per_A"], results)
     if results["acoustic_sum_residual_eV_per_A2"] is not None:
         console.print(
             f"acoustic-sum-rule residual {results['acoustic_sum_residual_eV_per_A2']:.1e} eV/Å², ",

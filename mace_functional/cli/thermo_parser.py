@@ -1,4 +1,4 @@
-"""The options of `mace-functional thermo`."""
+"""Options of `mace-functional thermo`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mace_functional.cli.output_files import FIGURES
 from mace_functional.cli.ranges import RANGE
 
 
-def add_parser(verbs: Any) -> None:
-    """Add the verb to the command line."""
-    parser: Parser = verbs.add_parser(
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand to the command line."""
+    parser: Parser = subparsers.add_parser(
         "thermo",
         help="heat capacity, entropy and free energy from the exact Hessian",
-        description="Harmonic thermodynamics of a molecule, or of a crystal at the Gamma point or "
-        "on a mesh of\nwave vectors, from the exact Hessian of a MACE potential. Rigid motions are "
-        "removed by\nprojection; imaginary modes are reported and left out of the sums. With "
-        "--free\nthey are those of some atoms, such as an adsorbate, in the frozen rest.",
+        description="Compute harmonic thermodynamics of a molecule, or of a crystal at the Gamma "
+        "point or on a\nmesh of wave vectors, from the exact Hessian of a MACE potential. Rigid "
+        "motions are projected\nout; imaginary modes are reported and left out of the sums. With "
+        "--free, only some atoms\nvibrate, such as an adsorbate, and all others are fixed.",
     )
     add_options(parser)
     add_mesh(parser, "a crystal")
@@ -29,23 +29,23 @@ def add_parser(verbs: Any) -> None:
         "--free",
         can_be=is_any_of(RANGE.pattern),
         metavar="ATOM,ATOM,...",
-        help="let only these atoms move, here and in --relax, and keep the others and the cell: "
-        "numbers from 0 and ranges, as in 0 1 2 or 0-5,9; negative ones count from the end "
-        "(-3--1 for the last three). Without it, all that the file does not fix",
+        help="atoms that move, also in --relax; the others and the cell are fixed. Numbers from 0 "
+        "and ranges, as in 0 1 2 or 0-5,9; negative numbers count from the end (-3--1 for the last "
+        "three). (all atoms that the file does not fix)",
     )
     add_temperatures(parser)
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write all results here")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="file for all results")
     parser.add_argument(
         "--figure",
         type=Path,
         metavar="OUT",
-        help=f"draw spectrum and heat capacity here ({', '.join(FIGURES)})",
+        help=f"file for a figure of spectrum and heat capacity ({', '.join(FIGURES)})",
     )
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> None:
-    """Check the options, and only then import what computes."""
+    """Check the options, then import the code that computes, and run it."""
     check_options(options, {"--json": options.json})
     mesh_choice(options)
     from mace_functional.cli import thermo_command

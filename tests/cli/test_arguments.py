@@ -33,19 +33,19 @@ SEVERAL = {
         "--temperatures": (["0"], "temperatures", [0.0]),
     },
 }
-CASES = [(verb, name) for verb, options in SEVERAL.items() for name in options]
+CASES = [(subcommand, name) for subcommand, options in SEVERAL.items() for name in options]
 
 
 def parsed(*words):
-    verb, *rest = words
-    more = ["--output", "o"] if verb in ("relax", "screen") else []
-    return make_parser().parse_args([verb, "--model", "embedded", *more, *rest])
+    subcommand, *rest = words
+    more = ["--output", "o"] if subcommand in ("relax", "screen") else []
+    return make_parser().parse_args([subcommand, "--model", "embedded", *more, *rest])
 
 
-@pytest.mark.parametrize(("verb", "name"), CASES)
-def test_options_of_several_values_leave_the_file_alone(verb, name):
+@pytest.mark.parametrize(("subcommand", "name"), CASES)
+def test_options_of_several_values_leave_the_file_alone(subcommand, name):
     pytest.importorskip("tad_dftd3")
-    values, attribute, expected = SEVERAL[verb][name]
+    values, attribute, expected = SEVERAL[subcommand][name]
     spellings = [[name, *values]]
     if "=" not in name and name != "--mesh":  # --mes is three options
         spellings.append([name[:-1], *values])
@@ -53,7 +53,7 @@ def test_options_of_several_values_leave_the_file_alone(verb, name):
         spellings += [[name, ",".join(values)], [f"{name}={','.join(values)}"]]
     for words in spellings:
         for order in itertools.permutations([words, ["quartz.cif"]]):
-            options = parsed(verb, *itertools.chain(*order))
+            options = parsed(subcommand, *itertools.chain(*order))
             assert getattr(options, attribute) == expected
             assert getattr(options, "file", None) in (None, "quartz.cif")
             assert getattr(options, "structures", None) in (None, ["quartz.cif"])
@@ -79,16 +79,16 @@ def test_old_spelling_of_devices_means_the_same_and_warns(recwarn):
 
 
 @pytest.mark.parametrize(
-    ("verb", "default"), [("thermo", False), ("phonons", False), ("screen", True)]
+    ("subcommand", "default"), [("thermo", False), ("phonons", False), ("screen", True)]
 )
-def test_whether_to_relax_is_said_in_one_way(verb, default, capsys):
-    assert parsed(verb, "quartz").relax is default
-    assert parsed(verb, "quartz", "--relax").relax is True
-    assert parsed(verb, "quartz", "--no-relax").relax is False
+def test_whether_to_relax_is_said_in_one_way(subcommand, default, capsys):
+    assert parsed(subcommand, "quartz").relax is default
+    assert parsed(subcommand, "quartz", "--relax").relax is True
+    assert parsed(subcommand, "quartz", "--no-relax").relax is False
     with pytest.raises(SystemExit):
-        parsed(verb, "--help")
+        parsed(subcommand, "--help")
     text = " ".join(capsys.readouterr().out.split())
-    assert f"take structures as they are ({'--relax' if default else '--no-relax'})" in text
+    assert f"use the given geometry ({'--relax' if default else '--no-relax'})" in text
     assert "default:" not in text
 
 
@@ -133,10 +133,13 @@ def test_errors_name_the_option_and_its_range(words, message):
             ["screen", "quartz", "--no-relax", "--fmax", "1", "--output", "o"],
             "leave out --no-relax",
         ),
-        (["relax", "ethanol", "--pressure", "1", "--output", "o.xyz"], "has no volume"),
+        (
+            ["relax", "ethanol", "--pressure", "1", "--output", "o.xyz"],
+            "not periodic in three directions",
+        ),
         (
             ["relax", "quartz", "--pressure", "1", "--cell", "none", "--output", "o.xyz"],
-            "needs a cell that relaxes",
+            "needs a cell that can relax",
         ),
     ],
 )

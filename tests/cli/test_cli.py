@@ -272,4 +272,4 @@ def test_advice_for_a_structure_with_forces_is_nothing_that_was_done(
     water.write(path)
     assert main(["thermo", str(path), "--model", "embedded", *options]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert f"not at rest, so that frequencies mean little: {advice}" in out
+    assert f"not relaxed, so frequencies are not reliable: {advice}" in out

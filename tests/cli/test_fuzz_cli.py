@@ -167,19 +167,19 @@ CHEAP = {
 
 def command_line(choose: Random) -> list[str]:
     """Words of a command in any order: good ones, and up to two that are not."""
-    verb = choose.choice(sorted(OPTIONS))
+    subcommand = choose.choice(sorted(OPTIONS))
     pools: dict[str, Pools] = {"FILE": (FILES, BAD_FILES), "--model": (["embedded"], BAD_MODELS)}
-    names = ["FILE", "--model", *choose.sample(sorted(OPTIONS[verb]), choose.randint(0, 3))]
+    names = ["FILE", "--model", *choose.sample(sorted(OPTIONS[subcommand]), choose.randint(0, 3))]
     bad = choose.sample(names, min(len(names), choose.choice([0, 1, 1, 1, 2])))
     parts = []
     for name in names:
-        good, others = (pools | OPTIONS[verb])[name]
+        good, others = (pools | OPTIONS[subcommand])[name]
         value = choose.choice((others if name in bad else good) or good or others)
         words = [value] if name in pools or value in WORDS else value.split(" ")
         flag = (good, others) == FLAG or (name == "--dispersion" and value == "")
         parts.append([*([] if name == "FILE" else [name]), *([] if flag else words)])
     choose.shuffle(parts)
-    return [verb, *CHEAP[verb], *(word for part in parts for word in part)]
+    return [subcommand, *CHEAP[subcommand], *(word for part in parts for word in part)]
 
 
 @pytest.fixture(scope="module")

@@ -38,9 +38,9 @@ def test_thermo_says_how_much_gamma_alone_leaves_out(salt, capsys):
     assert missing["no_estimate_because"] is None
     words = " ".join(capsys.readouterr().out.split())
     assert "sampling Gamma alone" in words
-    assert "Gamma alone leaves out 3 acoustic modes a cell: about" in words
+    assert "Gamma alone leaves out 3 acoustic modes per cell: about" in words
     assert f"about {missing['about_J_per_gK'][1]:.4f} J/(g K) at 300 K" in words
-    assert f"300 K, {100 * missing['share'][1]:.1f} % of the whole" in words
+    assert f"300 K, {100 * missing['share'][1]:.1f} % of the total" in words
     assert "at most 0.4268; average over a mesh with --mesh auto" in words
     assert "missing" in words
 
@@ -91,12 +91,12 @@ def test_options_of_a_mesh_leave_the_file_alone(salt, capsys):
         (["--mesh", "auto", "--free", "0"], "--mesh needs all atoms free"),
     ],
 )
-@pytest.mark.parametrize("verb", ["thermo", "screen"])
-def test_bad_options_of_a_mesh_are_refused(salt, tmp_path, capsys, verb, words, reason):
-    more = [] if verb == "thermo" else ["--output", str(tmp_path / "out")]
-    if verb == "screen" and ("--free" in words or "1e-7" in words):
+@pytest.mark.parametrize("subcommand", ["thermo", "screen"])
+def test_bad_options_of_a_mesh_are_refused(salt, tmp_path, capsys, subcommand, words, reason):
+    more = [] if subcommand == "thermo" else ["--output", str(tmp_path / "out")]
+    if subcommand == "screen" and ("--free" in words or "1e-7" in words):
         return
-    assert main([verb, str(salt), "--model", "embedded", *more, *words]) == 2
+    assert main([subcommand, str(salt), "--model", "embedded", *more, *words]) == 2
     assert reason in " ".join(capsys.readouterr().err.split())
 
 

@@ -1,4 +1,4 @@
-"""Files that verbs write: held by their format, or refused before anything is computed."""
+"""Files that subcommands write: held by their format, or refused before anything is computed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_format_gives_the_structure_back_or_is_refused(suffix, name, tmp_path):
 
 def test_turned_axes_are_refused_where_something_is_held_along_them(tmp_path):
     atoms = TURNED.copy()
-    with pytest.raises(ValueError, match="turns the axes"):
+    with pytest.raises(ValueError, match="rotates the axes"):
         check_structure_file("--output", tmp_path / "o.cif", atoms, may_turn=False)
     check_structure_file("--output", tmp_path / "o.vasp", atoms, may_turn=False)
     atoms.set_constraint(FixCartesian([0], [True, False, False]))
@@ -78,7 +78,7 @@ def test_turned_axes_are_refused_where_something_is_held_along_them(tmp_path):
         ("--json", "", "is a folder"),
         ("--json", "no/such/o.json", "there is no folder"),
         ("--json", "quartz.vasp", "would replace the input"),
-        ("--json", "/dev/null", "no file but a device"),
+        ("--json", "/dev/null", "not a file but a device"),
         ("--json", "/proc/o.json", "cannot be written"),
         ("--json", "a" * 300, "File name too long"),
         ("--figure", "o.gif", ".png, .pdf, .svg"),

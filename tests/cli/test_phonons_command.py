@@ -1,4 +1,4 @@
-"""The phonons verb of the command line, and thermodynamics on a mesh."""
+"""The phonons subcommand of the command line, and thermodynamics on a mesh."""
 
 from __future__ import annotations
 
@@ -216,9 +216,9 @@ def test_bad_options_are_refused_before_anything_is_computed(words, message, mon
     assert message in capsys.readouterr().err.replace("\n", " ")
 
 
-@pytest.mark.parametrize("verb", [["phonons"], ["thermo", "--mesh", "2", "2", "2"]])
-def test_molecules_have_no_wave_vectors(verb, capsys):
-    assert main([verb[0], "ethanol", "--model", "embedded", *verb[1:]]) == 2
+@pytest.mark.parametrize("subcommand", [["phonons"], ["thermo", "--mesh", "2", "2", "2"]])
+def test_molecules_have_no_wave_vectors(subcommand, capsys):
+    assert main([subcommand[0], "ethanol", "--model", "embedded", *subcommand[1:]]) == 2
     assert "not periodic" in capsys.readouterr().err
 
 
@@ -230,12 +230,12 @@ def test_thermodynamics_on_a_mesh_are_drawn(tmp_path):
 
 
 @pytest.mark.filterwarnings("error::UserWarning:mace_functional")
-@pytest.mark.parametrize("verb", ["phonons", "thermo"])
-def test_structure_far_from_rest_is_pointed_out(verb, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("subcommand", ["phonons", "thermo"])
+def test_structure_far_from_rest_is_pointed_out(subcommand, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     atoms = SALT.copy()
     atoms.positions[1] += 0.3
     ase.io.write("salt.extxyz", atoms)
-    words = [verb, "salt.extxyz", "--model", "embedded", "--mesh", "1", "1", "1"]
+    words = [subcommand, "salt.extxyz", "--model", "embedded", "--mesh", "1", "1", "1"]
     assert main(words) == 0
-    assert "not at rest, so that frequencies mean little: add --relax" in capsys.readouterr().out
+    assert "not relaxed, so frequencies are not reliable: add --relax" in capsys.readouterr().out

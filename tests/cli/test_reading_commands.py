@@ -50,14 +50,14 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-@pytest.mark.parametrize("verb", ["thermo", "relax"])
+@pytest.mark.parametrize("subcommand", ["thermo", "relax"])
 def test_finding_is_on_standard_error_and_in_the_json(
-    verb: str, tmp_path: Path, capsys: Any
+    subcommand: str, tmp_path: Path, capsys: Any
 ) -> None:
     path, out = tmp_path / "water [1 A].extxyz", tmp_path / "out.json"
     path.write_text(FILLER)
-    more = ["--output", tmp_path / "relaxed.xyz"] if verb == "relax" else []
-    code, _, errors = run(capsys, verb, path, "--model", "embedded", "--json", out, *more)
+    more = ["--output", tmp_path / "relaxed.xyz"] if subcommand == "relax" else []
+    code, _, errors = run(capsys, subcommand, path, "--model", "embedded", "--json", out, *more)
     assert code == 0
     assert f"{path}: the cell of 1 x 1 x 1 Å {FINDING}" in errors
     record = json.loads(out.read_text())["structure"]
@@ -90,12 +90,14 @@ def test_phonons_of_a_rounded_crystal_are_those_of_the_crystal(tmp_path: Path, c
     assert results["structure"]["found_space_group"] == "P6_3mc (186)"
 
 
-@pytest.mark.parametrize("verb", ["thermo", "relax", "phonons"])
-def test_wrong_material_ends_with_one_sentence(verb: str, tmp_path: Path, capsys: Any) -> None:
+@pytest.mark.parametrize("subcommand", ["thermo", "relax", "phonons"])
+def test_wrong_material_ends_with_one_sentence(
+    subcommand: str, tmp_path: Path, capsys: Any
+) -> None:
     path = tmp_path / "half.cif"
     path.write_text(HALF)
-    more = ["--output", tmp_path / "relaxed.cif"] if verb == "relax" else []
-    code, printed, errors = run(capsys, verb, path, "--model", "embedded", *more)
+    more = ["--output", tmp_path / "relaxed.cif"] if subcommand == "relax" else []
+    code, printed, errors = run(capsys, subcommand, path, "--model", "embedded", *more)
     assert code == 2
     assert printed == ""
     assert f"error: {path}: partly occupied sites Si1 (0.5)" in one_line(errors)
@@ -176,16 +178,20 @@ FINDINGS = {"zno_2digits.cif": "taken as 4 atoms", "water_cryst1.pdb": FINDING}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", ["thermo", "relax", "phonons"])
-def test_awkward_files_end_with_their_right_codes(verb: str, tmp_path: Path, capsys: Any) -> None:
+@pytest.mark.parametrize("subcommand", ["thermo", "relax", "phonons"])
+def test_awkward_files_end_with_their_right_codes(
+    subcommand: str, tmp_path: Path, capsys: Any
+) -> None:
     """No traceback, no plain number for a wrong material, and good files without a word."""
     for path in sorted(shared_file("awkward").iterdir()):
-        words: list[object] = [verb, path, "--model", "embedded"]
-        if verb == "relax":
+        words: list[object] = [subcommand, path, "--model", "embedded"]
+        if subcommand == "relax":
             words += ["--max-steps", 3, "--output", tmp_path / f"{path.name}.extxyz"]
-        if verb == "phonons":
+        if subcommand == "phonons":
             words += ["--points", 2, "--mesh", 1, 1, 1]
-        refused = path.name == "half_occupied.cif" or (verb == "phonons" and path.name in MOLECULES)
+        refused = path.name == "half_occupied.cif" or (
+            subcommand == "phonons" and path.name in MOLECULES
+        )
         code, printed, errors = run(capsys, *words)
         assert code == (2 if refused else 0), (path.name, errors)
         assert bool(printed) != refused

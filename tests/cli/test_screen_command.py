@@ -1,4 +1,4 @@
-"""The screen verb of the command line."""
+"""The screen subcommand of the command line."""
 
 from __future__ import annotations
 

@@ -75,17 +75,17 @@ LINES = [(page, line) for page in (ROOT / "README.md", *PAGES) for line in comma
 @pytest.mark.parametrize(("page", "line"), LINES, ids=lambda part: getattr(part, "stem", part))
 def test_command_lines_of_a_page_are_right(page, line, tmp_path, monkeypatch):
     """All checks of the options pass, and nothing is computed."""
-    verb, *rest = shlex.split(line)[1:]
-    command = importlib.import_module(f"mace_functional.cli.{verb}_command")
+    subcommand, *rest = shlex.split(line)[1:]
+    command = importlib.import_module(f"mace_functional.cli.{subcommand}_command")
     asked = []
     monkeypatch.setattr(command, "run", asked.append)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.chdir(tmp_path)
     if "--help" in rest:
         with pytest.raises(SystemExit, match="0"):
-            main([verb, *rest])
+            main([subcommand, *rest])
     else:
-        assert main([verb, *rest]) == 0
+        assert main([subcommand, *rest]) == 0
         assert len(asked) == 1
 
 

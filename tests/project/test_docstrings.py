@@ -12,7 +12,6 @@ import mace_functional
 PACKAGE = Path(mace_functional.__file__).parent
 
 UNFINISHED = (
-    "cli",
     "optimize",
     "screening",
 )

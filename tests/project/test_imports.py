@@ -13,7 +13,7 @@ STEPS = {
     "names": "dir(mf)",
     "help": """
 from mace_functional.cli import main
-for words in (["--help"], *([verb, "--help"] for verb in ("relax", "thermo", "phonons", "screen"))):
+for words in (["--help"], *([name, "--help"] for name in ("relax", "thermo", "phonons", "screen"))):
     try:
         main(words)
     except SystemExit:

@@ -272,13 +272,13 @@ def test_command_line_holds_what_the_file_fixes_unless_told_otherwise(ethanol, t
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--free", "0", "--mesh", "2", "2", "2"], "8 of 9 are held: leave out --mesh"),
+        (["--free", "0", "--mesh", "2", "2", "2"], "8 of 9 are fixed: leave out --mesh"),
         (["--free", "9"], "from 0 to 8"),
         (["--free", "-10"], "from 0 to 8"),
         (["--free", "0-9"], "from 0 to 8"),
         (["--free", "5-3"], "lower number first"),
-        (["--free", "Si"], "'Si' is no number"),
-        (["--free", "1,,2"], "'' is no number"),
+        (["--free", "Si"], "'Si' is neither the number"),
+        (["--free", "1,,2"], "'' is neither the number"),
     ],
 )
 def test_command_line_explains_a_bad_choice_before_anything_is_computed(
