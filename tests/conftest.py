@@ -17,7 +17,7 @@ import mace_functional as mf
 from mace_functional.screening import drawing
 from mace_functional.screening import run as screen_run
 from mace_functional.screening.page import PngFigure
-from mace_functional.screening.workers import borrowed
+from mace_functional.screening.workers import executor_slots
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,7 +57,7 @@ def screens_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Screenings take one thread of this process, which starts at once, for their workers."""
     with ThreadPoolExecutor(1) as executor:
         monkeypatch.setattr(
-            screen_run, "own_processes", lambda devices: borrowed(executor, devices, None)
+            screen_run, "own_processes", lambda devices: executor_slots(executor, devices, None)
         )
         yield
 

@@ -1,9 +1,9 @@
-"""What a relaxation did to a structure: its volume, its shape, its bonds.
+"""Changes of a structure in its relaxation: volume, shape and bonds.
 
-Two atoms have a bond where their distance is less than 1.2 times the sum of their covalent radii,
-and none beyond 1.5 times. A bond is broken that goes from the one to the other, and formed the
-other way round. What ends between the two is not counted, since in metals and salts neighbours lie
-close to any single limit.
+Two atoms are bonded if their distance is less than 1.2 times the sum of their covalent radii, and
+apart beyond 1.5 times. A bond counts as broken if its atoms are apart afterwards, and as formed if
+they were apart before. Distances in between do not count, because neighbours in metals and salts
+lie close to any single limit.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from ase.data import covalent_radii
 from mace_functional.structure.neighbours import search
 
 BONDED, APART = 1.2, 1.5
-"""Distances over the sum of covalent radii. Bonds of molecules and frameworks are up to 1.1, metals
-up to 1.15; second neighbours begin at 1.5."""
+"""Distances relative to the sum of covalent radii. Bonds reach 1.1 in molecules and frameworks, and
+1.15 in metals; second neighbours begin at 1.5."""
 
 
 def changes(before: Atoms, after: Atoms) -> dict[str, Any]:
-    """Facts of a record about a relaxation.
+    """Part of a record about changes in a relaxation.
 
     Args:
         before: The structure as it was read.
-        after: The same atoms after relaxation, none of them moved to another cell.
+        after: The same atoms after relaxation, none of them wrapped into another cell.
 
     Returns:
-        Values by names of attributes of `Record`: the volume before, Å³; the smallest height of the
-        cell over that before; numbers of bonds broken and formed.
+        Values by attributes of `Record`: the volume before, Å³; the smallest ratio of a height of
+        the cell after and before; numbers of bonds broken and formed.
     """
     crystal = bool(before.pbc.all())
     return {
@@ -42,13 +42,13 @@ def changes(before: Atoms, after: Atoms) -> dict[str, Any]:
 
 
 def _lost(one: Atoms, other: Atoms) -> int:
-    """How many bonds of one geometry are none in the other."""
+    """Number of bonds of one geometry whose atoms are apart in the other."""
     far = _ratios(other, *_bonds(one)) > APART
-    return int(far.sum()) // 2  # each bond goes both ways
+    return int(far.sum()) // 2  # each bond is listed in both directions
 
 
 def _bonds(atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First and second atoms and shifts of all bonds, both ways."""
+    """First atoms, second atoms and cell shifts of all bonds, in both directions."""
     reach = 2 * BONDED * float(covalent_radii[atoms.numbers].max())
     second, first, shifts = search(atoms.positions, atoms.cell.array, atoms.pbc, reach)
     bonded = _ratios(atoms, first, second, shifts) < BONDED
@@ -56,7 +56,7 @@ def _bonds(atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _ratios(atoms: Atoms, first: np.ndarray, second: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Distances over sums of covalent radii."""
+    """Distances of pairs relative to sums of covalent radii."""
     vectors = atoms.positions[second] - atoms.positions[first] + shifts @ atoms.cell.array
     radii = covalent_radii[atoms.numbers]
     ratios: np.ndarray = np.linalg.norm(vectors, axis=1) / (radii[first] + radii[second])

@@ -1,4 +1,4 @@
-"""Workers of Dask: on this machine, or wherever the scheduler of a cluster has some."""
+"""Workers of Dask, on this machine or on those of a cluster."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def dask_executor(address: str, *, workers: int | None = None) -> Iterator[Execu
     """An executor of Dask, for `screen`.
 
     Args:
-        address: Of the scheduler, such as "tcp://host:8786"; or "local", for processes of one
-            thread on this machine, which are there as long as the executor.
-        workers: How many of these; as many as there are cores if None.
+        address: Address of the scheduler, such as "tcp://host:8786"; or "local" for processes of
+            one thread on this machine, which end with the executor.
+        workers: Number of local processes; the number of cores if None.
 
     Yields:
         The executor.
 
     Raises:
-        ValueError: If there are to be less than one.
+        ValueError: If `workers` is not positive.
         ImportError: If Dask is not installed.
-        OSError: If there is no scheduler at the address.
+        OSError: If no scheduler answers at the address.
     """
     if workers is not None and workers < 1:
         raise ValueError("workers must be positive")
@@ -35,8 +35,8 @@ def dask_executor(address: str, *, workers: int | None = None) -> Iterator[Execu
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise ImportError(
-            "Dask is not installed: pip install 'mace_functional[dask]', or leave out Dask for "
-            "processes of our own"
+            "Dask is not installed: pip install 'mace_functional[dask]', or leave out Dask to use "
+            "processes on this machine"
         ) from error
     if address != LOCAL:
         with Client(address) as client:

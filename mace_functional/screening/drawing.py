@@ -1,7 +1,7 @@
-"""Figures as images, of which one structure that cannot be drawn takes nothing away.
+"""Figures as images: a structure that cannot be drawn is left out, and the others are drawn.
 
-A figure is drawn of all structures. Only if that fails, halves of them are drawn, and halves of
-those that fail, down to single structures; and then the figure once more without these.
+A figure is drawn with all structures. If that fails, bisection finds the structures that cannot be
+drawn, and the figure is drawn once more without them.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from mace_functional.screening.page import PngFigure
 from mace_functional.screening.rows import Row
 
 RESOLUTION = 160
-"""Pixels in an inch."""
+"""Resolution of images, pixels per inch."""
 
 LARGEST = 2**22
-"""Most pixels of an image. The largest that figures here ask for have half of that; an image beyond
-it comes from a bad size, and is not drawn."""
+"""Largest number of pixels of an image. The largest figures here have half of it; a larger image
+has a wrong size and is not drawn."""
 
 
 @dataclass
 class Drawn:
-    """Images of figures, and what is not on them.
+    """Images of figures, and the structures that are not on them.
 
     Attributes:
-        images: In their order.
-        left_out: Names of structures that could not be drawn, with the reason.
-        failure: Why there are no images; None if there are, or there is nothing to draw.
+        images: The images in their order.
+        left_out: Reasons by the names of structures that could not be drawn.
+        failure: Reason why there are no images; None if there are images, or nothing to draw.
     """
 
     images: list[PngFigure] = field(default_factory=list)
@@ -43,10 +43,10 @@ Draw = Callable[[Sequence[Row]], Sequence[Figure]]
 
 
 def drawn(draw: Draw, rows: Sequence[Row]) -> Drawn:
-    """Draw figures of structures, without those that cannot be drawn.
+    """Draw figures of structures, leaving out those that cannot be drawn.
 
     Args:
-        draw: Makes figures of any of the structures; may raise anything.
+        draw: Makes figures of any subset of the structures; may raise any exception.
         rows: The structures.
     """
     if not rows:
@@ -66,7 +66,7 @@ def drawn(draw: Draw, rows: Sequence[Row]) -> Drawn:
 
 
 def _culprits(draw: Draw, rows: Sequence[Row]) -> dict[str, str]:
-    """Structures that cannot be drawn even alone, with the reason."""
+    """Reasons by the names of structures that cannot be drawn even alone."""
     try:
         _images(draw(rows))
     except Exception as error:

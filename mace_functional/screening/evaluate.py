@@ -47,7 +47,7 @@ from mace_functional.vibrations.gamma import gamma_modes
 from mace_functional.vibrations.harmonic_modes import NormalModes
 
 RELAXATION, MESH = "relax.npz", "mesh.npz"
-"""Checkpoints, while a structure is computed."""
+"""Names of checkpoints, which exist while a structure is computed."""
 
 MESHES = "mesh*.npz"
 """Pattern of all checkpoints of meshes: a refinement has one for each size, `mesh-2x2x2.npz`."""
@@ -92,7 +92,7 @@ class Task:
         return float(len(self.atoms)) ** 2
 
     def failed(self, reason: str) -> Record:
-        """The record of a failure, written to the folder."""
+        """Write the record of a failure to the folder, and return it."""
         record = Record(self.key, self.name, self.file, reason, list(self.findings))
         self.folder.mkdir(parents=True, exist_ok=True)
         record.save(self.folder)
@@ -142,7 +142,7 @@ def _potential_of(task: Task) -> Potential:
 
 
 def cached_model(settings: ScreenSettings, device: str) -> Potential:
-    """The model of a screening, loaded once in a process; its threads share it."""
+    """The model of a screening, loaded once in a process and shared by its threads."""
     return _load(settings.model, settings.head, settings.dtype, settings.dispersion, device)
 
 
@@ -342,7 +342,7 @@ def _mesh_size(wanted: MeshChoice, atoms: Atoms) -> tuple[int, int, int] | None:
 def _mesh_modes(
     task: Task, lattice: Phonons, size: tuple[int, int, int] | None
 ) -> tuple[MeshModes, float | None]:
-    """The modes on a mesh, and the error of the heat capacity where the mesh was refined."""
+    """Modes on a mesh, and the error of the heat capacity if the mesh was refined."""
     path, settings = task.folder / MESH, task.settings
     vectors = settings.eigenvectors
     if size is not None:

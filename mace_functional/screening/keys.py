@@ -1,7 +1,7 @@
-"""What a result belongs to: a short digest of structure, model and settings together.
+"""Keys of results: a short digest of structure, model and settings together.
 
-Results of the same key are the same, whatever structure and model are called and wherever they are.
-Temperatures are no part of it: thermodynamics come from the frequencies that are kept.
+Results with the same key are equal. Names and places of structures and models do not count, and
+neither do dates, versions and temperatures: thermodynamics come from the saved frequencies.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from mace_functional.screening.screen_settings import ScreenSettings
 from mace_functional.screening.sources import Source
 
 LENGTH = 12
-"""Hexadecimal digits: among a million keys, two are equal with a chance of 1 in 500."""
+"""Number of hexadecimal digits: among a million keys, two are equal with a chance of 1 in 500."""
 
 
 def potential_digest(potential: Potential) -> str:
     """Digest of all that the energies of a potential depend on.
 
-    It is made of the class, what the potential prints as, its settings and the values of its
-    parameters, and of those of each part of a sum.
+    It is made of the class, the printed form, the settings and the parameters of the potential, or
+    of each part of a sum.
     """
     parts = potential.potentials if isinstance(potential, HasParts) else (potential,)
     digest = sha256()
@@ -45,11 +45,10 @@ def key_of(source: Source, potential: Potential, digest: str, settings: ScreenSe
     """The key of a structure.
 
     Args:
-        source: The structure, or the file that cannot be read: then its name, place, bytes and
-            reason count.
-        potential: Says which features of the structure it reads.
-        digest: Its `potential_digest`.
-        settings: Their `identity` counts.
+        source: The structure. For a file that cannot be read, name, path, bytes and reason count.
+        potential: Potential, which determines the features of the structure that count.
+        digest: Digest of the potential, from `potential_digest`.
+        settings: Settings, whose `identity` counts.
     """
     key = sha256(f"{digest} {sorted(settings.identity().items())}".encode())
     key.update(_file(source) if source.atoms is None else _structure(source.atoms, potential))
@@ -60,7 +59,7 @@ def _structure(atoms: Atoms, potential: Potential) -> bytes:
     held = [_described(constraint) for constraint in atoms.constraints]
     try:
         features = str({k: v.tolist() for k, v in features_of(potential, atoms).items()})
-    except ValueError as error:  # which is what the structure will fail with
+    except ValueError as error:  # the structure will fail with this
         features = str(error)
     arrays = atoms.positions, atoms.cell.array, atoms.get_masses()
     return b"".join(
@@ -72,7 +71,7 @@ def _structure(atoms: Atoms, potential: Potential) -> bytes:
 
 
 def _described(constraint: Any) -> Any:
-    """A constraint in words; those of ASE that cannot say what they are, by their kind."""
+    """A constraint as a dictionary; its class for constraints of ASE without one."""
     try:
         return constraint.todict()
     except Exception:  # NotImplementedError, AttributeError and others
@@ -80,7 +79,7 @@ def _described(constraint: Any) -> Any:
 
 
 def _file(source: Source) -> bytes:
-    """A file that cannot be read: where it is, and its bytes. Two of the same bytes are two."""
+    """Path and bytes of a file that cannot be read: two files with equal bytes have two keys."""
     where = f"{source.name} {source.file} {source.failure}".encode(errors="surrogateescape")
     try:
         return where + Path(source.file).read_bytes()

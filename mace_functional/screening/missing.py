@@ -1,4 +1,4 @@
-"""What the heat capacity of a structure lacks that was computed at Gamma alone."""
+"""Heat capacity that is missing where a crystal was computed at Gamma alone."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from mace_functional.screening.rows import Row, heat_capacities
 from mace_functional.units import EV_PER_MOLECULE
 
 LARGE = 0.02
-"""Part of the heat capacity above which what is missing is a finding, and above which a structure
-is left out of the fit of a common scale: errors of potentials are 1 to 5 %. A crystal of 50 atoms
-a cell lacks about this much at 300 K."""
+"""Missing part of the heat capacity above which there is a finding, and above which a structure is
+left out of the fit of a common factor: errors of potentials are 1 to 5 %. A crystal with 50 atoms
+in its cell lacks about this much at 300 K."""
 
 
 class Missing(NamedTuple):
-    """What the acoustic branches would add to the heat capacity at Gamma.
+    """Heat capacity of the acoustic branches, which is missing at Gamma.
 
     Attributes:
-        bound: Most that it can be, k_B for each branch, J/(g K).
-        estimate: From speeds of sound, J/(g K); None where there is none.
-        share: The estimate, or the bound where there is none, over the heat capacity with it.
-        reason: Why there is no estimate, in words.
+        bound: Upper bound, k_B for each branch, J/(g K).
+        estimate: Estimate from speeds of sound, J/(g K); None where there is none.
+        share: Estimate, or bound where there is none, relative to the heat capacity with it.
+        reason: Reason why there is no estimate, in words.
     """
 
     bound: float
@@ -31,12 +31,12 @@ class Missing(NamedTuple):
 
 
 def branches_of(row: Row) -> AcousticBranches | None:
-    """The acoustic branches that a row leaves out; None if it leaves out none.
+    """The acoustic branches that are missing in a row; None if none is missing.
 
-    Records without branches are of an earlier version, which knew no estimate: they have a bound.
+    Records of earlier versions have no branches, and so no estimate: they have a bound.
 
     Args:
-        row: Of a structure.
+        row: Row of a structure.
     """
     record, spectrum = row.record, row.spectrum
     if spectrum is None or len(spectrum.q) > 1:
@@ -46,19 +46,19 @@ def branches_of(row: Row) -> AcousticBranches | None:
         found = AcousticBranches(record.n_acoustic_branches, edges, record.no_acoustic_estimate)
         return found if found.n_branches else None
     if record.n_rigid == 3:
-        return AcousticBranches(3, None, "an earlier version has computed this")
+        return AcousticBranches(3, None, "an earlier version computed this")
     return None
 
 
 def missing_at_gamma(row: Row, temperature: float) -> Missing | None:
-    """What a structure lacks at a temperature.
+    """Heat capacity that is missing in a structure at a temperature.
 
     Args:
-        row: Of a structure.
-        temperature: K.
+        row: Row of a structure.
+        temperature: Temperature, K.
 
     Returns:
-        Bound and estimate; None for molecules, meshes, and structures that failed.
+        Bound and estimate; None for molecules, meshes, and failed structures.
     """
     branches, mass = branches_of(row), row.record.mass
     if branches is None or not mass:
@@ -73,6 +73,6 @@ def missing_at_gamma(row: Row, temperature: float) -> Missing | None:
 
 
 def is_large(row: Row, temperature: float) -> bool:
-    """Whether more than `LARGE` of the heat capacity is missing."""
+    """True if more than `LARGE` of the heat capacity is missing."""
     missing = missing_at_gamma(row, temperature)
     return missing is not None and missing.share > LARGE

@@ -1,4 +1,4 @@
-"""What a screening shows while it runs: a bar over all its cost, and a line for each structure."""
+"""Progress of a screening: a bar over its whole cost, and a line for each structure."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from mace_functional.screening.table import ROOM, heat_capacity
 from mace_functional.screening.wording import counted, printable
 
 ALWAYS = 1e9
-"""Speed is that since the beginning, s: structures may take hours, and come seldom."""
+"""Period over which the bar averages the speed, s: from the beginning, as structures take hours."""
 
 
 class ScreeningProgress:
-    """A bar whose length is the cost, so that the time that is left is about right.
+    """A bar whose length is the cost, so that the remaining time is about right.
 
     Args:
-        tasks: What is to be done.
-        ready: Structures that are ready, or have failed, before.
-        failed: Those of them that have failed.
-        shown: Whether there is anything to see.
+        tasks: Tasks to do.
+        ready: Number of structures that were done, or had failed, before.
+        failed: Number of failed structures among them.
+        shown: True to show anything.
     """
 
     def __init__(self, tasks: Iterable[Task], ready: int, failed: int, shown: bool) -> None:
@@ -51,7 +51,7 @@ class ScreeningProgress:
             disable=not (shown and console.is_terminal),
         )
         self._task = self._bar.add_task("Screening", total=sum(costs) or None, state=self._state())
-        self._bar.advance(self._task, 0)  # from here on speed is measured
+        self._bar.advance(self._task, 0)  # starts the measurement of speed
 
     def __enter__(self) -> ScreeningProgress:
         self._bar.start()
@@ -71,7 +71,7 @@ class ScreeningProgress:
             self._bar.console.print(text, highlight=False, soft_wrap=True)
 
     def done(self, task: Task, record: Record) -> None:
-        """A structure is ready, or has failed."""
+        """Note that a structure is done, or has failed."""
         self._ready += 1
         self._failed += record.failure is not None
         self.say(_line(task, record))
@@ -84,7 +84,7 @@ class ScreeningProgress:
 
 
 def _line(task: Task, record: Record) -> str:
-    """How a structure ended."""
+    """Line for a structure: size, time and heat capacity, or the reason of its failure."""
     name = escape(printable(record.name))
     if record.failure is not None:
         return f"[bold]{name} failed:[/bold] {escape(printable(record.failure))}"

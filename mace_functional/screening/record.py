@@ -1,4 +1,4 @@
-"""What is known of one structure of a screening, as it is kept in files."""
+"""Records and spectra: the results of one structure, and their files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mace_functional.vibrations.thermo_pieces import thermo_in_pieces
 from mace_functional.vibrations.thermodynamics import HarmonicThermo
 
 RECORD, SPECTRUM, STRUCTURE = "record.json", "frequencies.npz", "structure.xyz"
-"""Names of the files of one structure. The record is written last: where it is, all is done."""
+"""Names of the files of one structure. The record is written last, when all others are complete."""
 
 
 KEYS = {
@@ -31,49 +31,49 @@ KEYS = {
     "n_acoustic_branches": "acoustic_branches",
     "n_imaginary": "imaginary_modes",
 }
-"""Keys of the file of a record, where they are not the names of its attributes."""
+"""Keys in the file of a record that differ from the names of attributes."""
 
 NAMES = {key: name for name, key in KEYS.items()}
 
 
 @dataclass(frozen=True)
 class Record:
-    """What came out for one structure; all numbers are None if it failed.
+    """Results of one structure; all numbers are None if it failed.
 
     Attributes:
-        key: Of structure, model and settings together.
-        name: Of the structure, unique in its screening.
-        file: Where it is from.
-        failure: Why there is no result; None if there is one.
-        findings: What a person should know of the structure as it was read.
-        formula: Of the cell or molecule.
-        n_atoms: Their number.
-        mass: Of the cell or molecule, amu.
-        volume: Of the cell, Å³; None if not periodic in all directions.
-        volume_read: Of the cell before relaxation, Å³.
-        thinnest: Smallest height of the cell over the same height before relaxation.
-        n_bonds_broken: In relaxation.
-        n_bonds_formed: In relaxation.
-        shortest_contact: Smallest distance over the sum of the covalent radii.
-        energy: eV.
-        binding: Energy from free atoms of the same model, eV an atom.
-        converged: Whether the relaxation converged; None if there was none.
-        relaxation: Why it ended, in words.
-        n_gradients: Energies with gradients that it took.
-        n_hvps: Hessian-vector products that it took.
-        largest_force: On any atom, eV/Å.
-        largest_stress: GPa.
-        n_rigid: Taken out at the Gamma point.
-        n_acoustic_branches: Number of acoustic branches that Gamma alone leaves out.
-        acoustic_edges: Highest frequency of each of them, estimated, cm-1.
-        no_acoustic_estimate: Why there is no estimate, in words.
+        key: Key of structure, model and settings together.
+        name: Name of the structure, unique in its screening.
+        file: File that the structure was read from.
+        failure: Reason why there is no result; None if there is one.
+        findings: Remarks on the file, from reading it.
+        formula: Formula of the cell or molecule.
+        n_atoms: Number of atoms.
+        mass: Mass of the cell or molecule, amu.
+        volume: Volume of the cell, Å³; None if not periodic in all directions.
+        volume_read: Volume of the cell before relaxation, Å³.
+        thinnest: Smallest ratio of a height of the cell after and before relaxation.
+        n_bonds_broken: Number of bonds that broke in relaxation.
+        n_bonds_formed: Number of bonds that formed in relaxation.
+        shortest_contact: Smallest distance relative to the sum of the covalent radii.
+        energy: Potential energy, eV.
+        binding: Energy relative to free atoms of the same model, eV an atom.
+        converged: True if the relaxation converged; None if there was none.
+        relaxation: Reason why the relaxation ended, in words.
+        n_gradients: Number of energies with gradients in the relaxation.
+        n_hvps: Number of Hessian-vector products in the relaxation.
+        largest_force: Largest force on an atom, eV/Å.
+        largest_stress: Largest component of the stress, GPa.
+        n_rigid: Number of rigid motions that are removed at the Gamma point.
+        n_acoustic_branches: Number of acoustic branches that are missing at Gamma alone.
+        acoustic_edges: Estimate of the highest frequency of each acoustic branch, cm-1.
+        no_acoustic_estimate: Reason why there is no estimate, in words.
         mesh: Size of the mesh of wave vectors; None for Gamma alone.
-        mesh_error: Relative error of the heat capacity that was found for a mesh "auto".
-        n_imaginary: How many there are, over all wave vectors of a mesh.
-        lowest_frequency: Signed, cm-1.
-        stiffness: Largest force constant of an atom, eV/Å².
-        acoustic_sum_residual: eV/Å².
-        asymmetry: Of the Hessian, eV/Å².
+        mesh_error: Relative error of the heat capacity on a mesh "auto".
+        n_imaginary: Number of imaginary modes, over all wave vectors of a mesh.
+        lowest_frequency: Lowest frequency, signed, cm-1.
+        stiffness: Largest force constant of an atom with itself, eV/Å².
+        acoustic_sum_residual: Largest error of the acoustic sum rule, eV/Å².
+        asymmetry: Largest asymmetry of the Hessian, eV/Å².
         seconds_relaxation: Time of the relaxation, s.
         seconds_modes: Time of the Hessian or the mesh, s.
         computed: Date and time of the end, in ISO format, UTC; None in records of earlier versions.
@@ -153,7 +153,7 @@ class Record:
             ) from error
 
     def _check_types(self) -> None:
-        """Refuse values of another kind than they are said to be, as a file may hold."""
+        """Refuse values of wrong types, which a file may hold."""
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if get_origin(kind) is list:
@@ -162,7 +162,7 @@ class Record:
                 continue
             kinds = tuple(k for k in (get_args(kind) or (kind,)) if isinstance(k, type))
             if len(kinds) != len(get_args(kind) or (kind,)):
-                continue  # a kind of many values, such as tuple[int, ...]
+                continue  # a type with arguments, such as tuple[int, ...]
             if float in kinds:
                 kinds += (int,)
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
@@ -174,9 +174,10 @@ class Spectrum:
     """Frequencies of one structure.
 
     Attributes:
-        frequencies: cm-1, imaginary ones negative, (Q, M); rigid motions left out, or exactly zero.
-        weights: Of the wave vectors, (Q,), with sum 1.
-        q: The wave vectors, in units of the reciprocal lattice vectors, (Q, 3).
+        frequencies: Frequencies, cm-1, imaginary ones negative, (Q, M). Rigid motions are left out
+            or exactly zero.
+        weights: Weights of the wave vectors, (Q,), with sum 1.
+        q: Wave vectors, in units of the reciprocal lattice vectors, (Q, 3).
     """
 
     frequencies: Tensor

@@ -1,4 +1,4 @@
-"""Heat capacities of others, from a table in a CSV file."""
+"""Reference heat capacities, from a table in a CSV file."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NAME = "name"
-"""The column with the names of structures; the first one, if there is none of this name."""
+"""Name of the column with the names of structures; without it, the first column has them."""
 
 TEMPERATURE = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?) ?K(?![A-Za-z])")
-"""In the name of a column."""
+"""Pattern of a temperature in the name of a column."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,10 @@ class Reference:
     """Heat capacities from elsewhere, to compare with.
 
     Attributes:
-        label: What they are called.
-        temperature: That they are for, K.
-        values: By name of the structure, J/(g K); structures may be missing, or be others.
+        label: Name of the reference.
+        temperature: Temperature of the heat capacities, K.
+        values: Heat capacities by names of structures, J/(g K). Structures may be missing, and
+            others are ignored.
     """
 
     label: str
@@ -36,15 +37,15 @@ def read_references(path: Path, columns: Sequence[str]) -> list[Reference]:
 
     Args:
         path: A CSV file with a line of headings.
-        columns: Names of columns in J/(g K), with the temperature behind an @ (`cv@300`), or in
-            the name itself (`cv_300K`).
+        columns: Names of columns in J/(g K), with the temperature after an @ (`cv@300`) or in the
+            name itself (`cv_300K`).
 
     Returns:
-        One for each column. Structures whose field is empty, infinite or NaN are left out.
+        A reference for each column. Empty, infinite and NaN fields are left out.
 
     Raises:
-        ValueError: If a column is missing, has no temperature, or holds something else or two
-            numbers for one structure.
+        ValueError: If a column is missing, has no temperature, or has a field that is no number, or
+            two numbers for one structure.
         OSError: If the file cannot be read.
     """
     with path.open(newline="", encoding="utf-8-sig") as file:
@@ -66,10 +67,10 @@ def read_references(path: Path, columns: Sequence[str]) -> list[Reference]:
 def _values(
     rows: Sequence[dict[str, str]], names: str, column: str, path: Path
 ) -> dict[str, float]:
-    """The numbers of a column, by the names of structures; lines without a name are left out.
+    """Numbers of a column by names of structures; lines without a name are left out.
 
     Raises:
-        ValueError: If a field is no number, or a structure has two different ones.
+        ValueError: If a field is no number, or a structure has two different numbers.
     """
     known: dict[str, float] = {}
     for row in rows:
@@ -85,7 +86,7 @@ def _values(
 
 
 def _column(word: str, headings: Sequence[str], path: Path) -> tuple[str, float]:
-    """A column and its temperature."""
+    """Name of a column and its temperature."""
     column, _, behind = (word, "", "") if word in headings else word.rpartition("@")
     if column not in headings:
         raise ValueError(
@@ -97,12 +98,12 @@ def _column(word: str, headings: Sequence[str], path: Path) -> tuple[str, float]
     except (ValueError, IndexError):
         temperature = math.nan
     if not 0 <= temperature < math.inf:
-        raise ValueError(f"at which temperature is {column!r}? Say so, as in {column}@300")
+        raise ValueError(f"{column!r} has no temperature: give it in K, as in {column}@300")
     return column, temperature
 
 
 def has_temperature(column: str) -> bool:
-    """Whether the name of a column says a temperature, as cv_300K does."""
+    """True if the name of a column has a temperature, as cv_300K has."""
     return bool(_temperatures(column))
 
 

@@ -1,7 +1,7 @@
 """Figures of many structures: heat capacities, parity with references, and spectra.
 
-Names stand in a column beside the axes, spread so that none covers another, with a line to what
-they name. Few structures are all named, of many those that stand out.
+Names are in a column beside the axes, spread so that they do not overlap, with a line to the curve
+or point. Of few structures all are named, of many only outliers.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from mace_functional.screening.rows import Row, heat_capacities, spectrum_of
 from mace_functional.screening.wording import printable
 
 COLOURS = (BLUE, RED, *ELEMENTS, "#56616b", "#8fa63a", "#3f3f8f", "#d98880")
-"""Of the structures, where each is named."""
+"""Colours of structures in figures where each is named."""
 
 OUTLIERS = 8
-"""Most structures that are named in a figure of many."""
+"""Largest number of names in a figure of many structures."""
 
 BAND = 0.1
-"""Relative errors up to this are inside the band of a parity figure."""
+"""Largest relative error inside the grey band of a parity figure."""
 
 PANELS = 24
-"""Most structures whose spectra have a panel each; more are stacked."""
+"""Largest number of structures whose spectra have a panel each; more are stacked."""
 
 STACK = 50
-"""Most spectra in one stack."""
+"""Largest number of spectra in one stack."""
 
 DRAWN = 1000
-"""Most structures whose spectra are drawn, those with the fewest atoms: 20 stacks, of at most
-3 MB each in the page."""
+"""Largest number of structures whose spectra are drawn; those with the fewest atoms are taken. They
+make 20 stacks of at most 3 MB each in the page."""
 
 LONGEST = 22
-"""Most characters of a name in a figure; longer ones are cut in the middle."""
+"""Largest number of characters of a name in a figure; the middle of longer names is left out."""
 
 SPECIFIC = "$C_V$ (J g$^{-1}$ K$^{-1}$)"
 
@@ -56,8 +56,8 @@ SPECIFIC = "$C_V$ (J g$^{-1}$ K$^{-1}$)"
 def heat_capacity_figure(rows: Sequence[Row], highest: float) -> Figure:
     """Heat capacities from 0 K up, a line for each structure, dashed where modes are imaginary.
 
-    Of more structures than there are colours, the median is drawn too, a band that holds 80 % of
-    them, and names of the highest and the lowest.
+    For more structures than there are colours, the median and a band with 80 % of the structures
+    are drawn too, and only the highest and the lowest are named.
 
     Args:
         rows: Structures that did not fail.
@@ -94,7 +94,7 @@ def heat_capacity_figure(rows: Sequence[Row], highest: float) -> Figure:
 def _draw_many(
     axes: Axes, temperatures: NDArray[np.float64], curves: NDArray[np.float64]
 ) -> tuple[list[int], list[str]]:
-    """Draw curves without names, and choose those that stand out, with their colours."""
+    """Draw the curves, and choose the highest and lowest for naming, with their colours."""
     low, median, high = np.percentile(curves, [10, 50, 90], axis=0)
     order = curves[:, -1].argsort().tolist()
     named = order[: OUTLIERS // 2] + order[-(OUTLIERS // 2) :]
@@ -107,9 +107,9 @@ def _draw_many(
 
 
 def parity_figure(parity: Parity) -> Figure:
-    """Computed against reference heat capacities, and beside it with all frequencies scaled.
+    """Computed against reference heat capacities, and beside them with all frequencies scaled.
 
-    Structures with errors above `BAND` are red, and the worst are named; few are all named.
+    Structures with errors above `BAND` are red, and the worst are named; of few all are named.
 
     Args:
         parity: The comparison.
@@ -170,9 +170,9 @@ def _in_words(errors: Errors) -> str:
 def spectra_figures(rows: Sequence[Row]) -> list[Figure]:
     """Vibrational densities of states, imaginary modes in red, on one axis of wavenumbers.
 
-    Few structures have a panel each. Of many, the densities are lines of a picture, darker where
-    there are more modes, each line and colour for itself. They are sorted by their number of atoms,
-    at most `STACK` in a figure, and at most `DRAWN` in all.
+    Few structures have a panel each. The densities of many structures are rows of an image, darker
+    where there are more modes, with a scale of its own for each row and colour. Rows are sorted by
+    number of atoms; there are at most `STACK` in a figure and `DRAWN` in all.
 
     Args:
         rows: Structures that did not fail.
@@ -233,7 +233,7 @@ def _panels(rows: Sequence[Row], limits: tuple[float, float]) -> Figure:
 
 
 def _note(axes: Axes, frequencies: NDArray[np.float64]) -> None:
-    """Say how many modes are imaginary, beside the name, and how many are not drawn, below it."""
+    """Write the number of imaginary modes beside the name, and of modes beyond the axis below."""
     imaginary, beyond = int((frequencies < 0).sum()), n_beyond(frequencies)
     if imaginary:
         axes.set_title(f"{imaginary} imaginary", fontsize=7.5, loc="right", color=RED)
@@ -323,7 +323,7 @@ def _name(
 
 
 def _spread(heights: NDArray[np.float64], gap: float) -> NDArray[np.float64]:
-    """Places between 0 and 1, in the order of the heights and near them, at least a gap apart."""
+    """Positions between 0 and 1 near the heights, in their order, at least a gap apart."""
     order = heights.argsort()
     places = heights[order]
     for i in range(1, len(places)):
@@ -338,7 +338,7 @@ def _spread(heights: NDArray[np.float64], gap: float) -> NDArray[np.float64]:
 
 
 def _short(name: str) -> str:
-    """A name of bounded length, on one line, of characters that can be drawn."""
+    """A name of limited length, on one line, with characters that can be drawn."""
     line = printable(name)
     if len(line) <= LONGEST:
         return line

@@ -1,8 +1,8 @@
-"""A screening: the same for many structures, by several workers, with nothing lost or done twice.
+"""A screening: many structures, several workers, and results that survive an interruption.
 
-Everything that is known of a structure lies in a folder of its own, whose name ends in the key of
-the result. The record there is written last, and each file appears whole or not at all, so that
-the folder itself says what is done, whenever the program was killed.
+All results of a structure lie in a folder of its own, whose name ends in the key of the result.
+Files are written atomically and the record last, so the folder shows what is done whenever the
+program was killed.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from mace_functional.screening.table import (
 from mace_functional.screening.wording import formatted
 from mace_functional.screening.workers import (
     Worker,
-    borrowed,
     completed,
     cores,
+    executor_slots,
     is_dask,
     own_processes,
 )
@@ -59,22 +59,22 @@ from mace_functional.support.renamed import renamed_option
 from mace_functional.vibrations.result_text import html_table
 
 STRUCTURES, SETTINGS, LOCK = "structures", "settings.json", ".lock"
-"""What there is in the folder of a screening."""
+"""Names of subfolder and files in the folder of a screening."""
 
 LONGEST_NAME = 80
-"""Bytes of a structure's name in the name of a folder: file systems take 255, keys included."""
+"""Most bytes of a structure's name in the name of its folder; file systems take 255 in all."""
 
 
 @dataclass(frozen=True, eq=False)
 class Screening:
-    """A screening that is done.
+    """A finished screening.
 
     Attributes:
-        folder: Of all its files.
-        records: Of the structures, in their order.
-        folders: Of the files of each structure.
-        settings: What was computed.
-        temperatures: Of the table, K.
+        folder: Folder of all its files.
+        records: Records of the structures, in their order.
+        folders: Folder of each structure.
+        settings: Settings of the screening.
+        temperatures: Temperatures of the table, K.
         references: Heat capacities that the table and the report compare with.
         provenance: Date, versions and digest of the model.
     """
@@ -111,7 +111,7 @@ class Screening:
 
     @property
     def failed(self) -> list[Record]:
-        """Those of structures that failed."""
+        """Records of structures that failed."""
         return [record for record in self.records if record.failure is not None]
 
     def rows(self) -> list[Row]:
@@ -156,12 +156,12 @@ def screen(
 ) -> Screening:
     """Relaxation, frequencies and harmonic thermodynamics of many structures.
 
-    The same call goes on from where the last one was interrupted, within a structure too. What is
-    done for the same structure, model and settings is not done again, under whatever name, and not
-    for other temperatures. A structure that fails is recorded with the reason and stops nothing.
+    The same call continues an interrupted screening, within a structure too. Results for the same
+    structure, model and settings are not computed again, even under another name or for other
+    temperatures. A structure that fails is recorded with the reason; the others are computed.
 
-    Molecules, and all structures without a mesh, have their modes at Gamma. What Gamma alone
-    leaves out of the heat capacity of a crystal is estimated, and kept with it.
+    Molecules, and all structures without a mesh, have their modes at Gamma. The heat capacity of a
+    crystal that is missing at Gamma alone is estimated and recorded.
 
     Args:
         structures: Files, folders, names of structures of the package, or Atoms by name; see
@@ -169,35 +169,34 @@ def screen(
         output: Folder for `structures/NAME-KEY/` with `record.json`, `frequencies.npz` and
             `structure.xyz` (geometry, energy, forces) each, `table.csv`, `table.json`,
             `settings.json` and `about.json` (date, versions, digest of the model). Made if missing.
-        settings: What to compute.
-        potential: Computes all structures, in place of the model that `settings.model` names, which
-            then only names it in the report. Processes are sent it, so it must be one that can be
-            pickled, unless `executor` is a `ThreadPoolExecutor`. Results are kept under its class,
-            what it prints as, its settings and parameters: where only its code changes, give
-            another folder.
-        temperatures: Of the table, K.
+        settings: Settings of the screening.
+        potential: Potential for all structures, in place of the model; `settings.model` is then its
+            name in the report. It must be one that can be pickled, to be sent to processes, unless
+            `executor` is a `ThreadPoolExecutor`. Its class, printed form, settings and parameters
+            are part of the keys of results: if only its code changes, give another folder.
+        temperatures: Temperatures of the table, K.
         references: Heat capacities for the table to compare with.
-        executor: Of `concurrent.futures`, or `Client.get_executor()` of Dask, whose workers must
-            see the same files. If None, processes of our own, one for each worker: should one die,
-            its structure is tried once more, and the others go on. A script calls this under
-            `if __name__ == "__main__":` then, as Python asks for.
-        workers: Tasks at once. If None, as many as there are cores, because small structures gain
-            little from several threads; or what the executor has.
+        executor: Executor of `concurrent.futures`, or `Client.get_executor()` of Dask, whose
+            workers must see the same files. If None, one process is started for each worker. If a
+            process dies, its structure is tried once more, and the others continue. A script must
+            call this under `if __name__ == "__main__":`, because each process imports it.
+        workers: Number of tasks at once. If None, the number of cores, because small structures
+            gain little from several threads; or the number of workers of the executor.
         devices: Of the models: "cpu", or one entry for each process, such as "cuda:0", "cuda:1".
-        memory_budget: Bytes that each worker may take for second derivatives. If None, its share of
-            half of the free memory.
-        retry: Compute structures again that have failed before.
-        progress: Show a bar, and a line for every structure, on standard error.
+        memory_budget: Memory of each worker for second derivatives, bytes. If None, each has an
+            equal share of half of the free memory.
+        retry: True to compute structures again that failed before.
+        progress: True to show a bar, and a line for every structure, on standard error.
 
     Returns:
         Records and folders, in the order of the structures.
 
     Raises:
         ValueError: If there are no structures, an option is bad, a reference knows none of the
-            structures, another screening writes to the folder, or the potential does not go with
-            the settings or cannot be sent to processes.
-        ChildProcessError: If the executor breaks, or no process can begin.
-        Exception: As `load_model`.
+            structures, another screening writes to the folder, or the potential contradicts the
+            settings or cannot be sent to processes.
+        ChildProcessError: If the executor breaks, or no process can start.
+        Exception: Exceptions of `load_model`.
     """
     check_settings(settings, temperatures, workers)
     memory_budget = validation.memory_budget(memory_budget)
@@ -213,8 +212,8 @@ def screen(
         digest = potential_digest(model)
         _write_settings(folder, settings, digest)
         keys = [key_of(source, model, digest, settings) for source in sources]
-        places = _places(folder / STRUCTURES, keys, sources)
-        done, tasks = _sorted_out(places, keys, sources, settings, retry)
+        folders = _folders(folder / STRUCTURES, keys, sources)
+        done, tasks = _split_done_and_todo(folders, keys, sources, settings, retry)
 
         def result() -> Screening:
             ready = [(s, key) for s, key in zip(sources, keys, strict=True) if key in done]
@@ -224,18 +223,19 @@ def screen(
                     replace(done[key], name=s.name, file=s.file, findings=list(s.findings))
                     for s, key in ready
                 ],
-                [places[key] for _, key in ready],
+                [folders[key] for _, key in ready],
                 settings,
                 temperatures,
                 references,
                 Provenance.of(settings.model, digest),
             )
 
-        crew = _crew(executor, workers, devices, len(tasks))
-        share = _share(executor, devices, len(crew)) if memory_budget is None else memory_budget
-        tasks = [replace(task, memory_budget=share, potential=potential) for task in tasks]
+        processes = _make_workers(executor, workers, devices, len(tasks))
+        if memory_budget is None:
+            memory_budget = _memory_per_worker(executor, devices, len(processes))
+        tasks = [replace(t, memory_budget=memory_budget, potential=potential) for t in tasks]
         try:
-            _compute(tasks, crew, done, progress)
+            _compute(tasks, processes, done, progress)
         finally:
             screening = result()
             write_table(folder, table(screening.rows(), temperatures, references))
@@ -244,30 +244,30 @@ def screen(
 
 
 def _compute(
-    tasks: list[Task], crew: Sequence[Worker], done: dict[str, Record], progress: bool
+    tasks: list[Task], workers: Sequence[Worker], done: dict[str, Record], progress: bool
 ) -> None:
-    """Add the records of all tasks to those that are done, as they come."""
+    """Do all tasks and add their records to `done`, as they come."""
     failed = sum(record.failure is not None for record in done.values())
     with ScreeningProgress(tasks, len(done), failed, progress) as shown:
         try:
-            with closing(completed(tasks, crew, evaluate)) as coming:
+            with closing(completed(tasks, workers, evaluate)) as coming:
                 for task, record in coming:
                     done[task.key] = record
                     shown.done(task, record)
         except KeyboardInterrupt:
-            shown.say("interrupted: call the same again, to go on from here")
+            shown.say("interrupted: call the same again to continue")
             raise
 
 
 def _with_absolute_path(settings: ScreenSettings) -> ScreenSettings:
-    """ScreenSettings that mean the same model in every folder."""
+    """Settings in which the path of a model is absolute, so that all workers find it."""
     path = Path(settings.model)
     return replace(settings, model=str(path.absolute())) if path.is_file() else settings
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep others out of a folder. The system lets go of the lock of a process that is killed."""
+    """Lock a folder against other screenings. The system frees the lock of a killed process."""
     try:
         with FileLock(folder / LOCK, timeout=0):
             yield
@@ -283,36 +283,36 @@ def _write_settings(folder: Path, settings: ScreenSettings, digest: str) -> None
         partial.write_text(json.dumps(data, indent=1) + "\n")
 
 
-def _places(folder: Path, keys: Sequence[str], sources: Sequence[Source]) -> dict[str, Path]:
-    """The folder of each key: one that is there, whatever its name, or a new one."""
-    there = {path.name.rpartition("-")[2]: path for path in folder.glob("*-*")}
-    places: dict[str, Path] = {}
+def _folders(folder: Path, keys: Sequence[str], sources: Sequence[Source]) -> dict[str, Path]:
+    """The folder of each key: an existing one, under any name, or a new one."""
+    existing = {path.name.rpartition("-")[2]: path for path in folder.glob("*-*")}
+    folders: dict[str, Path] = {}
     for key, source in zip(keys, sources, strict=True):
         name = re.sub(r"[^\w.+-]", "_", source.name).encode()[:LONGEST_NAME].decode(errors="ignore")
-        places.setdefault(key, there.get(key, folder / f"{name}-{key}"))
-    return places
+        folders.setdefault(key, existing.get(key, folder / f"{name}-{key}"))
+    return folders
 
 
-def _sorted_out(
-    places: dict[str, Path],
+def _split_done_and_todo(
+    folders: dict[str, Path],
     keys: Sequence[str],
     sources: Sequence[Source],
     settings: ScreenSettings,
     retry: bool,
 ) -> tuple[dict[str, Record], list[Task]]:
-    """What is ready or has failed already, and what is to be done: each key once."""
+    """Split keys into records that are done or failed before, and tasks; each key counts once."""
     done: dict[str, Record] = {}
     tasks: dict[str, Task] = {}
     for key, source in zip(keys, sources, strict=True):
         if key in done or key in tasks:
             continue
-        ready = _ready(places[key], settings, retry)
+        ready = _ready(folders[key], settings, retry)
         if ready is not None:
             done[key] = ready
         elif source.atoms is None:
             record = Record(key, source.name, source.file, failure=source.failure)
-            places[key].mkdir(parents=True, exist_ok=True)
-            record.save(places[key])
+            folders[key].mkdir(parents=True, exist_ok=True)
+            record.save(folders[key])
             done[key] = record
         else:
             tasks[key] = Task(
@@ -320,7 +320,7 @@ def _sorted_out(
                 source.name,
                 source.file,
                 source.atoms,
-                places[key],
+                folders[key],
                 settings,
                 findings=source.findings,
             )
@@ -328,7 +328,7 @@ def _sorted_out(
 
 
 def _ready(folder: Path, settings: ScreenSettings, retry: bool) -> Record | None:
-    """The record of a structure that needs nothing more; those that cannot be used are removed."""
+    """The record of a structure that is done; a record that cannot be used is removed."""
     if not (folder / RECORD).exists():
         return None
     record: Record | None
@@ -340,7 +340,7 @@ def _ready(folder: Path, settings: ScreenSettings, retry: bool) -> Record | None
                 Eigenvectors.load(folder)
             if checked(Row(record, Spectrum.load(folder))).spectrum is None:
                 record = None
-    except Exception:  # a damaged file may raise anything, and is computed anew
+    except Exception:  # a damaged file may raise anything
         record = None
     if record is None or (record.failure is not None and retry):
         (folder / RECORD).unlink()
@@ -353,28 +353,30 @@ def _row(record: Record, folder: Path) -> Row:
     return Row(record, spectrum, folder)
 
 
-def _crew(
+def _make_workers(
     executor: Executor | None, workers: int | None, devices: Sequence[str], n_tasks: int
 ) -> Sequence[Worker]:
-    """The workers: no more than there are tasks.
+    """Make the workers, no more than there are tasks.
 
     Raises:
-        ValueError: If there is no such device, or the number of workers is not theirs.
+        ValueError: If a device does not exist, or a number of workers is given for GPUs.
     """
     for device in devices:
         validation.compute_device(device)
     if executor is not None:
-        return borrowed(executor, devices, workers)
+        return executor_slots(executor, devices, workers)
     if list(devices) == ["cpu"]:
         count = cores() if workers is None else workers
         return own_processes(["cpu"] * max(1, min(count, n_tasks)))
     if workers is not None:
-        raise ValueError("workers are of the CPU: name a device for each process instead")
+        raise ValueError("workers is for the CPU: name a device for each process instead")
     return own_processes(devices)
 
 
-def _share(executor: Executor | None, devices: Sequence[str], workers: int) -> int | None:
-    """Memory of one worker; on other machines, and of a GPU, it is measured where it is needed."""
+def _memory_per_worker(
+    executor: Executor | None, devices: Sequence[str], n_workers: int
+) -> int | None:
+    """Memory of one worker, bytes; None on GPUs and other machines, where workers measure it."""
     if set(devices) != {"cpu"} or (executor is not None and is_dask(executor)):
         return None
-    return int(BUDGET_FRACTION * free_memory(torch.device("cpu")) / workers)
+    return int(BUDGET_FRACTION * free_memory(torch.device("cpu")) / n_workers)

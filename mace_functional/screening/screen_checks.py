@@ -1,4 +1,4 @@
-"""What a screening refuses before it begins, because every structure would fail with it."""
+"""Checks of a screening before it begins, of all that would make every structure fail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mace_functional.support import validation
 def check_settings(
     settings: ScreenSettings, temperatures: Sequence[float], workers: int | None
 ) -> None:
-    """Refuse what every structure would fail with."""
+    """Refuse settings that would make every structure fail."""
     validation.floating_type(settings.dtype)
     validation.positive("fmax", settings.fmax, "eV/Å")
     validation.count("max_steps", settings.max_steps)
@@ -30,7 +30,7 @@ def check_settings(
 def check_potential(
     potential: Potential, settings: ScreenSettings, executor: Executor | None
 ) -> None:
-    """Refuse settings of a model beside a potential, and one that processes cannot be sent."""
+    """Refuse a potential beside settings of a model, or one that cannot be sent to processes."""
     if settings.head is not None or settings.dispersion is not None:
         raise ValueError(
             "head and dispersion belong to the model that settings name: choose the head as you "
@@ -47,8 +47,8 @@ def check_potential(
         pickle.dumps(potential)
     except Exception as error:  # whatever a class raises that cannot be pickled
         raise ValueError(
-            f"processes cannot be sent {potential} ({error}): define its functions in a module, "
-            "or take threads, executor=ThreadPoolExecutor(1)"
+            f"{potential} cannot be sent to processes ({error}): define its functions in a module, "
+            "or use threads, executor=ThreadPoolExecutor(1)"
         ) from error
 
 
@@ -68,7 +68,7 @@ def _check_mesh(settings: ScreenSettings) -> None:
 
 
 def check_references(references: Sequence[Reference], sources: Sequence[Source]) -> None:
-    """Refuse references of other structures, which may only be called otherwise."""
+    """Refuse references that know none of the structures, whose names may differ."""
     names = [source.name for source in sources]
     for reference in references:
         if not set(names) & set(reference.values):

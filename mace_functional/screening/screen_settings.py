@@ -1,4 +1,4 @@
-"""What a screening computes for every structure."""
+"""Settings of a screening, which are the same for every structure."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     import torch
 
 MeshChoice = tuple[int, int, int] | float | Literal["auto"] | None
-"""A size, a spacing in 1/Å, a size found for each crystal, or Gamma alone."""
+"""Mesh of wave vectors: a size, a spacing in 1/Å, a size found for each crystal, or Gamma alone."""
 
 COLDEST = 200.0
-"""Temperature at which a mesh is converged if colder ones are not asked for, K; relative errors
-fall as it gets warmer."""
+"""Temperature at which a mesh is converged if no colder one is asked for, K. Relative errors are
+smaller at higher temperatures."""
 
 LOCAL = "local"
-"""In place of the address of a Dask scheduler: processes of Dask on this machine."""
+"""Word in place of the address of a Dask scheduler, for processes of Dask on this machine."""
 
 
 @renamed_field("cell", "relax_cell")
 @dataclass(frozen=True)
 class ScreenSettings:
-    """What is computed, the same for all structures; results are kept under it.
+    """Settings of a screening; results are kept under a key of structure, model and settings.
 
     Attributes:
         model: "embedded", the name of a foundation model, or the path of a file; see `load_model`.
-            Where `screen` is given a potential, what the report calls it.
+            If `screen` is given a potential, its name in the report.
         head: Head of a multi-head model.
         dtype: "float64" or "float32", or torch's own.
         dispersion: Functional of a D3 correction, such as "pbe"; none if None, False or "none".
@@ -38,11 +38,11 @@ class ScreenSettings:
         relax_cell: Relax the cell too, along periodic directions.
         fmax: Largest force to relax to, eV/Å.
         max_steps: Most gradients of a relaxation.
-        mesh: For crystals, the size of a mesh of wave vectors; or the largest distance of
-            neighbours in it, 1/Å; or "auto", for a mesh that is refined until the heat capacity has
-            converged; the Gamma point alone if None.
-        mesh_tolerance: Relative error of the heat capacity that "auto" asks for.
-        mesh_temperature: At which it has that, K; it is smaller where it is warmer.
+        mesh: Mesh of wave vectors for crystals: its size; or the largest distance of neighbours in
+            it, 1/Å; or "auto", for a mesh that is refined until the heat capacity has converged;
+            or None, for the Gamma point alone.
+        mesh_tolerance: Relative error of the heat capacity that "auto" reaches.
+        mesh_temperature: Temperature of that error, K; it is smaller at higher temperatures.
         symprec: Tolerance of the symmetry by which the mesh is reduced, Å.
         eigenvectors: True to write the eigenvectors of each structure beside its frequencies, as
             `eigenvectors.npz` with keys `eigenvectors`, `masses` and `q`.
@@ -72,12 +72,12 @@ class ScreenSettings:
             object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings by the keys of their file, which results are kept under."""
+        """The settings by the names in their file, which are part of the keys of results."""
         values = asdict(self)
         return {("cell" if name == "relax_cell" else name): x for name, x in values.items()}
 
     def identity(self) -> dict[str, Any]:
-        """What results depend on, but for the model: settings without effect are left out."""
+        """Settings that results depend on, without the model and settings without effect."""
         values = self.as_dict()
         del values["model"]
         if not self.eigenvectors:

@@ -1,8 +1,8 @@
-"""The structures of a screening: where they are from, what they are called, and which fail to read.
+"""Structures of a screening: their files and names, and reasons why some cannot be read.
 
-Files are read at once, so that their sizes are known and one that cannot be read is a failure of
-its own, with its reason. They are called by what is left of the path without folder and suffix; by
-more of the path where two would be called the same.
+All files are read at the beginning, so that sizes are known. A file that cannot be read is a failed
+structure with a reason. A structure has the name of its file without folder and suffix, or a longer
+part of the path where two would have the same name.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ SUFFIXES = (
     *(".cif", ".xyz", ".extxyz", ".vasp", ".poscar", ".res", ".cell", ".gen", ".xsf", ".pdb"),
     ".traj",
 )
-"""Files of a folder that are structures."""
+"""Suffixes of files that are structures."""
 
 VASP_NAMES = ("POSCAR", "CONTCAR")
-"""What names of structures without a suffix begin with."""
+"""Beginnings of names of files without a suffix that are structures."""
 
 Structures = Mapping[str, Atoms] | str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 """Atoms by name; or a file or a folder, or many of them."""
@@ -36,11 +36,11 @@ class Source:
     """A structure to be screened, or the reason why there is none.
 
     Attributes:
-        name: Unique.
-        file: Where it is from; empty if it was given as atoms.
+        name: Name of the structure, unique in the screening.
+        file: File of the structure; empty if it was given as atoms.
         atoms: The structure; None if it could not be read.
-        failure: Why it could not be read, or is refused.
-        findings: What a person should know of how it was read.
+        failure: Reason why it could not be read or is refused.
+        findings: Remarks on the file, from reading it.
     """
 
     name: str
@@ -51,20 +51,20 @@ class Source:
 
 
 def find_sources(structures: Structures) -> list[Source]:
-    """All structures that are meant, in the given order, those of a folder by name.
+    """Find all structures, in the given order; those of a folder are sorted by name.
 
     Args:
-        structures: Atoms by name; or files, folders, whose files named as structures are taken
-            (`SUFFIXES`, and POSCAR or CONTCAR), and names of structures of the package. Of a file
-            with many structures it is the last one, and a file that is given twice counts once.
+        structures: Atoms by name; or files, folders and names of structures of the package. Of a
+            folder, files with a suffix of `SUFFIXES` are taken, and POSCAR and CONTCAR files. The
+            last structure of a file is taken, and a file that is given twice counts once.
 
     Returns:
-        The structures. One that cannot be read, or is refused, has its failure.
+        The structures. A structure that cannot be read, or is refused, has the reason.
 
     Raises:
-        ValueError: If there is no such file or folder, a folder has no structures, or there is
-            nothing at all.
-        TypeError: If a structure is something else.
+        ValueError: If a file or folder does not exist, a folder has no structures, or nothing is
+            given.
+        TypeError: If the structures are of another type.
     """
     if isinstance(structures, Mapping):
         sources = [_given(name, atoms) for name, atoms in structures.items()]
@@ -89,7 +89,7 @@ def _given(name: str, atoms: Atoms) -> Source:
 
 
 def _paths(given: str | os.PathLike[str]) -> list[Path]:
-    """The file, the files of the folder, or the name of a structure of the package."""
+    """Path of the file, paths of the files of a folder, or name of a structure of the package."""
     path = Path(given)
     if path.is_file():
         return [path.absolute()]
@@ -112,7 +112,7 @@ def _is_structure(path: Path) -> bool:
 
 
 def _names(paths: list[Path]) -> list[str]:
-    """The shortest names that tell all paths apart: of two that clash, both are longer."""
+    """Shortest names that tell all paths apart: where two are equal, both are made longer."""
     longer: list[Callable[[Path], str]] = [
         _stem,
         lambda path: f"{path.parent.name}/{_stem(path)}",
@@ -130,7 +130,7 @@ def _names(paths: list[Path]) -> list[str]:
 
 
 def _stem(path: Path) -> str:
-    """The name without a suffix that says what format it is; POSCAR.quartz is one name."""
+    """Name of a file without the suffix of its format; POSCAR.quartz is one name."""
     return path.stem if path.suffix.lower() in SUFFIXES else path.name
 
 

@@ -22,7 +22,7 @@ from mace_functional.vibrations.thermodynamics import HarmonicThermo
 CSV, JSON = "table.csv", "table.json"
 
 ROOM = 300.0
-"""K; where one temperature is shown, it is the one nearest to this."""
+"""Room temperature, K. Where one temperature is shown, it is the one nearest to this."""
 
 COLUMNS = {
     "name": "name",
@@ -56,8 +56,8 @@ COLUMNS = {
     "computed": "computed",
     "key": "key",
 }
-"""Names of columns, and the attributes of a record that they show: heat capacities are averages
-over the mesh, and of Gamma alone where it is empty."""
+"""Attributes of a record by the names of columns. Where `mesh` is empty, heat capacities are for
+Gamma alone; otherwise they are averages over the mesh."""
 
 THERMO = {
     "heat_capacity": "J_per_gK",
@@ -65,7 +65,7 @@ THERMO = {
     "free_energy": "eV",
     "internal_energy": "eV",
 }
-"""Thermodynamic functions, with a column for each temperature, and their units."""
+"""Units of thermodynamic functions, each with a column for each temperature."""
 
 
 def table(
@@ -75,12 +75,12 @@ def table(
 
     Args:
         rows: The structures.
-        temperatures: K.
-        references: To compare with. The relative error is ours over theirs, less 1.
+        temperatures: Temperatures, K.
+        references: Heat capacities to compare with. The relative error is computed / reference - 1.
 
     Returns:
-        A dictionary for each structure, all with the same keys; None where there is no value, or
-        none that is finite.
+        A dictionary for each structure, all with the same keys; None stands for missing values and
+        those that are not finite.
     """
     values = [
         {
@@ -96,7 +96,7 @@ def table(
 
 
 def heat_capacity(row: Row, temperature: float) -> float | None:
-    """Heat capacity of a structure, J/(g K); None if it failed, or has none that is finite."""
+    """Heat capacity of a structure, J/(g K); None if it failed or the value is not finite."""
     if row.spectrum is None:
         return None
     return _finite(float(heat_capacities([row], [temperature])[0, 0]))
@@ -111,7 +111,7 @@ def formula_words(record: Record) -> str:
 
 
 def relative_error(row: Row, reference: Reference) -> float | None:
-    """Of the heat capacity; None where there is none, or no positive and finite reference."""
+    """Relative error of the heat capacity; None without one or without a positive reference."""
     ours, theirs = heat_capacity(row, reference.temperature), reference.values.get(row.record.name)
     if ours is None or theirs is None or not 0 < theirs < math.inf:
         return None
@@ -127,10 +127,10 @@ def write_table(folder: Path, values: list[dict[str, Any]]) -> None:
     """Write a table as CSV and JSON.
 
     Args:
-        folder: Where to.
-        values: From `table`.
+        folder: Folder of the screening.
+        values: Rows from `table`.
     """
-    # Names of files may hold bytes that are no characters: they are written as \\udcff.
+    # Names of files may hold bytes that are no characters, which are written as \\udcff.
     text: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
     with atomic_write(folder / CSV) as partial, partial.open("w", **text) as file:
         writer = csv.DictWriter(file, list(values[0]) if values else list(COLUMNS))
@@ -141,7 +141,7 @@ def write_table(folder: Path, values: list[dict[str, Any]]) -> None:
 
 
 def _thermo(row: Row, temperatures: Sequence[float]) -> dict[str, float | None]:
-    """Thermodynamic functions at all temperatures."""
+    """Thermodynamic functions of a structure at all temperatures."""
     columns = [f"{name}_{t:g}K_{unit}" for t in temperatures for name, unit in THERMO.items()]
     if row.spectrum is None or row.record.mass is None:
         return {"zero_point_energy_eV": None, **dict.fromkeys(columns)}
@@ -169,7 +169,7 @@ def _formula(row: Row) -> dict[str, str | int | None]:
 
 
 def _missing(row: Row, temperatures: Sequence[float]) -> dict[str, float | None]:
-    """What Gamma alone leaves out of the heat capacity: at most, and estimated."""
+    """Bound and estimates of the heat capacity that is missing at Gamma alone."""
     values: dict[str, float | None] = {"heat_capacity_missing_at_gamma_at_most_J_per_gK": None}
     for t in temperatures:
         missing = missing_at_gamma(row, t)
@@ -190,7 +190,7 @@ def _in_units(thermo: HarmonicThermo, mass: float) -> dict[str, list[float]]:
 
 
 def _comparison(row: Row, reference: Reference) -> dict[str, float | None]:
-    """A reference, the heat capacity at its temperature, and the error of that."""
+    """A reference, the heat capacity at its temperature, and its error."""
     return {
         f"reference_{reference.label}_J_per_gK": reference.values.get(row.record.name),
         f"reference_{reference.label}_here_J_per_gK": heat_capacity(row, reference.temperature),

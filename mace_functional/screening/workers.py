@@ -1,7 +1,7 @@
-"""Workers, and how tasks come to them: the largest first, one at a time for each.
+"""Workers and their tasks: each worker does one task at a time, the largest first.
 
-A process of our own is a pool of one, so that when it dies it is known which structure it died of.
-It ends by itself when the process that started it is no more.
+An own process is a pool with one process, so that it is known on which structure it died. It ends
+when the process that started it has ended.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from mace_functional.screening.evaluate import Task
 from mace_functional.screening.record import Record
 
 ATTEMPTS = 2
-"""How often a structure is tried whose worker dies."""
+"""Number of attempts for a structure whose worker dies."""
 
 DIED = "its process died, perhaps for want of memory"
 
@@ -47,20 +47,20 @@ class Worker(Protocol):
     def submit(self, evaluate: Evaluate, task: Task) -> Future[Record]:
         """Begin a task."""
 
-    def revive(self, death: BaseException) -> None:
-        """Make it work again."""
+    def restart(self, death: BaseException) -> None:
+        """Make it ready for the next task after its death."""
 
     def stop(self) -> None:
-        """End it, whatever it is doing."""
+        """End it, even during a task."""
 
 
 @dataclass
 class OwnProcess:
-    """A process of our own.
+    """A process that the screening starts and ends.
 
     Attributes:
-        device: That its model is on.
-        threads: Of torch.
+        device: Device of its model.
+        threads: Number of threads of torch.
     """
 
     device: str
@@ -70,7 +70,7 @@ class OwnProcess:
     _processes: set[multiprocessing.process.BaseProcess] = field(default_factory=set)
 
     def submit(self, evaluate: Evaluate, task: Task) -> Future[Record]:
-        """Begin a task; the process starts with the first."""
+        """Begin a task; the first one starts the process."""
         before = set(multiprocessing.active_children())
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
@@ -81,16 +81,16 @@ class OwnProcess:
         self._processes |= set(multiprocessing.active_children()) - before
         return future
 
-    def revive(self, death: BaseException) -> None:
-        """The next task gets a new process.
+    def restart(self, death: BaseException) -> None:
+        """End the process, so that the next task starts a new one.
 
         Raises:
-            ChildProcessError: If this one has died before it began with anything.
+            ChildProcessError: If the process died before its first task.
         """
         if self._begun is not None and self._begun.exception() is not None:
             raise ChildProcessError(
-                "a worker died before it began. Python starts it with the program that called: "
-                "what that does must stand under `if __name__ == '__main__':`"
+                "a worker died before its first task. Each worker imports the calling script, "
+                "which must call `screen` under `if __name__ == '__main__':`"
             ) from death
         self.stop()
 
@@ -104,7 +104,7 @@ class OwnProcess:
 
 
 def _begin(threads: int) -> None:
-    """What a process of our own does first."""
+    """Prepare an own process: interrupts, threads, and its end with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -118,12 +118,12 @@ def _end_with_parent() -> None:
 
 
 @dataclass
-class Borrowed:
-    """A place in an executor that belongs to the caller.
+class ExecutorSlot:
+    """One of the tasks at once in an executor of the caller.
 
     Attributes:
-        device: That its model is on.
-        executor: Shared by all places.
+        device: Device of its model.
+        executor: The executor, which all slots share.
     """
 
     device: str
@@ -135,51 +135,53 @@ class Borrowed:
         self._future = self.executor.submit(evaluate, task)
         return self._future
 
-    def revive(self, death: BaseException) -> None:
-        """Dask has started another worker by itself; others break for good.
+    def restart(self, death: BaseException) -> None:
+        """Do nothing for Dask, which restarts its workers; other executors cannot restart.
 
         Raises:
-            ChildProcessError: If the executor works no more.
+            ChildProcessError: If the executor is broken.
         """
         if isinstance(death, BrokenExecutor | CancelledError):
             raise ChildProcessError(
-                "the executor broke, or its workers are gone: call again with a new one, to go on "
-                "from there"
+                "the executor broke, or its workers are gone: call again with a new executor to "
+                "continue"
             ) from death
 
     def stop(self) -> None:
-        """Cancel what has not begun. What has will end by itself."""
+        """Cancel the task if it has not begun; otherwise it ends by itself."""
         if self._future is not None:
             self._future.cancel()
 
 
 def own_processes(devices: Sequence[str]) -> list[OwnProcess]:
-    """A process for each of the devices, which share the cores."""
+    """Make a process for each device; they share the cores."""
     threads = max(1, min(cores() // len(devices), torch.get_num_threads()))
     return [OwnProcess(device, threads) for device in devices]
 
 
-def borrowed(executor: Executor, devices: Sequence[str], count: int | None) -> list[Borrowed]:
-    """Places in an executor, with devices in turn.
+def executor_slots(
+    executor: Executor, devices: Sequence[str], count: int | None
+) -> list[ExecutorSlot]:
+    """Make slots in an executor, with the devices in turn.
 
     Args:
-        executor: Of concurrent.futures, or of Dask.
-        devices: Of models.
-        count: Tasks at once; as many as the executor has workers if None.
+        executor: Executor of concurrent.futures or Dask.
+        devices: Devices of models.
+        count: Number of tasks at once; the number of workers of the executor if None.
     """
     count = _workers_of(executor) if count is None else count
-    return [Borrowed(devices[i % len(devices)], executor) for i in range(count)]
+    return [ExecutorSlot(devices[i % len(devices)], executor) for i in range(count)]
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def is_dask(executor: Executor) -> bool:
-    """Whether an executor is one of Dask's, whose workers may be on other machines."""
+    """True for an executor of Dask, whose workers may be on other machines."""
     return type(executor).__module__.startswith("distributed")
 
 
@@ -195,20 +197,19 @@ def completed(
     """Do all tasks, the most costly first.
 
     Args:
-        tasks: In any order.
-        workers: That do them; they are stopped at the end, however that comes.
-        evaluate: What to do; a function that can be pickled.
+        tasks: The tasks, in any order.
+        workers: Workers that do them; they are stopped at the end in any case.
+        evaluate: Function that does a task; it can be pickled.
 
     Yields:
-        Tasks with their records, as they come. A structure whose worker dies again has this as the
-        reason of its failure.
+        Tasks with their records, as they are done. A structure whose worker dies twice fails.
 
     Raises:
-        ChildProcessError: If an executor works no more, or a process cannot begin.
-        Exception: What the function raises.
+        ChildProcessError: If an executor is broken, or a process cannot start.
+        Exception: Exceptions of the function.
     """
     pending = deque(sorted(tasks, key=lambda task: task.cost, reverse=True))
-    deaths: dict[str, int] = {}
+    n_deaths: dict[str, int] = {}
     running: dict[Future[Record], tuple[Task, Worker]] = {}
     idle = deque(workers)
     try:
@@ -222,10 +223,10 @@ def completed(
                 idle.append(worker)
                 try:
                     record = future.result()
-                except _deaths() as death:
-                    worker.revive(death)
-                    deaths[task.key] = deaths.get(task.key, 0) + 1
-                    if deaths[task.key] < ATTEMPTS:
+                except _worker_died() as death:
+                    worker.restart(death)
+                    n_deaths[task.key] = n_deaths.get(task.key, 0) + 1
+                    if n_deaths[task.key] < ATTEMPTS:
                         pending.appendleft(task)
                         continue
                     record = task.failed(DIED)
@@ -235,8 +236,8 @@ def completed(
             worker.stop()
 
 
-def _deaths() -> tuple[type[BaseException], ...]:
-    """What futures raise whose worker has died."""
+def _worker_died() -> tuple[type[BaseException], ...]:
+    """Exceptions of futures whose worker has died."""
     own = BrokenExecutor, CancelledError
     distributed = sys.modules.get("distributed")
     return own if distributed is None else (*own, distributed.KilledWorker)

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from mace_functional.cli import main
 from mace_functional.screening import run as screen_run
-from mace_functional.screening.workers import borrowed
+from mace_functional.screening.workers import executor_slots
 
 WORDS = ["", "abc", "[bold]", "[/x]", ":smile:", "\x00", "ä", "a\nb", "%s", "{}"]
 NUMBERS = [
@@ -192,7 +192,7 @@ def folder(tmp_path_factory):
         executor = stack.enter_context(ThreadPoolExecutor(1))
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(
-            screen_run, "own_processes", lambda devices: borrowed(executor, devices, None)
+            screen_run, "own_processes", lambda devices: executor_slots(executor, devices, None)
         )
         write_files()
         yield place

@@ -74,7 +74,7 @@ def test_settings_are_those_of_the_options(tmp_path):
         (["ethanol", "--mesh", 2, 2, 0], "mesh"),
         (["ethanol", "--head", "b"], "no head 'b'"),
         (["ethanol", "--reference", "dft.csv"], "need each other"),
-        (["ethanol", "--reference", "dft.csv", "--compare", "cv"], "at which temperature"),
+        (["ethanol", "--reference", "dft.csv", "--compare", "cv"], "has no temperature"),
         (["ethanol", "--reference", "dft.csv", "--compare", "cv@300"], "none of the structures"),
         (["ethanol", "--devices", "cuda:99"], "there is no device cuda:99"),
         (["ethanol", "--devices", "cpu", "cpu", "--workers", 2], "name a device"),

@@ -38,7 +38,7 @@ from mace_functional.screening.saved_structures import write_geometry
 from mace_functional.screening.screen_settings import ScreenSettings
 from mace_functional.screening.sources import find_sources
 from mace_functional.screening.table import CSV, JSON, relative_error
-from mace_functional.screening.workers import DIED, borrowed, completed
+from mace_functional.screening.workers import DIED, completed, executor_slots
 from mace_functional.units import EV_PER_MOLECULE, frequency_factor
 
 SETTINGS = ScreenSettings("embedded")
@@ -344,7 +344,7 @@ def test_goes_on_after_a_kill(killed, files, screening, thread, tmp_path):
     assert len(ready) < len(screening.records)
     if killed == "interrupted":
         assert process.returncode == 130
-        assert "to go on from here" in said
+        assert "call the same again to continue" in said
         assert "Traceback" not in said
         assert len(json.loads((tmp_path / JSON).read_text())) == len(ready)
     resumed = screen(files, tmp_path, SETTINGS, temperatures=TEMPERATURES, executor=thread)
@@ -372,7 +372,7 @@ def dies_of_poison(task):
 
 def test_largest_comes_first(thread, tmp_path):
     tasks = tasks_of({"a": 3, "b": 50, "c": 1, "d": 3}, tmp_path)
-    workers = borrowed(thread, ["cpu"], None)
+    workers = executor_slots(thread, ["cpu"], None)
     assert len(workers) == 1
     done = [record.name for _, record in completed(tasks, workers, ready_at_once)]
     assert done == ["b", "a", "d", "c"]
@@ -394,9 +394,9 @@ def test_executor_that_breaks_is_an_error_that_says_so(tmp_path):
     tasks = tasks_of({"poison": 3}, tmp_path)
     with (
         ProcessPoolExecutor(1) as executor,
-        pytest.raises(ChildProcessError, match="call again with a new one"),
+        pytest.raises(ChildProcessError, match="call again with a new executor"),
     ):
-        list(completed(tasks, borrowed(executor, ["cpu"], None), dies_of_poison))
+        list(completed(tasks, executor_slots(executor, ["cpu"], None), dies_of_poison))
 
 
 @pytest.mark.slow
@@ -577,8 +577,8 @@ def test_references_know_their_temperatures(tmp_path):
     assert (first.label, first.temperature, first.values) == ("cv_250K", 250.0, {"a": 0.5})
     assert (second.label, second.temperature, second.values) == ("cv", 300.0, {"b": 0.7})
     for column, message in {
-        "cv": "at which temperature",
-        "cv@warm": "at which temperature",
+        "cv": "has no temperature",
+        "cv@warm": "has no temperature",
         "cp@300": "no column 'cp'",
         "cv_mp0_300.5K": "no number: 'x'",
     }.items():

@@ -62,5 +62,5 @@ def test_what_does_not_go_together_is_refused(tmp_path):
         screened(tmp_path, settings=mf.ScreenSettings("morse", dispersion="pbe"))
     with pytest.raises(ValueError, match=r"in torch.float32 and the settings say float64"):
         screened(tmp_path, morse().to(dtype=torch.float32))
-    with pytest.raises(ValueError, match="processes cannot be sent"):
+    with pytest.raises(ValueError, match="cannot be sent to processes"):
         mf.screen(DIMERS, tmp_path / "out", SETTINGS, potential=smooth_pairs())
