@@ -2,19 +2,19 @@
 
 relax, relaxation                 minima of positions and cell
 saddle, saddle_search             first-order saddle points
-follow_mode                       the way down from a saddle point
-lowest_modes, stability           the lowest modes of a Hessian; whether a structure is a minimum
-outcome                           why a search ended
+follow_mode                       relaxation from a saddle point, along a mode
+lowest_modes, stability           lowest modes of a Hessian; test for a minimum
+outcome                           reasons why a search ended
 
-optimizer_run, search_loop        what all searches have in common; their loop
-search_checkpoint                 files to go on from
-trust_region_state                the state of a search, and how an evaluation changes it
-descend, climb_mode               the two strategies: down, and up along one mode
-dense_hessian, quasi_newton       the Hessian that a search keeps, and its update
+optimizer_run, search_loop        state and loop that all searches share
+search_checkpoint                 checkpoint files
+trust_region_state                state of a search, and its update after an evaluation
+descend, climb_mode               the two strategies: to minima, and to saddle points
+dense_hessian, quasi_newton       approximate Hessian, and its quasi-Newton update
 trust_region                      steps within a trust radius
-bond_springs                      the part of the energy model that follows bonds that turn
+bond_springs                      part of the energy model that describes rotating bonds
 coordinates, surface              free coordinates; energy and derivatives by them
-valence_hessian, first_hessian    the Hessian of a valence force field
-negative_curvature                a search for negative curvature where forces vanish
-davidson, modal_frame             the method behind the lowest modes
+valence_hessian, first_hessian    Hessian of a valence force field
+negative_curvature                search for negative curvature at a stationary point
+davidson, modal_frame             method of the search for the lowest modes
 """

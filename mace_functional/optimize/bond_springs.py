@@ -1,6 +1,6 @@
-"""Springs between near atoms: the part of the energy model that follows bonds that turn.
+"""Springs between neighbouring atoms: the part of the energy model that describes rotating bonds.
 
-A group of atoms that turns moves on a circle, and a step s along the tangent stretches its bonds of
+An atom of a rotating group moves on a circle. A step s along the tangent stretches its bonds of
 length r by s^2 / 2r. A quadratic model of the energy does not contain this stretch and allows only
 short steps. Springs contain it,
 
@@ -25,15 +25,17 @@ from mace_functional.optimize.coordinates import STRAINS, Coordinates
 from mace_functional.optimize.trust_region import Springs
 from mace_functional.structure.neighbours import search
 
-SPRING_REACH = 3.5
-"""Largest distance of atoms with a spring, Å: bonds, and the second neighbours that keep angles."""
+MAX_SPRING_LENGTH = 3.5
+"""Largest distance of two atoms with a spring, Å.
+
+It includes bonds, and second neighbours, whose springs preserve bond angles.
+"""
 
 SOFTENING_LENGTH = 0.5
-"""Extension of a spring that makes it softer by a factor of e, Å."""
+"""Extension of a spring that reduces its stiffness by a factor of e, Å."""
 
-SAME_DISTANCE = 1.15
-"""Distance of a periodic image over that of the nearest image of the same pair, above which the
-image has no spring."""
+MAX_IMAGE_RATIO = 1.15
+"""Largest distance of a periodic image with a spring, relative to the nearest image of the pair."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +43,11 @@ class BondSprings:
     """Springs between pairs of atoms, as a function of the joint vector y = (u, L e).
 
     Attributes:
-        first, second: Atoms of the pairs, (P,).
-        vectors: From the second to the first in the reference geometry, Å, (P, 3).
-        stiffness: k, eV/Å², (P,).
+        first, second: Numbers of the two atoms of each pair, (P,).
+        vectors: Vectors from the second atom to the first in the reference geometry, Å, (P, 3).
+        stiffness: Stiffness k of each spring, eV/Å², (P,).
         lengths: Natural lengths, Å, (P,).
-        strains: Orthonormal basis of the strains, over L, (6, 3, 3).
+        strains: Orthonormal basis of the strains, divided by L, (6, 3, 3).
     """
 
     first: np.ndarray
@@ -59,102 +61,107 @@ class BondSprings:
     def from_hessian(
         cls, coordinates: Coordinates, y: np.ndarray, hessian: np.ndarray, pbc: np.ndarray
     ) -> BondSprings:
-        """Springs with the stiffness that a Hessian shows, at their natural lengths at y.
+        """Make springs with the stiffness from a Hessian, at their natural lengths at y.
 
         Args:
-            coordinates: Give the meaning of y.
+            coordinates: Coordinates that define y.
             y: The geometry, (3N + 6,).
-            hessian: The Hessian by y at y, eV/Å², (3N + 6, 3N + 6); zero where it is not known.
-            pbc: Periodic directions, (3,).
+            hessian: Hessian by y at y, eV/Å², (3N + 6, 3N + 6); zero where it is not known.
+            pbc: True for each periodic direction, (3,).
         """
-        home, box = (t.cpu().double().numpy() for t in (coordinates.positions, coordinates.cell))
-        placed = coordinates.place(torch.as_tensor(y))
-        positions, cell = (t.cpu().double().numpy() for t in placed)
+        reference_x, reference_h = (
+            t.cpu().double().numpy() for t in (coordinates.positions, coordinates.cell)
+        )
+        x_and_h = coordinates.place(torch.as_tensor(y))
+        positions, cell = (t.cpu().double().numpy() for t in x_and_h)
         first, second, shifts = _near_pairs(positions, cell, pbc)
         vectors = positions[first] - positions[second] + shifts @ cell
         lengths = np.linalg.norm(vectors, axis=1)
-        units = vectors / lengths[:, None]
+        n = vectors / lengths[:, None]
         blocks = hessian[:-6, :-6].reshape(len(positions), 3, -1, 3)[first, :, second]
-        stiffness = -np.einsum("pa,pab,pb->p", units, blocks, units)
+        stiffness = -np.einsum("pa,pab,pb->p", n, blocks, n)
         stiffness /= _multiplicity(first, second, len(positions))
         kept = stiffness > 0
         first, second, shifts = first[kept], second[kept], shifts[kept]
         return cls(
             first=first,
             second=second,
-            vectors=home[first] - home[second] + shifts @ box,
+            vectors=reference_x[first] - reference_x[second] + shifts @ reference_h,
             stiffness=stiffness[kept],
             lengths=lengths[kept],
             strains=STRAINS / coordinates.strain_length,
         )
 
     def with_current_lengths(self, y: np.ndarray) -> BondSprings:
-        """Springs whose natural lengths are those at y; longer ones are softer."""
+        """Return springs whose natural lengths are those at y; stretched springs become softer."""
         lengths = np.linalg.norm(self._strained(y)[0], axis=1)
-        softer = np.exp(-(lengths - self.lengths) / SOFTENING_LENGTH)
-        return replace(self, lengths=lengths, stiffness=self.stiffness * softer)
+        softening = np.exp(-(lengths - self.lengths) / SOFTENING_LENGTH)
+        return replace(self, lengths=lengths, stiffness=self.stiffness * softening)
 
     def as_step_function(self, y: np.ndarray, basis: np.ndarray) -> Springs:
-        """Springs with their natural lengths at y, as a function of a step from y.
+        """Return springs with their natural lengths at y, as a function of a step from y.
 
         Args:
             y: The geometry, (3N + 6,).
             basis: Orthonormal columns, (3N + 6, d).
 
         Returns:
-            A function of the step (d,), to energy, gradient (d,) and Hessian (d, d).
+            A function of a step (d,) that returns energy, gradient (d,) and Hessian (d, d).
         """
         springs = self.with_current_lengths(y)
 
-        def at(step: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-            there = y + basis @ step
-            energy, gradient = springs(there)
-            return energy, basis.T @ gradient, basis.T @ springs.hessian(there) @ basis
+        def at_step(step: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+            y_new = y + basis @ step
+            energy, gradient = springs(y_new)
+            return energy, basis.T @ gradient, basis.T @ springs.hessian(y_new) @ basis
 
-        return at
+        return at_step
 
     def __call__(self, y: np.ndarray) -> tuple[float, np.ndarray]:
-        """Energy in eV, and its gradient (3N + 6,)."""
+        """Compute the energy V, eV, and its gradient by y, (3N + 6,)."""
         vectors, unstrained, deformation = self._strained(y)
         lengths = np.linalg.norm(vectors, axis=1)
         extension = lengths - self.lengths
-        pull = vectors * (self.stiffness * extension / lengths)[:, None]
+        forces = vectors * (self.stiffness * extension / lengths)[:, None]
         gradient = np.zeros((len(y) // 3, 3))
-        np.add.at(gradient, self.first, pull @ deformation)
-        np.subtract.at(gradient, self.second, pull @ deformation)
-        gradient.ravel()[-6:] = np.einsum("pa,kab,pb->k", unstrained, self.strains, pull)
+        np.add.at(gradient, self.first, forces @ deformation)
+        np.subtract.at(gradient, self.second, forces @ deformation)
+        gradient.ravel()[-6:] = np.einsum("pa,kab,pb->k", unstrained, self.strains, forces)
         return 0.5 * float(self.stiffness @ extension**2), gradient.ravel()
 
     def hessian(self, y: np.ndarray) -> np.ndarray:
-        """Hessian (3N + 6, 3N + 6), without the term of each pair's force in the mixed block."""
+        """Compute the Hessian V'', (3N + 6, 3N + 6).
+
+        The mixed block lacks the term that is proportional to the force of each pair.
+        """
         vectors, unstrained, deformation = self._strained(y)
         lengths = np.linalg.norm(vectors, axis=1)
-        units = vectors / lengths[:, None]
-        across = self.stiffness * (1 - self.lengths / lengths)
-        along = (self.stiffness - across)[:, None, None] * units[:, :, None] * units[:, None]
-        blocks = along + across[:, None, None] * np.eye(3)
-        by_strain = np.einsum("pa,kab->pbk", unstrained, self.strains)
-        pulled = blocks @ by_strain
-        mixed = deformation @ pulled
+        n = vectors / lengths[:, None]
+        k_perpendicular = self.stiffness * (1 - self.lengths / lengths)
+        k_nn = (self.stiffness - k_perpendicular)[:, None, None] * n[:, :, None] * n[:, None]
+        blocks = k_nn + k_perpendicular[:, None, None] * np.eye(3)
+        dr_de = np.einsum("pa,kab->pbk", unstrained, self.strains)
+        k_dr_de = blocks @ dr_de
+        mixed = deformation @ k_dr_de
         blocks = deformation @ blocks @ deformation
-        count = len(y) // 3 - 2
+        n_atoms = len(y) // 3 - 2
         result = np.zeros((len(y), len(y)))
-        atoms = np.zeros((count, count, 3, 3))
-        np.add.at(atoms, (self.first, self.first), blocks)
-        np.add.at(atoms, (self.second, self.second), blocks)
-        np.subtract.at(atoms, (self.first, self.second), blocks)
-        np.subtract.at(atoms, (self.second, self.first), blocks)
-        result[:-6, :-6] = atoms.transpose(0, 2, 1, 3).reshape(3 * count, 3 * count)
-        edge = np.zeros((count, 3, 6))
-        np.add.at(edge, self.first, mixed)
-        np.subtract.at(edge, self.second, mixed)
-        result[:-6, -6:] = edge.reshape(3 * count, 6)
+        atom_blocks = np.zeros((n_atoms, n_atoms, 3, 3))
+        np.add.at(atom_blocks, (self.first, self.first), blocks)
+        np.add.at(atom_blocks, (self.second, self.second), blocks)
+        np.subtract.at(atom_blocks, (self.first, self.second), blocks)
+        np.subtract.at(atom_blocks, (self.second, self.first), blocks)
+        result[:-6, :-6] = atom_blocks.transpose(0, 2, 1, 3).reshape(3 * n_atoms, 3 * n_atoms)
+        mixed_block = np.zeros((n_atoms, 3, 6))
+        np.add.at(mixed_block, self.first, mixed)
+        np.subtract.at(mixed_block, self.second, mixed)
+        result[:-6, -6:] = mixed_block.reshape(3 * n_atoms, 6)
         result[-6:, :-6] = result[:-6, -6:].T
-        result[-6:, -6:] = np.einsum("pak,pal->kl", by_strain, pulled)
+        result[-6:, -6:] = np.einsum("pak,pal->kl", dr_de, k_dr_de)
         return result
 
     def _strained(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pair vectors with and without the strain, (P, 3) each, and 1 + e."""
+        """Return the pair vectors with and without the strain, (P, 3) each, and 1 + e."""
         displacements = y.reshape(-1, 3)[:-2]
         deformation = np.eye(3) + np.tensordot(y[-6:], self.strains, axes=1)
         unstrained = self.vectors + displacements[self.first] - displacements[self.second]
@@ -164,19 +171,19 @@ class BondSprings:
 def _near_pairs(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs i < j with their nearest images: i, j and unit shifts."""
-    first, second, shifts = search(positions, cell, pbc, SPRING_REACH)
-    once = first < second
-    first, second, shifts = first[once], second[once], shifts[once]
+    """Find pairs i < j with their nearest images; return i, j and shifts of the images."""
+    first, second, shifts = search(positions, cell, pbc, MAX_SPRING_LENGTH)
+    ordered = first < second
+    first, second, shifts = first[ordered], second[ordered], shifts[ordered]
     lengths = np.linalg.norm(positions[first] - positions[second] + shifts @ cell, axis=1)
     nearest = np.full((len(positions), len(positions)), np.inf)
     np.minimum.at(nearest, (first, second), lengths)
-    near = lengths <= SAME_DISTANCE * nearest[first, second]
-    return first[near], second[near], shifts[near]
+    kept = lengths <= MAX_IMAGE_RATIO * nearest[first, second]
+    return first[kept], second[kept], shifts[kept]
 
 
-def _multiplicity(first: np.ndarray, second: np.ndarray, count: int) -> np.ndarray:
-    """Number of images of each pair among the pairs, (P,)."""
-    images = np.zeros((count, count))
+def _multiplicity(first: np.ndarray, second: np.ndarray, n_atoms: int) -> np.ndarray:
+    """Return the number of images of each pair, (P,)."""
+    images = np.zeros((n_atoms, n_atoms))
     np.add.at(images, (first, second), 1)
     return images[first, second]

@@ -1,14 +1,14 @@
-"""The free coordinates of an optimiser: displacements of atoms and strain, without what is held.
+"""Free coordinates of an optimiser: displacements of atoms and strain, with constraints.
 
 With displacements u (N, 3) and a symmetric strain e, both from a reference geometry (x, h),
 
     x' = (x + u)(1 + e),        h' = h (1 + e).
 
-Atoms that are held therefore keep their place in the cell when it is strained. The joint vector is
+Fixed atoms therefore keep their fractional coordinates under strain. The joint vector is
 y = (u, L e), with e in an orthonormal basis of the symmetric matrices. The length L is that of the
 displacements that a strain causes, so that steps of u and L e are comparable. Free coordinates z
-span a linear space, y = basis z, without translations and without what constraints, symmetry or a
-choice of strains exclude.
+span a linear space, y = basis z. It excludes translations, and all motions that constraints,
+symmetry or the choice of strains exclude.
 """
 
 from __future__ import annotations
@@ -31,19 +31,22 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 CellFreedom = bool | Literal["isotropic"] | Sequence[bool]
-"""Free strains: all or none, those that keep the shape, or a choice of the six components
-xx, yy, zz, yz, xz, xy."""
+"""Free strains: all or none, "isotropic", or six booleans for xx, yy, zz, yz, xz, xy."""
 
 STRAIN_WEIGHT = 2.0
-"""L over the root mean square displacement that a unit strain causes. A larger one makes the steps
-of the cell shorter. Far from a minimum, a cell that changes too early relaxes into another one:
-with smaller ones the framework RSM0004 ends 2 meV per atom higher (`benchmarks/README.md`)."""
+"""Length L over the root mean square displacement that a unit strain causes.
+
+A larger value makes steps of the cell shorter. Far from a minimum, a cell that changes too early
+relaxes to another minimum: with smaller values the framework RSM0004 ends 2 meV per atom higher
+(`benchmarks/README.md`).
+"""
 
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+"""Indices of the components of a symmetric matrix in Voigt order."""
 
 
 def _strain_basis() -> np.ndarray:
-    """Orthonormal basis of the symmetric matrices, (6, 3, 3), in the order of Voigt."""
+    """Return an orthonormal basis of the symmetric matrices in Voigt order, (6, 3, 3)."""
     basis = np.zeros((6, 3, 3))
     for k, (i, j) in enumerate(VOIGT):
         basis[k, i, j] = basis[k, j, i] = 1 if i == j else 0.5**0.5
@@ -51,17 +54,18 @@ def _strain_basis() -> np.ndarray:
 
 
 STRAINS = _strain_basis()
+"""Orthonormal basis of the strains in Voigt order, (6, 3, 3)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Coordinates:
-    """Free coordinates z, (d,), and the geometries that they describe.
+    """Free coordinates z, (d,), and their relation to positions and cell.
 
     Attributes:
         positions: Reference positions x, Å, (N, 3).
         cell: Reference cell h, Å, (3, 3).
         basis: Orthonormal columns, (3N + 6, d).
-        strain_length: L, Å.
+        strain_length: Length L, Å.
     """
 
     positions: Tensor
@@ -76,31 +80,31 @@ class Coordinates:
 
     @property
     def involved(self) -> np.ndarray:
-        """Components of y that are not always zero."""
+        """Indices of the components of y that are not always zero."""
         return np.flatnonzero(np.abs(self.basis).sum(1))
 
     def joint(self, z: np.ndarray) -> Tensor:
-        """The joint vector `y = basis z`, (3N + 6,)."""
+        """Return the joint vector `y = basis z`, (3N + 6,)."""
         return torch.as_tensor(self.basis @ z).to(self.positions)
 
     def place(self, joint: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions and cell of y; a pure function, to be differentiated."""
+        """Return positions x' and cell h' for a joint vector y; a pure, differentiable function."""
         displacements, strain = self.split(joint)
-        moved, cell = self.positions.to(joint) + displacements, self.cell.to(joint)
-        return moved + moved @ strain, cell + cell @ strain
+        x_plus_u, cell = self.positions.to(joint) + displacements, self.cell.to(joint)
+        return x_plus_u + x_plus_u @ strain, cell + cell @ strain
 
     def split(self, joint: Tensor) -> tuple[Tensor, Tensor]:
-        """Displacements (N, 3) in Å and strain (3, 3) of y."""
+        """Return displacements u (N, 3) in Å and strain e (3, 3) of a joint vector y."""
         basis = torch.as_tensor(STRAINS).to(joint)
         strain = torch.tensordot(joint[-6:] / self.strain_length, basis, dims=1)
         return joint[:-6].view(-1, 3), strain
 
     def confined(self, forces: np.ndarray, virial: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The free parts of forces (N, 3) and virial (3, 3).
+        """Return the free parts of forces (N, 3) and virial (3, 3).
 
         Args:
-            forces: eV/Å, (N, 3).
-            virial: dE/de, eV, (3, 3).
+            forces: Forces in eV/Å, (N, 3).
+            virial: Virial dE/de in eV, (3, 3).
         """
         strain_part = np.tensordot(STRAINS, virial) / self.strain_length
         joint = np.concatenate([forces.ravel(), strain_part])
@@ -116,26 +120,23 @@ def rigid_directions(
     parts: Parts,
     hessian: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The free rigid motions at a geometry.
+    """Return the free rigid motions at a geometry, as orthonormal directions of z, (d, r).
 
     Args:
-        coordinates: Give the meaning of z.
-        positions: Å, (N, 3).
-        cell: Å, (3, 3).
-        parts: The connected parts.
-        hessian: Exact Hessian by z, (d, d), where nothing is held: it tells nearly straight
-            molecules from bent ones; see `rigid`.
-
-    Returns:
-        Orthonormal directions of z, (d, r).
+        coordinates: Coordinates that define z.
+        positions: Positions in Å, (N, 3).
+        cell: Lattice vectors in Å as rows, (3, 3).
+        parts: Connected parts of the structure.
+        hessian: Exact Hessian by z, (d, d), for structures without constraints. It distinguishes
+            linear molecules from slightly bent ones; see `rigid`.
     """
     x = as_array(positions)
     free = coordinates.basis[:-6]
 
     def block(atoms: np.ndarray) -> np.ndarray:
         rows = free[(3 * atoms[:, None] + np.arange(3)).ravel()]
-        found: np.ndarray = rows @ hessian @ rows.T
-        return found
+        block_of_atoms: np.ndarray = rows @ hessian @ rows.T
+        return block_of_atoms
 
     rigid = rigid_motions_of(
         x, np.ones(len(x)), as_array(cell), parts, block=None if hessian is None else block
@@ -152,78 +153,78 @@ def free_coordinates(
     cell_freedom: CellFreedom = True,
     symmetry: Operations | None = None,
 ) -> Coordinates:
-    """The free coordinates of a structure.
+    """Return the free coordinates of a structure.
 
     Args:
-        atoms: Gives periodic directions and constraints; see `selection.freedom`.
-        positions: Reference positions, Å, (N, 3).
-        cell: Reference cell, Å, (3, 3).
-        cell_freedom: The strains that are free, among those along periodic directions.
-        symmetry: Operations of the space group that all motions keep; None to keep none.
-
-    Returns:
-        The coordinates.
+        atoms: Structure with periodic directions and constraints; see `selection.freedom`.
+        positions: Reference positions in Å, (N, 3).
+        cell: Reference lattice vectors in Å as rows, (3, 3).
+        cell_freedom: Free strains, among those along periodic directions.
+        symmetry: Operations of the space group that all motions preserve; None for none.
 
     Raises:
-        ValueError: If a constraint is of another kind, or the choice of strains is bad.
+        ValueError: If a constraint is of an unknown kind, or the choice of strains is invalid.
     """
-    count = len(atoms)
+    n_atoms = len(atoms)
     motions = _free_motions(freedom(atoms, "relax"))
     strains = _free_strains(cell_freedom, atoms)
-    basis = np.zeros((3 * count + 6, motions.shape[1] + strains.shape[1]))
+    basis = np.zeros((3 * n_atoms + 6, motions.shape[1] + strains.shape[1]))
     basis[:-6, : motions.shape[1]] = motions
     basis[-6:, motions.shape[1] :] = strains
     if symmetry is not None:
-        basis = _invariant(basis, symmetry, count)
-    spread = float((positions - positions.mean(0)).norm()) / 3**0.5
-    return Coordinates(positions, cell, basis, STRAIN_WEIGHT * max(spread, count**0.5))
+        basis = _invariant(basis, symmetry, n_atoms)
+    rms_size = float((positions - positions.mean(0)).norm()) / 3**0.5
+    return Coordinates(positions, cell, basis, STRAIN_WEIGHT * max(rms_size, n_atoms**0.5))
 
 
 def _free_motions(free: Freedom) -> np.ndarray:
-    """Orthonormal basis (3N, m) of the free displacements; without translations if all are free."""
+    """Return an orthonormal basis (3N, m) of the free displacements.
+
+    It excludes translations if all atoms are free.
+    """
     if not free.whole:
         return free.basis()
-    count = len(free.held)
-    uniform = np.kron(np.full((count, 1), count**-0.5), np.eye(3))
-    return np.linalg.qr(uniform, mode="complete")[0][:, 3:]
+    n_atoms = len(free.held)
+    translations = np.kron(np.full((n_atoms, 1), n_atoms**-0.5), np.eye(3))
+    return np.linalg.qr(translations, mode="complete")[0][:, 3:]
 
 
 def _free_strains(freedom: CellFreedom, atoms: Atoms) -> np.ndarray:
-    """Orthonormal basis (6, m) of the strains that are free."""
+    """Return an orthonormal basis (6, m) of the free strains."""
     pbc = np.asarray(atoms.pbc)
     if freedom is False or not pbc.any():
         return np.zeros((6, 0))
     periodic = atoms.cell.array[pbc]
-    along = np.linalg.pinv(periodic) @ periodic
-    kept = np.einsum("kab,ac,bd,lcd->kl", STRAINS, along, along, STRAINS)
+    projector = np.linalg.pinv(periodic) @ periodic
+    strain_projector = np.einsum("kab,ac,bd,lcd->kl", STRAINS, projector, projector, STRAINS)
     if freedom is True:
-        return _fixed_space([kept])
+        return _fixed_space([strain_projector])
     if isinstance(freedom, str):
         if freedom != "isotropic":
             raise ValueError(f"cell must be True, False, 'isotropic' or six booleans: {freedom!r}")
-        uniform = np.tensordot(STRAINS, along)
-        return uniform[:, None] / np.linalg.norm(uniform)
+        isotropic = np.tensordot(STRAINS, projector)
+        return isotropic[:, None] / np.linalg.norm(isotropic)
     mask = np.asarray(freedom)
     if mask.shape != (6,) or not np.isin(mask, (0, 1)).all():
-        raise ValueError("choose strains by six booleans, for xx, yy, zz, yz, xz and xy")
-    return _fixed_space([kept, np.diag(mask.astype(float))])
+        raise ValueError("free strains are six booleans, for xx, yy, zz, yz, xz and xy")
+    return _fixed_space([strain_projector, np.diag(mask.astype(float))])
 
 
 def _fixed_space(projectors: list[np.ndarray]) -> np.ndarray:
-    """Orthonormal basis of the space that all projectors leave unchanged."""
-    lost = sum(np.eye(len(p)) - p for p in projectors)
-    values, vectors = np.linalg.eigh(lost)
+    """Return an orthonormal basis of the space that all projectors leave unchanged."""
+    complement = sum(np.eye(len(p)) - p for p in projectors)
+    values, vectors = np.linalg.eigh(complement)
     return vectors[:, values < 1e-9]
 
 
-def _invariant(basis: np.ndarray, symmetry: Operations, count: int) -> np.ndarray:
-    """The part of a space (3N + 6, d) that symmetry operations leave unchanged."""
-    moved = np.zeros_like(basis)
-    displacements = basis[:-6].reshape(count, 3, -1)
+def _invariant(basis: np.ndarray, symmetry: Operations, n_atoms: int) -> np.ndarray:
+    """Return the part of a space (3N + 6, d) that symmetry operations leave unchanged."""
+    sum_of_images = np.zeros_like(basis)
+    displacements = basis[:-6].reshape(n_atoms, 3, -1)
     for w, atom in zip(symmetry.cartesian, symmetry.atom, strict=True):
-        turned = np.zeros_like(displacements)
-        turned[atom] = np.einsum("ab,kbd->kad", w, displacements)
-        moved[:-6] += turned.reshape(3 * count, -1)
-        moved[-6:] += np.einsum("kab,ac,bd,lcd->kl", STRAINS, w, w, STRAINS) @ basis[-6:]
-    average = basis.T @ moved / len(symmetry.atom)
+        rotated = np.zeros_like(displacements)
+        rotated[atom] = np.einsum("ab,kbd->kad", w, displacements)
+        sum_of_images[:-6] += rotated.reshape(3 * n_atoms, -1)
+        sum_of_images[-6:] += np.einsum("kab,ac,bd,lcd->kl", STRAINS, w, w, STRAINS) @ basis[-6:]
+    average = basis.T @ sum_of_images / len(symmetry.atom)
     return basis @ _fixed_space([(average + average.T) / 2])

@@ -1,8 +1,8 @@
-"""Steps down to a minimum.
+"""Steps downhill to a minimum.
 
 A step minimises the model of the energy within the trust radius. It is accepted if the energy
-falls. Where the surface curves downwards the minimum lies on the boundary, so that a saddle point
-is left.
+falls. If the surface has negative curvature, the minimum within the trust radius lies on its
+boundary, so that the search leaves saddle points.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from mace_functional.optimize.trust_region_state import StepVerdict, TrustRegion
 
 @dataclass(frozen=True)
 class Descend:
-    """The strategy of `relax` and `SecondOrder`.
+    """Strategy of `relax` and `SecondOrder`: steps that lower the energy.
 
     Five relaxations with the embedded model to 1e-4 eV/Å (ethanol, benzene and quartz rattled by
-    0.1 Å, quartz by 0.3 Å, water with overlapping atoms) take 110 gradients together. With one
+    0.1 Å, quartz by 0.3 Å, water with overlapping atoms) take 110 gradients in total. With one
     threshold changed they take
 
         max_radius 0.05     169, one of them to a higher minimum
@@ -33,9 +33,10 @@ class Descend:
 
     Attributes:
         first_radius: First trust radius over the square root of the number of atoms, Å.
-        max_radius: Largest trust radius, in the same unit. Far from rest there are many minima, and
-            short steps stay near the path down: with larger radii the framework RSM0004 ends
-            2 meV per atom higher (`benchmarks/README.md`).
+        max_radius: Largest trust radius, in the same unit. Far from a minimum there are many other
+            minima, and short steps stay near the path downhill: with larger radii the framework
+                RSM0004
+            ends 2 meV per atom higher (`benchmarks/README.md`).
         poor: Ratio of the computed to the predicted change of the energy, below which the trust
             radius shrinks.
         good: The same ratio, above which the trust radius grows.
@@ -47,7 +48,7 @@ class Descend:
     good: float = 0.75
 
     def propose(self, state: TrustRegionState, springs: Springs) -> Trial:
-        """The step that minimises the model of the energy within the trust radius."""
+        """Compute the step that minimises the model of the energy within the trust radius."""
         return state.hessian.step(state.gradient, state.radius, springs)
 
     def judge(
@@ -55,8 +56,8 @@ class Descend:
     ) -> StepVerdict:
         """Accept the step if the energy falls.
 
-        Where the predicted change is within the noise of the energy, the change is taken from the
-        gradients at both ends, (g + g') s / 2.
+        If the predicted change is smaller than the noise of the energy, the change is computed from
+        the gradients at both ends, (g + g') s / 2.
         """
         change = energy - state.energy
         within_noise = abs(trial.energy) < state.noise

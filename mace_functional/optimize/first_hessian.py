@@ -1,4 +1,4 @@
-"""The Hessian of a valence force field by positions and strain, to begin a relaxation with."""
+"""Initial Hessian of a relaxation, by positions and strain, from a valence force field."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from mace_functional.optimize.valence_hessian import valence_hessian
 def first_hessian(
     coordinates: Coordinates, y: np.ndarray, numbers: Sequence[int] | np.ndarray, pbc: np.ndarray
 ) -> np.ndarray:
-    """The Hessian of a valence force field by positions; by strain, that of its springs.
+    """Compute the Hessian of a valence force field by positions, and of its springs by strain.
 
     Args:
-        coordinates: Give the meaning of y.
+        coordinates: Coordinates that define y.
         y: The geometry, (3N + 6,).
         numbers: Atomic numbers, (N,).
-        pbc: Periodic directions, (3,).
+        pbc: True for each periodic direction, (3,).
 
     Returns:
-        eV/Å², (3N + 6, 3N + 6), symmetric.
+        Hessian by y in eV/Å², symmetric, (3N + 6, 3N + 6).
     """
     positions, cell = coordinates.place(torch.as_tensor(y))
-    by_positions = valence_hessian(positions, cell, torch.as_tensor(numbers), pbc.tolist()).numpy()
+    d2e_dx2 = valence_hessian(positions, cell, torch.as_tensor(numbers), pbc.tolist()).numpy()
     hessian = np.zeros((len(y), len(y)))
-    hessian[:-6, :-6] = by_positions
+    hessian[:-6, :-6] = d2e_dx2
     hessian = BondSprings.from_hessian(coordinates, y, hessian, pbc).hessian(y)
-    hessian[:-6, :-6] = by_positions
+    hessian[:-6, :-6] = d2e_dx2
     return hessian

@@ -1,7 +1,7 @@
-"""The way down from a saddle point: along a mode until the energy has fallen, then a relaxation.
+"""Relaxation from a saddle point: a displacement along a mode, then `relax`.
 
-The energies of a relaxation never rise, so one that begins below the saddle point ends in a minimum
-on that side.
+The energy never rises in a relaxation. A relaxation that starts below the saddle point on one side
+therefore ends in a minimum on that side.
 """
 
 from __future__ import annotations
@@ -25,12 +25,17 @@ if TYPE_CHECKING:
 
     from mace_functional.potential.protocol import Potential
 
-LONGEST, SHORTEST = 0.1, 1e-3
-"""First and last displacement to try, of the atom that moves most, Å."""
+FIRST_DISPLACEMENT = 0.1
+"""First displacement that is tried, Å, of the atom that moves most."""
 
-LEAST_FALL = 0.25
-"""Fall of the energy over the one that gradient and curvature predict, below which a displacement
-is too long."""
+MIN_DISPLACEMENT = 1e-3
+"""Smallest displacement that is tried, Å, of the atom that moves most."""
+
+MIN_FALL = 0.25
+"""Smallest ratio of the computed to the predicted fall of the energy.
+
+The prediction uses gradient and curvature along the mode. Below, the displacement is halved.
+"""
 
 
 def follow_mode(
@@ -45,27 +50,27 @@ def follow_mode(
 ) -> RelaxResult:
     """Leave a saddle point along a mode, and relax at fixed cell.
 
-    The structure is displaced by 0.1 Å, as the atom goes that moves most, or by half of that, a
-    quarter, ... until the energy falls by at least a quarter of what the slope and the exact
+    The structure is displaced so that the atom that moves most moves by 0.1 Å. The displacement is
+    halved until the energy falls by at least a quarter of the value that the slope and the exact
     curvature along the mode predict.
 
     Args:
-        potential: A model from `load_model`, or any other potential.
+        potential: A potential, such as a model of `load_model`.
         atoms: A stationary point; it is not changed. Constraints of ASE are kept, as by `relax`.
-        mode: Cartesian direction, (N, 3), of any length: `Stability.mode`, `SaddleResult.mode`,
-            an entry of `NormalModes.displacements`, or of `LowestModes.modes` over the square roots
-            of the masses.
-        sign: 1 to follow the mode, -1 to go the opposite way.
-        fmax: Largest force on an atom to stop at, eV/Å.
-        max_steps: Most gradients of the relaxation.
+        mode: Cartesian direction of any length, (N, 3): `Stability.mode`, `SaddleResult.mode`, an
+            entry of `NormalModes.displacements`, or an entry of `LowestModes.modes` divided by the
+            square roots of the masses.
+        sign: 1 to follow the mode, -1 for the opposite direction.
+        fmax: Largest force on an atom at the end, eV/Å.
+        max_steps: Largest number of gradients of the relaxation.
         progress: Show a line of progress.
 
     Returns:
-        The relaxation; gradients and products of the way to its start are counted.
+        The relaxation. Its numbers of gradients and products include those before its start.
 
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
-        ValueError: If the mode is of another shape, not finite, zero or held by constraints, the
+        ValueError: If the mode has another shape, is not finite, zero or fixed by constraints, the
             sign is another number, or the energy does not fall along the mode.
     """
     in_order("follow_mode(potential, atoms, mode)", (potential, "Potential"), (atoms, "Atoms"))
@@ -79,26 +84,26 @@ def follow_mode(
         potential, atoms, free_coordinates(atoms, s.positions, s.cell, cell_freedom=False)
     )
     direction = sign * free_direction(mode, surface)
-    here = surface.at(np.zeros(len(direction)))
-    slope = float(here.gradient @ direction)
-    curvature = float(direction @ surface.products(here.z)(direction))
-    size = LONGEST
-    while size >= SHORTEST:
+    start = surface.at(np.zeros(len(direction)))
+    slope = float(start.gradient @ direction)
+    curvature = float(direction @ surface.products(start.z)(direction))
+    size = FIRST_DISPLACEMENT
+    while size >= MIN_DISPLACEMENT:
         predicted = slope * size + 0.5 * curvature * size**2
-        there = surface.at(size * direction)
-        if predicted < 0 and there.energy < here.energy + LEAST_FALL * predicted:
-            found = relax(
+        displaced = surface.at(size * direction)
+        if predicted < 0 and displaced.energy < start.energy + MIN_FALL * predicted:
+            result = relax(
                 potential,
-                surface.atoms_at(there.z),
+                surface.atoms_at(displaced.z),
                 relax_cell=False,
                 fmax=fmax,
                 max_steps=max_steps,
                 progress=progress,
             )
             return replace(
-                found,
-                n_gradients=found.n_gradients + surface.n_gradients,
-                n_hvps=found.n_hvps + surface.n_hvps,
+                result,
+                n_gradients=result.n_gradients + surface.n_gradients,
+                n_hvps=result.n_hvps + surface.n_hvps,
             )
         size /= 2
     raise ValueError(
@@ -108,14 +113,14 @@ def follow_mode(
 
 
 def free_direction(mode: Tensor | np.ndarray, surface: Surface) -> np.ndarray:
-    """A mode in free coordinates, (d,); of length one for the atom that moves most, in Å.
+    """Convert a mode to free coordinates, (d,); the atom that moves most moves by 1 Å.
 
     Args:
         mode: Cartesian direction, (N, 3).
-        surface: Gives the coordinates.
+        surface: Surface that defines the free coordinates.
 
     Raises:
-        ValueError: If the mode is of another shape, not finite, zero or held.
+        ValueError: If the mode has another shape, is not finite, zero or fixed by constraints.
     """
     basis = surface.coordinates.basis
     array = np.asarray(mode.detach().cpu() if isinstance(mode, Tensor) else mode, dtype=float)
@@ -128,6 +133,6 @@ def free_direction(mode: Tensor | np.ndarray, surface: Surface) -> np.ndarray:
     largest = np.linalg.norm((basis[:-6] @ free).reshape(-1, 3), axis=1).max()
     if not largest > 1e-6 * np.abs(array).max():
         raise ValueError(
-            "the mode is zero, only translates, or moves nothing but atoms that are held"
+            "the mode is zero, a translation, or moves only atoms that constraints fix"
         )
     return free / largest

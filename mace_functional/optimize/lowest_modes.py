@@ -1,8 +1,8 @@
-"""Lowest modes of a Hessian from a few of its products with vectors.
+"""Lowest modes of a Hessian, from a few of its products with vectors.
 
 The eigenvalues of a Hessian spread over three to five orders of magnitude, so that products alone
-find the lowest ones last. A cheap model K of the Hessian, that of a valence force field
-(`valence_hessian`), has much the same spectrum and preconditions the search (`davidson`).
+find the lowest ones last. The Hessian K of a valence force field (`valence_hessian`) has a similar
+spectrum at low cost, and preconditions the search (`davidson`).
 """
 
 from __future__ import annotations
@@ -40,26 +40,32 @@ from mace_functional.vibrations.result_text import result_text, values_text
 from mace_functional.vibrations.rigid import DIFFERENTIABLE_CALL
 
 TOLERANCE = 1e-8
+"""Default relative error of eigenvalues, for products in double precision."""
+
 SINGLE_TOLERANCE = 1e-3
-"""Default relative errors of eigenvalues: the second for products in single precision, whose
-rounding leaves errors of 1e-6 of the largest eigenvalue."""
+"""Default relative error of eigenvalues, for products in single precision.
+
+The rounding of these products causes errors of 1e-6 of the largest eigenvalue.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class LowestModes(HasOutcome):
-    """The lowest k eigenpairs of a Hessian, rigid motions taken out.
+    """Lowest k eigenpairs of a Hessian, without rigid motions.
 
     Attributes:
-        eigenvalues: (k,) ascending; eV/Å²/amu, or eV/Å² for an operator without masses.
-        modes: (k, N, 3) orthonormal eigenvectors, in mass-weighted coordinates if there are masses.
-        errors: (k,) estimates of how much too high the eigenvalues are.
-        rounding: What the rounding of products adds to them, in either direction.
-        residuals: (k,) norms of H u - theta u.
-        outcome: Why the search ended: CONVERGED where all errors are within the tolerance, else
+        eigenvalues: Eigenvalues, ascending, (k,); eV/Å²/amu, or eV/Å² for an operator without
+            masses.
+        modes: Orthonormal eigenvectors, (k, N, 3), in mass-weighted coordinates if there are
+            masses.
+        errors: Estimates of the errors of the eigenvalues, which are upper bounds, (k,).
+        rounding: Error of the eigenvalues from the rounding of products, in either direction.
+        residuals: Norms of H u - theta u, (k,).
+        outcome: Reason why the search ended: CONVERGED if all errors are within the tolerance, else
             MAX_STEPS, MODES_MAY_BE_MISSING or NOISE_LIMIT.
-        detail: Numbers, in words.
-        n_hvps: Products that it took.
-        mass_weighted: Whether the operator had masses.
+        detail: Text with numbers.
+        n_hvps: Number of Hessian-vector products.
+        mass_weighted: True if the operator had masses.
     """
 
     eigenvalues: Tensor
@@ -87,12 +93,12 @@ class LowestModes(HasOutcome):
 
     @property
     def converged(self) -> bool:
-        """Whether all errors are within the tolerance."""
+        """True if all errors are within the tolerance."""
         return self.outcome is Outcome.CONVERGED
 
     @property
     def frequencies(self) -> Tensor:
-        """Signed frequencies in cm-1, (k,) ascending; imaginary modes are negative.
+        """Signed frequencies in cm-1, ascending, (k,); imaginary modes are negative.
 
         Raises:
             ValueError: If the operator had no masses.
@@ -101,13 +107,10 @@ class LowestModes(HasOutcome):
         return callable_frequencies(values, self.frequencies_in)
 
     def frequencies_in(self, unit: str) -> Tensor:
-        """The frequencies in a unit.
+        """Return the frequencies in a unit, ascending, (k,).
 
         Args:
-            unit: "cm-1", "THz" or "meV".
-
-        Returns:
-            (k,) ascending.
+            unit: Unit of the frequencies: "cm-1", "THz" or "meV".
 
         Raises:
             ValueError: If the unit is unknown, or the operator had no masses.
@@ -132,37 +135,39 @@ def lowest_modes(
     parts: Parts | None = None,
     free: np.ndarray | None = None,
 ) -> LowestModes:
-    """The algebraically lowest eigenpairs of a Hessian, from products `op @ V` alone.
+    """Compute the algebraically lowest eigenpairs of a Hessian, from products `op @ V` alone.
 
-    An operator of `HessianOperator.from_potential` knows its structure, and nothing but k has to be
-    given. Rigid motions (`rigid_motions`) are projected out. Degenerate eigenvalues come out as
-    often as they are there. Where the last one differs from the next by less than about the square
-    root of the tolerance, the two may be mixed, and it may be too high by up to this difference.
+    An operator of `HessianOperator.from_potential` stores its structure; only k has to be given
+    then. Rigid motions (`rigid_motions`) are projected out. Degenerate eigenvalues are returned
+    with their multiplicity. If the last eigenvalue differs from the next one by less than about the
+    square root of the tolerance, the two modes may be mixed, and the eigenvalue may be too high by
+    this difference.
 
     Args:
         op: The Hessian, plain or mass-weighted.
         k: Number of modes.
-        pbc: Whether each of the three cell vectors is periodic; as the operator knows if None.
-        numbers: Atomic numbers (N,), for the preconditioner; as the operator knows if None.
-        preconditioner: Symmetric stand-in for the plain Hessian, eV/Å², (3N, 3N); that of a valence
-            force field if None. It decides about the number of products, not about the result.
-        guess: Modes to begin with, (g, N, 3), such as those of a structure near by.
-        tolerance: Of the eigenvalues, relative to their size or to 1e-6 of the largest one,
-            whichever is more; 1e-8 if None, or 1e-3 in float32.
-        max_hvps: Most products; the number of internal coordinates if None, with which the result
-            is exact.
-        seed: Of the random part of the start.
-        parts: The connected parts, which have rigid motions of their own (`connectivity`). If None,
-            as the operator knows, or one part that is connected along all periodic directions.
-        free: Orthonormal basis of the Cartesian displacements that are free, (3N, m). If None, what
-            the constraints of the operator's atoms leave free, or all.
+        pbc: True for each periodic cell vector, (3,); None for those of the operator's structure.
+        numbers: Atomic numbers (N,), for the preconditioner; None for those of the operator's
+            structure.
+        preconditioner: Symmetric approximation of the plain Hessian, eV/Å², (3N, 3N); None for that
+            of a valence force field. It affects the number of products, not the result.
+        guess: Starting modes, (g, N, 3), such as those of a similar structure.
+        tolerance: Relative error of the eigenvalues. Eigenvalues below 1e-6 of the largest have an
+            error relative to that value. None for 1e-8, or 1e-3 in float32.
+        max_hvps: Largest number of products; None for the number of internal coordinates, with
+            which the result is exact.
+        seed: Seed of the random part of the starting vectors.
+        parts: Connected parts, each with its own rigid motions (`connectivity`). None for those of
+            the operator's structure, or one part that is connected along all periodic directions.
+        free: Orthonormal basis of the free Cartesian displacements, (3N, m). None for those that
+            the constraints of the operator's structure leave free, or all.
 
     Returns:
-        The modes in float64 on the operator's device, and how good they are. Look at `converged`.
+        The modes in float64 on the operator's device, with errors. Check `converged`.
 
     Raises:
-        ValueError: If there are no k modes, shapes do not fit, the structure is not known, a limit
-            is too low, or the preconditioner is not finite.
+        ValueError: If there are fewer than k modes, shapes do not fit, the structure is unknown, a
+            limit is too low, or the preconditioner is not finite.
         ArithmeticError: If a product is not finite.
 
     Source: see `davidson`.
@@ -179,16 +184,16 @@ def lowest_modes(
         tolerance = SINGLE_TOLERANCE if torch.finfo(op.dtype).bits < 64 else TOLERANCE
     tolerance = validation.positive("tolerance", tolerance)
     frame = modal_frame(op, _structure_of(op, pbc, numbers, parts, free), preconditioner)
-    found = search_in_frame(op, frame, k, tolerance, max_hvps, seed, guess)
+    pairs = search_in_frame(op, frame, k, tolerance, max_hvps, seed, guess)
     return LowestModes(
-        eigenvalues=found.values,
-        modes=(frame.vectors @ found.vectors).mT.reshape(k, -1, 3),
-        errors=found.errors,
-        rounding=found.rounding,
-        residuals=found.residuals,
-        outcome=found.ending.outcome,
-        detail=found.ending.detail,
-        n_hvps=found.n_products,
+        eigenvalues=pairs.values,
+        modes=(frame.vectors @ pairs.vectors).mT.reshape(k, -1, 3),
+        errors=pairs.errors,
+        rounding=pairs.rounding,
+        residuals=pairs.residuals,
+        outcome=pairs.ending.outcome,
+        detail=pairs.ending.detail,
+        n_hvps=pairs.n_products,
         mass_weighted=op.masses is not None,
     )
 
@@ -204,30 +209,30 @@ def search_in_frame(
     *,
     until_negative: bool = False,
 ) -> Eigenpairs:
-    """The lowest k eigenpairs of a Hessian in the eigenvectors of a model.
+    """Compute the lowest k eigenpairs of a Hessian in the eigenvectors of a model.
 
     Args:
         op: The Hessian.
-        frame: The eigenvectors.
-        k: Number of pairs.
-        tolerance: Of the eigenvalues; see `lowest_modes`.
-        max_hvps: Most products; see `lowest_modes`.
-        seed: Of the random part of the start.
-        guess: Modes to begin with, (g, N, 3).
-        until_negative: Whether a negative eigenvalue ends the search.
+        frame: Eigenvectors of the model.
+        k: Number of eigenpairs.
+        tolerance: Relative error of the eigenvalues; see `lowest_modes`.
+        max_hvps: Largest number of products; see `lowest_modes`.
+        seed: Seed of the random part of the starting vectors.
+        guess: Starting modes, (g, N, 3).
+        until_negative: True to end with the first negative eigenvalue.
 
     Raises:
-        ValueError: If there are no k modes, or a limit or the guess does not fit.
+        ValueError: If there are fewer than k modes, or a limit or the guess does not fit.
     """
-    size = len(frame.stiffness)
-    if not size:
+    n = len(frame.stiffness)
+    if not n:
         raise ValueError("a structure without internal motions has no modes")
-    if not 1 <= k <= size:
+    if not 1 <= k <= n:
         raise ValueError(
-            f"k must be a number of modes from 1 to {size}, not {k}: {op.shape[0]} coordinates "
-            f"less {op.shape[0] - size} that are held or rigid motions"
+            f"k must be a number of modes from 1 to {n}, not {k}: {op.shape[0]} coordinates "
+            f"less {op.shape[0] - n} that are fixed or rigid motions"
         )
-    max_products = size if max_hvps is None else min(max_hvps, size)
+    max_products = n if max_hvps is None else min(max_hvps, n)
     if max_products < k:
         raise ValueError(f"{k} modes take at least {k} products, not {max_hvps}")
     start = starting_vectors(frame.stiffness, k, seed)
@@ -252,11 +257,11 @@ def _structure_of(
     parts: Parts | None,
     free: np.ndarray | None,
 ) -> FreeStructure:
-    """The structure of an operator; what is given comes before what the operator knows."""
+    """Return the structure of an operator; arguments override what the operator stores."""
     if op.structure is not None and op.atoms is not None:
         if free is None:
-            left = freedom(op.atoms, "lowest_modes")
-            free = None if left.whole else left.basis()
+            free_space = freedom(op.atoms, "lowest_modes")
+            free = None if free_space.whole else free_space.basis()
         if parts is None and pbc is None:
             parts = parts_of(op.structure.topology, op.positions, op.cell)
         numbers = op.atoms.numbers.tolist() if numbers is None else numbers

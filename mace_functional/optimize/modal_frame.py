@@ -1,7 +1,7 @@
-"""The eigenvectors of a cheap model of the Hessian, without rigid motions.
+"""Eigenvectors of a model of the Hessian, without rigid motions.
 
-Lowest modes are searched in this basis (`davidson`): the model K, mass-weighted, is diagonal in it,
-and its spectrum is much the same as that of the exact Hessian.
+They are the basis in which lowest modes are searched (`davidson`). The mass-weighted model K is
+diagonal in it, and its spectrum is similar to that of the exact Hessian.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from mace_functional.vibrations.rigid import internal_motions, rigid_motions_of
 
 
 class FreeStructure(NamedTuple):
-    """Facts of a structure on which its modes depend, besides the Hessian.
+    """Data of a structure that determine its modes, besides the Hessian.
 
     Attributes:
-        pbc: Periodic directions.
+        pbc: True for each periodic direction, (3,).
         numbers: Atomic numbers, (N,); None if they are not known.
-        parts: The connected parts, with rigid motions of their own.
-        free: Orthonormal basis of the Cartesian displacements that are free, (3N, m); all if None.
+        parts: Connected parts, each with its own rigid motions.
+        free: Orthonormal basis of the free Cartesian displacements, (3N, m); None if all are free.
     """
 
     pbc: Sequence[bool]
@@ -38,10 +38,10 @@ class FreeStructure(NamedTuple):
 
 
 class ModalFrame(NamedTuple):
-    """Eigenvectors and eigenvalues of K.
+    """Eigenvectors and eigenvalues of the model K.
 
     Attributes:
-        vectors: In mass-weighted Cartesian coordinates, orthonormal, (3N, n).
+        vectors: Orthonormal eigenvectors in mass-weighted Cartesian coordinates, (3N, n).
         stiffness: Eigenvalues, ascending and positive, eV/Å²/amu, (n,).
     """
 
@@ -52,12 +52,12 @@ class ModalFrame(NamedTuple):
 def modal_frame(
     op: HessianOperator, structure: FreeStructure, preconditioner: Tensor | None
 ) -> ModalFrame:
-    """The eigenvectors of K among the free motions that are not rigid.
+    """Compute the eigenvectors of K among the free motions, without rigid motions.
 
     Args:
         op: The exact Hessian, plain or mass-weighted.
         structure: The structure.
-        preconditioner: K by positions, eV/Å², (3N, 3N); that of a valence force field if None.
+        preconditioner: Model K by positions, eV/Å², (3N, 3N); None for a valence force field.
 
     Raises:
         ValueError: If neither K nor the atomic numbers are given, or K does not fit.
@@ -74,17 +74,17 @@ def modal_frame(
     if not preconditioner.isfinite().all():
         raise ValueError("the preconditioner has entries that are not finite")
     masses = torch.ones_like(positions[:, 0]) if op.masses is None else op.masses.detach().double()
-    rest = _internal(op, positions, masses, cell, structure)
-    weighted = rest / masses.sqrt().repeat_interleave(3)[:, None]
-    k = symmetric(weighted.mT @ preconditioner.to(rest) @ weighted)
+    internal = _internal(op, positions, masses, cell, structure)
+    displacements = internal / masses.sqrt().repeat_interleave(3)[:, None]
+    k = symmetric(displacements.mT @ preconditioner.to(internal) @ displacements)
     stiffness, modes = torch.linalg.eigh(k)
     largest = float(stiffness[-1]) if len(stiffness) else 0.0
     stiffness = stiffness.clamp(min=FLOOR * largest if largest > 0 else 1.0)
-    return ModalFrame(rest @ modes, stiffness)
+    return ModalFrame(internal @ modes, stiffness)
 
 
 def checked_product(op: HessianOperator, vectors: Tensor) -> Tensor:
-    """H V in double precision, whatever the precision of the operator.
+    """Compute H V in double precision, whatever the precision of the operator.
 
     Raises:
         ArithmeticError: If it is not finite.
@@ -101,31 +101,31 @@ def checked_product(op: HessianOperator, vectors: Tensor) -> Tensor:
 def _internal(
     op: HessianOperator, positions: Tensor, masses: Tensor, cell: Tensor, structure: FreeStructure
 ) -> Tensor:
-    """Orthonormal basis of the free motions without rigid ones, mass-weighted, (3N, n)."""
-    root = masses.sqrt().repeat_interleave(3)
+    """Return an orthonormal basis of the free internal motions, mass-weighted, (3N, n)."""
+    sqrt_m = masses.sqrt().repeat_interleave(3)
 
     def block(atoms: np.ndarray) -> np.ndarray:
-        """The Hessian of some atoms by positions."""
-        rows = torch.as_tensor((3 * atoms[:, None] + np.arange(3)).ravel(), device=root.device)
-        units = torch.eye(len(root), dtype=root.dtype, device=root.device)[rows]
+        """Compute the Hessian of some atoms by positions."""
+        rows = torch.as_tensor((3 * atoms[:, None] + np.arange(3)).ravel(), device=sqrt_m.device)
+        units = torch.eye(len(sqrt_m), dtype=sqrt_m.dtype, device=sqrt_m.device)[rows]
         columns = checked_product(op, units.mT)[rows]
-        weights = torch.ones_like(root) if op.masses is None else root
+        weights = torch.ones_like(sqrt_m) if op.masses is None else sqrt_m
         return as_array(weights[rows, None] * columns * weights[rows])
 
-    space = None
+    free_basis = None
     if structure.free is not None:
-        free = torch.as_tensor(structure.free).to(root)
-        space = torch.linalg.qr(root[:, None] * free).Q
-    found = rigid_motions_of(
+        free = torch.as_tensor(structure.free).to(sqrt_m)
+        free_basis = torch.linalg.qr(sqrt_m[:, None] * free).Q
+    motions = rigid_motions_of(
         as_array(positions),
         as_array(masses),
         as_array(cell),
         structure.parts,
-        block=block if space is None else None,
+        block=block if free_basis is None else None,
         epsilon=torch.finfo(op.dtype).eps,
-        free=None if space is None else as_array(space),
+        free=None if free_basis is None else as_array(free_basis),
     )
-    rigid = torch.as_tensor(found.basis).to(root)
-    if space is None:
+    rigid = torch.as_tensor(motions.basis).to(sqrt_m)
+    if free_basis is None:
         return internal_motions(rigid)
-    return space @ internal_motions(torch.linalg.qr(space.mT @ rigid).Q)
+    return free_basis @ internal_motions(torch.linalg.qr(free_basis.mT @ rigid).Q)

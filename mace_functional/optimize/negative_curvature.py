@@ -1,9 +1,9 @@
-"""A search for negative curvature where forces vanish, by a few exact Hessian products.
+"""Search for negative curvature at a stationary point, by a few exact Hessian products.
 
 With the approximate Hessian H of an optimiser and K = |H|, the exact Hessian H' has as many
-negative eigenvalues as K^(-1/2) H' K^(-1/2) (Sylvester's law of inertia). That matrix is near to
-one in all directions but those in which H is wrong, so Lanczos' method, begun with a random vector,
-finds the lowest eigenvalue in few products.
+negative eigenvalues as K^(-1/2) H' K^(-1/2) (Sylvester's law of inertia). That matrix is close to
+one except along directions in which H is wrong. Lanczos' method with a random starting vector
+therefore finds its lowest eigenvalue in few products.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from scipy.linalg import eigh
 
 from mace_functional.optimize.dense_hessian import ZERO_CURVATURE, HessianModel
 
-LEAST_PRODUCTS, MOST_PRODUCTS = 6, 24
-"""Numbers of products: no search ends with a positive answer before the first, none goes on after
-the second."""
+MIN_PRODUCTS = 6
+"""Smallest number of products before the search may end with a positive curvature."""
+
+MAX_PRODUCTS = 24
+"""Largest number of products of a search."""
 
 
 class LowestCurvature(NamedTuple):
-    """The lowest curvature that was found, and the products on the way to it.
+    """Lowest curvature of a search, with the products that were computed.
 
     Attributes:
-        curvature: eV/Å²; infinite where every direction is rigid.
-        directions: Columns, (d, m).
-        products: The exact Hessian times each, (d, m).
+        curvature: Curvature, eV/Å²; infinite if every direction is rigid.
+        directions: Directions of the products as columns, (d, m).
+        products: Exact Hessian times each of them, (d, m).
     """
 
     curvature: float
@@ -41,37 +43,37 @@ def lowest_curvature(
     rigid: np.ndarray,
     flat: float,
 ) -> LowestCurvature:
-    """A low curvature of the exact Hessian; the search ends with the first negative one.
+    """Search the lowest curvature of the exact Hessian; end with the first negative one.
 
     Args:
         hessian: Approximate Hessian H.
-        product: The exact Hessian times a vector (d,).
-        rigid: Rigid motions, orthonormal, (d, r); they do not count.
-        flat: A curvature counts as negative below minus this, eV/Å².
+        product: Function that multiplies the exact Hessian with a vector (d,).
+        rigid: Rigid motions, orthonormal, (d, r); they are left out.
+        flat: A curvature below -flat counts as negative, eV/Å².
 
     Returns:
         The curvature, with the products.
     """
-    root = hessian.inverse_root(rigid)
-    size, count = root.shape
-    basis, products = np.empty((count, 0)), np.empty((size, 0))
+    w = hessian.inverse_root(rigid)
+    d, n = w.shape
+    basis, products = np.empty((n, 0)), np.empty((d, 0))
     curvature = np.inf
-    if count == 0:
+    if n == 0:
         return LowestCurvature(curvature, products, products)
-    fresh = np.random.default_rng(0).standard_normal((count,))
-    fresh[0] += np.linalg.norm(fresh)  # lowest modes come first
-    while products.shape[1] < min(MOST_PRODUCTS, count):
-        for _ in range(2):  # once leaves rounding
-            fresh = fresh - basis @ (basis.T @ fresh)
-            fresh = fresh / np.linalg.norm(fresh)
-        basis = np.column_stack([basis, fresh])
-        products = np.column_stack([products, product(root @ basis[:, -1])])
-        images = root.T @ products
-        ritz, parts = eigh(basis.T @ images)
-        lowest = basis @ parts[:, 0]
-        fresh = images @ parts[:, 0] - ritz[0] * lowest  # the residual
-        curvature = float(ritz[0]) / float(np.sum((root @ lowest) ** 2))
-        done = products.shape[1] >= LEAST_PRODUCTS and np.linalg.norm(fresh) < 0.5 * ritz[0]
-        if curvature < -flat or done or not np.linalg.norm(fresh) > ZERO_CURVATURE:
+    v = np.random.default_rng(0).standard_normal((n,))
+    v[0] += np.linalg.norm(v)  # lowest modes come first
+    while products.shape[1] < min(MAX_PRODUCTS, n):
+        for _ in range(2):  # the second time removes rounding errors of the first
+            v = v - basis @ (basis.T @ v)
+            v = v / np.linalg.norm(v)
+        basis = np.column_stack([basis, v])
+        products = np.column_stack([products, product(w @ basis[:, -1])])
+        images = w.T @ products
+        ritz, ritz_vectors = eigh(basis.T @ images)
+        lowest = basis @ ritz_vectors[:, 0]
+        v = images @ ritz_vectors[:, 0] - ritz[0] * lowest  # the residual
+        curvature = float(ritz[0]) / float(np.sum((w @ lowest) ** 2))
+        converged = products.shape[1] >= MIN_PRODUCTS and np.linalg.norm(v) < 0.5 * ritz[0]
+        if curvature < -flat or converged or not np.linalg.norm(v) > ZERO_CURVATURE:
             break
-    return LowestCurvature(curvature, root @ basis, products)
+    return LowestCurvature(curvature, w @ basis, products)

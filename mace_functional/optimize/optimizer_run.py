@@ -1,7 +1,7 @@
-"""One run of an optimiser on a potential energy surface.
+"""Run of an optimiser on a potential energy surface.
 
-`OptimizerRun` holds what all runs have in common: the surface, the state with its Hessian, the
-springs of the model, and the count of what was tried. `relax`, `find_saddle` and the optimiser for
+`OptimizerRun` has everything that all runs share: the surface, the state with its Hessian, the
+springs of the model, and the counts of trial steps. `relax`, `find_saddle` and the optimiser for
 ASE are such runs, with the strategies `Descend` and `ClimbMode`.
 """
 
@@ -23,12 +23,16 @@ from mace_functional.optimize.trust_region_state import (
 )
 
 MAX_REJECTED_STEPS = 8
-"""Trial steps rejected in a row, after which a relaxation computes the exact Hessian, or ends if it
-has it already."""
+"""Number of successive rejected steps after which a relaxation computes the exact Hessian.
+
+If it has the exact Hessian already, it ends.
+"""
 
 CLASH_FORCE = 20.0
-"""Largest force, eV/Å, that is found only where atoms are too close. A Hessian from such a place is
-of no use once they have come apart: it is made again where forces are below a tenth of this."""
+"""Largest force, eV/Å, above which atoms are too close for a useful Hessian.
+
+The Hessian is replaced when the largest force has fallen below a tenth of this value.
+"""
 
 
 class EvaluatedPoint(Protocol):
@@ -36,57 +40,57 @@ class EvaluatedPoint(Protocol):
 
     @property
     def z(self) -> np.ndarray:
-        """Coordinates, Å, (d,)."""
+        """Free coordinates, Å, (d,)."""
 
     @property
     def energy(self) -> float:
-        """Energy, eV; infinite where there is no structure."""
+        """Energy, eV; infinite if the geometry is impossible."""
 
     @property
     def gradient(self) -> np.ndarray:
-        """Gradient by z, eV/Å, (d,)."""
+        """Gradient of the energy by z, eV/Å, (d,)."""
 
 
 class EnergySurface(Protocol):
-    """A function of free coordinates z."""
+    """Energy as a function of free coordinates z."""
 
     @property
     def coordinates(self) -> Coordinates:
-        """The meaning of z."""
+        """Coordinates that define z."""
 
     def at(self, z: np.ndarray) -> Any:
-        """The `EvaluatedPoint` at z; where constraints lead elsewhere, the one there."""
+        """Return the `EvaluatedPoint` at z, or at the point to which constraints project z."""
 
 
 P = TypeVar("P", bound=EvaluatedPoint)
 
 
 class Attempt(NamedTuple):
-    """A trial step: the point that it led to, and whether the run has gone there."""
+    """A trial step: the point at its end, and True if the run has moved there."""
 
     point: Any
     accepted: bool
 
 
 class OptimizerRun(Generic[P]):
-    """A run of an optimiser: where it is, and what it knows of the surface.
+    """Run of an optimiser: its position and its model of the surface.
 
     Args:
-        surface: Evaluates energy and gradient.
-        strategy: Chooses and judges steps.
-        pbc: Periodic directions, (3,).
-        epsilon: Relative precision of the numbers that energies are computed with.
-        energy_noise: Differences of the energy that mean nothing whatever its size, eV.
+        surface: Surface that evaluates energy and gradient.
+        strategy: Strategy that proposes and judges steps.
+        pbc: True for each periodic direction, (3,).
+        epsilon: Relative precision of the floats in which energies are computed.
+        energy_noise: Noise of the energy that does not depend on its size, eV.
 
     Attributes:
-        surface: As given.
-        strategy: As given.
-        point: The surface where the run is.
-        state: Where the run is, with its model of the surface.
+        surface: Surface that evaluates energy and gradient.
+        strategy: Strategy that proposes and judges steps.
+        point: Energy and gradient at the current geometry.
+        state: Current coordinates, with the model of the surface.
         springs: Springs of the model.
-        rejected: Trial steps rejected since the last accepted one.
-        trials: Trial steps since the Hessian was set.
-        accepted: Accepted ones among these.
+        rejected: Number of rejected trial steps since the last accepted one.
+        trials: Number of trial steps since the Hessian was set.
+        accepted: Number of accepted steps since the Hessian was set.
     """
 
     point: P
@@ -107,31 +111,32 @@ class OptimizerRun(Generic[P]):
         self._rounding, self._energy_noise = ROUNDING_UNITS * epsilon, energy_noise
 
     def start_at(self, point: P) -> None:
-        """Begin at a point, without any knowledge of the Hessian there."""
-        root = (len(self.surface.coordinates.basis) / 3 - 2) ** 0.5  # of the number of atoms
+        """Start at a point, with a Hessian of zero."""
+        sqrt_n = (len(self.surface.coordinates.basis) / 3 - 2) ** 0.5  # square root of N
         self.point = point
         self.state = TrustRegionState(
             z=point.z,
             energy=point.energy,
             gradient=point.gradient,
             hessian=DenseHessian(np.zeros((len(point.z), len(point.z)))),
-            radius=self.strategy.first_radius * root,
-            max_radius=self.strategy.max_radius * root,
+            radius=self.strategy.first_radius * sqrt_n,
+            max_radius=self.strategy.max_radius * sqrt_n,
             rounding=self._rounding,
             energy_noise=self._energy_noise,
         )
 
     def move_to(self, point: P) -> None:
-        """Go to a point, and keep the Hessian."""
+        """Move to a point, and keep the Hessian."""
         self.point = point
         self.state = replace(self.state, z=point.z, energy=point.energy, gradient=point.gradient)
 
     def set_hessian(self, hessian: np.ndarray, stiffness: np.ndarray | None = None) -> None:
-        """Replace the Hessian, and the springs by those that it shows.
+        """Replace the Hessian, and take the springs from it.
 
         Args:
             hessian: Hessian by the joint vector y, eV/Å², (3N + 6, 3N + 6).
-            stiffness: Added to it by z, eV/Å², (d, d); it has no springs.
+            stiffness: Matrix by z that is added to it, without springs, eV/Å², (d, d); None for
+                none.
         """
         c = self.surface.coordinates
         matrix = c.basis.T @ hessian @ c.basis
@@ -142,22 +147,22 @@ class OptimizerRun(Generic[P]):
         self.rejected = self.trials = self.accepted = 0
 
     def reset_radius(self) -> None:
-        """Set the trust radius to what it was at the start."""
+        """Reset the trust radius to its initial value."""
         ratio = self.strategy.first_radius / self.strategy.max_radius
         self.state = replace(self.state, radius=self.state.max_radius * ratio)
 
     def widest_radius(self) -> None:
-        """Set the trust radius to the largest one."""
+        """Set the trust radius to its largest value."""
         self.state = replace(self.state, radius=self.state.max_radius)
 
     def attempt(self) -> Attempt:
-        """Try a step, and go there if it is accepted."""
+        """Evaluate a trial step, and move to its end if it is accepted."""
         trial = self.strategy.propose(self.state, self.step_springs())
         target = self.state.z + trial.step
         point = self.surface.at(target)
-        if point.z is not target:  # constraints led elsewhere
-            made = point.z - self.state.z
-            trial = self.state.hessian.predict(self.state.gradient, made)
+        if point.z is not target:  # constraints changed the step
+            actual_step = point.z - self.state.z
+            trial = self.state.hessian.predict(self.state.gradient, actual_step)
         self.state, accepted = self.state.tell(trial, point.energy, point.gradient, self.strategy)
         self.trials += 1
         self.rejected = 0 if accepted else self.rejected + 1
@@ -167,6 +172,6 @@ class OptimizerRun(Generic[P]):
         return Attempt(point, accepted)
 
     def step_springs(self) -> Springs:
-        """The springs as a function of a step from the present place."""
+        """Return the springs as a function of a step from the current geometry."""
         basis = self.surface.coordinates.basis
         return self.springs.as_step_function(basis @ self.state.z, basis)

@@ -1,4 +1,4 @@
-"""How an iterative search ended: a relaxation, a search for a saddle point or for modes."""
+"""Outcomes of iterative searches: relaxations, and searches for saddle points or modes."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from typing import NamedTuple
 
 
 class Outcome(Enum):
-    """Why an iterative search ended; the value is a sentence.
+    """Reason why an iterative search ended; the value is a sentence.
 
-    A result has it as `outcome`, to be compared by `is`. Its `reason` is the sentence with numbers
-    and advice, to be read by people.
+    Results have it as `outcome`, to be compared with `is`. Their `reason` is the sentence with
+    numbers and advice, for people.
 
     Attributes:
         CONVERGED: The criteria are met.
-        FLAT: Forces vanish, and some direction has no curvature: fragments that do not feel each
-            other, or a motion that costs no energy.
-        NOTHING_FREE: Constraints hold everything.
+        FLAT: Forces vanish, and some direction has no curvature, because fragments do not interact
+            or a motion costs no energy.
+        NOTHING_FREE: Constraints fix everything.
         MAX_STEPS: The limit of gradients or products was reached.
-        NOISE_LIMIT: Rounding, or noise of the energy, leaves nothing to gain.
+        NOISE_LIMIT: Remaining changes are below the rounding error or the noise of the energy.
         STUCK: No step is accepted, even with the exact Hessian.
         NOT_FINITE: The exact Hessian has entries that are not finite.
         FRAGMENTED: Forces vanish, but the structure has more connected parts than at the start.
-        NEGATIVE_EIGENVALUE: A search that was to end with the first negative eigenvalue found one.
-        MODES_MAY_BE_MISSING: The modes that were found are converged, but softer ones may exist.
+        NEGATIVE_EIGENVALUE: The search was meant to end with the first negative eigenvalue, and
+            found one.
+        MODES_MAY_BE_MISSING: The modes are converged, but softer ones may exist.
 
     >>> Outcome.MAX_STEPS.value
     'not converged: the limit of evaluations was reached'
@@ -33,20 +34,20 @@ class Outcome(Enum):
     FLAT = "forces vanish, but the surface is flat in some direction"
     NOTHING_FREE = "nothing is free to move"
     MAX_STEPS = "not converged: the limit of evaluations was reached"
-    NOISE_LIMIT = "not converged: what is left is below the rounding of numbers"
+    NOISE_LIMIT = "not converged: remaining changes are below the rounding error"
     STUCK = "not converged: no step is accepted, even with the exact Hessian"
     NOT_FINITE = "not converged: the exact Hessian has entries that are not finite"
-    FRAGMENTED = "forces vanish, but fragments have come apart"
+    FRAGMENTED = "forces vanish, but the structure has broken into fragments"
     NEGATIVE_EIGENVALUE = "a negative eigenvalue was found"
     MODES_MAY_BE_MISSING = "not converged: softer modes may be missing"
 
 
 class Ending(NamedTuple):
-    """An outcome, with what there is to say of this one search.
+    """Outcome of a search, with details.
 
     Attributes:
-        outcome: Why the search ended.
-        detail: Numbers and advice, in words; may be empty.
+        outcome: Reason why the search ended.
+        detail: Text with numbers and advice; may be empty.
     """
 
     outcome: Outcome
@@ -54,16 +55,16 @@ class Ending(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """The outcome in words, with the detail."""
+        """Outcome as text, with the detail."""
         return "; ".join(part for part in (self.outcome.value, self.detail) if part)
 
 
 class HasOutcome:
-    """A result that tells why its search ended.
+    """Result of a search that has an outcome.
 
     Attributes:
-        outcome: Why the search ended.
-        detail: Numbers and advice, in words; may be empty.
+        outcome: Reason why the search ended.
+        detail: Text with numbers and advice; may be empty.
     """
 
     outcome: Outcome
@@ -71,5 +72,5 @@ class HasOutcome:
 
     @property
     def reason(self) -> str:
-        """Why the search ended, in words; programs should look at `outcome`."""
+        """Reason why the search ended, as text; programs should compare `outcome`."""
         return Ending(self.outcome, self.detail).sentence

@@ -1,4 +1,4 @@
-"""A quasi-Newton update of a Hessian, for surfaces that may curve downwards."""
+"""Quasi-Newton update of a Hessian, for surfaces with negative curvature."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import numpy as np
 
 
 def updated_hessian(hessian: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """The Hessian after a step s has changed the gradient by y, `H+ s = y`.
+    """Return the Hessian after a step s has changed the gradient by y, with `H+ s = y`.
 
-    It is the update of least change in a metric made of y and |H| s,
+    The update is the smallest change of H in a metric made of y and |H| s,
 
         H+ = H + u v^T + v u^T - (u^T s) v v^T,        u = y - H s,
-        v = M / (M^T s),        M = (y^T s) y + (s^T |H| s) |H| s,
+        v = M / (M^T s),        M = (y^T s) y + (s^T |H| s) |H| s.
 
-    It is as good as the update of Broyden, Fletcher, Goldfarb and Shanno where the surface curves
-    upwards and, unlike that, it keeps negative curvature.
+    For positive curvature it is as good as the update of Broyden, Fletcher, Goldfarb and Shanno.
+    Unlike that, it preserves negative curvature.
 
     Args:
-        hessian: H, symmetric, (d, d).
-        step: s, (d,).
-        change: y, (d,).
+        hessian: Hessian H, symmetric, (d, d).
+        step: Step s, (d,).
+        change: Change of the gradient y, (d,).
 
     Returns:
-        H+, symmetric, (d, d); H itself if the step is zero.
+        Hessian H+, symmetric, (d, d); H itself if the step is zero.
 
     Source: Bofill, Int. J. Quantum Chem. 2003, 94, 324; called TS-BFGS by Hermes, Sargsyan, Najm,
     Zador, J. Chem. Theory Comput. 2019, 15, 6536.
@@ -32,18 +32,18 @@ def updated_hessian(hessian: np.ndarray, step: np.ndarray, change: np.ndarray) -
         return hessian
     step, change = step / length, change / length
     u = change - hessian @ step
-    positive = absolute(hessian, step)
-    metric = (change @ step) * change + (step @ positive) * positive
-    scale = metric @ step
-    if not scale > 0:
+    abs_h_s = absolute(hessian, step)
+    m = (change @ step) * change + (step @ abs_h_s) * abs_h_s
+    m_s = m @ step
+    if not m_s > 0:
         return hessian
-    v = metric / scale
-    cross = np.outer(u, v)
-    return hessian + cross + cross.T - (u @ step) * np.outer(v, v)
+    v = m / m_s
+    u_vt = np.outer(u, v)
+    return hessian + u_vt + u_vt.T - (u @ step) * np.outer(v, v)
 
 
 def absolute(hessian: np.ndarray, vector: np.ndarray) -> np.ndarray:
-    """|H| v, with the absolute values of the eigenvalues."""
+    """Compute |H| v, with the absolute values of the eigenvalues of H."""
     try:
         np.linalg.cholesky(hessian)
     except np.linalg.LinAlgError:

@@ -1,11 +1,11 @@
-"""Relaxation of a structure: its positions, and its cell with them.
+"""Relaxation of a structure: its positions and its cell.
 
-A quasi-Newton method with a trust region (`descend`) in the joint space of positions and strain
-(`coordinates`). The first Hessian is that of a valence force field. It is corrected by every
-gradient and, near the minimum, by exact Hessian products along the softest directions. Springs let
-the model of the energy follow bonds that turn (`bond_springs`). Before a structure counts as
-relaxed, exact products show that it is no saddle point. The exact Hessian is computed only where
-steps fail: at the start it would cost more gradients than it saves.
+The method is quasi-Newton with a trust region (`descend`) in the joint space of positions and
+strain (`coordinates`). The initial Hessian is that of a valence force field. It is updated with
+every gradient and, near the minimum, with exact Hessian products along the softest directions.
+Springs in the model of the energy describe rotating bonds (`bond_springs`). Before the relaxation
+ends, exact products check that the structure is no saddle point. The exact Hessian is computed only
+if steps fail: at the start it would cost more gradients than it saves.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class RelaxResult(HasOutcome):
-    """The end of a relaxation.
+    """Result of a relaxation.
 
     Attributes:
-        atoms: The structure, with its energy and forces; the best one if it did not converge.
-        outcome: Why it ended: CONVERGED, FLAT or NOTHING_FREE where it has converged, else
+        atoms: Structure with its energy and forces; the best one if it did not converge.
+        outcome: Reason why it ended: CONVERGED, FLAT or NOTHING_FREE if it has converged, else
             MAX_STEPS, NOISE_LIMIT, STUCK or NOT_FINITE.
-        detail: Numbers and advice, in words.
+        detail: Text with numbers and advice.
         history: One entry for every gradient.
-        n_gradients: Energies with gradients that it took.
-        n_hvps: Hessian-vector products that it took; each costs 0.4 of a gradient in
-            double and 0.2 in single precision.
+        n_gradients: Number of evaluations of energy and gradient.
+        n_hvps: Number of Hessian-vector products; each costs 0.4 of a gradient in double and 0.2 in
+            single precision.
     """
 
     atoms: Atoms
@@ -57,12 +57,12 @@ class RelaxResult(HasOutcome):
 
     @property
     def converged(self) -> bool:
-        """Whether the residual is below fmax, at no saddle point."""
+        """True if the residual is below fmax, and the structure is no saddle point."""
         return self.outcome in (Outcome.CONVERGED, Outcome.FLAT, Outcome.NOTHING_FREE)
 
     @property
     def last(self) -> RelaxStep:
-        """The last accepted step: that of `atoms`."""
+        """Last accepted step, which led to `atoms`."""
         return next(step for step in reversed(self.history) if step.accepted)
 
     @property
@@ -95,44 +95,44 @@ def relax(
     callback: Callable[[Atoms, RelaxStep], object] | None = None,
     progress: bool = False,
 ) -> RelaxResult:
-    """Relax a structure: its positions, and its cell where it is periodic.
+    """Relax a structure: its positions, and its cell if it is periodic.
 
-    The energy never rises. The relaxation ends in a minimum: where forces vanish at a saddle point,
-    it goes on downhill. Which of several minima it finds depends on the path, as with any
-    optimiser.
+    The energy never rises. The relaxation ends in a minimum: if forces vanish at a saddle point, it
+    continues downhill. As with any optimiser, the path decides which of several minima it finds.
 
     Args:
-        potential: A model from `load_model`, or any other potential.
-        atoms: Where to start; it is not changed. Constraints of ASE hold what they say (see
-            `selection.freedom`); atoms that are held keep their place in the cell.
-        relax_cell: True, all strains along periodic directions; False, none; "isotropic", one that
-            keeps the shape; or six booleans for xx, yy, zz, yz, xz, xy, of which the others keep
-            their value (fixed axes).
-        fmax: Largest force on an atom to stop at, eV/Å, and largest row of dE/de over the number of
+        potential: A potential, such as a model of `load_model`.
+        atoms: Initial structure; it is not changed. Constraints of ASE are kept (see
+            `selection.freedom`); fixed atoms keep their fractional coordinates in the cell.
+        relax_cell: True for all strains along periodic directions; False for none; "isotropic" for
+            the strain that preserves the shape; or six booleans for xx, yy, zz, yz, xz, xy (fixed
+            axes), of which only the True ones change.
+        fmax: Largest force on an atom at the end, eV/Å, and largest row of dE/de over the number of
             atoms, eV, as with ASE's cell filters.
-        max_steps: Most gradients.
+        max_steps: Largest number of gradients.
         pressure: External pressure, GPa, for crystals: the enthalpy E + pV is minimised.
-        symmetry: Keep the space group, as spglib finds it; a crystal is made exactly symmetric
-            first. A saddle point that only less symmetric motions would leave counts as the end.
-        symprec: How far from symmetric the structure may be, Å.
+        symmetry: Preserve the space group that spglib finds; a crystal is symmetrised exactly
+            first. A saddle point that only symmetry-breaking motions would leave counts as
+            converged.
+        symprec: Tolerance of the symmetry, Å.
         trajectory: File of ASE's format for the accepted structures.
-        checkpoint: File (npz) for all that is needed to go on. If it is there already, the
-            relaxation goes on from where it was, to the present fmax. It is written at first and
-            after each accepted step, and is whole whenever the process is killed.
-        callback: Called with the structure and the step, at first and after each accepted step.
+        checkpoint: File (npz) from which an interrupted relaxation continues. If it exists, the
+            relaxation continues from it, with the present fmax. It is written at the start and
+            after each accepted step; an interruption never leaves an incomplete file.
+        callback: Function that is called with the structure and the step, at the start and after
+            each accepted step.
         progress: Show a line of progress.
 
     Returns:
-        The result; converged or not, its atoms are the best that was found.
+        The result; its atoms are the best structure, whether it converged or not.
 
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
-        ValueError: If the structure does not fit the potential, has an energy or forces that are
-            not finite, an option is bad, or the checkpoint is of another relaxation.
+        ValueError: If the structure does not fit the potential, its energy or forces are not
+            finite, an option is invalid, or the checkpoint belongs to another relaxation.
 
     Warns:
-        UserWarning: A higher symmetry than the one that is kept lies just out of reach of
-            `symprec`.
+        UserWarning: A slightly larger `symprec` gives a higher symmetry than the preserved one.
     """
     in_order("relax(potential, atoms)", (potential, "Potential"), (atoms, "Atoms"))
     fmax = validation.positive("fmax", fmax, "eV/Å")

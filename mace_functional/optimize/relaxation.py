@@ -1,4 +1,4 @@
-"""A relaxation, step by step: its first Hessian, its corrections, and when it ends."""
+"""Relaxation step by step: initial Hessian, updates of the Hessian, and convergence."""
 
 from __future__ import annotations
 
@@ -22,23 +22,32 @@ from mace_functional.potential.protocol import Potential, is_mirror_symmetric
 from mace_functional.structure.symmetry import Operations
 
 EXPECTED_GAIN = 1e-3
-"""Å. A relaxation has converged only if the predicted remaining gain of energy, g H^-1 g / 2, is
-below this times fmax times the number of atoms. On flat surfaces forces alone stop too early."""
+"""Largest predicted energy gain of a converged relaxation, g H^-1 g / 2, over fmax times N, Å.
+
+On flat surfaces, the criterion of forces alone ends too early.
+"""
 
 HESSIAN_MAX_TRIALS = 80
-"""Trial steps after which the exact Hessian is computed."""
+"""Number of trial steps after which the exact Hessian is computed."""
 
 REFINE_FORCE = 0.02
-"""Largest force, eV/Å, below which the Hessian is made exact along its softest directions, once:
-these decide the last steps. To 0.005 eV/Å this saves 6 of 147 gradients of four frameworks
-(`benchmarks/README.md`)."""
+"""Largest force, eV/Å, below which exact products along the softest directions refine the Hessian.
+
+This happens once, because the softest directions determine the last steps. In relaxations to
+0.005 eV/Å it saves 6 of 147 gradients of four frameworks (`benchmarks/README.md`).
+"""
 
 SOFT_DIRECTIONS = 16
-"""Number of these directions; where there are at most three times as many, all are taken."""
+"""Number of softest directions along which the Hessian is refined.
+
+If there are at most three times as many directions, all are used.
+"""
 
 MAX_NOISE_STEPS = 12
-"""Trial steps in a row that change the energy by less than its noise and do not lower the largest
-force, after which the relaxation ends."""
+"""Number of successive trial steps within the noise of the energy, after which the relaxation ends.
+
+Steps that lower the largest force do not count.
+"""
 
 SMALLER_FORCE = 0.9
 """Ratio of two largest forces below which the second one counts as lower."""
@@ -46,15 +55,16 @@ SMALLER_FORCE = 0.9
 
 @dataclass(frozen=True)
 class RelaxStep:
-    """One evaluation of energy and gradient.
+    """Energy and forces of one step of a relaxation.
 
     Attributes:
         energy: Energy, or enthalpy under pressure, eV.
         largest_force: Largest free force on an atom, eV/Å.
         largest_stress: Largest component of the free stress, pressure included, GPa.
-        residual: Largest of the forces and of the rows of dE/de per atom, which must be below fmax.
-        radius: Trust radius afterwards, Å.
-        accepted: Whether the structure was accepted; the energy has fallen then.
+        residual: Largest of the forces and of the rows of dE/de per atom; below fmax at
+            convergence.
+        radius: Trust radius after the step, Å.
+        accepted: True if the step was accepted, because the energy fell.
     """
 
     energy: float
@@ -66,14 +76,14 @@ class RelaxStep:
 
 
 class Relaxation(Search[RelaxStep]):
-    """A relaxation of positions and cell.
+    """Relaxation of positions and cell, step by step.
 
     Args:
-        potential: Gives the energy.
-        atoms: The structure at the start.
-        cell: The strains that are free.
-        pressure: GPa.
-        symprec: Tolerance with which the space group is found and then kept, Å; None to keep none.
+        potential: The potential.
+        atoms: Initial structure.
+        cell: Free strains; see `CellFreedom`.
+        pressure: External pressure, GPa.
+        symprec: Tolerance of the symmetry that is found and preserved, Å; None for no symmetry.
     """
 
     doing: ClassVar[str] = "relaxing"
@@ -106,18 +116,18 @@ class Relaxation(Search[RelaxStep]):
         self._residual_at_hessian, self._refined = 0.0, False
 
     def begin(self) -> None:
-        """Evaluate the start, and take the Hessian of a valence force field."""
+        """Evaluate the initial structure, and set the Hessian of a valence force field."""
         self.start_at(self.surface.at(np.zeros(self.surface.coordinates.count)))
         self._record(self.point, accepted=True)
         self._reset_hessian(self._first_hessian())
 
     def step(self) -> bool:
-        """Try a step; whether it was accepted."""
+        """Evaluate a trial step; return True if it was accepted."""
         if self.point.residual < REFINE_FORCE and not self._refined:
             self._refine_soft_directions()
         point, accepted = self.attempt()
-        lower = point.residual < SMALLER_FORCE * self._best_residual
-        if lower or not self.state.within_noise:
+        force_fell = point.residual < SMALLER_FORCE * self._best_residual
+        if force_fell or not self.state.within_noise:
             self._noise_steps, self._best_residual = 0, point.residual
         else:
             self._noise_steps += 1
@@ -125,10 +135,10 @@ class Relaxation(Search[RelaxStep]):
         return accepted
 
     def ending(self, fmax: float, max_steps: int) -> Ending | None:
-        """How the relaxation ends, if it does; computes the exact Hessian where steps fail."""
+        """Return the reason to end, if there is one; compute the exact Hessian if steps fail."""
         if self.surface.coordinates.count == 0:
             return Ending(Outcome.NOTHING_FREE)
-        # A force f follows a group of atoms that turns, which looks like a curvature f / 1 Å.
+        # A force f that rotates with a group of atoms looks like a curvature f / 1 Å.
         flat = max(ZERO_CURVATURE, fmax)
         if self._forces_vanish(fmax, flat):
             curvature = self._lowest_curvature(flat)
@@ -147,7 +157,7 @@ class Relaxation(Search[RelaxStep]):
             if self.is_exact:
                 return Ending(
                     Outcome.STUCK,
-                    "the energy is not smooth here, or not finite around" + self.clash(),
+                    "the energy is not smooth, or not finite, near this structure" + self.clash(),
                 )
             hessian = self.surface.joint_hessian(self.state.z, self.float32_potential)
             if not np.isfinite(hessian).all():
@@ -159,12 +169,12 @@ class Relaxation(Search[RelaxStep]):
         return None
 
     def describe(self) -> str:
-        """Energy and force of the last step."""
+        """Describe the last step by energy and force, for the line of progress."""
         last = self.history[-1]
         return f"energy {last.energy:.6f} eV, largest force {last.largest_force:.5f} eV/Å"
 
     def memory(self) -> dict[str, Any]:
-        """Counters that decide when the Hessian is corrected and when the search ends."""
+        """Return counters that determine when the Hessian is refined and when the search ends."""
         return {
             "residual_at_hessian": self._residual_at_hessian,
             "refined": self._refined,
@@ -173,7 +183,7 @@ class Relaxation(Search[RelaxStep]):
         }
 
     def recall(self, memory: Mapping[str, np.ndarray]) -> None:
-        """Take over what a checkpoint holds."""
+        """Restore the counters and the history from a checkpoint."""
         rows = memory["history"].tolist()
         self.history = [RelaxStep(*[*row[:-1], bool(row[-1])]) for row in rows]
         self._residual_at_hessian = float(memory["residual_at_hessian"])
@@ -182,47 +192,48 @@ class Relaxation(Search[RelaxStep]):
         self._best_residual = float(memory["best_residual"])
 
     def _forces_vanish(self, fmax: float, flat: float) -> bool:
-        """Whether the largest force is below fmax and the predicted gain of energy negligible."""
+        """Return True if forces and predicted energy gain meet the criteria."""
         if self.point.residual > fmax:
             return False
         gain = self.state.hessian.expected_gain(self.state.gradient, flat)
         return gain <= EXPECTED_GAIN * fmax * len(self.start_atoms)
 
     def _reset_hessian(self, hessian: np.ndarray) -> None:
-        """Begin anew with a Hessian by the joint vector y, (3N + 6, 3N + 6)."""
+        """Replace the Hessian, given by the joint vector y, (3N + 6, 3N + 6); reset the radius."""
         self.set_hessian(hessian)
         self.reset_radius()
         self._residual_at_hessian, self._refined = self.point.residual, False
 
     def _first_hessian(self) -> np.ndarray:
-        """Hessian of a valence force field here, (3N + 6, 3N + 6)."""
+        """Compute the Hessian of a valence force field at this geometry, (3N + 6, 3N + 6)."""
         c = self.surface.coordinates
         y = c.basis @ self.state.z
         return first_hessian(c, y, self.start_atoms.numbers, np.asarray(self.start_atoms.pbc))
 
     def _refine_soft_directions(self) -> None:
-        """Make the Hessian exact along its softest directions."""
+        """Refine the Hessian with exact products along its softest directions."""
         directions = self.state.hessian.softest(SOFT_DIRECTIONS)
         products = self.surface.products(self.state.z, self.float32_potential)(directions)
         self.state = self.state.refine(directions, products)
         self._refined = True
 
     def _lowest_curvature(self, flat: float) -> float:
-        """The lowest curvature, eV/Å², by exact products, which also correct the Hessian."""
+        """Search the lowest curvature, eV/Å², by exact products, which also refine the Hessian."""
         z, c = self.state.z, self.surface.coordinates
         positions, cell = c.place(c.joint(z))
         parts = self.surface.parts_at(z)
         if parts.count > 1:
-            self._fragments = f"; {parts.count} parts do not feel each other"
+            self._fragments = f"; {parts.count} parts do not interact"
         rigid = rigid_directions(c, positions, cell, parts)
         if rigid.shape[1] == c.count:
             return np.inf
-        found = lowest_curvature(self.state.hessian, self.surface.products(z), rigid, flat)
-        if found.products.size:
-            self.state = self.state.refine(found.directions, found.products)
-        return found.curvature
+        lowest = lowest_curvature(self.state.hessian, self.surface.products(z), rigid, flat)
+        if lowest.products.size:
+            self.state = self.state.refine(lowest.directions, lowest.products)
+        return lowest.curvature
 
     def _record(self, point: Point, accepted: bool) -> None:
+        """Append an evaluated point to the history."""
         self.history.append(
             RelaxStep(
                 point.energy,

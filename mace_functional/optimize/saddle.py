@@ -1,7 +1,7 @@
 """First-order saddle points, verified by their exact modes and connected to their minima.
 
-Steps go up along one mode and down along all others (`climb_mode`). The search itself is
-`saddle_search`; from the saddle point, `follow_mode` leads down to the minimum on each side.
+Steps go uphill along one mode and downhill along all others (`climb_mode`). The search is in
+`saddle_search`. From the saddle point, `follow_mode` relaxes to the minimum on each side.
 """
 
 from __future__ import annotations
@@ -31,41 +31,44 @@ from mace_functional.vibrations.result_text import result_text
 if TYPE_CHECKING:
     from mace_functional.potential.protocol import Potential
 
-APART = 0.2
-"""Distance of two minima from each other over the smaller one from the saddle point, below which
-they are the same minimum."""
+SAME_MINIMUM_RATIO = 0.2
+"""Distance of two minima below which they count as one minimum.
+
+It is relative to the smaller distance of a minimum from the saddle point.
+"""
 
 
 class Connection(Enum):
-    """Where the two ways down from a saddle point lead; the value is a sentence."""
+    """Result of the relaxations from both sides of a saddle point; the value is a sentence."""
 
     TWO_MINIMA = "connected to a minimum on each side"
-    ONE_MINIMUM = "both ways down end in the same minimum, on the same side"
+    ONE_MINIMUM = "both relaxations end in the same minimum, on the same side"
     NOT_LEFT = "the energy does not fall along the mode"
-    NOT_CONVERGED = "a way down has not converged"
+    NOT_CONVERGED = "a relaxation from the saddle point has not converged"
 
 
 @dataclass(frozen=True, eq=False)
 class SaddleResult(HasOutcome):
-    """The end of a search for a saddle point.
+    """Result of a search for a saddle point.
 
     Attributes:
-        atoms: The saddle point, with its constraints; if none was found, the structure of least
+        atoms: Saddle point, with its constraints; if none was found, the structure of smallest
             forces.
-        outcome: Why it ended: CONVERGED where forces vanish with exactly one imaginary mode, else
-            FLAT, FRAGMENTED, MAX_STEPS or STUCK.
-        detail: Numbers, advice, and what is known of the minima, in words.
-        connection: Where the two ways down lead; None if they were not followed.
-        energy: eV.
-        frequency: Of the lowest mode, signed, cm-1: imaginary, thus negative, at a saddle point;
-            NaN if the search ended before modes were computed.
-        mode: Its Cartesian displacement, normalised, (N, 3); zero if the search ended before.
-        minima: Where the two ways down end, along the mode and against it; None if they were not
-            followed, or not to the end.
-        barriers: Height of the saddle point over each of them, eV.
+        outcome: Reason why it ended: CONVERGED if forces vanish with exactly one imaginary mode,
+            else FLAT, FRAGMENTED, MAX_STEPS or STUCK.
+        detail: Text with numbers, advice, and the connection to minima.
+        connection: Result of the relaxations from both sides; None if there were none.
+        energy: Energy of `atoms`, eV.
+        frequency: Signed frequency of the lowest mode, cm-1: imaginary, thus negative, at a saddle
+            point; NaN if the search ended before modes were computed.
+        mode: Normalised Cartesian displacement of the lowest mode, (N, 3); zero if the search ended
+            before modes were computed.
+        minima: Minima along the mode and in the opposite direction; None if one was not found.
+        barriers: Energies of the saddle point relative to these minima, eV.
         history: One entry for every gradient of the search.
-        n_gradients: Energies with gradients that all took, the ways down included.
-        n_hvps: Hessian-vector products; each costs 0.4 of a gradient in double precision.
+        n_gradients: Number of evaluations of energy and gradient, relaxations to the minima
+            included.
+        n_hvps: Number of Hessian-vector products; each costs 0.4 of a gradient in double precision.
     """
 
     atoms: Atoms
@@ -83,7 +86,7 @@ class SaddleResult(HasOutcome):
 
     @property
     def converged(self) -> bool:
-        """Whether forces vanish with exactly one imaginary mode."""
+        """True if forces vanish with exactly one imaginary mode."""
         return self.outcome is Outcome.CONVERGED
 
     def __repr__(self) -> str:
@@ -114,41 +117,44 @@ def find_saddle(
 ) -> SaddleResult:
     """Find a first-order saddle point at fixed cell, from a guess or from a minimum.
 
-    Without `mode`, the lowest normal mode is climbed at every step. With `mode`, the normal mode of
-    largest overlap with it is climbed, and followed by overlap from step to step. A direction that
-    overlaps with no single mode, such as the hop of an atom in a crystal, is climbed itself until
-    one mode does. From a minimum, the structure is first displaced along the mode. Rigid motions
-    are never climbed.
+    Without `mode`, every step climbs the lowest normal mode. With `mode`, the search climbs the
+    normal mode of largest overlap with it, and follows this mode by overlap from step to step. A
+    direction that is no single mode, such as the hop of an atom in a crystal, is climbed itself
+    until one mode overlaps with it. From a minimum, the structure is first displaced along the
+    mode. Rigid motions are never climbed.
 
     Args:
-        potential: A model from `load_model`, or any other potential.
-        atoms: Where to start; it is not changed. Constraints of ASE hold what they say; see
+        potential: A potential, such as a model of `load_model`.
+        atoms: Initial structure; it is not changed. Constraints of ASE are kept; see
             `selection.freedom`.
-        mode: Direction to climb, Cartesian (N, 3), signed, of any length; or the number of a normal
-            mode of the start, 0 for the lowest vibration, negative ones from the highest, in the
-            direction in which the energy rises less.
-        fmax: Largest force on an atom to stop at, eV/Å.
-        max_steps: Most gradients of the search.
-        connect: Follow the imaginary mode down both ways, for the minima and barriers.
+        mode: Cartesian direction to climb, signed, of any length, (N, 3); or the number of a normal
+            mode of the initial structure: 0 for the lowest vibration, negative ones from the
+                highest,
+            climbed in the direction in which the energy rises less.
+        fmax: Largest force on an atom at the end, eV/Å.
+        max_steps: Largest number of gradients of the search.
+        connect: Relax along the imaginary mode in both directions, for the minima and barriers.
         trajectory: File of ASE's format for the accepted structures.
-        checkpoint: File (npz) for all that is needed to go on. If it exists, the search goes on
-            from where it was, to the present fmax. It is written at first and after each accepted
-            step, and is whole whenever the process is killed.
-        callback: Called with the structure and the step, at first and after each accepted step.
+        checkpoint: File (npz) from which an interrupted search continues. If it exists, the search
+            continues from it, with the present fmax. It is written at the start and after each
+            accepted step; an interruption never leaves an incomplete file.
+        callback: Function that is called with the structure and the step, at the start and after
+            each accepted step.
         progress: Show a line of progress.
 
     Returns:
-        The result. Look at `converged`, and at `connection` and `minima` for where the saddle point
-        leads.
+        The result. Check `converged`, and `connection` for the minima that the saddle point
+        connects.
 
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
         ValueError: If the structure does not fit the potential, has atoms on top of each other, an
             energy or forces that are not finite, or no free internal motion; or if an option is
-            bad, the mode is none of this structure, or the checkpoint is of another search.
+            invalid, the mode does not fit the structure, or the checkpoint belongs to another
+            search.
 
     Source: Helgaker, Chem. Phys. Lett. 1991, 182, 503, for the image; Hermes, Sargsyan, Najm,
-    Zador, J. Chem. Theory Comput. 2022, 18, 6974, for the cases that a search has to cope with.
+    Zador, J. Chem. Theory Comput. 2022, 18, 6974, for difficult cases of such searches.
     """
     in_order("find_saddle(potential, atoms)", (potential, "Potential"), (atoms, "Atoms"))
     fmax = validation.positive("fmax", fmax, "eV/Å")
@@ -161,22 +167,22 @@ def find_saddle(
     if not converged:
         search.return_to_best()
     frequency, displacement = search.lowest_mode()
-    down = WaysDown([], None)
+    ways_down = WaysDown([], None)
     if converged and connect:
         with Console(stderr=True, quiet=not progress).status("following the imaginary mode down"):
-            down = _both_ways(potential, search.atoms(), displacement, fmax)
-    energy, sides = search.point.energy, down.sides
-    followed = len(sides) == 2 and all(side.converged for side in sides)
+            ways_down = _both_ways(potential, search.atoms(), displacement, fmax)
+    energy, sides = search.point.energy, ways_down.sides
+    both_converged = len(sides) == 2 and all(side.converged for side in sides)
     return SaddleResult(
         atoms=search.atoms(),
         outcome=ending.outcome,
-        detail="; ".join(part for part in (ending.detail, down.sentence) if part),
-        connection=down.connection,
+        detail="; ".join(part for part in (ending.detail, ways_down.sentence) if part),
+        connection=ways_down.connection,
         energy=energy,
         frequency=frequency,
         mode=displacement,
-        minima=(sides[0].atoms, sides[1].atoms) if followed else None,
-        barriers=(energy - sides[0].energy, energy - sides[1].energy) if followed else None,
+        minima=(sides[0].atoms, sides[1].atoms) if both_converged else None,
+        barriers=(energy - sides[0].energy, energy - sides[1].energy) if both_converged else None,
         history=search.history,
         n_gradients=search.surface.n_gradients + sum(side.n_gradients for side in sides),
         n_hvps=search.surface.n_hvps + sum(side.n_hvps for side in sides),
@@ -184,12 +190,13 @@ def find_saddle(
 
 
 class WaysDown(NamedTuple):
-    """The ways down from a saddle point.
+    """Relaxations from both sides of a saddle point.
 
     Attributes:
-        sides: Relaxations along the mode and against it, as far as they were made.
-        connection: Where they lead; None if they were not followed.
-        why: Why they lead nowhere; empty if they do.
+        sides: Relaxations along the mode and in the opposite direction, as far as they were
+            computed.
+        connection: Result of both; None if there were none.
+        why: Reason why no minimum was found; empty if both were.
     """
 
     sides: list[RelaxResult]
@@ -198,14 +205,14 @@ class WaysDown(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """The connection in words, with the reason; empty if they were not followed."""
+        """Connection as text, with the reason; empty if there were no relaxations."""
         if self.connection is None:
             return ""
         return "; ".join(part for part in (self.connection.value, self.why) if part)
 
 
 def _both_ways(potential: Potential, atoms: Atoms, mode: np.ndarray, fmax: float) -> WaysDown:
-    """Relax on both sides of a saddle point."""
+    """Relax from both sides of a saddle point."""
     sides: list[RelaxResult] = []
     for sign in (1, -1):
         try:
@@ -216,6 +223,6 @@ def _both_ways(potential: Potential, atoms: Atoms, mode: np.ndarray, fmax: float
             return WaysDown(sides, Connection.NOT_CONVERGED, sides[-1].reason)
     first, second = (side.atoms.positions - atoms.positions for side in sides)
     nearest = min(np.linalg.norm(first), np.linalg.norm(second))
-    if np.linalg.norm(first - second) < APART * nearest:
+    if np.linalg.norm(first - second) < SAME_MINIMUM_RATIO * nearest:
         return WaysDown(sides, Connection.ONE_MINIMUM)
     return WaysDown(sides, Connection.TWO_MINIMA)

@@ -1,6 +1,6 @@
-"""Checkpoints of a relaxation or a search for a saddle point: files of arrays (npz).
+"""Checkpoint files (npz) of relaxations and searches for saddle points.
 
-A checkpoint begins with the identity of the search, so that one of another search is refused.
+A checkpoint contains the identity of its search, so that another search does not continue from it.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import numpy as np
 from mace_functional.support.atomic_write import atomic_write
 
 FORMAT = 2
-"""Version of the names and their meaning."""
+"""Version of the names of arrays in a checkpoint and of their meaning."""
 
-SAME_POSITIONS = 1e-8
-"""Largest difference of positions and cells of one search, Å."""
+POSITION_TOLERANCE = 1e-8
+"""Largest difference of positions and cells of the same search, Å."""
 
 
 def write_checkpoint(
     path: Path, identity: Mapping[str, np.ndarray], data: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint; the file is whole whenever the process is killed.
+    """Write a checkpoint; an interruption never leaves an incomplete file.
 
     Args:
         path: File.
-        identity: What two runs of one search have in common.
-        data: All else, by other names.
+        identity: Arrays that are equal in all runs of one search, by name.
+        data: All other arrays, by other names.
     """
     with atomic_write(path) as partial, open(partial, "wb") as file:
         arrays: dict[str, Any] = {"format": np.array(FORMAT), **identity, **data}
@@ -39,18 +39,18 @@ def write_checkpoint(
 def read_checkpoint(
     path: Path, identity: Mapping[str, np.ndarray], basis: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Read a checkpoint.
+    """Read a checkpoint, and check that it belongs to the same search.
 
     Args:
         path: File.
-        identity: That of the search that goes on.
-        basis: Orthonormal columns that span its free coordinates, (3N + 6, d).
+        identity: Arrays that must be equal, by name.
+        basis: Orthonormal columns that span the free coordinates of the search, (3N + 6, d).
 
     Returns:
         All arrays of the file, by name.
 
     Raises:
-        ValueError: If the file is no checkpoint, or one of another search.
+        ValueError: If the file is no checkpoint, or belongs to another search.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -59,20 +59,23 @@ def read_checkpoint(
         raise ValueError(f"{path} is no checkpoint of a search: {error}") from error
     expected = {"format": np.array(FORMAT), **identity}
     differing = [
-        name for name, own in expected.items() if name not in data or not _same(data[name], own)
+        name
+        for name, expected_array in expected.items()
+        if name not in data or not _same(data[name], expected_array)
     ]
     other = data.get("basis", np.zeros(0))
     if other.shape != basis.shape or not np.allclose(other @ (other.T @ basis), basis, atol=1e-6):
         differing.append("constraints")
     if differing:
         raise ValueError(
-            f"{path} is of another search: it differs in {', '.join(differing)}. Remove it, or "
-            "name another"
+            f"{path} belongs to another search: it differs in {', '.join(differing)}. Remove it, "
+            "or name another file"
         )
     return data
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Return True if two arrays are equal, numbers within `POSITION_TOLERANCE`."""
     if one.dtype.kind == "U" or other.dtype.kind == "U":
         return bool(one.dtype.kind == other.dtype.kind and one == other)
-    return one.shape == other.shape and np.allclose(one, other, atol=SAME_POSITIONS)
+    return one.shape == other.shape and np.allclose(one, other, atol=POSITION_TOLERANCE)

@@ -1,7 +1,7 @@
-"""The loop of a relaxation or a search for a saddle point.
+"""Loop of a relaxation or a search for a saddle point.
 
-It steps until there is an ending and, at first and after each accepted step, writes a frame of the
-trajectory and a checkpoint, and calls back.
+It makes steps until the search ends. At the start and after each accepted step it writes a frame of
+the trajectory and a checkpoint, and calls the callback.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from ase import Atoms
 from ase.io.trajectory import Trajectory
 from rich.console import Console
+from rich.text import Text
 
 from mace_functional.optimize.bond_springs import BondSprings
 from mace_functional.optimize.dense_hessian import DenseHessian
@@ -36,21 +37,25 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 SAME_ENERGY = 1e-5
-"""Relative difference between the energy of a checkpoint and the computed one, above which the
-checkpoint is of another potential; it is well above the rounding of single precision, 6e-8."""
+"""Largest relative difference between the energy of a checkpoint and the recomputed one.
+
+Above, the checkpoint belongs to another potential. The value is well above the rounding of single
+precision, 6e-8.
+"""
 
 StepT = TypeVar("StepT", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
 class LoopOptions(Generic[StepT]):
-    """Files that the loop writes, and its reports.
+    """Files and reports of the loop.
 
     Attributes:
         trajectory: File of ASE's format for the structures; None for none.
-        checkpoint: File to go on from if it exists, and to write; None for none.
-        callback: Called with the structure and the step; None for none.
-        progress: Whether to show a line of progress.
+        checkpoint: File from which the search continues if it exists, and that is written; None for
+            none.
+        callback: Function of the structure and the step; None for none.
+        progress: True to show a line of progress.
     """
 
     trajectory: str | os.PathLike[str] | None = None
@@ -60,17 +65,17 @@ class LoopOptions(Generic[StepT]):
 
 
 class Search(OptimizerRun[Point], ABC, Generic[StepT]):
-    """A relaxation or a search for a saddle point, step by step.
+    """Relaxation or search for a saddle point, step by step.
 
     Args:
         surface: Energy, gradient and Hessian by free coordinates.
-        strategy: Chooses and judges steps.
-        atoms: The structure at the start.
-        settings: What must be the same where a checkpoint is continued; to be written as JSON.
+        strategy: Strategy that proposes and judges steps.
+        atoms: Initial structure.
+        settings: Settings that a checkpoint must share; they are written as JSON.
 
     Attributes:
         history: One entry for every gradient.
-        resumed: Whether the search went on from a checkpoint.
+        resumed: True if the search continues from a checkpoint.
     """
 
     doing: ClassVar[str]
@@ -99,54 +104,54 @@ class Search(OptimizerRun[Point], ABC, Generic[StepT]):
 
     @abstractmethod
     def begin(self) -> None:
-        """Evaluate the start, and make the first Hessian."""
+        """Evaluate the initial structure, and set the first Hessian."""
 
     @abstractmethod
     def step(self) -> bool:
-        """Try a step, and note it in the history; whether it was accepted."""
+        """Evaluate a trial step, and append it to the history; return True if it was accepted."""
 
     @abstractmethod
     def ending(self, fmax: float, max_steps: int) -> Ending | None:
-        """How the search ends, if it does.
+        """Return the reason to end, or None to continue.
 
         Args:
-            fmax: Largest force to stop at, eV/Å.
-            max_steps: Most gradients.
+            fmax: Largest force on an atom at the end, eV/Å.
+            max_steps: Largest number of gradients.
         """
 
     @abstractmethod
     def describe(self) -> str:
-        """The last step, for the line of progress."""
+        """Describe the last step for the line of progress."""
 
     @abstractmethod
     def memory(self) -> dict[str, Any]:
-        """Arrays and numbers of this kind of search for a checkpoint, by name."""
+        """Return arrays and numbers of this kind of search for a checkpoint, by name."""
 
     @abstractmethod
     def recall(self, memory: Mapping[str, np.ndarray]) -> None:
-        """Take over what a checkpoint holds of this kind of search, and its history."""
+        """Restore the state and the history of this kind of search from a checkpoint."""
 
     @cached_property
     def float32_potential(self) -> Potential:
-        """The potential in single precision, for Hessians that gradients go on to correct."""
+        """The potential in single precision, for Hessians that gradients update later."""
         return in_single_precision(self.surface.potential)
 
     @property
     def new_gradients(self) -> int:
-        """Number of gradients since the start, or since the search went on from a checkpoint."""
+        """Number of gradients since the start, or since the continuation from a checkpoint."""
         return self.surface.n_gradients - self._gradients_before
 
     @property
     def is_exact(self) -> bool:
-        """Whether the exact Hessian of the present geometry has been computed."""
+        """True if the exact Hessian of the current geometry has been computed."""
         return np.array_equal(self._exact_at, self.state.z)
 
     def atoms(self) -> Atoms:
-        """The present structure, with its energy, forces and stress."""
+        """Return the current structure, with its energy, forces and stress."""
         return self.surface.atoms_at(self.point.z, self.point.results)
 
     def start_at(self, point: Point) -> None:
-        """Begin at a point.
+        """Start at a point.
 
         Raises:
             ValueError: If its energy or its gradient is not finite.
@@ -154,24 +159,24 @@ class Search(OptimizerRun[Point], ABC, Generic[StepT]):
         if not (np.isfinite(point.energy) and np.isfinite(point.gradient).all()):
             raise ValueError(
                 "the energy or the forces of the first structure are not finite: look for atoms on "
-                "top of each other, a structure far from all that the potential was made for, or "
-                "float32 where float64 is needed"
+                "top of each other, a structure far from those that the potential was made for, or "
+                "float32 if float64 is needed"
             )
         super().start_at(point)
 
     def limit_of_steps(self, max_steps: int) -> str:
-        """Advice where `max_steps` gradients were not enough."""
+        """Return advice for a search that `max_steps` gradients did not converge."""
         return f"{max_steps} gradients were not enough: raise max_steps{self.clash()}"
 
     def clash(self) -> str:
-        """A remark where atoms have come too close, after a semicolon; empty where not."""
+        """Return a remark if atoms have come too close, after a semicolon; else an empty text."""
         ratio = self.surface.smallest_ratio
         if ratio >= REPORTED:
             return ""
         return f"; atoms have come as close as {ratio:.2f} of the sum of their covalent radii"
 
     def save(self, path: Path) -> None:
-        """Write all that is needed to go on."""
+        """Write a checkpoint."""
         hessian = self.state.hessian
         if not isinstance(hessian, DenseHessian):
             raise TypeError(f"a checkpoint holds a DenseHessian, not {type(hessian).__name__}")
@@ -195,19 +200,21 @@ class Search(OptimizerRun[Point], ABC, Generic[StepT]):
         )
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint.
+        """Continue from a checkpoint.
 
         Raises:
-            ValueError: If it is none of this search.
+            ValueError: If it belongs to another search.
         """
         data = read_checkpoint(path, self.identity(), self.surface.coordinates.basis)
-        # The same space may have another basis on another machine, and z is in that of the file.
+        # Another machine may choose another basis of the same space; z refers to that of the file.
         self.surface.coordinates = replace(self.surface.coordinates, basis=data["basis"])
         self.surface.n_gradients, self.surface.n_hvps = map(int, data["counts"])
         self._gradients_before = self.surface.n_gradients
         self.start_at(self.surface.at(data["z"]))
         if abs(self.point.energy - data["energy"]) > SAME_ENERGY * abs(data["energy"]):
-            raise ValueError(f"{path} is of another potential: remove it, or name another")
+            raise ValueError(
+                f"{path} belongs to another potential: remove it, or name another file"
+            )
         self.state = replace(
             self.state,
             energy=float(data["energy"]),
@@ -224,7 +231,7 @@ class Search(OptimizerRun[Point], ABC, Generic[StepT]):
         self.resumed = True
 
     def identity(self) -> dict[str, np.ndarray]:
-        """Arrays by which a checkpoint is told from those of other searches, by name."""
+        """Return arrays that distinguish the checkpoints of different searches, by name."""
         return {
             "settings": np.array(json.dumps(self._settings)),
             "elements": self.start_atoms.numbers,
@@ -233,27 +240,46 @@ class Search(OptimizerRun[Point], ABC, Generic[StepT]):
         }
 
 
+class ProgressLine:
+    """Line of progress of a search, with the counts of gradients and products at each refresh.
+
+    Args:
+        search: The search; its line is complete after its first step.
+    """
+
+    def __init__(self, search: Search[Any]) -> None:
+        self._search = search
+
+    def __rich__(self) -> Text:
+        """Return the present line; rich calls this whenever the spinner turns."""
+        search, surface = self._search, self._search.surface
+        counts = f"{surface.n_gradients} gradients, {surface.n_hvps} Hessian-vector products"
+        last_step = f", {search.describe()}" if search.history else ""
+        return Text(f"{search.doing}: {counts}{last_step}")
+
+
 def run_to_end(
     search: Search[StepT], fmax: float, max_steps: int, options: LoopOptions[StepT]
 ) -> Ending:
-    """Step until the search ends.
+    """Make steps until the search ends.
 
     Args:
-        search: Not yet begun.
-        fmax: Largest force to stop at, eV/Å.
-        max_steps: Most gradients.
-        options: What to write and show.
+        search: Search that has not begun.
+        fmax: Largest force on an atom at the end, eV/Å.
+        max_steps: Largest number of gradients.
+        options: Files and reports.
 
     Returns:
-        How it ended.
+        The outcome, with details.
 
     Raises:
-        ValueError: If the start is no structure, or the checkpoint of another search.
+        ValueError: If the initial structure is invalid, or the checkpoint belongs to another
+            search.
     """
     path = None if options.checkpoint is None else Path(options.checkpoint)
     with ExitStack() as stack:
         console = Console(stderr=True, quiet=not options.progress)
-        status = stack.enter_context(console.status(search.doing))
+        stack.enter_context(console.status(ProgressLine(search)))
         if path is not None and path.exists():
             search.load(path)
         else:
@@ -271,9 +297,6 @@ def run_to_end(
                     search.save(path)
                 if options.callback is not None:
                     options.callback(search.atoms(), search.history[-1])
-            status.update(
-                f"{search.doing}: {search.surface.n_gradients} gradients, {search.describe()}"
-            )
             ending = search.ending(fmax, max_steps)
             accepted = ending is None and search.step()
     return ending

@@ -1,4 +1,4 @@
-"""Whether a relaxed structure is a minimum, by its lowest mode."""
+"""Test whether a relaxed structure is a minimum, by its lowest mode."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
     from mace_functional.potential.protocol import Potential
 
 SIGN_TOLERANCE = 1e-2
-"""Relative error of a positive eigenvalue, at which the search for a negative one ends."""
+"""Relative error of a positive lowest eigenvalue, at which the search for a negative one ends."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stability(HasOutcome):
-    """Whether a structure is a minimum.
+    """Result of the test whether a structure is a minimum.
 
     Attributes:
-        stable: Whether the lowest eigenvalue is positive.
-        certain: Whether it is further from zero than its error.
-        frequency: Of the lowest mode, signed, in `unit`. Where it is imaginary, the search has
-            ended with the first proof, and a lower one may exist.
-        mode: (N, 3) Cartesian displacement of the lowest mode, normalised: what `follow_mode` and
-            `find_saddle` take as `mode`.
-        largest_force: On any atom, eV/Å: only where it is zero does curvature decide.
-        n_hvps: Products that it took.
-        outcome: Why the search ended: as for `LowestModes`, or NEGATIVE_EIGENVALUE with the first
-            proof that the structure is no minimum.
-        detail: Numbers, in words.
+        stable: True if the lowest eigenvalue is positive.
+        certain: True if the eigenvalue differs from zero by more than its error.
+        frequency: Signed frequency of the lowest mode in `unit`. If it is imaginary, the search has
+            ended with the first negative value, and a lower one may exist.
+        mode: Normalised Cartesian displacement of the lowest mode, (N, 3), as `follow_mode` and
+            `find_saddle` take it.
+        largest_force: Largest force on an atom, eV/Å; the test is meaningful only if it is small.
+        n_hvps: Number of Hessian-vector products.
+        outcome: Reason why the search ended: as for `LowestModes`, or NEGATIVE_EIGENVALUE with the
+            first proof that the structure is no minimum.
+        detail: Text with numbers.
         unit: Unit of the frequency.
     """
 
@@ -80,23 +80,23 @@ def check_stability(
     seed: int = 0,
     progress: bool = False,
 ) -> Stability:
-    """Whether a relaxed structure is a minimum, by its lowest mode alone.
+    """Test whether a relaxed structure is a minimum, by its lowest mode alone.
 
-    A Ritz value is never below the lowest eigenvalue: a negative one proves that the structure is
-    no minimum, and ends the search. The structure is a minimum where the lowest eigenvalues of H,
-    to 1 %, and of K^-1 H, to 10 %, are positive (see `davidson`). Constraints of ASE hold what they
-    say, as in `relax`.
+    A Ritz value is never below the lowest eigenvalue. A negative one therefore proves that the
+    structure is no minimum, and ends the search. The structure is a minimum if the lowest
+    eigenvalues of H, to 1 %, and of K^-1 H, to 10 %, are positive (see `davidson`). Constraints of
+    ASE are kept, as by `relax`.
 
     Args:
-        potential: A model from `load_model`, or any other potential.
+        potential: A potential, such as a model of `load_model`.
         atoms: The structure, relaxed; periodic in any directions.
-        unit: "cm-1", "THz" or "meV".
-        max_hvps: Products at most; see `lowest_modes`.
-        seed: Of the random part of the start.
+        unit: Unit of the frequency: "cm-1", "THz" or "meV".
+        max_hvps: Largest number of products; see `lowest_modes`.
+        seed: Seed of the random part of the starting vectors.
         progress: Show a line of progress.
 
     Returns:
-        The answer, with the mode that decides.
+        The result, with the lowest mode.
 
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
@@ -106,39 +106,39 @@ def check_stability(
     in_order("check_stability(potential, atoms)", (potential, "Potential"), (atoms, "Atoms"))
     factor = frequency_factor(unit)
     refuse_transforms("check_stability", DIFFERENTIABLE_CALL, potential.params)
-    left = freedom(atoms, "check_stability")
+    free_space = freedom(atoms, "check_stability")
     s = potential.structure(atoms)
     energy = potential.energy_fn(s.topology)
     op = HessianOperator(energy, s.positions, s.cell, potential.params, s.masses)
     parts = parts_of(s.topology, s.positions, s.cell)
-    free = None if left.whole else left.basis()
+    free = None if free_space.whole else free_space.basis()
     structure = FreeStructure(atoms.pbc.tolist(), atoms.numbers.tolist(), parts, free)
     frame = modal_frame(op, structure, None)
     with Console(stderr=True, quiet=not progress).status("searching the lowest mode"):
-        found = search_in_frame(op, frame, 1, SIGN_TOLERANCE, max_hvps, seed, until_negative=True)
-    lowest = float(found.values)
-    margin = float(found.errors) + found.rounding
-    mode = (frame.vectors @ found.vectors[:, 0]).reshape(-1, 3)
+        pairs = search_in_frame(op, frame, 1, SIGN_TOLERANCE, max_hvps, seed, until_negative=True)
+    lowest = float(pairs.values)
+    margin = float(pairs.errors) + pairs.rounding
+    mode = (frame.vectors @ pairs.vectors[:, 0]).reshape(-1, 3)
     displacement = mode / s.masses.to(mode).sqrt()[:, None]
     force = forces(energy)(s.positions, s.cell, potential.params).detach()
-    force -= _held_part(force, left)
-    converged = found.ending.outcome is Outcome.CONVERGED
+    force -= _held_part(force, free_space)
+    converged = pairs.ending.outcome is Outcome.CONVERGED
     return Stability(
         stable=lowest > 0,
-        certain=lowest < -found.rounding or (converged and lowest > margin),
-        frequency=factor * float(signed_sqrt(found.values)),
+        certain=lowest < -pairs.rounding or (converged and lowest > margin),
+        frequency=factor * float(signed_sqrt(pairs.values)),
         mode=displacement / displacement.norm(),
         largest_force=float(force.norm(dim=1).max()),
-        n_hvps=found.n_products,
-        outcome=found.ending.outcome,
-        detail=found.ending.detail,
+        n_hvps=pairs.n_products,
+        outcome=pairs.ending.outcome,
+        detail=pairs.ending.detail,
         unit=unit,
     )
 
 
-def _held_part(force: Tensor, left: Freedom) -> Tensor:
-    """The part of forces that constraints take up."""
-    if left.whole:
+def _held_part(force: Tensor, free_space: Freedom) -> Tensor:
+    """Return the part of the forces that constraints balance."""
+    if free_space.whole:
         return torch.zeros_like(force)
-    basis = torch.as_tensor(left.basis()).to(force)
+    basis = torch.as_tensor(free_space.basis()).to(force)
     return force - (basis @ (basis.mT @ force.reshape(-1))).view_as(force)

@@ -1,4 +1,4 @@
-"""The potential energy surface as a function of the free coordinates of an optimiser."""
+"""Potential energy surface as a function of the free coordinates of an optimiser."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from mace_functional.structure.structure import Structure
 from mace_functional.support.defaults import SKIN
 
 Products = Callable[[np.ndarray], np.ndarray]
-"""Products of a Hessian with a vector (d,), or with the columns of a matrix (d, m)."""
+"""Function that multiplies a Hessian with a vector (d,), or with the columns of a matrix (d, m)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """The surface at one geometry.
+    """Energy and derivatives at one geometry.
 
     Attributes:
-        z: Free coordinates, (d,).
-        energy: Energy, or enthalpy under pressure, eV; infinite where there is no structure.
-        gradient: Gradient by z, eV/Å, (d,).
+        z: Free coordinates, Å, (d,).
+        energy: Energy, or enthalpy under pressure, eV; infinite if the geometry is impossible.
+        gradient: Gradient of the energy by z, eV/Å, (d,).
         results: Energy, forces and, for crystals, stress, as calculators of ASE have them.
         largest_force: Largest free force on an atom, eV/Å.
         largest_virial: Largest row of the free part of dE/de, over the number of atoms, eV.
-        largest_stress: Largest component of the free stress, pressure included, GPa; of slabs and
-            rods per volume of the cell as it is given, with its vacuum.
+        largest_stress: Largest component of the free stress, pressure included, GPa; for slabs and
+            rods relative to the volume of the cell, with its vacuum.
     """
 
     z: np.ndarray
@@ -55,24 +55,24 @@ class Point:
 
     @property
     def residual(self) -> float:
-        """The larger of `largest_force` and `largest_virial`, as ASE's cell filters have it."""
+        """Larger of `largest_force` and `largest_virial`, as in ASE's cell filters."""
         return max(self.largest_force, self.largest_virial)
 
 
 class Surface:
-    """Energy, gradient and Hessian by free coordinates; the neighbour list follows the atoms.
+    """Energy, gradient and Hessian by free coordinates, with a neighbour list that is updated.
 
     Args:
-        potential: Gives the energy.
-        atoms: The geometry at z = 0.
-        coordinates: The meaning of z.
+        potential: The potential.
+        atoms: Geometry at z = 0.
+        coordinates: Coordinates that define z.
         pressure: External pressure, GPa; the energy is the enthalpy E + pV.
 
     Attributes:
         n_gradients: Number of gradients so far.
         n_hvps: Number of Hessian-vector products so far.
-        smallest_ratio: Smallest ratio of a distance to the sum of the covalent radii, where the
-            surface was evaluated last; see `contacts`.
+        smallest_ratio: Smallest ratio of a distance to the sum of the covalent radii, at the last
+            evaluated geometry; see `contacts`.
     """
 
     def __init__(
@@ -86,16 +86,20 @@ class Surface:
         self._least_ratio = min(REFUSED, 0.9 * self.smallest_ratio)
 
     def at(self, z: np.ndarray) -> Point:
-        """The surface at z."""
-        nothing = np.full_like(z, np.nan)
+        """Compute energy and derivatives at z."""
+        nan = np.full_like(z, np.nan)
         try:
             s = self._structure_at(z)
         except ValueError:  # atoms that coincide, a cell that has collapsed
-            return Point(z, np.inf, nothing, {}, np.inf, np.inf, np.inf)
+            return Point(z, np.inf, nan, {}, np.inf, np.inf, np.inf)
         self.n_gradients += 1
         derivatives = energy_forces_virial(self.potential.energy_fn(s.topology))
-        found = derivatives(s.positions, s.cell, self.potential.params)
-        energy, forces, virial = float(found.energy), as_array(found.forces), as_array(found.virial)
+        values = derivatives(s.positions, s.cell, self.potential.params)
+        energy, forces, virial = (
+            float(values.energy),
+            as_array(values.forces),
+            as_array(values.virial),
+        )
         volume = float(volume_of(s.cell))
         results: dict[str, Any] = {"energy": energy, "forces": forces}
         if self._atoms.pbc.all():
@@ -103,8 +107,8 @@ class Surface:
         virial = virial + self._pressure * volume * np.eye(3)
         c = self.coordinates
         deformation = np.eye(3) + as_array(c.split(c.joint(z))[1])
-        by_strain = np.tensordot(STRAINS, np.linalg.solve(deformation, virial)) / c.strain_length
-        joint = np.concatenate([-(forces @ deformation).ravel(), by_strain])
+        de_dstrain = np.tensordot(STRAINS, np.linalg.solve(deformation, virial)) / c.strain_length
+        joint = np.concatenate([-(forces @ deformation).ravel(), de_dstrain])
         free_forces, free_virial = c.confined(forces, virial)
         return Point(
             z,
@@ -117,7 +121,7 @@ class Surface:
         )
 
     def atoms_at(self, z: np.ndarray, results: dict[str, Any] | None = None) -> Atoms:
-        """The structure at z, with all else that the first one had, and results if given."""
+        """Return the structure at z, with the other data of the initial one, and given results."""
         positions, cell = self.coordinates.place(self.coordinates.joint(z))
         atoms = self._atoms.copy()
         atoms.set_cell(as_array(cell))
@@ -127,11 +131,11 @@ class Surface:
         return atoms
 
     def joint_hessian(self, z: np.ndarray, potential: Potential | None = None) -> np.ndarray:
-        """The Hessian by the joint vector y, eV/Å², (3N + 6, 3N + 6).
+        """Compute the Hessian by the joint vector y, eV/Å², (3N + 6, 3N + 6).
 
         Args:
             z: Free coordinates, (d,).
-            potential: Computes it; the potential of the surface if None.
+            potential: Potential of the Hessian; None for that of the surface.
 
         Returns:
             The matrix, symmetric, zero for components of y that are never free.
@@ -139,18 +143,18 @@ class Surface:
         pull_back, like = self._linearised(z, potential)
         involved = self.coordinates.involved
         units = torch.eye(self.coordinates.basis.shape[0], dtype=like.dtype, device=like.device)
-        columns = chunked_vmap(pull_back, units[torch.as_tensor(involved, device=like.device)])
         self.n_hvps += len(involved)
+        columns = chunked_vmap(pull_back, units[torch.as_tensor(involved, device=like.device)])
         hessian = np.zeros(self.coordinates.basis.shape[:1] * 2)
         hessian[np.ix_(involved, involved)] = as_array(columns)[:, involved]
         return (hessian + hessian.T) / 2
 
     def products(self, z: np.ndarray, potential: Potential | None = None) -> Products:
-        """Products of the Hessian by z, from one linearisation of the gradient.
+        """Return products with the Hessian by z, from one linearisation of the gradient.
 
         Args:
             z: Free coordinates, (d,).
-            potential: Computes them; the potential of the surface if None.
+            potential: Potential of the Hessian; None for that of the surface.
 
         Returns:
             A function of a vector (d,), or of the columns of a matrix (d, m).
@@ -164,22 +168,22 @@ class Surface:
             images = as_array(chunked_vmap(pull_back, columns)) @ basis
             if not np.isfinite(images).all():
                 raise ArithmeticError(
-                    "a product of the Hessian has entries that are not finite, where forces are: "
-                    "use a potential in float64"
+                    "forces are finite, but a product of the Hessian has entries that are not "
+                    "finite: use a potential in float64"
                 )
             return images.T.reshape(vectors.shape)
 
         return product
 
     def parts_at(self, z: np.ndarray) -> Parts:
-        """The connected parts of the structure at z."""
+        """Return the connected parts of the structure at z."""
         s = self._structure_at(z)
         return parts_of(s.topology, s.positions, s.cell)
 
     def _linearised(
         self, z: np.ndarray, potential: Potential | None
     ) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        """The function v -> H v by y, and a tensor with its dtype and device."""
+        """Return the function v -> H v by y, and a tensor with its dtype and device."""
         potential = self.potential if potential is None else potential
         s = potential.structure(self.atoms_at(z))
         energy, c = potential.energy_fn(s.topology), self.coordinates
@@ -193,7 +197,7 @@ class Surface:
         return lambda vector: pull_back(vector)[0], joint
 
     def _structure_at(self, z: np.ndarray) -> Structure:
-        """The structure at z, with the neighbour list of the last one while it holds.
+        """Return the structure at z; the neighbour list is rebuilt only if needed.
 
         Raises:
             ValueError: If the cell has collapsed, or atoms are on top of each other.
@@ -211,7 +215,7 @@ class Surface:
 
 
 def in_single_precision(potential: Potential) -> Potential:
-    """The potential in single precision, or as it is if it exists in one precision only."""
+    """Return the potential in single precision, or unchanged if it has only one precision."""
     if potential.dtype == torch.float32:
         return potential
     try:

@@ -1,6 +1,6 @@
 """Steps that minimise a model of the energy within a trust radius.
 
-The model is quadratic (`quadratic_step`), or quadratic with springs in it (`model_step`).
+The model is quadratic (`quadratic_step`), or quadratic with springs (`model_step`).
 """
 
 from __future__ import annotations
@@ -13,32 +13,36 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh, solve_triangu
 from scipy.optimize import brentq
 
 BOUNDARY = 1e-2
-"""Relative error of the length of a step on the boundary."""
+"""Relative error of the length of a step that the trust radius limits."""
 
 EPSILON = float(np.finfo(float).eps)
+"""Machine precision of double precision."""
 
 NEWTON_STEPS = 10
-"""Largest number of Newton steps for the length of a step; after them, eigenvectors give it. Random
-matrices with condition numbers from 1e2 to 1e16 need up to 4."""
+"""Largest number of Newton steps for the length of a step; then eigenvectors are used.
+
+Random matrices with condition numbers from 1e2 to 1e16 need up to 4.
+"""
 
 INNER_STEPS = 8
+"""Largest number of Newton steps to the minimum of a model with springs."""
+
 INNER_TOLERANCE = 1e-3
-"""Largest number of Newton steps to the minimum of a model with springs, and the relative change of
-the step below which they end."""
+"""Relative change of the step below which these Newton steps end."""
 
 Springs = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
-"""Energy, gradient and Hessian of the part of the model that is not quadratic, at a step."""
+"""Function of a step that returns energy, gradient and Hessian of the part with springs."""
 
 
 class Step(NamedTuple):
-    """A step, and what the model predicts for it.
+    """A step, with the predictions of the model.
 
     Attributes:
-        step: s, (d,).
+        step: Step s, (d,).
         energy: Predicted change of the energy.
         gradient: Predicted change of the gradient, (d,).
         hessian: Hessian of the model at the end of the step, (d, d).
-        inside: Whether the step is a minimum of the model, and not limited by the radius.
+        inside: True if the step leads to a minimum of the model, and is not limited by the radius.
     """
 
     step: np.ndarray
@@ -51,22 +55,22 @@ class Step(NamedTuple):
 def quadratic_step(
     gradient: np.ndarray, hessian: np.ndarray, radius: float
 ) -> tuple[np.ndarray, bool]:
-    """Minimum of g s + s H s / 2 with |s| <= radius, and whether it lies inside.
+    """Minimise g s + s H s / 2 with |s| <= radius; return s, and True if the radius is no limit.
 
-    s = -(H + mu)^-1 g with the smallest mu >= 0 that makes the matrix positive semidefinite and
-    the step short enough. Where the gradient has no part along the lowest eigenvector and the
-    curvature is negative there, the step is filled up with that eigenvector. Everything is done in
-    units of the radius and of the larger of |g| / radius and |H|, so that no scale is too large or
-    too small. Curvatures within rounding of zero count as zero.
+    s = -(H + mu)^-1 g with the smallest mu >= 0 for which the matrix is positive semidefinite and
+    the step is short enough. If the lowest curvature is negative and the gradient has no component
+    along its eigenvector, this eigenvector is added to the step up to the radius. The calculation
+    is in units of the radius, and of the larger of |g| / radius and |H|, to avoid overflow and
+    underflow. Curvatures within rounding of zero count as zero.
 
     Args:
-        gradient: g, (d,).
-        hessian: H, symmetric, (d, d).
-        radius: Positive.
+        gradient: Gradient g, (d,).
+        hessian: Hessian H, symmetric, (d, d).
+        radius: Trust radius, positive.
 
     Returns:
-        The step, (d,), at most `BOUNDARY` longer than the radius, and whether it is a minimum
-        of the model without a radius.
+        The step, (d,), at most a relative `BOUNDARY` longer than the radius, and True if it leads
+        to a minimum of the model without a radius.
 
     Raises:
         ValueError: If the gradient, the Hessian or the radius is not finite.
@@ -84,13 +88,15 @@ def quadratic_step(
     if unit == 0:
         return np.zeros_like(gradient), True
     slope, curvature = slope / unit, hessian / unit
-    found = _step_by_cholesky(slope, curvature)
-    step, inside = _step_by_eigenvectors(slope, curvature) if found is None else found
+    step_and_inside = _step_by_cholesky(slope, curvature)
+    step, inside = (
+        _step_by_eigenvectors(slope, curvature) if step_and_inside is None else step_and_inside
+    )
     return radius * step, inside
 
 
 def _step_by_cholesky(gradient: np.ndarray, hessian: np.ndarray) -> tuple[np.ndarray, bool] | None:
-    """The step of length at most one if the matrix is clearly positive definite; else None."""
+    """Return the step of length at most one; None if H is not clearly positive definite."""
     try:
         factor = cho_factor(hessian, lower=True, check_finite=False)
         step = -cho_solve(factor, gradient, check_finite=False)
@@ -98,68 +104,69 @@ def _step_by_cholesky(gradient: np.ndarray, hessian: np.ndarray) -> tuple[np.nda
         if length <= 1:
             return step, True
         for _ in range(NEWTON_STEPS):
-            # Newton's method on 1/|s| - 1, which is nearly linear in mu: it never overshoots.
-            half = solve_triangular(factor[0], step, lower=True, check_finite=False)
-            mu += float((length / np.linalg.norm(half)) ** 2) * (length - 1)
+            # Newton's method for 1/|s| = 1, which is nearly linear in mu, never overshoots.
+            solved = solve_triangular(factor[0], step, lower=True, check_finite=False)
+            mu += float((length / np.linalg.norm(solved)) ** 2) * (length - 1)
             factor = cho_factor(hessian + mu * np.eye(len(gradient)), lower=True)
             step = -cho_solve(factor, gradient)
             length = float(np.linalg.norm(step))
             if length <= 1 + BOUNDARY:
                 return step, False
-    except (LinAlgError, ValueError):  # not positive definite, or overflow of what nearly is not
+    except (LinAlgError, ValueError):  # not positive definite, or nearly so with overflow
         pass
     return None
 
 
 def _step_by_eigenvectors(gradient: np.ndarray, hessian: np.ndarray) -> tuple[np.ndarray, bool]:
-    """The step of length at most one for any symmetric matrix.
+    """Compute the step of length at most one for any symmetric matrix.
 
-    In the eigenvectors v of H, with mu = sigma - lowest eigenvalue, s = -sum v (v g) / (h - lowest
-    + sigma), whose length falls from infinity, mostly, to at most one at sigma = |g|.
+    In the eigenvectors v of H with eigenvalues h, and with mu = sigma - h_0, the step is
+    s = -sum v (v g) / (h - h_0 + sigma). Its length decreases with sigma, to at most one at
+    sigma = |g|.
     """
-    values, vectors = eigh(hessian)
-    parts, size = vectors.T @ gradient, float(np.linalg.norm(gradient))
-    parts[np.abs(parts) <= EPSILON * size] = 0.0
-    above = values - values[0]
-    rounding = EPSILON * len(values) * float(np.abs(values).max())
-    downwards = values[0] < -rounding
-    least = float(values[0]) if values[0] > rounding else 0.0
+    h, v = eigh(hessian)
+    v_g, norm_g = v.T @ gradient, float(np.linalg.norm(gradient))
+    v_g[np.abs(v_g) <= EPSILON * norm_g] = 0.0
+    h_minus_h0 = h - h[0]
+    rounding = EPSILON * len(h) * float(np.abs(h).max())
+    is_negative = h[0] < -rounding
+    min_sigma = float(h[0]) if h[0] > rounding else 0.0
 
     def step(sigma: float) -> np.ndarray:
         with np.errstate(divide="ignore", over="ignore"):
-            return -np.divide(parts, above + sigma, out=np.zeros_like(parts), where=parts != 0)
+            return -np.divide(v_g, h_minus_h0 + sigma, out=np.zeros_like(v_g), where=v_g != 0)
 
-    def excess(log_sigma: float) -> float:
+    def log_length(log_sigma: float) -> float:
         return float(np.log(np.linalg.norm(step(np.exp(log_sigma)))))
 
-    shortest = step(least)
-    length = float(np.linalg.norm(shortest))
-    if length <= 1 and not downwards:
-        return vectors @ shortest, True
+    s = step(min_sigma)
+    length = float(np.linalg.norm(s))
+    if length <= 1 and not is_negative:
+        return v @ s, True
     if length <= 1:
-        shortest[0] += np.copysign(np.sqrt(1 - length**2), -parts[0])
-        return vectors @ shortest, False
-    high = low = np.log(size)
-    while excess(low) <= 0:
+        s[0] += np.copysign(np.sqrt(1 - length**2), -v_g[0])
+        return v @ s, False
+    high = low = np.log(norm_g)
+    while log_length(low) <= 0:
         high, low = low, low - 7.0
-    sigma = np.exp(low if low == high else brentq(excess, low, high, xtol=1e-9))
-    found = vectors @ step(sigma)
-    return found / max(1.0, float(np.linalg.norm(found))), False
+    sigma = np.exp(low if low == high else brentq(log_length, low, high, xtol=1e-9))
+    s = v @ step(sigma)
+    return s / max(1.0, float(np.linalg.norm(s))), False
 
 
 def model_step(gradient: np.ndarray, hessian: np.ndarray, radius: float, springs: Springs) -> Step:
-    """Minimum, within the radius, of a quadratic model in which a part is replaced by springs.
+    """Minimise a quadratic model with springs within the radius.
 
-    m(s) = g s + s (H - V''(0)) s / 2 + V(s), by Newton's method with a step within the radius each
-    time, halved where the model rises.
+    The model is m(s) = g s + s (H - V''(0)) s / 2 + V(s). Newton's method makes steps within the
+    radius, which are halved if the model rises.
 
     Args:
-        gradient: g, (d,).
-        hessian: H, symmetric, (d, d).
-        radius: Positive.
-        springs: V, V' and V'' at a step; V and V' vanish at zero.
+        gradient: Gradient g, (d,).
+        hessian: Hessian H, symmetric, (d, d).
+        radius: Trust radius, positive.
+        springs: Function that returns V, V' and V'' at a step; V and V' are zero at zero.
     """
-    rest = hessian - springs(np.zeros_like(gradient))[2]
+    h_without_springs = hessian - springs(np.zeros_like(gradient))[2]
     best = Step(np.zeros_like(gradient), 0.0, np.zeros_like(gradient), hessian, True)
     for _ in range(INNER_STEPS):
         slope = gradient + best.gradient
@@ -168,15 +175,21 @@ def model_step(gradient: np.ndarray, hessian: np.ndarray, radius: float, springs
         while True:
             s = best.step + fraction * (target - best.step)
             v, dv, d2v = springs(s)
-            h_s = rest @ s
-            tried = Step(s, float(gradient @ s + 0.5 * h_s @ s) + v, h_s + dv, rest + d2v, inside)
-            if tried.energy <= best.energy or fraction < INNER_TOLERANCE:
+            h_s = h_without_springs @ s
+            trial = Step(
+                s,
+                float(gradient @ s + 0.5 * h_s @ s) + v,
+                h_s + dv,
+                h_without_springs + d2v,
+                inside,
+            )
+            if trial.energy <= best.energy or fraction < INNER_TOLERANCE:
                 break
             fraction *= 0.5
-        change = np.linalg.norm(tried.step - best.step)
-        if not tried.energy <= best.energy:  # it rises, or is not finite
+        change = np.linalg.norm(trial.step - best.step)
+        if not trial.energy <= best.energy:  # the model rises, or is not finite
             break
-        best = tried
+        best = trial
         if change < INNER_TOLERANCE * np.linalg.norm(best.step):
             break
     return best

@@ -1,9 +1,9 @@
-"""The state of a trust-region optimiser, and how an evaluation changes it.
+"""State of a trust-region optimiser, and its update after an evaluation.
 
-A strategy proposes a trial step, the surface is evaluated at its end, and the strategy judges what
-was found: `Descend` for minima, `ClimbMode` for saddle points. Whatever the strategy, the Hessian
-is corrected by the error of the predicted gradient, an accepted step moves the state, and the trust
-radius shrinks after a poor prediction and grows after a good one.
+A strategy proposes a trial step, the surface is evaluated at its end, and the strategy judges the
+result: `Descend` for minima, `ClimbMode` for saddle points. With any strategy, the Hessian is
+updated with the error of the predicted gradient, an accepted step changes the coordinates, and the
+trust radius shrinks after a poor prediction and grows after a good one.
 """
 
 from __future__ import annotations
@@ -17,25 +17,35 @@ from mace_functional.optimize.dense_hessian import HessianModel, Trial
 from mace_functional.optimize.trust_region import Springs
 
 ROUNDING_UNITS = 16
-"""Rounding of an energy, in units of its last digit: energies that differ by less are equal."""
+"""Rounding error of an energy, in units of its last digit.
 
-SHRINK_REJECTED, SHRINK_POOR, GROW = 0.25, 0.5, 2.0
-"""New trust radius over the length of a step that was rejected, or accepted with a poor prediction;
-and over the old radius after a good prediction."""
+Energies that differ by less count as equal.
+"""
+
+SHRINK_REJECTED = 0.25
+"""New trust radius over the length of a rejected step."""
+
+SHRINK_POOR = 0.5
+"""New trust radius over the length of a step that was accepted with a poor prediction."""
+
+GROW = 2.0
+"""New trust radius over the old one, after a good prediction."""
 
 AT_BOUNDARY = 0.8
-"""Length of a step over the trust radius, above which the radius has limited the step and may
-grow."""
+"""Length of a step over the trust radius, above which the radius may grow.
+
+Shorter steps were not limited by the radius.
+"""
 
 
 class StepVerdict(NamedTuple):
-    """The judgement of a strategy on an evaluated trial step.
+    """Judgement of a strategy on an evaluated trial step.
 
     Attributes:
-        accepted: Whether to go there.
-        good: Whether the prediction is good enough for a larger radius.
-        poor: Whether it is so poor that the radius must shrink.
-        within_noise: Whether the energy changes by no more than its noise.
+        accepted: True to accept the step.
+        good: True if the prediction is good enough for a larger trust radius.
+        poor: True if the prediction is so poor that the trust radius must shrink.
+        within_noise: True if the energy changes by no more than its noise.
     """
 
     accepted: bool
@@ -45,7 +55,7 @@ class StepVerdict(NamedTuple):
 
 
 class Strategy(Protocol):
-    """A way to choose and to judge trial steps."""
+    """Strategy that proposes and judges trial steps."""
 
     @property
     def first_radius(self) -> float:
@@ -56,36 +66,36 @@ class Strategy(Protocol):
         """Largest trust radius over the square root of the number of atoms, Å."""
 
     def propose(self, state: TrustRegionState, springs: Springs) -> Trial:
-        """The step to try, within the trust radius.
+        """Compute the trial step, within the trust radius.
 
         Args:
-            state: Where the optimiser is.
-            springs: The part of the model that is not quadratic, as a function of the step.
+            state: State of the optimiser.
+            springs: Part of the model that is not quadratic, as a function of the step.
         """
 
     def judge(
         self, state: TrustRegionState, trial: Trial, energy: float, gradient: np.ndarray
     ) -> StepVerdict:
-        """Whether to accept a step, by the energy (eV) and gradient (d,) at its end, both finite.
+        """Judge a trial step by the energy (eV) and the gradient (d,) at its end.
 
-        The step is not zero.
+        Both are finite, and the step is not zero.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class TrustRegionState:
-    """The place of an optimiser on the surface, and its model of the surface there.
+    """State of an optimiser: coordinates, and the model of the surface around them.
 
     Attributes:
-        z: Coordinates, Å, (d,).
+        z: Free coordinates, Å, (d,).
         energy: Energy at z, eV.
         gradient: Gradient at z, eV/Å, (d,).
         hessian: Model of the Hessian at z.
         radius: Trust radius, Å.
         max_radius: Largest trust radius, Å.
-        rounding: Relative rounding of energies.
-        energy_noise: Differences of the energy that mean nothing whatever its size, eV.
-        within_noise: Whether the last trial step changed the energy by no more than its noise.
+        rounding: Relative rounding error of energies.
+        energy_noise: Noise of the energy that does not depend on its size, eV.
+        within_noise: True if the last trial step changed the energy by no more than its noise.
     """
 
     z: np.ndarray
@@ -100,25 +110,25 @@ class TrustRegionState:
 
     @property
     def noise(self) -> float:
-        """Differences of the energy that mean nothing, eV."""
+        """Noise of the energy, eV; smaller differences are meaningless."""
         return self.rounding * abs(self.energy) + self.energy_noise
 
     def tell(
         self, trial: Trial, energy: float, gradient: np.ndarray, strategy: Strategy
     ) -> tuple[TrustRegionState, bool]:
-        """The state after a trial step was evaluated.
+        """Return the state after the evaluation of a trial step.
 
         Args:
-            trial: The step, with its predictions.
-            energy: Energy at its end, eV; not finite where there is no structure.
+            trial: Trial step, with its predictions.
+            energy: Energy at its end, eV; not finite if the geometry is impossible.
             gradient: Gradient at its end, eV/Å, (d,).
-            strategy: Judges the step.
+            strategy: Strategy that judges the step.
 
         Returns:
-            The new state, and whether the step was accepted.
+            The new state, and True if the step was accepted.
         """
         length = float(np.linalg.norm(trial.step))
-        if length == 0 or trial.energy == 0:  # the gradient is zero to the last digit
+        if length == 0 or trial.energy == 0:  # the gradient is exactly zero
             return replace(self, within_noise=True), False
         if not (np.isfinite(energy) and np.isfinite(gradient).all()):
             return replace(self, radius=SHRINK_REJECTED * length), False
@@ -128,18 +138,20 @@ class TrustRegionState:
             radius = (SHRINK_POOR if verdict.accepted else SHRINK_REJECTED) * length
         elif verdict.good and length > AT_BOUNDARY * radius:
             radius = min(GROW * radius, self.max_radius)
-        error = gradient - self.gradient - trial.gradient
-        hessian = (trial.hessian if verdict.accepted else self.hessian).update(trial.step, error)
-        here = replace(self, hessian=hessian, radius=radius, within_noise=verdict.within_noise)
+        gradient_error = gradient - self.gradient - trial.gradient
+        hessian = (trial.hessian if verdict.accepted else self.hessian).update(
+            trial.step, gradient_error
+        )
+        state = replace(self, hessian=hessian, radius=radius, within_noise=verdict.within_noise)
         if verdict.accepted:
-            here = replace(here, z=self.z + trial.step, energy=energy, gradient=gradient)
-        return here, verdict.accepted
+            state = replace(state, z=self.z + trial.step, energy=energy, gradient=gradient)
+        return state, verdict.accepted
 
     def refine(self, directions: np.ndarray, products: np.ndarray) -> TrustRegionState:
-        """The state with its Hessian made exact along some directions.
+        """Return the state with exact products of its Hessian along some directions.
 
         Args:
             directions: Any columns, (d, m).
-            products: The exact Hessian at z times each, (d, m).
+            products: Exact Hessian at z times each of them, (d, m).
         """
         return replace(self, hessian=self.hessian.refine(directions, products))

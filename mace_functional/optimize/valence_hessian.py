@@ -1,14 +1,14 @@
-"""The Hessian of a valence force field, from distances and covalent radii alone.
+"""Hessian of a valence force field, from distances and covalent radii alone.
 
 Force constants k of valence coordinates q,
 
     K = sum_q k_q (dq/dx) (dq/dx)^T,
 
-give the spectrum of a Hessian to within a factor of a few, from stiff bonds to soft torsions, at a
-small part of the cost of one gradient. K preconditions the search for the lowest modes of the exact
-Hessian, and is the first Hessian of a relaxation. With the distance in units of the sum of covalent
-radii, s = r / (R_i + R_j), and rho = exp(-8 (s - 1)), bonds are pairs with s < 1.2, and the force
-constants are
+reproduce the spectrum of a Hessian within a factor of a few, from stiff bonds to soft torsions, at
+a small part of the cost of one gradient. K preconditions the search for the lowest modes of the
+exact Hessian, and is the initial Hessian of a relaxation. With the distance in units of the sum of
+covalent radii, s = r / (R_i + R_j), and rho = exp(-8 (s - 1)), bonds are pairs with s < 1.2, and
+the force constants are
 
     stretch                k rho      [2 R_C / (R_i + R_j)]^2.3
     bend i-j-k             k sqrt(rho_ij rho_jk) (R_C / R_j)
@@ -16,10 +16,10 @@ constants are
     pyramid of 3 bonds     k (rho_1 rho_2 rho_3)^(1/3)
     pairs without a bond   k (3 Å / r)^6.5
 
-where the radii of bends and torsions are not less than that of carbon, R_C. Bonds between atoms of
-at most `MOST_BONDS_TORSION` bonds have torsions, and atoms of at most `MOST_BONDS_BEND` bonds have
-bends. Atoms with more bonds overlap, and have stretches only: the number of torsions would grow
-with the fourth power of the density.
+The radii in bends and torsions are at least that of carbon, R_C. A bond has torsions if its atoms
+have at most `MAX_BONDS_TORSION` bonds. An atom has bends if it has at most `MAX_BONDS_BEND` bonds.
+Atoms with more bonds overlap, and have only stretches: the number of torsions would grow with the
+fourth power of the density.
 
 Source: the form is that of Lindh, Bernhardsson, Karlström, Malmqvist, Chem. Phys. Lett. 1995, 241,
 423, doi:10.1016/0009-2614(95)00646-L, with covalent radii (Cordero et al., Dalton Trans. 2008,
@@ -53,58 +53,70 @@ BEND = 2.0
 """Force constant of an angle, eV/rad²."""
 
 TORSION = 0.034
-"""Force constant of a torsion, of each four atoms in a row of bonds, eV/rad²."""
+"""Force constant of a torsion, of each sequence of four bonded atoms, eV/rad²."""
 
 PYRAMID = 1.4
 """Force constant of the triple product of the unit vectors along three bonds, eV."""
 
 PAIR = 0.06
-"""Force constant of two atoms without a bond, 3 Å apart, eV/Å²."""
+"""Force constant of two atoms without a bond at a distance of 3 Å, eV/Å²."""
 
 TRANSVERSE = 0.01
-"""Force constant of such a pair along x, y and z, over the one along the pair: no motion of
-neighbours is free."""
+"""Force constant of such a pair along x, y and z, relative to that along the pair.
 
-PAIR_REACH = 6.0
-"""Largest distance of a pair, Å."""
+It gives every relative motion of neighbours some stiffness.
+"""
 
-BOND = 1.2
-"""Longest bond, in units of the sum of covalent radii."""
+MAX_PAIR_DISTANCE = 6.0
+"""Largest distance of a pair with a force constant, Å."""
+
+MAX_BOND_RATIO = 1.2
+"""Largest length of a bond, in units of the sum of covalent radii."""
 
 DECAY = 8.0
-"""Decay of force constants with the distance in these units: rho = exp(-DECAY (s - 1))."""
+"""Decay of force constants with the ratio s of the distance: rho = exp(-DECAY (s - 1))."""
 
-LEAST_TORSION = 1e-3
-"""Force constant of the torsions about a bond, eV/rad², below which they are left out: in metals
-they are weak and many."""
+MIN_TORSION = 1e-3
+"""Smallest force constant of the torsions about a bond, eV/rad²; weaker ones are left out.
 
-MOST_BONDS_TORSION = 12
-"""Largest number of bonds of an atom at the bond of a torsion: the neighbours in the closest
-packing. Sound structures with torsions above `LEAST_TORSION` have at most 10 (lithium in Li2O).
-Each bond then has at most 121 torsions."""
+Metals have many of these.
+"""
 
-MOST_BONDS_BEND = 32
-"""Largest number of bonds of an atom with bends. Sound structures have at most 16 in alloys, and 32
-at lanthanum in LaH10."""
+MAX_BONDS_TORSION = 12
+"""Largest number of bonds of the two atoms of a bond with torsions, as in closest packing.
 
-PIECE = 2**15
-"""Number of coordinates that are assembled at once; bends and torsions take about 500 bytes
-each."""
+Sound structures with torsions above `MIN_TORSION` have at most 10 (lithium in Li2O). A bond has at
+most 121 torsions.
+"""
+
+MAX_BONDS_BEND = 32
+"""Largest number of bonds of an atom with bends.
+
+Sound structures have at most 16 in alloys, and 32 at lanthanum in LaH10.
+"""
+
+PIECE_SIZE = 2**15
+"""Number of coordinates that are assembled at once.
+
+Bends and torsions take about 500 bytes each.
+"""
 
 CARBON = covalent_radii[6]
-"""R_C, Å."""
+"""Covalent radius of carbon R_C, Å."""
 
-STRAIGHT, SKEW = 0.1, 0.2
-"""Sines of angles. Below the first an angle is straight and bends in two planes; below the second
-at either end of a bond, a torsion about it has no meaning."""
+STRAIGHT_SINE = 0.1
+"""Sine of an angle, below which the angle counts as straight, and bends in two planes."""
+
+MIN_TORSION_SINE = 0.2
+"""Smallest sine of the angles at both ends of a bond with a torsion; below, it is undefined."""
 
 
 class InternalCoordinates(NamedTuple):
     """Valence coordinates q of one kind.
 
     Attributes:
-        atoms: The p atoms of each coordinate, (n, p).
-        gradients: dq/dx of these atoms, (n, p, 3).
+        atoms: Numbers of the p atoms of each coordinate, (n, p).
+        gradients: Derivatives dq/dx by these atoms, (n, p, 3).
         constants: Force constants k, (n,).
     """
 
@@ -114,16 +126,16 @@ class InternalCoordinates(NamedTuple):
 
 
 class Bonds(NamedTuple):
-    """Directed bonds; the bonds from one atom follow each other.
+    """Directed bonds, ordered by the atom at their start.
 
     Attributes:
-        start: Atoms at their start, (n,), ascending.
-        end: Atoms at their end, (n,).
-        shifts: Periodic images of the atoms at their end, (n, 3).
-        lengths: Å, (n,).
+        start: Numbers of the atoms at the start, ascending, (n,).
+        end: Numbers of the atoms at the end, (n,).
+        shifts: Periodic images of the atoms at the end, (n, 3).
+        lengths: Lengths, Å, (n,).
         directions: Unit vectors, (n, 3).
-        rho: Strength rho, (n,).
-        first: First bond of each atom, (N,).
+        rho: Bond strengths rho, (n,).
+        first: Number of the first bond of each atom, (N,).
         degree: Number of bonds of each atom, (N,).
     """
 
@@ -137,31 +149,32 @@ class Bonds(NamedTuple):
     degree: np.ndarray
 
     def of(self, atoms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """All bonds of some atoms: places in `atoms`, and numbers of bonds."""
+        """Return all bonds of some atoms: indices in `atoms`, and numbers of bonds."""
         counts = self.degree[atoms]
         row = np.repeat(np.arange(len(atoms)), counts)
-        within = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return row, self.first[atoms][row] + within
+        offset = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return row, self.first[atoms][row] + offset
 
 
 def valence_hessian(
     positions: Tensor, cell: Tensor, numbers: Tensor | Sequence[int], pbc: Sequence[bool]
 ) -> Tensor:
-    """The Hessian K of a valence force field, positive semidefinite, of any structure.
+    """Compute the Hessian K of a valence force field for any structure; positive semidefinite.
 
     Rigid motions have no stiffness: translations, and the rotations of `rigid_motions`.
 
     Args:
-        positions: Å, (N, 3).
-        cell: Lattice vectors in Å, (3, 3); those of directions that are not periodic do not matter.
+        positions: Positions in Å, (N, 3).
+        cell: Lattice vectors in Å as rows, (3, 3); those of directions that are not periodic are
+            ignored.
         numbers: Atomic numbers, (N,).
-        pbc: Whether each of the three cell vectors is periodic.
+        pbc: True for each periodic cell vector, (3,).
 
     Returns:
-        eV/Å², (3N, 3N) symmetric, with the dtype and on the device of the positions.
+        Hessian in eV/Å², symmetric, (3N, 3N), with the dtype and on the device of the positions.
 
     Raises:
-        ValueError: If numbers do not fit the positions, these are not finite, periodic lattice
+        ValueError: If numbers do not fit the positions, positions are not finite, periodic lattice
             vectors are zero or linearly dependent, or atoms coincide.
 
     Source: see the module.
@@ -178,12 +191,12 @@ def valence_hessian(
             f"positions must be (N, 3) and numbers (N,), not {tuple(x.shape)} and {tuple(z.shape)}"
         )
     radii, periodic = covalent_radii[z], np.array(pbc, dtype=bool)
-    end, start, shifts = search(x, vectors, periodic, PAIR_REACH)
-    between = x[end] - x[start] + shifts @ (vectors * periodic[:, None])
-    lengths = np.linalg.norm(between, axis=1)
-    directions = between / lengths[:, None]
-    ratio = lengths / (radii[start] + radii[end])
-    bonded = np.flatnonzero(ratio < BOND)
+    end, start, shifts = search(x, vectors, periodic, MAX_PAIR_DISTANCE)
+    r = x[end] - x[start] + shifts @ (vectors * periodic[:, None])
+    lengths = np.linalg.norm(r, axis=1)
+    directions = r / lengths[:, None]
+    s = lengths / (radii[start] + radii[end])
+    bonded = np.flatnonzero(s < MAX_BOND_RATIO)
     bonded = bonded[np.argsort(start[bonded], kind="stable")]
     degree = np.bincount(start[bonded], minlength=len(x))
     bonds = Bonds(
@@ -192,31 +205,31 @@ def valence_hessian(
         shifts=shifts[bonded],
         lengths=lengths[bonded],
         directions=directions[bonded],
-        rho=np.exp(-DECAY * (ratio[bonded] - 1)),
+        rho=np.exp(-DECAY * (s[bonded] - 1)),
         first=np.cumsum(degree) - degree,
         degree=degree,
     )
-    apart = ratio >= BOND
-    pairs = start[apart], end[apart], lengths[apart], directions[apart]
+    not_bonded = s >= MAX_BOND_RATIO
+    pairs = start[not_bonded], end[not_bonded], lengths[not_bonded], directions[not_bonded]
     kinds = itertools.chain(
         [_stretches(bonds, radii), _pyramids(bonds), *_pairs(*pairs)],
         _bends(bonds, radii),
         _torsions(bonds, radii),
     )
-    total = csr_array((3 * len(x), 3 * len(x)))
+    k_matrix = csr_array((3 * len(x), 3 * len(x)))
     for kind in kinds:
-        total = total + _assembled(kind, len(x))
-    matrix = torch.as_tensor(total.toarray())
+        k_matrix = k_matrix + _assembled(kind, len(x))
+    matrix = torch.as_tensor(k_matrix.toarray())
     rigid = rigid_motions(
         torch.as_tensor(x), [1.0] * len(x), pbc=periodic.tolist(), cell=torch.as_tensor(vectors)
     )
-    rest = torch.eye(len(matrix), dtype=matrix.dtype) - rigid @ rigid.mT
-    projected = rest @ matrix @ rest
+    complement = torch.eye(len(matrix), dtype=matrix.dtype) - rigid @ rigid.mT
+    projected = complement @ matrix @ complement
     return ((projected + projected.mT) / 2).to(positions)
 
 
 def _assembled(kind: InternalCoordinates, size: int) -> csr_array:
-    """The sum of k (dq/dx) (dq/dx)^T over the coordinates of one kind, sparse, (3N, 3N)."""
+    """Sum k (dq/dx) (dq/dx)^T over the coordinates of one kind, sparse, (3N, 3N)."""
     count, members = kind.atoms.shape
     columns = 3 * kind.atoms[..., None] + np.arange(3)
     rows = np.arange(0, 3 * members * count + 1, 3 * members)
@@ -225,7 +238,7 @@ def _assembled(kind: InternalCoordinates, size: int) -> csr_array:
 
 
 def _stretches(bonds: Bonds, radii: np.ndarray) -> InternalCoordinates:
-    """Stretches of all bonds, in both directions with half the force constant each."""
+    """Return stretches of all bonds, in both directions with half the force constant each."""
     factor = (2 * CARBON / (radii[bonds.start] + radii[bonds.end])) ** 2.3
     return _along_pairs(
         bonds.start, bonds.end, bonds.directions, 0.5 * STRETCH * bonds.rho * factor
@@ -235,11 +248,11 @@ def _stretches(bonds: Bonds, radii: np.ndarray) -> InternalCoordinates:
 def _pairs(
     start: np.ndarray, end: np.ndarray, lengths: np.ndarray, directions: np.ndarray
 ) -> list[InternalCoordinates]:
-    """Pairs without a bond, in both directions, along the pair and along x, y and z."""
+    """Return pairs without a bond, in both directions, along the pair and along x, y and z."""
     constants = 0.5 * PAIR * (3.0 / lengths) ** 6.5
     axes = [np.broadcast_to(axis, directions.shape) for axis in np.eye(3)]
-    sliding = [_along_pairs(start, end, axis, TRANSVERSE * constants) for axis in axes]
-    return [_along_pairs(start, end, directions, constants), *sliding]
+    transverse = [_along_pairs(start, end, axis, TRANSVERSE * constants) for axis in axes]
+    return [_along_pairs(start, end, directions, constants), *transverse]
 
 
 def _along_pairs(
@@ -251,20 +264,22 @@ def _along_pairs(
 
 
 def _pieces(chosen: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
-    """Chosen bonds in pieces of about `PIECE` coordinates; each bond has some number of them."""
-    ends = np.searchsorted(np.cumsum(counts), np.arange(PIECE, counts.sum(), PIECE), side="right")
+    """Split chosen bonds into pieces of about `PIECE_SIZE` coordinates; `counts` are per bond."""
+    ends = np.searchsorted(
+        np.cumsum(counts), np.arange(PIECE_SIZE, counts.sum(), PIECE_SIZE), side="right"
+    )
     return [piece for piece in np.split(chosen, np.unique(ends)) if len(piece)]
 
 
 def _bends(bonds: Bonds, radii: np.ndarray) -> Iterator[InternalCoordinates]:
-    """All bends, one piece at a time."""
-    chosen = np.flatnonzero(bonds.degree[bonds.start] <= MOST_BONDS_BEND)
+    """Yield all bends, one piece at a time."""
+    chosen = np.flatnonzero(bonds.degree[bonds.start] <= MAX_BONDS_BEND)
     for piece in _pieces(chosen, bonds.degree[bonds.start[chosen]]):
         yield _bends_of(piece, bonds, radii)
 
 
 def _bends_of(chosen: np.ndarray, bonds: Bonds, radii: np.ndarray) -> InternalCoordinates:
-    """Bends of chosen bonds with later ones, in their plane; straight ones in two planes."""
+    """Return bends of chosen bonds with later ones, in their plane; straight ones in two planes."""
     row, second = bonds.of(bonds.start[chosen])
     first = chosen[row]
     first, second = first[first < second], second[first < second]
@@ -274,8 +289,8 @@ def _bends_of(chosen: np.ndarray, bonds: Bonds, radii: np.ndarray) -> InternalCo
     across = np.cross(left, np.eye(3)[np.abs(left).argmin(1)])
     normal = np.where(sine[:, None] > 1e-6, normal, across)
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
-    straight = sine < STRAIGHT
-    # A small rotation about the normal opens the angle; one in the normal's direction bends a line.
+    straight = sine < STRAIGHT_SINE
+    # Rotations about the normal open an angle; displacements along the normal bend a straight one.
     moves = [
         np.concatenate([-np.cross(normal, left), normal[straight]]),
         np.concatenate([np.cross(normal, right), normal[straight]]),
@@ -294,60 +309,62 @@ def _bends_of(chosen: np.ndarray, bonds: Bonds, radii: np.ndarray) -> InternalCo
 
 
 def _torsions(bonds: Bonds, radii: np.ndarray) -> Iterator[InternalCoordinates]:
-    """All torsions, one piece at a time."""
-    size = np.maximum(radii, CARBON)
-    about = TORSION * bonds.rho * (CARBON**2 / size[bonds.start] / size[bonds.end]) ** 6
+    """Yield all torsions, one piece at a time."""
+    at_least_r_c = np.maximum(radii, CARBON)
+    constants = (
+        TORSION * bonds.rho * (CARBON**2 / at_least_r_c[bonds.start] / at_least_r_c[bonds.end]) ** 6
+    )
     at_start, at_end = bonds.degree[bonds.start], bonds.degree[bonds.end]
     central = np.flatnonzero(
-        (about > LEAST_TORSION) & (np.maximum(at_start, at_end) <= MOST_BONDS_TORSION)
+        (constants > MIN_TORSION) & (np.maximum(at_start, at_end) <= MAX_BONDS_TORSION)
     )
     for piece in _pieces(central, at_start[central] * at_end[central]):
-        yield _torsions_of(piece, about, bonds)
+        yield _torsions_of(piece, constants, bonds)
 
 
-def _torsions_of(central: np.ndarray, about: np.ndarray, bonds: Bonds) -> InternalCoordinates:
-    """Torsions about chosen bonds, from both ends with half the force constant each."""
+def _torsions_of(central: np.ndarray, constants: np.ndarray, bonds: Bonds) -> InternalCoordinates:
+    """Return torsions about chosen bonds, from both ends with half the force constant each."""
     row, left = bonds.of(bonds.start[central])
     central = central[row]
     keep = left != central
     central, left = central[keep], left[keep]
     row, right = bonds.of(bonds.end[central])
     central, left = central[row], left[row]
-    back = (bonds.end[right] == bonds.start[central]) & (
+    is_backwards = (bonds.end[right] == bonds.start[central]) & (
         bonds.shifts[right] == -bonds.shifts[central]
     ).all(1)
-    central, left, right = central[~back], left[~back], right[~back]
+    central, left, right = central[~is_backwards], left[~is_backwards], right[~is_backwards]
     f = bonds.directions[left] * bonds.lengths[left, None]
     g = -bonds.directions[central] * bonds.lengths[central, None]
     h = bonds.directions[right] * bonds.lengths[right, None]
     a, b, length = np.cross(f, g), np.cross(h, g), bonds.lengths[central]
     sine_a = np.linalg.norm(a, axis=1) / (bonds.lengths[left] * length)
     sine_b = np.linalg.norm(b, axis=1) / (bonds.lengths[right] * length)
-    keep = (sine_a > SKEW) & (sine_b > SKEW)
+    keep = (sine_a > MIN_TORSION_SINE) & (sine_b > MIN_TORSION_SINE)
     central, left, right = central[keep], left[keep], right[keep]
     f, g, h, a, b, length = (values[keep] for values in (f, g, h, a, b, length))
     a /= (a**2).sum(1, keepdims=True)
     b /= (b**2).sum(1, keepdims=True)
     at_left, at_right = -length[:, None] * a, length[:, None] * b
-    turn = ((f * g).sum(1) / length)[:, None] * a - ((h * g).sum(1) / length)[:, None] * b
+    dq_g = ((f * g).sum(1) / length)[:, None] * a - ((h * g).sum(1) / length)[:, None] * b
     members = bonds.end[left], bonds.start[central], bonds.end[central], bonds.end[right]
     return InternalCoordinates(
         np.stack(members, 1),
-        np.stack([at_left, turn - at_left, -turn - at_right, at_right], 1),
-        0.5 * about[central] * np.sqrt(bonds.rho[left] * bonds.rho[right]),
+        np.stack([at_left, dq_g - at_left, -dq_g - at_right, at_right], 1),
+        0.5 * constants[central] * np.sqrt(bonds.rho[left] * bonds.rho[right]),
     )
 
 
 def _pyramids(bonds: Bonds) -> InternalCoordinates:
-    """Pyramids: triple products u_1 x u_2 . u_3 of atoms with three bonds."""
+    """Return pyramids: triple products u_1 x u_2 . u_3 of atoms with three bonds."""
     centre = np.flatnonzero(bonds.degree == 3)
-    three = bonds.first[centre][:, None] + np.arange(3)
-    unit, lengths = bonds.directions[three], bonds.lengths[three]
-    slopes = np.cross(np.roll(unit, -1, axis=1), np.roll(unit, -2, axis=1))
-    slopes -= (slopes * unit).sum(2, keepdims=True) * unit
-    slopes /= lengths[..., None]
+    triple = bonds.first[centre][:, None] + np.arange(3)
+    u, lengths = bonds.directions[triple], bonds.lengths[triple]
+    dq_du = np.cross(np.roll(u, -1, axis=1), np.roll(u, -2, axis=1))
+    dq_du -= (dq_du * u).sum(2, keepdims=True) * u
+    dq_du /= lengths[..., None]
     return InternalCoordinates(
-        np.concatenate([bonds.end[three], centre[:, None]], axis=1),
-        np.concatenate([slopes, -slopes.sum(1, keepdims=True)], axis=1),
-        PYRAMID * bonds.rho[three].prod(1) ** (1 / 3),
+        np.concatenate([bonds.end[triple], centre[:, None]], axis=1),
+        np.concatenate([dq_du, -dq_du.sum(1, keepdims=True)], axis=1),
+        PYRAMID * bonds.rho[triple].prod(1) ** (1 / 3),
     )

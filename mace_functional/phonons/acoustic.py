@@ -56,7 +56,8 @@ if TYPE_CHECKING:
 N_DIRECTIONS = 200
 """Number of directions in the average of speeds of sound, on half a sphere or circle.
 
-With 50 or 400, the estimate for quartz at 50 K changes by a relative 1e-4 or less."""
+With 50 or 400, the estimate for quartz at 50 K changes by a relative 1e-4 or less.
+"""
 
 N_RADII = 24
 """Number of points of the average over the sphere of wave vectors (Gauss-Legendre quadrature)."""
@@ -66,14 +67,16 @@ ZERO_SPEED = 1e-3
 
 Displacements out of a free layer, or across a free chain, are opposed only by bending, whose
 frequency is quadratic in q. Rounding and a residual stress of 0.01 GPa leave less than 1e-4;
-branches of crystals and frameworks lie above 1e-2."""
+branches of crystals and frameworks lie above 1e-2.
+"""
 
 MIN_LARGEST_SPEED = (200 / (ANGULAR_FREQUENCY * 1e-10)) ** 2
 """Squared speed of sound, eV/amu, of 200 m/s, which the fastest branch of a crystal exceeds.
 
 If even the fastest branch is slower, parts of the structure do not interact with their images. In
 crystals the fastest branch has more than 1000 m/s. Residual forces cause an apparent speed: water
-in a box has 12 m/s after relaxation to 1e-4 eV/Å, and 60 m/s after relaxation to 1e-3 eV/Å."""
+in a box has 12 m/s after relaxation to 1e-4 eV/Å, and 60 m/s after relaxation to 1e-3 eV/Å.
+"""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 MAX_BEYOND_REACH = 1e-8
 """Largest force constant beyond the reach of a potential, relative to the largest of all.
 
-Larger values show that the reach is too short; smaller values are rounding errors."""
+Larger values show that the reach is too short; smaller values are rounding errors.
+"""
 
 
 class Rows(NamedTuple):

@@ -39,7 +39,8 @@ MIN_RELATIVE_CV = 0.01
 """Smallest denominator of relative errors of heat capacities, in units of 3N k_B.
 
 Near 0 K only a few waves around Gamma contribute, and no mesh resolves them: errors of smaller heat
-capacities are relative to this value."""
+capacities are relative to this value.
+"""
 
 MAX_WAVE_VECTORS = 4000
 """Number of inequivalent wave vectors of a mesh above which the refinement stops."""

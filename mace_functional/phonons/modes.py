@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 GAMMA_TOLERANCE = 1e-8
 """Largest distance of q from a reciprocal lattice vector that counts as zero, in lattice units.
 
-Closer to it, acoustic frequencies are smaller than their rounding errors."""
+Closer to it, acoustic frequencies are smaller than their rounding errors.
+"""
 
 EIGENVALUE_NOISE = 1e3
 """Rounding error of eigenvalues, in units of the machine precision times the norm of the matrix."""

@@ -50,7 +50,8 @@ ASSUMED_WAVE_VECTORS = 1000
 FLOATS_PER_WEIGHT = 10
 """Floats that a linearised gradient stores for each radial weight of each edge.
 
-The value is an upper bound of measurements."""
+The value is an upper bound of measurements.
+"""
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ SOFT = 5.0
 """Wavenumber, cm-1, below which a vibration is reported as soft.
 
 A softer vibration is hardly distinguishable from a free motion. It contributes nearly k_B to the
-heat capacity, and its entropy depends strongly on its frequency."""
+heat capacity, and its entropy depends strongly on its frequency.
+"""
 
 
 @positional_for_a_release("unit")

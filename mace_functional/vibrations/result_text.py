@@ -17,7 +17,8 @@ from mace_functional.autodiff.concrete import is_concrete
 MAX_PRINTED_VALUES = 4
 """Largest number of values of a tensor that are printed singly.
 
-For longer tensors, the smallest and the largest value are printed."""
+For longer tensors, the smallest and the largest value are printed.
+"""
 
 
 def result_text(result: Any, *facts: str | None) -> str:

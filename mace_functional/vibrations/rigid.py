@@ -47,19 +47,22 @@ AXIS_TOLERANCE = 1e-3
 """Largest distance of the atoms from the axis of a linear molecule, Å, if there is no Hessian.
 
 The distance is the mass-weighted root mean square. Molecules with larger distances count as bent.
-Linear molecules that are relaxed to 1e-3 eV/Å bend by less."""
+Linear molecules that are relaxed to 1e-3 eV/Å bend by less.
+"""
 
 MAX_ASPECT_RATIO = 0.3
 """Largest ratio of width to length of a molecule that may count as linear.
 
 Width and length are the distances of the atoms from the long axis and along it (mass-weighted root
 mean squares). Above, a molecule is bent, whatever its Hessian. Water has 0.5, C3O2 with an angle of
-160 degrees 0.1."""
+160 degrees 0.1.
+"""
 
 MAX_FIXED_SHARE = 1e-6
 """Largest component of a rigid motion of length 1 along the fixed coordinates.
 
-A motion with a larger component moves fixed atoms and is no rigid motion."""
+A motion with a larger component moves fixed atoms and is no rigid motion.
+"""
 
 ZERO_PHASE_CHANGE = 1e-9
 """Change of q.T with q along a direction below which the images of a part stay in phase."""

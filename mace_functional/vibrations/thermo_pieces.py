@@ -19,7 +19,8 @@ PIECE_SIZE = 2**20
 """Largest number of temperatures x wave vectors x modes at once, about 80 MB.
 
 It is 8 MB for each of about ten tensors. Smaller pieces take more calls; larger ones take more
-memory and are not faster. The modes of one wave vector are never divided."""
+memory and are not faster. The modes of one wave vector are never divided.
+"""
 
 
 def thermo_in_pieces(

@@ -33,7 +33,8 @@ from mace_functional.vibrations.result_text import html_table, result_text, valu
 MAX_QUANTUM_OVER_KT = 1000.0
 """Largest hbar omega / kT of a mode that is excited.
 
-Above, exp(-x) underflows in any precision, and the mode contributes only zero-point energy."""
+Above, exp(-x) underflows in any precision, and the mode contributes only zero-point energy.
+"""
 
 
 class HarmonicThermo(NamedTuple):

@@ -470,7 +470,7 @@ def test_bad_starts_are_refused(model, minima):
     [
         (18, "there is no mode 18"),
         (-19, "there is no mode -19"),
-        (np.ones((8, 3)), "translates"),
+        (np.ones((8, 3)), "a translation"),
         (np.zeros((8, 3)), "zero"),
         (np.ones((7, 3)), r"\(8, 3\)"),
         (np.full((8, 3), np.nan), "finite"),

@@ -172,7 +172,7 @@ def test_atoms_on_top_of_each_other_take_a_bounded_number_of_torsions_and_bends(
     monkeypatch.setattr(module, "_assembled", counted)
     model = valence_hessian(torch.tensor(positions), torch.zeros(3, 3), [6] * 70, MOLECULE)
     assert sum(assembled) < 70 * 70 * 5
-    assert max(assembled) < 2 * module.PIECE
+    assert max(assembled) < 2 * module.PIECE_SIZE
     values = torch.linalg.eigvalsh(model)
     assert int((values > 1e-6 * values[-1]).sum()) >= 3 * 70 - 6 - 30
     assert values[0] > -1e-8 * values[-1]
@@ -180,7 +180,7 @@ def test_atoms_on_top_of_each_other_take_a_bounded_number_of_torsions_and_bends(
 
 def test_pieces_change_nothing(monkeypatch):
     whole = model_of(mf.example_structure("benzene"))
-    monkeypatch.setattr(module, "PIECE", 7)
+    monkeypatch.setattr(module, "PIECE_SIZE", 7)
     torch.testing.assert_close(model_of(mf.example_structure("benzene")), whole)
 
 
@@ -197,6 +197,6 @@ def test_pieces_change_nothing(monkeypatch):
 )
 def test_sound_structures_have_all_their_torsions_and_bends(atoms, monkeypatch):
     limited = model_of(atoms)
-    monkeypatch.setattr(module, "MOST_BONDS_TORSION", 10**6)
-    monkeypatch.setattr(module, "MOST_BONDS_BEND", 10**6)
+    monkeypatch.setattr(module, "MAX_BONDS_TORSION", 10**6)
+    monkeypatch.setattr(module, "MAX_BONDS_BEND", 10**6)
     torch.testing.assert_close(limited, model_of(atoms), rtol=0, atol=1e-12)
