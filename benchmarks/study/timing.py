@@ -109,7 +109,7 @@ def _is_checkpoint(source: str) -> bool:
 
 
 def _seconds(result: Result) -> tuple[float, float, float]:
-    """Return the times of the Hessian and of 6N forces by us and by mace-torch (or NaN), s."""
+    """Return the times of the Hessian, our 6N gradients and mace-torch's 6N forces (or NaN), s."""
     ours, theirs = (
         6 * result["atoms"] * result[method]["seconds"] if method in result else np.nan
         for method in (GRADIENT, FORCES)
@@ -146,7 +146,7 @@ def tables(results: Sequence[Result]) -> list[str]:
 
 
 def _published(result: Result) -> tuple[float, float]:
-    """Return the published times of the Hessian and of 6N forces, or NaN, s."""
+    """Return the published times of the Hessian and of 6N forces, s; NaN if there are none."""
     if result["structure"] != PUBLISHED_FOR:
         return np.nan, np.nan
     return published.TIMES.get(result["atoms"], (np.nan, np.nan))

@@ -64,8 +64,10 @@ DEBUG = "MACE_FUNCTIONAL_DEBUG"
 """Name of the environment variable that makes every error print its traceback."""
 
 BAD_INPUT, BUG, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
-"""Exit codes: invalid input; a bug (EX_SOFTWARE of sysexits.h); interruption by Ctrl-C
-(128 + SIGINT); closed output pipe (128 + SIGPIPE)."""
+"""Exit codes for invalid input, a bug, an interruption by Ctrl-C, and a closed output pipe.
+
+70 is EX_SOFTWARE of sysexits.h; 130 is 128 + SIGINT, 141 is 128 + SIGPIPE.
+"""
 
 INPUT_ERRORS = (UsageError, UnsupportedModelError, ValueError, OSError, ImportError, MemoryError)
 """Errors that invalid input raises; their text explains the fault."""

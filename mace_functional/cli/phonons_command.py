@@ -247,7 +247,7 @@ def _print(results: dict[str, Any]) -> None:
     unit, mesh = results["unit"], results["mesh"]
     print_subject(console, results)
     console.print(f"sampling    {mesh_text(mesh['size'], len(mesh['q']))}")
-    print_thermo(console, results, "Harmonic, per cell")
+    print_thermo(console, results, "Harmonic thermodynamics, per cell")
     bands = results["bands"]["frequencies"]
     lowest, highest = min(min(row) for row in bands), max(max(row) for row in bands)
     digits = DIGITS[unit]

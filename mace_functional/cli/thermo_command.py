@@ -170,7 +170,7 @@ def _is_extended(atoms: Atoms, modes: NormalModes) -> bool:
 def _rigid_text(results: dict[str, Any]) -> str:
     """Describe the rigid motions that were removed."""
     count, rotations = results["rigid_motions_removed"], results["rotations_removed"]
-    text = f"rigid motions removed {count}"
+    text = f"rigid motions removed: {count}"
     if rotations:
         text += f" ({count - rotations} translations, {rotations} rotations)"
     if results["connected_parts"] > 1:
@@ -203,7 +203,7 @@ def _print(results: dict[str, Any]) -> None:
     elif results["missing_at_gamma"] is not None:
         console.print("sampling    Gamma alone")
     note = "" if part is None else f"Cv, S, F and U: {part}"
-    print_thermo(console, results, f"Harmonic, per {per}", note)
+    print_thermo(console, results, f"Harmonic thermodynamics, per {per}", note)
     print_missing(console, results)
     if results["mesh_convergence"] is not None:
         print_convergence(console, results["mesh_convergence"])
@@ -211,7 +211,7 @@ def _print(results: dict[str, Any]) -> None:
     where = "" if mesh is None else " at Gamma"
     if frequencies:
         console.print(f"frequencies{where} {frequencies[0]:.2f} to {frequencies[-1]:.2f} cm-1")
-    console.print(f"{_rigid_text(results)}, imaginary modes{where} {results['imaginary_modes']}")
+    console.print(f"{_rigid_text(results)}, imaginary modes{where}: {results['imaginary_modes']}")
     if results["rotations_removed"] and any(results["pbc"]):
         console.print(
             f"{results['rotations_removed']} free rotations in the box are not in the table: "
