@@ -34,7 +34,7 @@ class ScreenSettings:
         head: Head of a multi-head model.
         dtype: "float64" or "float32", or torch's own.
         dispersion: Functional of a D3 correction, such as "pbe"; none if None, False or "none".
-        relax: Relax the structure first.
+        relax: True to relax the structure first.
         relax_cell: Relax the cell too, along periodic directions.
         fmax: Largest force to relax to, eV/Å.
         max_steps: Most gradients of a relaxation.

@@ -17,9 +17,18 @@ document.querySelectorAll("table.sortable").forEach((table) => {
   const headings = [...table.tHead.rows[0].cells];
   headings.forEach((heading, column) => {
     if (heading.textContent.trim() === "files") return;
-    const button = document.createElement("button");
+    // A span: Chromium does not repeat a heading with a real button on each printed page.
+    const button = document.createElement("span");
+    button.setAttribute("role", "button");
+    button.tabIndex = 0;
     button.append(...heading.childNodes);
     heading.append(button);
+    button.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" || event.key === " ") {
+        event.preventDefault();
+        button.click();
+      }
+    });
     button.addEventListener("click", () => {
       const sign = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
       headings.forEach((other) => other.removeAttribute("aria-sort"));
