@@ -35,7 +35,7 @@ class ScreenSettings:
         dtype: "float64" or "float32", or torch's own.
         dispersion: Functional of a D3 correction, such as "pbe"; none if None, False or "none".
         relax: True to relax the structure first.
-        relax_cell: Relax the cell too, along periodic directions.
+        relax_cell: True to relax the cell too, along periodic directions.
         fmax: Largest force to relax to, eV/Å.
         max_steps: Most gradients of a relaxation.
         mesh: Mesh of wave vectors for crystals: its size; or the largest distance of neighbours in

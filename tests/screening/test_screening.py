@@ -23,11 +23,12 @@ from ase.build import bulk, molecule
 from ase.constraints import FixAtoms
 from conftest import shared_file
 from filelock import FileLock
+from poison import dies_of_poison
 
 import mace_functional as mf
 from mace_functional.screening import run as screen_run
 from mace_functional.screening.dask_workers import dask_executor
-from mace_functional.screening.evaluate import RELAXATION, Task, evaluate
+from mace_functional.screening.evaluate import RELAXATION, Task
 from mace_functional.screening.provenance import ABOUT
 from mace_functional.screening.record import RECORD, SPECTRUM, STRUCTURE, Record
 from mace_functional.screening.references import Reference, read_references
@@ -362,12 +363,6 @@ def tasks_of(sizes, folder):
 
 def ready_at_once(task):
     return Record(task.key, task.name, task.file, n_atoms=len(task.atoms))
-
-
-def dies_of_poison(task):
-    if task.name == "poison":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return evaluate(task)
 
 
 def test_largest_comes_first(thread, tmp_path):
