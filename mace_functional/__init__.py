@@ -18,7 +18,7 @@ from mace_functional.support.renamed import with_old_names
 _present, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __getattr__ = with_old_names(__name__, _present)
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 compute_with_one_thread_when_forked()
 find_moved_modules()

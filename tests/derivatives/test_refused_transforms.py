@@ -232,7 +232,7 @@ def test_plain_tensors_and_no_grad_are_accepted():
     ("call", "message"),
     [
         (lambda: vibrational_frequencies(HESSIAN, MASSES, BENT, rotations=4), "0, 1, 2 or 3"),
-        (lambda: vibrational_frequencies(HESSIAN, MASSES, BENT, rotations=1), "needs an axis"),
+        (lambda: vibrational_frequencies(HESSIAN, MASSES, BENT, rotations=1), "give an axis"),
         (lambda: vibrational_frequencies(HESSIAN, MASSES[:2], BENT), "do not fit"),
         (lambda: vibrational_frequencies(HESSIAN, MASSES, BENT, unit="Hz"), "unknown unit"),
     ],
