@@ -80,7 +80,7 @@ class Eigenpairs(NamedTuple):
     Attributes:
         values: Ritz values, ascending, (k,).
         vectors: Ritz vectors as orthonormal columns, (n, k).
-        errors: Estimates of the errors of the values, which are upper bounds, (k,).
+        errors: Estimates of how much the values exceed the exact eigenvalues, (k,).
         residuals: Norms of H u - theta u, (k,).
         rounding: Error of the values from the rounding of products.
         ending: Reason why the iteration ended.
@@ -279,7 +279,7 @@ class _Subspace:
         return values, (residuals * directions).sum(0).sqrt(), directions
 
     def errors(self, values: Tensor, residuals: Tensor, f: float) -> Tensor:
-        """Estimate the errors of the Ritz values, which are upper bounds, (m,)."""
+        """Estimate how much the Ritz values exceed the exact eigenvalues, (m,)."""
         f = min(max(f, MIN_SOFTNESS), 1.0)
         scale = values.abs().clamp(min=FLOOR * float(values.abs().max()))
         differences = values - values[:, None]

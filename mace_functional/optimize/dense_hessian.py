@@ -82,7 +82,7 @@ class HessianModel(Protocol):
         """Return orthonormal directions of lowest curvature, (d, count); all if d <= 3 count."""
 
     def expected_gain(self, gradient: np.ndarray, flat: float) -> float:
-        """Return the energy above the minimum of the model, g H^-1 g / 2, eV.
+        """Return the energy gain down to the minimum of the model, g H^-1 g / 2, eV.
 
         Args:
             gradient: Gradient g, (d,).
@@ -90,7 +90,8 @@ class HessianModel(Protocol):
                 flat are set to flat.
 
         Returns:
-            The energy; infinity if the model has a curvature below -flat, and therefore no minimum.
+            The energy gain; infinity if the model has a curvature below -flat, and therefore no
+            minimum.
         """
 
     def inverse_root(self, rigid: np.ndarray) -> np.ndarray:
@@ -150,7 +151,7 @@ class DenseHessian:
         return directions[:, :count] if len(directions) > 3 * count else directions
 
     def expected_gain(self, gradient: np.ndarray, flat: float) -> float:
-        """Return the energy above the minimum, g H^-1 g / 2, eV; see `HessianModel`."""
+        """Return the energy gain to the minimum, g H^-1 g / 2, eV; see `HessianModel`."""
         values, vectors = eigh(self.matrix)
         if values[0] < -flat:
             return np.inf

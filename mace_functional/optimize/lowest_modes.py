@@ -58,7 +58,7 @@ class LowestModes(HasOutcome):
             masses.
         modes: Orthonormal eigenvectors, (k, N, 3), in mass-weighted coordinates if there are
             masses.
-        errors: Estimates of the errors of the eigenvalues, which are upper bounds, (k,).
+        errors: Estimates of how much the eigenvalues exceed the exact eigenvalues, (k,).
         rounding: Error of the eigenvalues from the rounding of products, in either direction.
         residuals: Norms of H u - theta u, (k,).
         outcome: Reason why the search ended: CONVERGED if all errors are within the tolerance, else

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from mace_functional.phonons.phonons import Phonons
 
 GAMMA_TOLERANCE = 1e-8
-"""Largest distance of q from a reciprocal lattice vector that counts as zero, in lattice units.
+"""Largest distance of q from a reciprocal lattice vector at which q counts as Gamma.
 
-Closer to it, acoustic frequencies are smaller than their rounding errors.
+It is in units of the reciprocal lattice vectors. Closer to Gamma, acoustic frequencies are smaller
+than their rounding errors.
 """
 
 EIGENVALUE_NOISE = 1e3
