@@ -1,8 +1,9 @@
 """The private names of torch that this package uses, all in one place.
 
-`primitive` uses functorch's stack of transforms, `concrete` the test for tensors that a transform
-has wrapped, and `memory` the hook that sees every operation. A new version of torch may move these
-names. The import then fails here, with a message that names the supported versions.
+`primitive` uses functorch's stack of transforms, `edge_geometry` makes constants outside of it,
+`concrete` uses the test for tensors that a transform has wrapped, and `memory` the hook that sees
+every operation. A new version of torch may move these names. The import then fails here, with a
+message that names the supported versions.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ try:
         maybe_get_level,
     )
     from torch._functorch import eager_transforms
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
     from torch._functorch.utils import enable_single_level_autograd_function
     from torch._functorch.vmap import unwrap_batched
     from torch._ops import HigherOrderOperator
@@ -54,6 +56,7 @@ __all__ = [
     "is_functorch_wrapped_tensor",
     "maybe_get_level",
     "pytree",
+    "temporarily_clear_interpreter_stack",
     "transforms_are_active",
     "unwrap_batched",
 ]

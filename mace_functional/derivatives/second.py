@@ -116,14 +116,14 @@ def _atoms(indices: Sequence[int] | Tensor | None, positions: Tensor) -> Tensor:
     count = positions.shape[0]
     if indices is None:
         return torch.arange(count, device=positions.device)
-    atoms = torch.as_tensor(indices, device=positions.device)
+    atoms = torch.as_tensor(indices)
     if atoms.shape == (0,):
-        return atoms.to(torch.int64)
+        return atoms.to(positions.device, torch.int64)
     if atoms.ndim != 1 or atoms.is_floating_point() or atoms.dtype == torch.bool:
         raise ValueError("indices must be a sequence of atom numbers")
     if not (int(atoms.min()) >= -count and int(atoms.max()) < count):
         raise ValueError(f"indices must lie between 0 and {count - 1}")
-    return atoms % count
+    return (atoms % count).to(positions.device, non_blocking=True)
 
 
 def _unit_displacements(atoms: Tensor, positions: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from mace_functional.autodiff.local import LocalFunction
+from mace_functional.autodiff.torch_internals import temporarily_clear_interpreter_stack
 from mace_functional.mace.harmonics import spherical_harmonics
 
 
@@ -31,15 +32,21 @@ class EdgeGeometry(LocalFunction):
     With x the vectors (..., 3) and M = 1 + (l_max + 1)^2, the methods return the value (..., M),
     lengths first, the Jacobian (..., M, 3) and, for a cotangent (..., M), the weighted Hessian
     (..., 3, 3).
+
+    Args:
+        l_max: Largest degree of the harmonics.
+        device: Device of the vectors.
     """
 
-    def __init__(self, l_max: int) -> None:
+    def __init__(self, l_max: int, device: torch.device | str = "cpu") -> None:
         self.l_max = l_max
         d = _gradient_matrices(l_max)
         count = len(d)
         dd = np.einsum("MNa,NLb->MabL", d, d).reshape(count, -1)
         degrees = [float(degree) for degree in range(l_max + 1) for _ in range(2 * degree + 1)]
-        self.constants = d.transpose(1, 0, 2).reshape(count, -1), dd, np.array(degrees)
+        arrays = d.transpose(1, 0, 2).reshape(count, -1), dd, np.array(degrees)
+        with temporarily_clear_interpreter_stack():  # the tensors outlive transforms active now
+            self.constants = [torch.as_tensor(array, device=device) for array in arrays]
 
     @override
     def value(self, x: Tensor, *rest: Tensor) -> Tensor:
@@ -80,10 +87,7 @@ class EdgeGeometry(LocalFunction):
 
     def _constants(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return D as (M', M 3), D D as (M, 9 M''), and the degree l of each harmonic, (M,)."""
-        d, dd, degrees = (
-            torch.as_tensor(constant, dtype=like.dtype, device=like.device)
-            for constant in self.constants
-        )
+        d, dd, degrees = (constant.to(like.dtype) for constant in self.constants)
         return d, dd, degrees
 
 

@@ -19,6 +19,7 @@ from mace_functional.mace.radial_embedding import RadialEmbedding
 from mace_functional.mace.readout import Readout
 from mace_functional.mace.repulsion import ZieglerBiersackLittmark
 from mace_functional.mace.settings import MaceSettings
+from mace_functional.structure.species import rows_at
 from mace_functional.structure.topology import EdgeTopology
 
 
@@ -44,7 +45,6 @@ class Mace(nn.Module):
         num_elements, num_heads = len(settings.atomic_numbers), len(settings.heads)
         first = settings.interactions[0]
         channels = Irreps(first.node_irreps).dim
-        self.geometry = EdgeGeometry(Irreps(settings.harmonics_irreps).lmax)
         self.node_embedding = Holder(ElementEmbedding(num_elements, channels))
         self.atomic_energies_fn = Holder()
         self.radial_embedding = RadialEmbedding(settings.radial)
@@ -63,7 +63,9 @@ class Mace(nn.Module):
             self.scale_shift = Holder()
 
     def read_constants(self) -> None:
-        """Find the nonzero coupling coefficients, once, after the tensors are registered."""
+        """Prepare constants on the device of the tensors, once, after these are registered."""
+        device = next(self.buffers()).device
+        self.geometry = EdgeGeometry(Irreps(self.settings.harmonics_irreps).lmax, device)
         products: Any = self.products
         for product in products:
             product.symmetric_contractions.find_monomials()
@@ -80,7 +82,7 @@ class Mace(nn.Module):
         edges, repulsion = self._edges(graph, positions, cell)
         features = [self.node_embedding.linear(species)[:, None]]
         isolated = torch.atleast_2d(self.atomic_energies_fn.atomic_energies)[self.head]
-        reference = species.expand(isolated[list(species.elements)])
+        reference = species.expand(rows_at(isolated, species.elements))
         if self.settings.features:
             embedded = self.joint_embedding(graph.features, graph.order)
             features = [features[0] + embedded[:, None]]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mace_functional.autodiff.concatenation import join, split
 from mace_functional.mace.irreps import Irreps
-from mace_functional.structure.species import Species
+from mace_functional.structure.species import Species, rows_at
 
 Features = list[Tensor]
 """Node features: one tensor (nodes, 2l+1, channels) for each irrep."""
@@ -97,11 +97,11 @@ class ElementLinear(_EquivariantMap):
         """Map features (nodes, 2l+1, mul), each node with the weights of its element."""
         blocks = self.weight.split([m * self.num_elements * n for m, n in self.widths])
         terms = []
-        rows = list(species.elements)
         for (i, _), (m, n), block, scale in zip(
             self.paths, self.widths, blocks, self.scales, strict=True
         ):
-            of_elements = block.view(m, self.num_elements, n).transpose(0, 1)[rows]
+            by_element = block.view(m, self.num_elements, n).transpose(0, 1)
+            of_elements = rows_at(by_element, species.elements)
             weights = (of_elements * (scale * self.num_elements**-0.5)).unbind()
             nodes = zip(split(features[i], species.counts, 0), weights, strict=True)
             terms.append(join([x @ w for x, w in nodes], 0))
@@ -119,5 +119,6 @@ class ElementEmbedding(nn.Module):
 
     def forward(self, species: Species) -> Tensor:
         """Return the vectors of the nodes, (nodes, channels)."""
-        table = self.weight.view(self.num_elements, self.channels)[list(species.elements)]
-        return species.expand(table * self.num_elements**-0.5)
+        table = self.weight.view(self.num_elements, self.channels)
+        rows = rows_at(table, species.elements)
+        return species.expand(rows * self.num_elements**-0.5)

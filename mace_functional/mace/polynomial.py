@@ -22,6 +22,7 @@ from typing_extensions import override
 
 from mace_functional.autodiff.blocks import node_slices
 from mace_functional.autodiff.local import LocalFunction
+from mace_functional.structure.species import rows_at
 
 MAX_BLOCK_FLOATS = 2**17
 """Largest number of numbers in a tensor of one slice of nodes on the CPU.
@@ -184,13 +185,12 @@ class Polynomials(LocalFunction):
         """Compute the coefficients of the terms, (terms, channels), for each element."""
         terms = self.monomials.terms[order]
         half = len(rest) // 2
-        elements = list(self.elements)
         coefficients = []
         for w, u, source, scale in zip(
             rest[:half], rest[half:], terms.sources, terms.scales, strict=True
         ):
             rows = u.flatten(0, -2).index_select(0, source.flatten()).unflatten(0, source.shape)
-            coefficients.append((rows.sum(0) * scale.to(rows.dtype)) @ w[elements])
+            coefficients.append((rows.sum(0) * scale.to(rows.dtype)) @ rows_at(w, self.elements))
         return list(torch.cat(coefficients, 1).unbind())
 
 

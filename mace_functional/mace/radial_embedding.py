@@ -11,7 +11,7 @@ from mace_functional.mace.cutoff import CutoffRadius, polynomial_cutoff
 from mace_functional.mace.distance_transforms import Agnesi, Soft
 from mace_functional.mace.radial_bases import Bessel, Chebyshev, Gaussian
 from mace_functional.mace.settings import RadialSettings
-from mace_functional.structure.species import Species, gather
+from mace_functional.structure.species import Species, gather, rows_at
 
 
 class RadialEmbedding(nn.Module):
@@ -57,8 +57,9 @@ class RadialEmbedding(nn.Module):
             basis = self.bessel_fn(lengths, order)
         else:
             table = self.distance_transform.covalent_radii[:, None]
-            radii_i = species.expand(table[list(species.numbers)])[:, None]
-            radii_j = gather(sender_species.expand(table[list(sender_species.numbers)]), senders)
+            radii_i = species.expand(rows_at(table, species.numbers))[:, None]
+            rows_j = rows_at(table, sender_species.numbers)
+            radii_j = gather(sender_species.expand(rows_j), senders)
             transformed = self.distance_transform(lengths, radii_i, radii_j, order)
             basis = compose(self.bessel_fn(transformed[0], order), transformed)
         return (

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mace_functional.mace.cutoff import polynomial_cutoff
 from mace_functional.mace.edges import Edges
-from mace_functional.structure.species import gather
+from mace_functional.structure.species import gather, rows_at
 
 EV_ANGSTROM = 14.3996
 """Coulomb constant e^2 / (4 pi eps_0), eV Å, with the digits that MACE models were trained with."""
@@ -38,10 +38,11 @@ class ZieglerBiersackLittmark(nn.Module):
     def forward(self, edges: Edges) -> Tensor:
         """Compute the energies of the nodes in eV, (nodes,)."""
         lengths, species, senders = edges.lengths, edges.species, edges.sender_species
-        z_i = species.expand(lengths.new_tensor(species.numbers)[:, None])[:, None]
-        z_j = gather(senders.expand(lengths.new_tensor(senders.numbers)[:, None]), edges.senders)
-        r_i = species.expand(self.covalent_radii[list(species.numbers), None])[:, None]
-        r_j = senders.expand(self.covalent_radii[list(senders.numbers), None])
+        kind = lengths.dtype, lengths.device
+        z_i = species.atomic_numbers(*kind)[:, None, None]
+        z_j = gather(senders.atomic_numbers(*kind)[:, None], edges.senders)
+        r_i = species.expand(rows_at(self.covalent_radii, species.numbers)[:, None])[:, None]
+        r_j = senders.expand(rows_at(self.covalent_radii, senders.numbers)[:, None])
         r_max = r_i + gather(r_j, edges.senders)
         screening_length = self.a_prefactor * BOHR / (z_i**self.a_exp + z_j**self.a_exp)
         x = lengths / screening_length

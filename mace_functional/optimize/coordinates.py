@@ -59,7 +59,7 @@ STRAINS = _strain_basis()
 
 @dataclass(frozen=True, eq=False)
 class Coordinates:
-    """Free coordinates z, (d,), and their relation to positions and cell.
+    """Free coordinates z, (d,), and their relation to positions and cell, on the CPU.
 
     Attributes:
         positions: Reference positions x, Å, (N, 3).
@@ -174,7 +174,8 @@ def free_coordinates(
     if symmetry is not None:
         basis = _invariant(basis, symmetry, n_atoms)
     rms_size = float((positions - positions.mean(0)).norm()) / 3**0.5
-    return Coordinates(positions, cell, basis, STRAIN_WEIGHT * max(rms_size, n_atoms**0.5))
+    strain_length = STRAIN_WEIGHT * max(rms_size, n_atoms**0.5)
+    return Coordinates(positions.cpu(), cell.cpu(), basis, strain_length)
 
 
 def _free_motions(free: Freedom) -> np.ndarray:

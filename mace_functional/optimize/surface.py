@@ -210,7 +210,8 @@ class Surface:
         self.smallest_ratio = smallest_ratio(self.atoms_at(z))
         if self.smallest_ratio < self._least_ratio:
             raise ValueError("atoms are on top of each other")
-        self._structure = self._structure.at(positions, cell)
+        device = self._structure.positions.device
+        self._structure = self._structure.at(positions.to(device), cell.to(device))
         return self._structure
 
 

@@ -89,7 +89,7 @@ def density_of_states(
         if width is not None:
             raise ValueError("tetrahedra have no width: leave it out, or choose method='gaussian'")
         f = _grid(grid, frequencies, 0.0)
-        mode_weights = _tetrahedra(modes.mesh, frequencies, f)
+        mode_weights = _tetrahedra(modes.mesh, frequencies.cpu(), f.cpu())
     elif method == "gaussian":
         if width is None:
             width = float(frequencies.max() - frequencies.min()) / 100
@@ -104,10 +104,11 @@ def density_of_states(
     for weights in mode_weights:
         total.append(weights.sum())
         if e_k_squared is not None:
+            weights = weights.to(e_k_squared.device, non_blocking=True)
             per_atom.append(torch.tensordot(weights, e_k_squared, 2))
     return DensityOfStates(
         frequencies=f,
-        total=torch.stack(total),
+        total=torch.stack(total).to(f.device),
         # Averaged over the star of q, symmetry-equivalent atoms have equal contributions.
         per_atom=torch.stack(per_atom, 1)[modes.mesh.permutations].mean(0) if per_atom else None,
         unit=unit,
@@ -136,8 +137,11 @@ def _gaussians(mesh: Mesh, frequencies: Tensor, grid: Tensor, width: float) -> I
 
 
 def _tetrahedra(mesh: Mesh, frequencies: Tensor, grid: Tensor) -> Iterator[Tensor]:
-    """Yield the weights of the modes (Q, M) in each step of the grid, divided by its width."""
-    corners = tetrahedra(mesh).to(frequencies.device)
+    """Yield the weights of the modes (Q, M) in each step of the grid, divided by its width.
+
+    It reads values at each step, so all its tensors are on the CPU.
+    """
+    corners = tetrahedra(mesh)
     energies, order = frequencies[corners].sort(dim=1)  # (tetrahedra, 4, M)
     points = corners[..., None].expand_as(order).gather(1, order)
     index = points * frequencies.shape[1] + torch.arange(frequencies.shape[1]).to(points)

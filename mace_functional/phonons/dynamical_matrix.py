@@ -12,7 +12,7 @@ from torch.func import grad, vjp
 from mace_functional.autodiff.columns import ChunkSize, chunked_vmap
 from mace_functional.autodiff.concrete import is_concrete
 from mace_functional.autodiff.memory import tune_allocator
-from mace_functional.phonons.wave_vector import WaveVector, wave_vector
+from mace_functional.phonons.wave_vector import WaveVector, checked_where_given
 from mace_functional.potential.protocol import (
     EdgePotential,
     HasDynamicalMatrix,
@@ -82,6 +82,7 @@ def dynamical_matrix_fn(
     if topology.pbc.ndim != 1 or not is_concrete(topology.pbc):
         raise ValueError("dynamical_matrix_fn takes the graph of one structure, outside of vmap")
     tune_allocator()
+    pbc = topology.pbc.tolist()
     matrix = dynamical_matrix_of(
         potential,
         topology,
@@ -93,7 +94,7 @@ def dynamical_matrix_fn(
     def dynamical_matrix(
         q: WaveVector, positions: Tensor, cell: Tensor, params: Any, masses: Tensor
     ) -> Tensor:
-        q = wave_vector(q, topology.pbc, positions)
+        q = checked_where_given(q, pbc, positions.dtype)
         _check(topology, positions, cell, masses)
         return matrix(q, positions, cell, params, masses)
 
@@ -115,11 +116,15 @@ def dynamical_matrix_of(potential: Potential, topology: Any, **columns: Any) -> 
         topology: Topology of a structure.
         **columns: Options of `chunked_vmap`.
 
+    Returns:
+        The function. It takes q as a tensor on any device.
+
     Raises:
         TypeError: If the potential has no dynamical matrix.
     """
     if isinstance(potential, HasDynamicalMatrix):
-        return potential.dynamical_matrix_fn(topology)
+        closed_form = potential.dynamical_matrix_fn(topology)
+        return lambda q, x, *args: closed_form(_on_device_of(x, q), x, *args)
     if isinstance(potential, EdgePotential):
         return _by_replicas(potential, topology, columns)
     if isinstance(potential, HasParts):
@@ -150,7 +155,7 @@ def _by_replicas(
     def dynamical_matrix(
         q: Any, positions: Tensor, cell: Tensor, params: Any, masses: Tensor
     ) -> Tensor:
-        wave = images.at(graph, q, _replicas(q))
+        wave = images.at(graph, _on_device_of(positions, q), _replicas(q))
 
         def energy(x: Tensor) -> Tensor:
             return potential.atom_energies(wave, x, cell, params).sum()
@@ -177,14 +182,19 @@ def _by_replicas(
     return dynamical_matrix
 
 
+def _on_device_of(positions: Tensor, q: Tensor) -> Tensor:
+    """Return a wave vector on the device of the positions, without waiting for it."""
+    return q.to(positions.device, non_blocking=True)
+
+
 def _replicas(q: Tensor) -> int:
     """Return the number of replicas that a wave needs: 1, 2 or 3."""
     if not is_concrete(q):
         return 3
-    two_q = 2 * q.detach()
-    if bool((two_q != two_q.round()).any()):
+    two_q = [2 * component for component in q.tolist()]
+    if not all(map(float.is_integer, two_q)):
         return 3
-    return 2 if bool((two_q % 2 != 0).any()) else 1
+    return 2 if any(component % 2 for component in two_q) else 1
 
 
 def _check(topology: Topology, positions: Tensor, cell: Tensor, masses: Tensor) -> None:

@@ -79,11 +79,16 @@ class ForceConstants:
             ValueError: If q is not three finite numbers, or has a component along a direction that
                 is not periodic.
         """
-        q = wave_vector(q, self.pbc, self.masses)
+        q = wave_vector(q, self._periodic, self.masses)
         angles = 2 * torch.pi * (self.cells.to(q) @ q)
         blocks, n = self._weighted, 3 * len(self.masses)
         real, imaginary = torch.cos(angles) @ blocks, torch.sin(angles) @ blocks
         return torch.complex(real, imaginary).view(n, n)
+
+    @cached_property
+    def _periodic(self) -> list[bool]:
+        """Periodic directions."""
+        return self.pbc.tolist()
 
     @cached_property
     def _weighted(self) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mace_functional.autodiff.concrete import refuse_transforms
-from mace_functional.phonons.wave_vector import WaveVector, wave_vector
+from mace_functional.phonons.wave_vector import WaveVector, checked_where_given, wave_vector
 from mace_functional.structure.arrays import as_array
 from mace_functional.units import frequency_factor
 from mace_functional.vibrations.harmonic_modes import signed_sqrt
@@ -58,7 +58,7 @@ def modes_at_q(phonons: Phonons, q: WaveVector) -> tuple[Tensor, Tensor]:
             that is not periodic, or the dynamical matrix is not finite.
     """
     refuse_transforms("modes_at_q", WITH_DERIVATIVES, phonons.masses, q)
-    q = checked_q(phonons, q)
+    q = checked_where_given(q, phonons.atoms.pbc.tolist(), phonons.masses.dtype)
     d = phonons.dynamical_matrix(q)
     if not d.isfinite().all():
         raise ValueError(
@@ -128,8 +128,7 @@ def checked_q(phonons: Phonons, q: WaveVector) -> Tensor:
         ValueError: If its shape is not (3,), it is not finite, or it has a component along a
             direction that is not periodic.
     """
-    periodic = torch.as_tensor(phonons.atoms.pbc, device=phonons.masses.device)
-    return wave_vector(q, periodic, phonons.masses)
+    return wave_vector(q, phonons.atoms.pbc.tolist(), phonons.masses)
 
 
 def check_crystal(atoms: Atoms, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,15 +16,16 @@ WaveVector = Tensor | Sequence[float]
 """Three numbers in units of the reciprocal lattice vectors."""
 
 
-def wave_vector(q: WaveVector, pbc: Tensor, like: Tensor) -> Tensor:
+def wave_vector(q: WaveVector, pbc: Sequence[bool], like: Tensor) -> Tensor:
     """Convert a wave vector to a tensor with the dtype and device of a crystal.
 
     Lists, numpy arrays, integers and tensors of other dtypes and devices are converted. Derivatives
     by a tensor, or by tensors in a list, are preserved. Values are checked except under transforms.
+    Numbers and tensors on the CPU are copied to a GPU without waiting for it.
 
     Args:
         q: Wave vector in units of the reciprocal lattice vectors, (3,).
-        pbc: True for each periodic direction of the crystal, (3,).
+        pbc: True for each periodic direction of the crystal.
         like: Floating-point tensor of the crystal, such as its positions.
 
     Returns:
@@ -33,6 +35,11 @@ def wave_vector(q: WaveVector, pbc: Tensor, like: Tensor) -> Tensor:
         ValueError: If q is not three real, finite numbers, or has a component along a direction
             that is not periodic.
     """
+    return checked_where_given(q, pbc, like.dtype).to(like.device, non_blocking=True)
+
+
+def checked_where_given(q: WaveVector, pbc: Sequence[bool], dtype: torch.dtype) -> Tensor:
+    """Convert a wave vector to a tensor as `wave_vector` does, but leave it on its device."""
     tensor = _tensor(q)
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise ValueError(f"q must be three real numbers, not of dtype {tensor.dtype}")
@@ -40,9 +47,9 @@ def wave_vector(q: WaveVector, pbc: Tensor, like: Tensor) -> Tensor:
         raise ValueError(
             f"q must have the shape (3,), not {tuple(tensor.shape)}; use vmap for many"
         )
-    tensor = tensor.to(dtype=like.dtype, device=like.device)
+    tensor = tensor.to(dtype)
     if is_concrete(tensor):
-        _check_values(tensor.detach(), pbc)
+        _check_values(tensor.detach().tolist(), pbc)
     return tensor
 
 
@@ -63,11 +70,11 @@ def _as_tensor(numbers: Any) -> Tensor:
     return numbers if isinstance(numbers, Tensor) else torch.as_tensor(np.asarray(numbers))
 
 
-def _check_values(q: Tensor, pbc: Tensor) -> None:
-    if not bool(q.isfinite().all()):
-        raise ValueError(f"q = {q.tolist()} is not finite")
-    if bool((q[~pbc] != 0).any()):
+def _check_values(q: list[float], pbc: Sequence[bool]) -> None:
+    if not all(map(math.isfinite, q)):
+        raise ValueError(f"q = {q} is not finite")
+    if any(component != 0 and not periodic for component, periodic in zip(q, pbc, strict=True)):
         raise ValueError(
-            f"q = {q.tolist()} has a component along a direction that is not periodic "
-            f"(pbc {pbc.tolist()}): there are no waves along it"
+            f"q = {q} has a component along a direction that is not periodic "
+            f"(pbc {list(pbc)}): there are no waves along it"
         )

@@ -207,7 +207,7 @@ class FunctionPotential:
 
 def _numbers(species: Any, like: Tensor) -> Tensor:
     """Return the atomic numbers of nodes, (nodes,)."""
-    return species.expand(torch.as_tensor(species.numbers, device=like.device))
+    return species.atomic_numbers(torch.int64, like.device)
 
 
 def _atomic_number(element: str | int) -> int:

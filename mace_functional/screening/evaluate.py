@@ -42,6 +42,7 @@ from mace_functional.screening.saved_eigenvectors import Eigenvectors
 from mace_functional.screening.saved_structures import write_geometry
 from mace_functional.screening.screen_settings import MeshChoice, ScreenSettings
 from mace_functional.structure.contacts import shortest_contact
+from mace_functional.support import validation
 from mace_functional.units import frequency_factor
 from mace_functional.vibrations.gamma import gamma_modes
 from mace_functional.vibrations.harmonic_modes import NormalModes
@@ -137,8 +138,9 @@ def _potential_of(task: Task) -> Potential:
     """The potential of a task, on its device."""
     if task.potential is None:
         return cached_model(task.settings, task.device)
-    here = torch.device(task.potential.device) == torch.device(task.device)
-    return task.potential if here else task.potential.to(device=task.device)
+    device = validation.compute_device(task.device)
+    here = torch.device(task.potential.device) == device
+    return task.potential if here else task.potential.to(device=device)
 
 
 def cached_model(settings: ScreenSettings, device: str) -> Potential:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,16 @@ class Species(NamedTuple):
         """Repeat the values of the elements (elements, ...) for their nodes (nodes, ...)."""
         pairs = zip(rows.unbind(), self.counts, strict=True)
         return torch.cat([row.expand(n, *row.shape) for row, n in pairs])
+
+    def atomic_numbers(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return the atomic numbers of the nodes, (nodes,)."""
+        pairs = zip(self.numbers, self.counts, strict=True)
+        return torch.cat([torch.full((n,), z, dtype=dtype, device=device) for z, n in pairs])
+
+
+def rows_at(table: Tensor, rows: Sequence[int]) -> Tensor:
+    """Return rows of a table, one by one: indexing by a list would wait for a GPU."""
+    return torch.stack([table[row] for row in rows])
 
 
 def gather(nodes: Tensor, senders: Tensor) -> Tensor:

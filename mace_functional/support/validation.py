@@ -231,7 +231,7 @@ def temperatures(values: Sequence[float] | Tensor | float) -> list[float]:
 
 
 def compute_device(name: str | torch.device) -> torch.device:
-    """Return the torch device of a name, if it is an available CPU or GPU.
+    """Return the torch device of a name, if it is an available CPU or GPU; a GPU has its index.
 
     Args:
         name: "cpu", "cuda", "cuda:1", ...
@@ -249,6 +249,8 @@ def compute_device(name: str | torch.device) -> torch.device:
         n_gpus = torch.cuda.device_count()
         if (device.index or 0) >= n_gpus:
             raise ValueError(f"there is no device {name}: torch finds {n_gpus} GPUs; use cpu")
+        if device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
     elif device.type != "cpu" or device.index not in (None, 0):
         raise ValueError(f"the device must be cpu, cuda or cuda:1, not {name}")
     return device

@@ -261,7 +261,7 @@ def test_wave_vectors_of_every_kind_are_taken(matrix_of, kind, case):
 
 
 def test_a_third_given_as_a_number_of_python_is_not_rounded_to_single_precision():
-    pbc, like = torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.float64)
+    pbc, like = [True] * 3, torch.zeros(3, dtype=torch.float64)
     third = torch.tensor(1 / 3, dtype=torch.float64)
     for q in [1 / 3, 0, 0], (1 / 3, 0.0, 0.0), np.array([1 / 3, 0, 0]), [third, 1 / 3, 0]:
         assert float(wave_vector(q, pbc, like)[0]) == 1 / 3
