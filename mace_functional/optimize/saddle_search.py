@@ -8,6 +8,7 @@ with more, it continues downhill along the others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -178,10 +179,10 @@ class SaddleSearch(Search[SaddleStep]):
     def describe(self) -> str:
         """Describe the last step by energy, force and mode, for the line of progress."""
         last = self.history[-1]
-        return (
-            f"energy {last.energy:.6f} eV, largest force {last.largest_force:.5f} eV/Å, mode at "
-            f"{last.frequency:.0f} cm-1"
-        )
+        text = f"energy {last.energy:.6f} eV, largest force {last.largest_force:.5f} eV/Å"
+        if math.isnan(last.frequency):  # the first structure, before a mode is known
+            return text
+        return f"{text}, mode at {last.frequency:.0f} cm-1"
 
     def return_to_best(self) -> None:
         """Move back to the structure of smallest forces among those with negative curvature."""

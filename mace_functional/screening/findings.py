@@ -68,7 +68,7 @@ def not_converged(row: Row, settings: ScreenSettings) -> str | None:
     return f"{record.relaxation}, largest force {formatted(record.largest_force, '.2g')} eV/Å"
 
 
-def not_at_rest(row: Row, settings: ScreenSettings) -> str | None:
+def large_forces(row: Row, settings: ScreenSettings) -> str | None:
     """Describe forces that are too large for a minimum."""
     force, limit = row.record.largest_force, LARGEST_FORCE
     if force is None or row.record.converged is False:
@@ -262,7 +262,7 @@ def _find_the_minimum(settings: ScreenSettings) -> str:
     return advice
 
 
-def _come_to_rest(settings: ScreenSettings) -> str:
+def _how_to_relax(settings: ScreenSettings) -> str:
     advice = "The forces are not zero, so harmonic frequencies mean little. "
     if not settings.relax:
         return advice + NO_RELAX
@@ -389,7 +389,7 @@ FINDINGS = (
     Finding("Atoms too near", _look_at_contacts, too_near),
     Finding("Absurd energy", _another_model, unbound),
     Finding("Imaginary modes", _find_the_minimum, imaginary),
-    Finding("Not at rest", _come_to_rest, not_at_rest),
+    Finding("Large forces", _how_to_relax, large_forces),
     Finding("Under stress", _relax_the_cell, under_stress),
     Finding("Gamma alone", _average_over_a_mesh, gamma_alone),
     Finding("Mesh too coarse", _another_mesh, coarse_mesh),

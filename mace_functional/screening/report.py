@@ -28,7 +28,7 @@ from mace_functional.screening.findings import (
     failure,
     gamma_alone,
     imaginary,
-    not_at_rest,
+    large_forces,
     not_converged,
     soft,
 )
@@ -525,7 +525,7 @@ def _results(
         *(cell for reference in references for cell in _compared(row, reference)),
         _number(record.n_imaginary, "d", _bad(imaginary(row, settings))),
         _number(record.lowest_frequency, ".1f", _bad(soft(row, settings))),
-        _number(record.largest_force, ".1e", _bad(not_at_rest(row, settings))),
+        _number(record.largest_force, ".1e", _bad(large_forces(row, settings))),
         _number(record.n_gradients, "d", _bad(not_converged(row, settings))),
         Cell(duration(seconds), seconds if np.isfinite(seconds) else None),
     ]

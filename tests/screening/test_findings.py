@@ -67,7 +67,7 @@ def test_advice_is_nothing_that_is_done_already(settings):
 def test_what_is_at_odds_with_rest_is_advised_by_how_it_was_computed():
     advice = {title: of for title, of, _ in FINDINGS}
     frozen, fixed = replace(SETTINGS, relax=False), replace(SETTINGS, relax_cell=False)
-    for title in "Not at rest", "Under stress", "Imaginary modes", "Very soft modes":
+    for title in "Large forces", "Under stress", "Imaginary modes", "Very soft modes":
         assert "leave out `--no-relax`" in advice[title](frozen)
     assert "leave out `--fixed-cell`" in advice["Under stress"](fixed)
     assert "`--fmax`" in advice["Under stress"](SETTINGS)
@@ -130,7 +130,7 @@ def test_errors_of_a_hessian_are_measured_by_its_size_precision_and_route(
         ({"shortest_contact": 0.5}, "Atoms too near", "0.50 of the sum"),
         ({"binding": 12.0}, "Absurd energy", "+12 eV an atom"),
         ({"binding": -400.0}, "Absurd energy", "-400 eV"),
-        ({"largest_force": np.nan}, "Not at rest", "nan"),
+        ({"largest_force": np.nan}, "Large forces", "nan"),
         ({"findings": ["a site is half occupied"]}, "As read", "half occupied"),
     ],
 )

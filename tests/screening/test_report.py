@@ -281,7 +281,7 @@ FINDINGS = {
     "Failed": failed("odd"),
     "Not relaxed": row("odd", [50.0, 600.0], converged=False, largest_force=0.2),
     "Imaginary modes": row("odd", [-50.0, 600.0]),
-    "Not at rest": row("odd", [50.0, 600.0], converged=None, largest_force=0.06),
+    "Large forces": row("odd", [50.0, 600.0], converged=None, largest_force=0.06),
     "Very soft modes": row("odd", [3.0, 600.0]),
     "Inexact Hessian": row("odd", [50.0, 600.0], asymmetry=1e-3),
 }
@@ -308,11 +308,11 @@ def test_sound_results_have_no_findings(tmp_path):
 @undrawn
 def test_forces_are_measured_by_what_was_asked_for(tmp_path):
     rough = row("rough", [50.0, 600.0], largest_force=0.02)
-    assert "Not at rest" in written(tmp_path, [rough]).words
-    assert "Not at rest" not in written(tmp_path, [rough], replace(SETTINGS, fmax=0.02)).words
+    assert "Large forces" in written(tmp_path, [rough]).words
+    assert "Large forces" not in written(tmp_path, [rough], replace(SETTINGS, fmax=0.02)).words
     unrelaxed = row("rough", [50.0, 600.0], largest_force=0.02, converged=None)
     settings = replace(SETTINGS, relax=False)
-    assert "Not at rest" not in written(tmp_path, [unrelaxed], settings).words
+    assert "Large forces" not in written(tmp_path, [unrelaxed], settings).words
 
 
 @undrawn
