@@ -10,6 +10,7 @@ concatenation    joining and splitting, each the derivative of the other
 blocks           slices of nodes whose tensors fit the cache
 columns          a linear map applied to many vectors, in chunks that fit the memory
 memory           free memory, and the memory that a computation needs
+tf32             a warning of matrix products with ten bits on GPUs
 compilation      `torch.compile` with a check of the result
 forked           one thread in forked processes
 torch_internals  every private name of torch that the package uses

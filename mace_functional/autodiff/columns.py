@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from mace_functional.autodiff.memory import BUDGET_FRACTION, MemoryMeter, free_memory
+from mace_functional.autodiff.tf32 import warn_of_tf32
 from mace_functional.support import validation
 
 ChunkSize = int | Literal["auto"] | None
@@ -55,6 +56,9 @@ def chunked_vmap(
         ValueError: If the chunk size is not a positive number, None or "auto", or the budget is not
             a positive number of bytes.
         MemoryError: If a single vector does not fit the budget.
+
+    Warns:
+        UserWarning: The vectors are in single precision on a GPU, and TF32 is on.
     """
     from rich.progress import (
         MofNCompleteColumn,
@@ -63,6 +67,7 @@ def chunked_vmap(
         TimeRemainingColumn,
     )
 
+    warn_of_tf32(vectors)
     count = vectors.shape[0]
     chunk_size = validation.chunk_size(chunk_size)
     memory_budget = validation.memory_budget(memory_budget)

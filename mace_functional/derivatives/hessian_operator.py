@@ -11,6 +11,7 @@ from torch.func import grad, vjp
 
 from mace_functional.autodiff.columns import ChunkSize, chunked_vmap
 from mace_functional.autodiff.concrete import is_concrete
+from mace_functional.autodiff.tf32 import warn_of_tf32
 from mace_functional.support.renamed import positional_for_a_release
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class HessianOperator:
             raise ValueError(f"masses must be ({positions.shape[0]},), not {tuple(masses.shape)}")
         if masses is not None and is_concrete(masses) and not _positive(masses):
             raise ValueError(f"masses must be positive numbers, in amu, not {masses.tolist()}")
+        warn_of_tf32(positions)
         self._pull_back = vjp(lambda x: grad(energy)(x, cell, params), positions)[1]
         self._weights = None if masses is None else masses.rsqrt()[:, None]
         self._atoms_shape = positions.shape
