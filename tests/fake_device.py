@@ -106,6 +106,9 @@ class FakeTensor(Tensor):
     def __repr__(self, **_: Any) -> str:
         return f"FakeTensor({self.inner})"
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec)
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _current().run(func, args, kwargs or {})
@@ -121,6 +124,8 @@ class _Device(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         here = _is_cuda(kwargs.get("device")) or any(map(_is_fake, _tensors((args, kwargs))))
+        if func is aten._efficientzerotensor.default and not here:
+            func = aten.zeros.default  # torch computes with marked zeros on `meta`
         return self.run(func, args, kwargs) if here else func(*args, **kwargs)
 
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
