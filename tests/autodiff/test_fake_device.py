@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ def ammonia() -> Atoms:
     return atoms
 
 
+@cache
 def load(device: str, **options: Any) -> Any:
+    """The embedded model; on `cuda` it is loaded, and used, within `fake_cuda`."""
     return mf.load_model("embedded", device=device, **options)
 
 
