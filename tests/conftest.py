@@ -11,6 +11,7 @@ from pathlib import Path
 import mace  # noqa: F401  (before e3nn, whose constants torch otherwise refuses to load)
 import pytest
 import torch
+from models import float64_default
 from slow_groups import GROUPS, group_of, today
 
 import mace_functional as mf
@@ -68,6 +69,13 @@ def blank_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         drawing, "_image", lambda figure: PngFigure(b"\x89PNG", figure.get_figwidth())
     )
+
+
+@pytest.fixture
+def float64_default_dtype() -> Iterator[None]:
+    """mace-torch builds its tensors in the default dtype."""
+    with float64_default():
+        yield
 
 
 @pytest.fixture(scope="session")

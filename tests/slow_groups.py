@@ -20,6 +20,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "derivatives": ("derivatives",),
     "repeats": ("derivatives/test_repeats.py",),
     "mace": ("mace", "autodiff", "certificate"),
+    "frameworks": ("derivatives/test_frameworks.py",),
 }
 """Folders and files, within `tests`, of the slow tests of a group."""
 
