@@ -26,6 +26,7 @@ from filelock import FileLock
 from poison import dies_of_poison
 
 import mace_functional as mf
+from mace_functional.screening import evaluate
 from mace_functional.screening import run as screen_run
 from mace_functional.screening.dask_workers import dask_executor
 from mace_functional.screening.evaluate import RELAXATION, Task
@@ -415,7 +416,9 @@ def test_geometry_keeps_every_digit(tmp_path):
     assert (read.info["charge"], read.info["spin"]) == (-1, 2)
 
 
-def test_date_versions_and_model_are_kept_and_are_no_part_of_keys(screening, thread, tmp_path):
+def test_date_versions_and_model_are_kept_and_are_no_part_of_keys(
+    screening, thread, tmp_path, monkeypatch
+):
     about = json.loads((screening.folder / ABOUT).read_text())
     digest = json.loads((screening.folder / SETTINGS_FILE).read_text())["potential_digest"]
     assert about["model"] == "embedded"
@@ -430,9 +433,11 @@ def test_date_versions_and_model_are_kept_and_are_no_part_of_keys(screening, thr
     assert rows["quartz"]["computed"] == quartz.computed
     assert (rows["quartz"]["formula_unit"], rows["quartz"]["formula_units"]) == ("SiO2", 3)
     again = screen({"salt": salt()}, tmp_path / "one", SETTINGS, executor=thread)
+    tomorrow = "2031-01-02T03:04:05+00:00"
+    monkeypatch.setattr(evaluate, "now", lambda: tomorrow)  # the thread is of this process
     later = screen({"salt": salt()}, tmp_path / "other", SETTINGS, executor=thread)
     assert again.records[0].key == later.records[0].key
-    assert again.records[0].computed < later.records[0].computed
+    assert again.records[0].computed < later.records[0].computed == tomorrow
 
 
 def test_notebook_shows_a_row_for_each_structure(screening):
