@@ -12,6 +12,7 @@ from typing import Any
 
 from ase import Atoms
 from ase.units import GPa
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from mace_functional.cli.console import BOLD, Console
@@ -190,8 +191,9 @@ def print_thermo(console: Console, results: dict[str, Any], title: str, note: st
         columns["missing\nJ/(g K)"] = ("missing", "{:.4f}")
         results = {**results, "missing": missing["about_J_per_gK"]}
     zero_point = results["zero_point_energy_eV"]
-    notes = [f"F and U contain the zero-point energy, {zero_point:.4f} eV, but no potential energy"]
-    table = Table(title=title, caption="\n".join([note, *notes] if note else notes))
+    notes = [f"F and U: with zero-point energy, {zero_point:.4f} eV, without potential energy"]
+    caption = "\n".join([note, *notes] if note else notes)
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False)
     for heading in columns:
         table.add_column(heading, justify="right")
     for row in zip(*(results[key] for key, _ in columns.values()), strict=True):
