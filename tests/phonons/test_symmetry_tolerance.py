@@ -117,6 +117,6 @@ def test_symprec_of_the_command_line_is_that_of_the_mesh(tmp_path, monkeypatch, 
     words = ["thermo", "quartz.extxyz", "--model", "embedded", "--mesh", "2", "2", "2"]
     for more, count in ([], 8), (["--symprec", "0.02"], 4):
         assert main([*words, *more, "--temperatures", "300"]) == 0
-        assert f"({count} different)" in " ".join(capsys.readouterr().out.split())
+        assert f", {count} inequivalent" in " ".join(capsys.readouterr().out.split())
     assert main([*words, "--symprec", "-1"]) == 2
     assert "--symprec must be a number from 1e-08 to 0.5 in Å" in capsys.readouterr().err
