@@ -74,7 +74,7 @@ def thermo_results(thermo: HarmonicThermo, atoms: Atoms) -> dict[str, Any]:
         ).tolist(),
         "heat_capacity_J_per_molK": thermo.molar_heat_capacity.tolist(),
         "heat_capacity_kB_per_atom": thermo.heat_capacity_per_atom(len(atoms)).tolist(),
-        "entropy_J_per_molK": (EV_PER_MOLECULE * thermo.entropy).tolist(),
+        "entropy_J_per_molK": thermo.molar_entropy.tolist(),
         "free_energy_eV": thermo.free_energy.tolist(),
         "internal_energy_eV": thermo.internal_energy.tolist(),
         "zero_point_energy_eV": float(thermo.zero_point_energy),
@@ -101,9 +101,7 @@ def missing_results(
         "about_J_per_gK": None if heat is None else (per_gram * heat).tolist(),
         "about_J_per_molK": None if heat is None else (EV_PER_MOLECULE * heat).tolist(),
         "share": share,
-        "entropy_about_J_per_molK": None
-        if added is None
-        else (EV_PER_MOLECULE * added.entropy).tolist(),
+        "entropy_about_J_per_molK": None if added is None else added.molar_entropy.tolist(),
         "acoustic_edges_cm-1": branches.edges,
         "no_estimate_because": branches.reason,
     }

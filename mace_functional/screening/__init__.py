@@ -8,6 +8,7 @@ keys                keys of results, from structure, potential and settings
 evaluate            one structure from beginning to end
 saved_structures    files of structures
 saved_eigenvectors  files of eigenvectors
+tensor_files        files of tensors, as spectra and eigenvectors are kept
 provenance          date, versions and digest of the model
 record              files of results
 workers             workers, and the order of tasks

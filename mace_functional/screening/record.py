@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from mace_functional.screening.tensor_files import load_tensors, save_tensors
 from mace_functional.support.atomic_write import atomic_write
 from mace_functional.support.renamed import OldAttribute
 from mace_functional.vibrations.thermo_pieces import thermo_in_pieces
@@ -194,12 +193,9 @@ class Spectrum:
 
     def save(self, folder: Path) -> None:
         """Write them to a folder."""
-        arrays = {f.name: getattr(self, f.name).cpu().numpy() for f in fields(self)}
-        with atomic_write(folder / SPECTRUM) as partial, partial.open("wb") as file:
-            np.savez(file, **arrays)
+        save_tensors(folder / SPECTRUM, self)
 
     @classmethod
     def load(cls, folder: Path) -> Spectrum:
         """Read what `save` wrote."""
-        with np.load(folder / SPECTRUM, allow_pickle=False) as arrays:
-            return cls(**{f.name: torch.as_tensor(arrays[f.name]) for f in fields(cls)})
+        return load_tensors(cls, folder / SPECTRUM)

@@ -520,7 +520,7 @@ def _results(
         _number(heat_capacity(row, temperature), ".4f"),
         _missing(row, temperature, _bad(gamma_alone(row, settings))),
         _number(float(thermo.heat_capacity_per_atom(record.n_atoms or 1)), ".3f"),
-        _number(EV_PER_MOLECULE * float(thermo.entropy), ".1f"),
+        _number(float(thermo.molar_entropy), ".1f"),
         _number(float(thermo.zero_point_energy), ".3f"),
         *(cell for reference in references for cell in _compared(row, reference)),
         _number(record.n_imaginary, "d", _bad(imaginary(row, settings))),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from mace_functional.support.atomic_write import atomic_write
+from mace_functional.screening.tensor_files import load_tensors, save_tensors
 
 EIGENVECTORS = "eigenvectors.npz"
 """Name of the file. Its size is 16 Q M 3N bytes or, at Gamma, half of it."""
@@ -33,12 +31,9 @@ class Eigenvectors:
 
     def save(self, folder: Path) -> None:
         """Write them to the folder of their structure."""
-        arrays = {f.name: getattr(self, f.name).numpy(force=True) for f in fields(self)}
-        with atomic_write(folder / EIGENVECTORS) as partial, partial.open("wb") as file:
-            np.savez(file, **arrays)
+        save_tensors(folder / EIGENVECTORS, self)
 
     @classmethod
     def load(cls, folder: Path) -> Eigenvectors:
         """Read what `save` wrote."""
-        with np.load(folder / EIGENVECTORS, allow_pickle=False) as arrays:
-            return cls(**{f.name: torch.as_tensor(arrays[f.name]) for f in fields(cls)})
+        return load_tensors(cls, folder / EIGENVECTORS)

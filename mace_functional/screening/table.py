@@ -16,7 +16,6 @@ from mace_functional.screening.references import Reference
 from mace_functional.screening.rows import Row, heat_capacities
 from mace_functional.screening.wording import MISSING
 from mace_functional.support.atomic_write import atomic_write
-from mace_functional.units import EV_PER_MOLECULE
 from mace_functional.vibrations.thermodynamics import HarmonicThermo
 
 CSV, JSON = "table.csv", "table.json"
@@ -183,7 +182,7 @@ def _missing(row: Row, temperatures: Sequence[float]) -> dict[str, float | None]
 def _in_units(thermo: HarmonicThermo, mass: float) -> dict[str, list[float]]:
     return {
         "heat_capacity": (thermo.molar_heat_capacity / mass).tolist(),
-        "entropy": (EV_PER_MOLECULE * thermo.entropy).tolist(),
+        "entropy": thermo.molar_entropy.tolist(),
         "free_energy": thermo.free_energy.tolist(),
         "internal_energy": thermo.internal_energy.tolist(),
     }

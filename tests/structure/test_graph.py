@@ -13,7 +13,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, graphene, molecule
 from ase.neighborlist import neighbor_list
-from models import ELEMENTS, build
+from models import ELEMENTS, TOTAL_CHARGE, build
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -25,13 +25,7 @@ from mace_functional.structure.structure import Structure
 
 SMALL = {"hidden_irreps": "3x0e + 3x1o", "max_ell": 1, "radial_MLP": [4], "num_bessel": 4}
 FEATURES = {
-    "total_charge": {
-        "type": "categorical",
-        "per": "graph",
-        "num_classes": 5,
-        "offset": 2,
-        "emb_dim": 4,
-    },
+    **TOTAL_CHARGE,
     "total_spin": {"type": "categorical", "per": "graph", "num_classes": 4, "emb_dim": 3},
     "partial": {"type": "continuous", "per": "node", "in_dim": 1, "emb_dim": 4},
     "site": {
