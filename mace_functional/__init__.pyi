@@ -4,6 +4,7 @@ from . import (
     certificate,
     derivatives,
     dispersion,
+    elasticity,
     figures,
     interop,
     optimize,
@@ -22,6 +23,7 @@ from .derivatives.hessian_operator import HessianOperator
 from .dispersion.d3 import dispersion_fn
 from .dispersion.d3_potential import D3
 from .dispersion.pairs import D3Settings
+from .elasticity.tensor import elastic_tensor
 from .interop.ase import MaceCalculator, PotentialCalculator
 from .mace.loading import load_model
 from .mace.model import MaceModel
@@ -113,6 +115,8 @@ __all__ = [
     "dispersion",
     "dispersion_fn",
     "dynamical_matrix_fn",
+    "elastic_tensor",
+    "elasticity",
     "energy_fn",
     "example_structure",
     "figures",

@@ -18,6 +18,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "phonons": ("phonons", "vibrations", "dispersion", "interop"),
     "optimize": ("optimize",),
     "derivatives": ("derivatives",),
+    "elasticity": ("elasticity",),
     "repeats": ("derivatives/test_repeats.py",),
     "mace": ("mace", "autodiff", "certificate"),
     "frameworks": ("derivatives/test_frameworks.py",),

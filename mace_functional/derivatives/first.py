@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
-from mace_functional.autodiff.concrete import is_concrete
-from mace_functional.structure.lattice import PERIODIC, periodic_projector, volume_of
+from mace_functional.structure.lattice import PERIODIC, periodic_projector, positive_volume_of
 
 T = TypeVar("T")
 
@@ -111,12 +110,7 @@ def stress(energy: Callable[..., Tensor]) -> Callable[..., Tensor]:
     de_dstrain = grad(strained(energy))
 
     def sigma(positions: Tensor, cell: Tensor, *args: object) -> Tensor:
-        volume = volume_of(cell)
-        if is_concrete(volume) and not float(volume) > 0:
-            raise ValueError(
-                "the cell has no volume, but the stress is an energy per volume: give the cell "
-                "three lattice vectors; along directions that are not periodic, of any length"
-            )
+        volume = positive_volume_of(cell)
         virial = de_dstrain(torch.zeros_like(cell), positions, cell, *args)
         if not all(pbc):
             p = periodic_projector(cell, pbc)

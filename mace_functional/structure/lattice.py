@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mace_functional.autodiff.concrete import is_concrete
+
 PERIODIC = "pbc"
 """Name of the attribute of an energy function that holds the periodic directions."""
 
@@ -17,6 +19,21 @@ def volume_of(cell: Tensor) -> Tensor:
     `torch.linalg.det` is not used, because its second derivatives are wrong (pytorch issue 192521).
     """
     return (cell[0] * torch.linalg.cross(cell[1], cell[2])).sum().abs()
+
+
+def positive_volume_of(cell: Tensor) -> Tensor:
+    """Return the volume of a cell (3, 3), Å³; refuse a cell without one where it can be read.
+
+    Raises:
+        ValueError: If the cell has no volume.
+    """
+    volume = volume_of(cell)
+    if is_concrete(volume) and not float(volume) > 0:
+        raise ValueError(
+            "the cell has no volume, but stress and elastic constants are per volume: give the "
+            "cell three lattice vectors; along directions that are not periodic, of any length"
+        )
+    return volume
 
 
 def periodic_projector(cell: Tensor, pbc: Sequence[bool]) -> Tensor:
