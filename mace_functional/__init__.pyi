@@ -67,6 +67,7 @@ from .structure.reading import (
     structure_record,
 )
 from .structure.structure import Structure
+from .structure.symmetry_number import symmetry_number
 from .vibrations.gamma import gamma_modes
 from .vibrations.harmonic_modes import (
     NormalModes,
@@ -74,6 +75,7 @@ from .vibrations.harmonic_modes import (
     normal_modes,
     vibrational_frequencies,
 )
+from .vibrations.ideal_gas import IdealGasThermo, ideal_gas_thermo
 from .vibrations.thermodynamics import HarmonicThermo, harmonic_thermo
 
 __version__: str
@@ -86,6 +88,7 @@ __all__ = [
     "Graph",
     "HarmonicThermo",
     "HessianOperator",
+    "IdealGasThermo",
     "MaceCalculator",
     "MaceModel",
     "Mesh",
@@ -131,6 +134,7 @@ __all__ = [
     "harmonic_thermo",
     "hessian",
     "hvp",
+    "ideal_gas_thermo",
     "interop",
     "load_model",
     "lowest_modes",
@@ -150,6 +154,7 @@ __all__ = [
     "stress",
     "structure",
     "structure_record",
+    "symmetry_number",
     "units",
     "vibrational_frequencies",
     "vibrations",

@@ -41,6 +41,9 @@ K_B: float = _K / _E
 EV_PER_MOLECULE: float = _E * _N_A
 """Energy of one eV per molecule, in J/mol."""
 
+BAR: float = 1e5 * 1e-30 / _E
+"""Pressure of one bar, eV/Å³."""
+
 ANGULAR_FREQUENCY: float = math.sqrt(_E / _AMU) * 1e10
 """Angular frequency of one sqrt(eV/Å²/amu), in rad/s."""
 

@@ -12,6 +12,8 @@ computes. `..._command`, and torch with it, is imported only if the options are 
     arguments           options with several values, and checks of single values
     options             options that subcommands share
     mesh_options        options for meshes of wave vectors
+    ideal_gas_options   options for the ideal gas of a molecule
+    ideal_gas_results   its results for JSON files and their printed text
     ranges              ranges of atoms, such as 0-5
     found_structures    reading of the structure
     loaded_models       loading of the model, and relaxation of the structure with it

@@ -19,12 +19,11 @@ from mace_functional.cli.console import BOLD, Console
 from mace_functional.interop.ase import MaceCalculator
 from mace_functional.phonons.acoustic import AcousticBranches
 from mace_functional.phonons.mesh_sums import ConvergedThermo
-from mace_functional.phonons.modes import LARGEST_FORCE
 from mace_functional.potential.protocol import Potential
 from mace_functional.screening.missing import LARGE
 from mace_functional.screening.table import ROOM
 from mace_functional.units import EV_PER_MOLECULE
-from mace_functional.vibrations.harmonic_modes import SOFT
+from mace_functional.vibrations.harmonic_modes import LARGEST_FORCE, SOFT
 from mace_functional.vibrations.thermodynamics import HarmonicThermo
 
 

@@ -12,6 +12,8 @@ from ase.constraints import FixAtoms
 
 from mace_functional.cli.console import BOLD, Console
 from mace_functional.cli.found_structures import find_structure
+from mace_functional.cli.ideal_gas_options import check_molecule
+from mace_functional.cli.ideal_gas_results import ideal_gas_results, print_ideal_gas
 from mace_functional.cli.loaded_models import load_and_relax
 from mace_functional.cli.mesh_options import AUTO, mesh_choice, mesh_tolerance
 from mace_functional.cli.options import symprec_of
@@ -66,6 +68,7 @@ def run(options: argparse.Namespace) -> None:
         if choice != AUTO:
             _mesh_of(atoms, choice, symmetry=False)
     free = _fix_other_atoms(options, atoms, choice)
+    check_molecule(options, atoms, free)
     if choice is None:
         check_vibrates(atoms, free, options.file)
     model, relaxation = load_and_relax(options, atoms, console)
@@ -96,8 +99,10 @@ def run(options: argparse.Namespace) -> None:
             thermo = harmonic_thermo(modes, options.temperatures)
         else:
             thermo, branches = mesh_thermo(on_mesh, options.temperatures).thermo, NO_BRANCHES
+        subject = structure_results(options, atoms, model, relaxation)
+        gas = ideal_gas_results(options, subject["energy_eV"], atoms, modes, free)
     results: dict[str, Any] = {
-        **structure_results(options, atoms, model, relaxation),
+        **subject,
         "structure": reading.record.as_dict(),
         "free_atoms": free,
         **_modes(modes),
@@ -105,6 +110,7 @@ def run(options: argparse.Namespace) -> None:
         "mesh_convergence": None if converged is None else convergence_results(converged),
         **thermo_results(thermo, atoms[free]),
         "missing_at_gamma": missing_results(branches, thermo, atoms),
+        "ideal_gas": gas,
         "part_of_thermodynamics": None if _is_extended(atoms, modes) else VIBRATIONS_ONLY,
         "seconds": time.perf_counter() - started,
     }
@@ -204,6 +210,7 @@ def _print(results: dict[str, Any]) -> None:
         console.print("sampling    Gamma alone")
     note = "" if part is None else f"Cv, S, F and U: {part}"
     print_thermo(console, results, f"Harmonic thermodynamics, per {per}", note)
+    print_ideal_gas(console, results)
     print_missing(console, results)
     if results["mesh_convergence"] is not None:
         print_convergence(console, results["mesh_convergence"])

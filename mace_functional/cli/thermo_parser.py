@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mace_functional.cli.arguments import Parser, is_any_of
+from mace_functional.cli.ideal_gas_options import add_ideal_gas, check_ideal_gas
 from mace_functional.cli.mesh_options import add_mesh, mesh_choice
 from mace_functional.cli.options import add_options, add_temperatures, check_options
 from mace_functional.cli.output_files import FIGURES
@@ -20,8 +21,9 @@ def add_parser(subparsers: Any) -> None:
         help="heat capacity, entropy and free energy from the exact Hessian",
         description="Compute harmonic thermodynamics of a molecule, or of a crystal at the Gamma "
         "point or on a\nmesh of wave vectors, from the exact Hessian of a MACE potential. Rigid "
-        "motions are projected\nout; imaginary modes are reported and left out of the sums. With "
-        "--free, only some atoms\nvibrate, such as an adsorbate, and all others are fixed.",
+        "motions are projected\nout; imaginary modes are reported and left out of the sums. For a "
+        "molecule, enthalpy, entropy\nand Gibbs energy of the ideal gas are computed too. With "
+        "--free, only some atoms vibrate, such\nas an adsorbate, and all others are fixed.",
     )
     add_options(parser)
     add_mesh(parser, "a crystal")
@@ -33,6 +35,7 @@ def add_parser(subparsers: Any) -> None:
         "and ranges, as in 0 1 2 or 0-5,9; negative numbers count from the end (-3--1 for the last "
         "three). (all atoms that the file does not fix)",
     )
+    add_ideal_gas(parser)
     add_temperatures(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="file for all results")
     parser.add_argument(
@@ -48,6 +51,7 @@ def _run(options: argparse.Namespace) -> None:
     """Check the options, then import the code that computes, and run it."""
     check_options(options, {"--json": options.json})
     mesh_choice(options)
+    check_ideal_gas(options)
     from mace_functional.cli import thermo_command
 
     thermo_command.run(options)

@@ -42,9 +42,9 @@ from torch import Tensor
 from torch.func import grad, vjp
 
 from mace_functional.autodiff.columns import chunked_vmap
-from mace_functional.phonons.modes import LARGEST_FORCE
 from mace_functional.support.renamed import OldAttribute
 from mace_functional.units import ANGULAR_FREQUENCY, K_B, frequency_factor
+from mace_functional.vibrations.harmonic_modes import LARGEST_FORCE
 from mace_functional.vibrations.thermodynamics import HarmonicThermo, harmonic_thermo
 
 if TYPE_CHECKING:

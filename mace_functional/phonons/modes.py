@@ -12,7 +12,7 @@ from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.phonons.wave_vector import WaveVector, checked_where_given, wave_vector
 from mace_functional.structure.arrays import as_array
 from mace_functional.units import frequency_factor
-from mace_functional.vibrations.harmonic_modes import signed_sqrt
+from mace_functional.vibrations.harmonic_modes import LARGEST_FORCE, signed_sqrt
 from mace_functional.vibrations.rigid import internal_motions
 
 if TYPE_CHECKING:
@@ -32,9 +32,6 @@ EIGENVALUE_NOISE = 1e3
 
 WITH_DERIVATIVES = "frequencies(phonons.dynamical_matrix(q))"
 """Call that error messages recommend in place of functions of phonons without derivatives."""
-
-LARGEST_FORCE = 0.05
-"""Largest force on an atom of a relaxed structure, eV/Å. Above, functions of phonons warn."""
 
 
 def modes_at_q(phonons: Phonons, q: WaveVector) -> tuple[Tensor, Tensor]:

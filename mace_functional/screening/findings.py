@@ -10,14 +10,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mace_functional.figures.spectrum import HIGHEST
-from mace_functional.phonons.modes import LARGEST_FORCE, is_gamma
+from mace_functional.phonons.modes import is_gamma
 from mace_functional.screening.missing import LARGE, is_large, missing_at_gamma
 from mace_functional.screening.rows import Row
 from mace_functional.screening.screen_settings import ScreenSettings
 from mace_functional.screening.table import ROOM
 from mace_functional.screening.wording import counted, formatted
 from mace_functional.structure.contacts import REPORTED
-from mace_functional.vibrations.harmonic_modes import SOFT
+from mace_functional.vibrations.harmonic_modes import LARGEST_FORCE, SOFT
 
 ROUNDING = {"float64": 1e-8, "float32": 1e-4}
 """Largest errors of the sum rule and the symmetry of a Hessian, relative to its largest force

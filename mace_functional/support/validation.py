@@ -39,6 +39,9 @@ can terminate the process. With a larger one, bonded atoms count as coincident.
 STRONGEST = 1e4
 """Largest pressure or tension that is accepted, GPa: 30 times the pressure in the Earth's core."""
 
+DENSEST = 1e3
+"""Largest pressure of a gas that is accepted, bar; gases are far from ideal below it."""
+
 WIDEST = 20.0
 """Largest skin of a neighbour list that is accepted, Å.
 
@@ -114,6 +117,12 @@ def symmetry_tolerance(name: str, value: Any) -> float:
 def pressure(name: str, value: Any) -> float:
     """Check a pressure, GPa, of at most `STRONGEST` in magnitude; errors as in `finite`."""
     return between(name, value, -STRONGEST, STRONGEST, "GPa")
+
+
+def gas_pressure(name: str, value: Any) -> float:
+    """Check the pressure of a gas, bar, above zero and up to `DENSEST`; errors as in `finite`."""
+    range_ = f"a number above zero and up to {DENSEST:g}"
+    return _number(name, value, "bar (1e5 Pa)", range_, lambda x: 0 < x <= DENSEST)
 
 
 def skin(value: Any) -> float:

@@ -51,6 +51,12 @@ A softer vibration is hardly distinguishable from a free motion. It contributes 
 heat capacity, and its entropy depends strongly on its frequency.
 """
 
+LARGEST_FORCE = 0.05
+"""Largest force on an atom of a relaxed structure, eV/Å.
+
+With a larger one, frequencies mean little.
+"""
+
 
 @positional_for_a_release("unit")
 def frequencies(

@@ -163,7 +163,10 @@ def test_results_are_frozen_dataclasses_but_for_what_transforms_return():
         cls for p in packages for name in p.__all__ if isinstance(cls := getattr(p, name), type)
     }
     classes |= {RelaxStep, SaddleStep, ConvergenceRow, MeshStep}
-    assert {cls for cls in classes if issubclass(cls, tuple)} == {mf.HarmonicThermo}
+    assert {cls for cls in classes if issubclass(cls, tuple)} == {
+        mf.HarmonicThermo,
+        mf.IdealGasThermo,
+    }
     results = {cls for cls in classes if dataclasses.is_dataclass(cls)}
     assert {RelaxStep, SaddleStep, ConvergenceRow, MeshStep, mf.RelaxResult} < results
     assert not [cls for cls in results if not cls.__dataclass_params__.frozen]
