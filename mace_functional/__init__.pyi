@@ -5,6 +5,7 @@ from . import (
     derivatives,
     dispersion,
     elasticity,
+    expansion,
     figures,
     interop,
     optimize,
@@ -24,6 +25,7 @@ from .dispersion.d3 import dispersion_fn
 from .dispersion.d3_potential import D3
 from .dispersion.pairs import D3Settings
 from .elasticity.tensor import elastic_tensor
+from .expansion import gruneisen
 from .interop.ase import MaceCalculator, PotentialCalculator
 from .mace.loading import load_model
 from .mace.model import MaceModel
@@ -122,6 +124,7 @@ __all__ = [
     "elasticity",
     "energy_fn",
     "example_structure",
+    "expansion",
     "figures",
     "find_saddle",
     "follow_mode",
@@ -131,6 +134,7 @@ __all__ = [
     "from_ase",
     "gamma_modes",
     "group_velocities",
+    "gruneisen",
     "harmonic_thermo",
     "hessian",
     "hvp",

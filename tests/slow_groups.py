@@ -17,6 +17,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "structure": ("structure",),
     "phonons": ("phonons", "vibrations", "dispersion", "interop"),
     "optimize": ("optimize",),
+    "expansion": ("expansion",),
     "derivatives": ("derivatives",),
     "elasticity": ("elasticity",),
     "repeats": ("derivatives/test_repeats.py",),
