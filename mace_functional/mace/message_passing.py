@@ -38,15 +38,19 @@ from mace_functional.mace.messages import (
     Curvature,
     EdgeProducts,
     Path,
+    RadialJet,
     Variables,
     edge_products,
     gradient,
+    gradient_along,
     hessian,
     messages,
+    messages_along,
     push_forward,
     weight_features,
 )
 from mace_functional.mace.radial_function import RadialFunction
+from mace_functional.mace.radial_inputs import RadialInputs
 from mace_functional.structure.species import gather
 
 MAX_BLOCK_FLOATS = 2**18
@@ -72,6 +76,7 @@ class MessagePassing(SecondOrderOperation):
         self.outputs, self.required = len(paths), 1 + len(paths)
         self.optional = 1 + max(path.source for path in paths)
         self.edges, self.curvature, self.last_product = Memo(), Memo(), Memo()
+        self.jets = Memo()
 
     def __call__(
         self,
@@ -105,7 +110,7 @@ class MessagePassing(SecondOrderOperation):
         cotangents, n = _columns(g, 1)
         out = _Accumulator(arguments, strategy)
         for block in arguments.blocks(1, optional, strategy, n):
-            out.add(block, self._gradient(block, cotangents, optional))
+            out.add(block.senders, self._gradient(block, cotangents, optional))
         return out.results(g.batched)
 
     @override
@@ -124,18 +129,19 @@ class MessagePassing(SecondOrderOperation):
             if wanted.pushforward:
                 pushed = push_forward(block.variables, block.edges, v_block, r_dh)
                 parts = parts._replace(cotangents=pushed)
-            out.add(block, parts)
+            out.add(block.senders, parts)
         results = out.results(v.batched)
         return results if wanted.hessian else results[1:]
 
     @override
     def value_along(self, at: Primals, v: Tensors) -> tuple[Outputs, Outputs]:
-        tangents = _Tangents(self, Vectors.single(v))
+        arguments, tangents = _Arguments.of(self, at), _vector(self, v)
         values, d_values = [], []
-        for block in _Arguments.of(self, at).blocks(1, tangents.has_features, "streamed", 1):
-            pushed = push_forward(block.variables, block.edges, *tangents.of(block))
-            values.append(messages(block.variables, block.edges))
-            d_values.append([w[:, 0] for w in pushed])
+        for rows, radial in arguments.radial_jets():
+            block = arguments.variables.of(rows), arguments.senders[rows], radial
+            both = messages_along(self.paths, *block, tangents.of(rows))
+            values.append(both[0])
+            d_values.append(both[1])
         y, dy = (tuple(map(_joined, zip(*t, strict=True))) for t in (values, d_values))
         return y, dy
 
@@ -143,16 +149,17 @@ class MessagePassing(SecondOrderOperation):
     def gradient_along(
         self, at: Primals, v: Tensors, dg: Arguments, optional: bool
     ) -> tuple[Outputs, Outputs]:
-        arguments, tangents = _Arguments.of(self, at), _Tangents(self, Vectors.single(v))
-        g_dg = [torch.stack(pair, 1) for pair in zip(at.g, filled(dg, at.g), strict=True)]
-        out = _Accumulator(arguments, "streamed")
-        features = tangents.has_features or optional
-        for block in arguments.blocks(2, features, "streamed", 2):
-            gradients = self._gradient(block, g_dg, optional)
-            hv = self._hessian(block, *tangents.of(block), optional)
-            out.add(block, _add_to_second(gradients, hv))
-        results = out.results(batched=True)
-        return tuple(t[0] for t in results), tuple(t[1] for t in results)
+        arguments = _Arguments.of(self, at)
+        tangents = _vector(self, v)._replace(cotangents=filled(dg, at.g))
+        outs = [_Accumulator(arguments, "streamed") for _ in range(2)]
+        for rows, radial in arguments.radial_jets():
+            senders = arguments.senders[rows]
+            block = arguments.variables.of(rows), senders, radial
+            results = gradient_along(self.paths, *block, tangents.of(rows), optional)
+            for out, result in zip(outs, results, strict=True):
+                out.add(senders, result.unsqueezed())
+        one, derivative = (out.results(batched=False) for out in outs)
+        return one, derivative
 
     def _gradient(self, block: _NodeBlock, g: Sequence[Tensor], features: bool) -> Variables:
         g_block = [w[block.rows] for w in g]
@@ -163,6 +170,11 @@ class MessagePassing(SecondOrderOperation):
     ) -> Variables:
         x, edges, curvature = block.variables, block.edges, block.curvature
         return hessian(self.paths, x, edges, curvature, v, r_dh, features)
+
+    def radial_jet(self, tensors: Sequence[Tensor], inputs: RadialInputs) -> RadialJet:
+        """Compute the radial weights of a slice of nodes for one Hessian-vector product."""
+        (x, slope, second), matrix = self.radial.factors(tensors, inputs)
+        return RadialJet(x @ matrix, slope @ matrix, second, matrix)
 
     def node_slices(self, lengths: Tensor, n: int) -> list[slice]:
         """Return slices of nodes such that tensors for n vectors fit the cache."""
@@ -216,6 +228,19 @@ class _Arguments:
             senders, jet = block_inputs.senders, passing.radial.jet(self.tensors, block_inputs)
             products = edge_products(passing.paths, variables, senders, jet, features)
             yield _NodeBlock(rows, senders, variables, *products)
+
+    def radial_jets(self) -> list[tuple[slice, RadialJet]]:
+        """Return slices of nodes with their radial weights; they are kept for the way back."""
+        passing, lengths = self.passing, self.variables.lengths
+
+        def build() -> list[tuple[slice, RadialJet]]:
+            inputs = passing.radial.inputs(lengths, self.senders, self.tensors, 2)
+            slices = passing.node_slices(lengths, 2)
+            return [(rows, passing.radial_jet(self.tensors, inputs.of(rows))) for rows in slices]
+
+        key = [lengths, self.senders, *self.tensors]
+        blocks: list[tuple[slice, RadialJet]] = passing.jets.get_or_build(key, build)
+        return blocks
 
     def key(self, features: bool) -> list[Tensor | None]:
         """Return the tensors that edge products depend on, as the key of the cache."""
@@ -271,18 +296,10 @@ class _Tangents:
         return v, weight_features(self.paths, block.edges, v)
 
 
-def _add_to_second(pair: Variables, single: Variables) -> Variables:
-    """Add the results of a single vector to the second of a pair of results."""
-
-    def add(two: Tensor, one: Tensor) -> Tensor:
-        first, second = two.unbind(-2)
-        return torch.stack([first, second + one[..., 0, :]], -2)
-
-    return Variables(
-        add(pair.lengths, single.lengths),
-        [add(*both) for both in zip(pair.couplings, single.couplings, strict=True)],
-        [add(*both) for both in zip(pair.features, single.features, strict=True)],
-    )
+def _vector(passing: MessagePassing, v: Tensors) -> Variables:
+    """Sort the flat list of a single vector."""
+    count = passing.outputs
+    return Variables(v[0], v[1 : 1 + count], v[1 + count :])
 
 
 class _Accumulator:
@@ -294,10 +311,10 @@ class _Accumulator:
         self.blocks: list[Variables] = []
         self.features: list[Tensor] = []
 
-    def add(self, block: _NodeBlock, parts: Variables) -> None:
+    def add(self, senders: Tensor, parts: Variables) -> None:
         """Take the results of a block; derivatives by features are added to the senders."""
         self.blocks.append(parts)
-        index = block.senders.reshape(-1)
+        index = senders.reshape(-1)
         rows = [f.flatten(0, 1) for f in parts.features]
         if not self.features:
             self.features = [r.new_zeros(self.senders, *r.shape[1:]) for r in rows]

@@ -27,7 +27,7 @@ Letters in the code:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Self
 
@@ -80,6 +80,12 @@ class Variables(NamedTuple):
         couplings, cotangents = ([t[rows] for t in part] for part in (self[1], self[3]))
         return Variables(self.lengths[rows], couplings, self.features, cotangents)
 
+    def unsqueezed(self) -> Variables:
+        """Return a vector, with features gathered for the edges, as the only one of a batch."""
+        couplings, features = ([t.unsqueeze(-2) for t in part] for part in self[1:3])
+        cotangents = [g[:, None] for g in self.cotangents]
+        return Variables(self.lengths.unsqueeze(-2), couplings, features, cotangents)
+
 
 @dataclass(frozen=True, eq=False)
 class _NodeTensors:
@@ -118,6 +124,22 @@ class EdgeProducts(_NodeTensors):
     weights: list[Tensor]
     values: list[Tensor]
     slopes: list[Tensor]
+
+
+class RadialJet(NamedTuple):
+    """The radial weights R of a slice of nodes, with their derivatives by the length.
+
+    Attributes:
+        weights: R, (nodes, K, channels of all paths).
+        slopes: R', of the same shape.
+        second: X'' of `R'' = X'' W`, (nodes, K, inputs).
+        matrix: W, (inputs, channels of all paths).
+    """
+
+    weights: Tensor
+    slopes: Tensor
+    second: Tensor
+    matrix: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,6 +318,119 @@ def hessian(
             total, weights = hv_h[path.source], edges.weights[p][..., None, :]
             hv_h[path.source] = _add_product(total, weights, dt_g)
     return Variables(hv_r[..., None], hv_t, hv_h)
+
+
+class _Along(NamedTuple):
+    """Edge products of one path, and their derivatives along a vector.
+
+    Attributes:
+        weights: R, (nodes, K, 1, channels).
+        d_weights: R' dr.
+        slopes: R', (nodes, K, channels).
+        values: `R h`, (nodes, K (2 l1+1), channels).
+        d_values: `R' dr h + R dh`.
+        matrix: W of the path, (inputs, channels).
+    """
+
+    weights: Tensor
+    d_weights: Tensor
+    slopes: Tensor
+    values: Tensor
+    d_values: Tensor
+    matrix: Tensor
+
+
+def _products_along(
+    paths: Sequence[Path],
+    sent: Sequence[Tensor],
+    d_sent: Sequence[Tensor],
+    radial: RadialJet,
+    dr: Tensor,
+) -> Iterator[_Along]:
+    """Yield the edge products of each path, made when they are asked for."""
+    widths = [path.channels for path in paths]
+    parts = (t.split(widths, -1) for t in (radial.weights, radial.slopes, radial.matrix))
+    for path, weights, slopes, matrix in zip(paths, *parts, strict=True):
+        w, dw, h = weights[:, :, None], (dr * slopes)[:, :, None], sent[path.source]
+        d_values = dw * h
+        if d_sent:
+            d_values = torch.addcmul(d_values, w, d_sent[path.source])
+        values = (w * h).flatten(1, 2)
+        yield _Along(w, dw, slopes, values, d_values.flatten(1, 2), matrix)
+
+
+def messages_along(
+    paths: Sequence[Path], x: Variables, senders: Tensor, radial: RadialJet, v: Variables
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Compute the messages of a slice of nodes and their tangents along one vector.
+
+    Args:
+        paths: The paths.
+        x: Variables of the nodes.
+        senders: Senders of the edges, (nodes, K).
+        radial: Radial weights of the nodes.
+        v: The vector, in the shapes of x, without cotangents; without features if these are
+            constant.
+    """
+    sent, d_sent = ([gather(h, senders) for h in part.features] for part in (x, v))
+    values, tangents = [], []
+    for p, e in enumerate(_products_along(paths, sent, d_sent, radial, v.lengths)):
+        t, dt = x.couplings[p].flatten(1, 2).mT, v.couplings[p].flatten(1, 2).mT
+        values.append(t @ e.values)
+        tangents.append(torch.baddbmm(t @ e.d_values, dt, e.values))
+    return values, tangents
+
+
+def gradient_along(
+    paths: Sequence[Path],
+    x: Variables,
+    senders: Tensor,
+    radial: RadialJet,
+    v: Variables,
+    features: bool,
+) -> tuple[Variables, Variables]:
+    """Compute the gradient of Phi by r, T and optionally h, and its derivative along one vector.
+
+    With q = sum_a h (T g), the gradient by r is R' q, and its derivative is
+    `R' dq + dr X'' (W q)`: the product R'' q without R''.
+
+    Args:
+        paths: The paths.
+        x: Variables of a slice of nodes, with cotangents g.
+        senders: Senders of the edges, (nodes, K).
+        radial: Radial weights of the nodes.
+        v: The vector, in the shapes of x, with tangents of the cotangents; without features if
+            these are constant.
+        features: True to include the gradient by h of the senders.
+    """
+    sent, d_sent = ([gather(h, senders) for h in part.features] for part in (x, v))
+    phi_r: Any = 0.0
+    d_phi_r: Any = 0.0
+    w_q: Any = 0.0
+    phi_t, d_phi_t = [], []
+    phi_h: list[Any] = [None] * len(sent) if features else []
+    d_phi_h: list[Any] = list(phi_h)
+    for p, e in enumerate(_products_along(paths, sent, d_sent, radial, v.lengths)):
+        source = paths[p].source
+        g, dg, t, dt = x.cotangents[p], v.cotangents[p], x.couplings[p], v.couplings[p]
+        shape = (*t.shape[:3], -1)
+        phi_t.append((e.values @ g.mT).view(t.shape))
+        d_phi_t.append(torch.baddbmm(e.values @ dg.mT, e.d_values, g.mT).view(t.shape))
+        t, dt = t.flatten(1, 2), dt.flatten(1, 2)
+        t_g, d_t_g = (t @ g).view(shape), torch.baddbmm(t @ dg, dt, g).view(shape)
+        q, dq = sent[source] * t_g, sent[source] * d_t_g
+        if d_sent:
+            dq = torch.addcmul(dq, d_sent[source], t_g)
+        q, dq = (c[:, :, 0] if c.shape[2] == 1 else c.sum(2) for c in (q, dq))
+        phi_r = phi_r + (e.slopes * q).sum(-1, keepdim=True)
+        d_phi_r = d_phi_r + (e.slopes * dq).sum(-1, keepdim=True)
+        w_q = w_q + q @ e.matrix.mT
+        if features:
+            phi_h[source] = _add_product(phi_h[source], e.weights, t_g)
+            d_phi_h[source] = _add_product(d_phi_h[source], e.weights, d_t_g)
+            d_phi_h[source] = torch.addcmul(d_phi_h[source], e.d_weights, t_g)
+    d_phi_r = d_phi_r + v.lengths * (radial.second * w_q).sum(-1, keepdim=True)
+    return Variables(phi_r, phi_t, phi_h), Variables(d_phi_r, d_phi_t, d_phi_h)
 
 
 def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:

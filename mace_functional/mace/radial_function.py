@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.func import functional_call
 
@@ -54,3 +55,19 @@ class RadialFunction:
     def without_cutoff(self, tensors: Sequence[Tensor], inputs: RadialInputs) -> Jet:
         """Compute the jet of the network's outputs, before they are multiplied by the cutoff."""
         return self.network.jet(tensors[sum(self.widths) :], inputs)
+
+    def factors(self, tensors: Sequence[Tensor], inputs: RadialInputs) -> tuple[Jet, Tensor]:
+        """Factorise the jet of the radial weights, `R^(n) = X^(n) W`.
+
+        X is the jet of the inputs of the network's last layer times the cutoff function, (nodes, K,
+        inputs) each, and W that layer's weight, (inputs, outputs). A bias is a row of W, for which
+        X has a column of ones.
+        """
+        tensors = tensors[sum(self.widths) :]
+        x, (weight, bias) = self.network.hidden(tensors, inputs), self.network.last(tensors)
+        if bias is not None:
+            one = torch.ones_like(x[0][..., :1])
+            constant = [one, *[torch.zeros_like(one)] * (len(x) - 1)]
+            x = [torch.cat(pair, -1) for pair in zip(x, constant, strict=True)]
+            weight = torch.cat([weight, bias[None]])
+        return inputs.times_cutoff(x), weight

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from mace_functional.autodiff.jets import Jet, multiply
@@ -41,6 +42,19 @@ class RadialInputs:
     def times_cutoff(self, jet: Jet) -> Jet:
         """Multiply a jet by the cutoff function, unless the basis contains it."""
         return jet if self.envelope is None else multiply(jet, self.envelope)
+
+    def joined(self) -> Jet:
+        """Compute the jet of `[basis_ij, source_j, target_i]`, (nodes, K, inputs) each."""
+        if self.source is None or self.target is None:
+            return list(self.basis)
+        nodes = [gather(self.source, self.senders)]
+        nodes.append(self.target[:, None].expand(*nodes[0].shape[:2], -1))
+        value, *derivatives = self.basis
+        constant = [torch.zeros_like(n) for n in nodes]
+        return [
+            torch.cat([value, *nodes], -1),
+            *(torch.cat([d, *constant], -1) for d in derivatives),
+        ]
 
     def linear(self, weight: Tensor) -> Jet:
         """Compute the jet of `[basis_ij, source_j, target_i] W`, W (inputs, outputs).

@@ -35,13 +35,28 @@ class RadialNetwork(nn.Module):
 
     def jet(self, tensors: Sequence[Tensor], inputs: RadialInputs) -> Jet:
         """Compute the jet of the outputs, (nodes, K, outputs) each."""
-        first, *deeper = tensors
+        if len(tensors) == 1:
+            return inputs.linear(_normalised(tensors[0]))
+        weight = self.last(tensors)[0]
+        return [d @ weight for d in self.hidden(tensors, inputs)]
+
+    def hidden(self, tensors: Sequence[Tensor], inputs: RadialInputs) -> Jet:
+        """Compute the jet of the inputs of the last layer, (nodes, K, inputs) each."""
+        if len(tensors) == 1:
+            return inputs.joined()
+        first, *deeper = tensors[:-1]
         x = inputs.linear(_normalised(first))
         for weight in deeper:
-            x = compose(activation_derivatives(x[0], self.activation, len(x) - 1), x)
             weight = _normalised(weight)
-            x = [d @ weight for d in x]
-        return x
+            x = [d @ weight for d in self._activate(x)]
+        return self._activate(x)
+
+    def last(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return weight (inputs, outputs) and bias of the last layer; None for no bias."""
+        return _normalised(tensors[-1]), None
+
+    def _activate(self, x: Jet) -> Jet:
+        return compose(activation_derivatives(x[0], self.activation, len(x) - 1), x)
 
 
 def _normalised(weight: Tensor) -> Tensor:
@@ -72,16 +87,36 @@ class NormalisedRadialNetwork(nn.Module):
 
     def jet(self, tensors: Sequence[Tensor], inputs: RadialInputs) -> Jet:
         """Compute the jet of the outputs, (nodes, K, outputs) each."""
-        weight, bias, *deeper = tensors
-        value, *derivatives = inputs.linear(weight.T)
-        x = [value + bias, *derivatives]
+        weight, bias = tensors[-2:]
+        if len(tensors) == 2:
+            return _plus(inputs.linear(weight.T), bias)
+        return _plus([d @ weight.T for d in self.hidden(tensors, inputs)], bias)
+
+    def hidden(self, tensors: Sequence[Tensor], inputs: RadialInputs) -> Jet:
+        """Compute the jet of the inputs of the last layer, (nodes, K, inputs) each."""
+        if len(tensors) == 2:
+            return inputs.joined()
+        weight, bias, *deeper = tensors[:-2]
+        x = _plus(inputs.linear(weight.T), bias)
         for i in range(0, len(deeper), 4):
-            scale, shift, weight, bias = deeper[i : i + 4]
+            scale, shift, *affine = deeper[i : i + 4]
             x = layer_norm(x, scale, shift)
             x = compose(activation_derivatives(x[0], Activation("silu"), len(x) - 1), x)
-            value, *derivatives = (d @ weight.T for d in x)
-            x = [value + bias, *derivatives]
+            if affine:
+                weight, bias = affine
+                x = _plus([d @ weight.T for d in x], bias)
         return x
+
+    def last(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return weight (inputs, outputs) and bias of the last layer."""
+        weight, bias = tensors[-2:]
+        return weight.T, bias
+
+
+def _plus(x: Jet, constant: Tensor) -> Jet:
+    """Add a constant to a jet."""
+    value, *derivatives = x
+    return [value + constant, *derivatives]
 
 
 def layer_norm(x: Jet, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Jet:

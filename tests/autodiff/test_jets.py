@@ -541,6 +541,8 @@ def test_networks_are_jets_of_their_formulas(network, depth, late, nodes):
     inputs = case.function.inputs(r, SENDERS, case.tensors, 2)
     bare = nested_jvp(lambda r: case.plain(r, case.tensors, enveloped=False), r, 2)
     assert_jet(case.function.without_cutoff(case.tensors, inputs), bare, 1e-10)
+    x, matrix = case.function.factors(case.tensors, inputs)
+    assert_jet([d @ matrix for d in x], expected[:3], 1e-10)
 
 
 @every_network
