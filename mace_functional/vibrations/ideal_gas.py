@@ -100,6 +100,8 @@ class IdealGasThermo(NamedTuple):
         moments_of_inertia: Principal moments of inertia, ascending, amu Å², (3,); the first is zero
             for a linear molecule, and all are zero for an atom.
         symmetry_number: Number of rotations that map the molecule onto itself, a scalar.
+        rotor_cutoff: Wavenumber at which modes count half as vibrations and half as rotors, cm-1, a
+            scalar; zero if all modes are vibrations.
         n_imaginary: Number of imaginary modes that are left out: 1 for a transition state.
         mass: Mass of the molecule, amu, a scalar.
     """
@@ -120,6 +122,7 @@ class IdealGasThermo(NamedTuple):
     potential_energy: Tensor
     moments_of_inertia: Tensor
     symmetry_number: Tensor
+    rotor_cutoff: Tensor
     n_imaginary: Tensor
     mass: Tensor
 
@@ -156,8 +159,10 @@ class IdealGasThermo(NamedTuple):
             return "under a transform"
         if self.mass.ndim:
             return f"{tuple(self.mass.shape)} results of vmap"
-        left_out = ", imaginary mode left out" * (int(self.n_imaginary) > 0)
-        return f"{self.top}, symmetry number {int(self.symmetry_number)}{left_out}"
+        text = f"{self.top}, symmetry number {int(self.symmetry_number)}"
+        if self.rotor_cutoff > 0:
+            text += f", modes below about {float(self.rotor_cutoff):g} cm-1 as rotors"
+        return text + ", imaginary mode left out" * (int(self.n_imaginary) > 0)
 
     @property
     def top(self) -> str:
@@ -323,6 +328,7 @@ def ideal_gas_thermo(
         potential_energy=e,
         moments_of_inertia=moments,
         symmetry_number=torch.as_tensor(sigma, device=f.device),
+        rotor_cutoff=torch.as_tensor(rotor_cutoff or 0.0, dtype=torch.float64, device=f.device),
         n_imaginary=imaginary.sum(),
         mass=masses.sum(),
     )

@@ -7,6 +7,7 @@ import json
 import ase.io
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import molecule
 
 import mace_functional as mf
@@ -99,6 +100,23 @@ def test_structures_without_an_ideal_gas(tmp_path, water, capsys):
     assert set(results["ideal_gas"]) == {"refused_because"}
     assert "imaginary modes, so that the structure is no minimum" in printed
     assert "no ideal gas: " in printed
+
+
+def test_transition_state_of_ammonia(tmp_path, capsys):
+    turns = 2 * np.pi / 3 * np.arange(3)
+    hydrogens = np.column_stack([np.cos(turns), np.sin(turns), 0 * turns])
+    ase.io.write(tmp_path / "planar.xyz", Atoms("NH3", [[0, 0, 0], *hydrogens]))
+    results, printed = thermo(tmp_path / "planar.xyz", capsys)
+    assert "--transition-state for a saddle point with one" in printed
+    results, printed = thermo(tmp_path / "planar.xyz", capsys, "--transition-state")
+    gas = results["ideal_gas"]
+    assert results["imaginary_modes"] == 1
+    assert gas["symmetry_number"] == 6
+    assert "transition state: the imaginary mode is left out" in printed
+    zero_point = results["zero_point_energy_eV"]
+    kinetic = 4 * 8.617333e-5 * 298.15
+    vibrations = gas["standard"]["enthalpy_eV"] - results["energy_eV"] - zero_point - kinetic
+    assert 0 < vibrations < 0.01
 
 
 @pytest.mark.parametrize(
