@@ -25,7 +25,7 @@ from .dispersion.d3 import dispersion_fn
 from .dispersion.d3_potential import D3
 from .dispersion.pairs import D3Settings
 from .elasticity.tensor import elastic_tensor
-from .expansion import gruneisen
+from .expansion import gruneisen, thermal_expansion
 from .interop.ase import MaceCalculator, PotentialCalculator
 from .mace.loading import load_model
 from .mace.model import MaceModel
@@ -159,6 +159,7 @@ __all__ = [
     "structure",
     "structure_record",
     "symmetry_number",
+    "thermal_expansion",
     "units",
     "vibrational_frequencies",
     "vibrations",

@@ -50,7 +50,7 @@ def mode_functions(eigenvalues: Tensor, temperature: float) -> ModeFunctions:
     quantum = HBAR * ANGULAR_FREQUENCY * omega
     kt = K_B * temperature
     excited = stable & (quantum < MAX_QUANTUM_OVER_KT * kt)
-    x = torch.where(excited, quantum / kt if kt > 0 else 1.0, 1.0)
+    x = torch.where(excited, quantum, 1.0) / (kt or 1.0)
     n = torch.where(excited, torch.exp(-x) / -torch.expm1(-x), 0.0)
     log = torch.log1p(n)
     values = (

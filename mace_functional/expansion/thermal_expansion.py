@@ -1,0 +1,248 @@
+r"""Thermal expansion and Cp to first order in the thermal strain, without a scan of cells.
+
+In the cell of minimal energy E, the vibrations exert the thermal stress that their Grüneisen
+tensors gamma determine. With the heat capacity c and the energy u of each mode, and K = d2E/de de,
+the elastic tensor C times the volume V, with relaxed ions,
+
+    strain        e     = K^-1 : sum gamma u
+    expansion     alpha = K^-1 : sum gamma c = (1/V) S : sum gamma c
+    difference    Cp - Cv = T V alpha : C : alpha = T alpha : sum gamma c.
+
+Sums are averages over a mesh. Only strains that keep the symmetry take part.
+
+Elastic constants and Grüneisen tensors are those of the cell of minimal energy. The error is of
+second order in e; `quasi_harmonic` has none of it.
+
+Source: Barron, Collins, White, Adv. Phys. 29, 609 (1980), doi:10.1080/00018738000101426.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mace_functional.expansion.deformable import DeformableCrystal
+from mace_functional.expansion.gruneisen import modes_and_parameters, warn_of_imaginary
+from mace_functional.expansion.mode_functions import mode_functions
+from mace_functional.expansion.symmetric_strains import invariant_strains
+from mace_functional.phonons.mesh import Mesh, mesh_size
+from mace_functional.phonons.modes import warn_if_not_relaxed
+from mace_functional.potential.protocol import Potential, is_mirror_symmetric
+from mace_functional.support import validation
+from mace_functional.support.defaults import MESH_SPACING, SYMPREC
+from mace_functional.units import EV_PER_MOLECULE
+from mace_functional.vibrations.result_text import html_table, result_text, values_text
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from mace_functional.autodiff.columns import ChunkSize
+
+RELAXED_STRAIN = 1e-3
+"""Entry of the strain to the minimum of the energy, above which a cell counts as not relaxed.
+
+Expansion up to room temperature strains a crystal by 1e-3 to 1e-2.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class ThermalExpansion:
+    """Thermal expansion and heat capacities of a crystal, to first order.
+
+    Attributes:
+        temperatures: Temperatures, K, (T,).
+        expansion: Expansion tensor alpha, 1/K, (T, 3, 3).
+        strain: Strain from the cell of minimal energy, with that of the zero-point motion,
+            (T, 3, 3).
+        cv: Heat capacity of a cell at constant volume and shape, eV/K, (T,).
+        cp: Heat capacity of a cell at constant pressure, eV/K, (T,).
+        mass: Mass of the cell, amu.
+        mesh: Mesh of wave vectors.
+        n_imaginary: Number of imaginary modes that are left out, over all wave vectors.
+    """
+
+    temperatures: Tensor
+    expansion: Tensor
+    strain: Tensor
+    cv: Tensor
+    cp: Tensor
+    mass: float
+    mesh: Mesh
+    n_imaginary: int
+
+    def __repr__(self) -> str:
+        left_out = f"{self.n_imaginary} imaginary modes left out" if self.n_imaginary else None
+        return result_text(
+            self,
+            self.mesh.description,
+            f"{values_text(self.temperatures, 'K', 'g')}: volumetric expansion "
+            f"{values_text(1e6 * self.volumetric_expansion, '1e-6/K', '.2f')}",
+            f"Cp {values_text(self.specific_cp, 'J/(g K)', '.4f')}",
+            left_out,
+        )
+
+    def _repr_html_(self) -> str:
+        columns = {
+            "T (K)": [f"{t:g}" for t in self.temperatures.tolist()],
+            "alpha_V (1e-6/K)": [f"{1e6 * a:.2f}" for a in self.volumetric_expansion.tolist()],
+            "Cv (J/(g K))": [f"{c:.4f}" for c in self.specific_cv.tolist()],
+            "Cp (J/(g K))": [f"{c:.4f}" for c in self.specific_cp.tolist()],
+        }
+        return html_table(f"Thermal expansion to first order; {self.mesh.description}", columns)
+
+    @property
+    def volumetric_expansion(self) -> Tensor:
+        """Relative expansion of the volume, or of the area of a slab, 1/K, (T,)."""
+        return self.expansion.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+    @property
+    def specific_cv(self) -> Tensor:
+        """Heat capacity per mass at constant volume and shape, J/(g K), (T,)."""
+        return EV_PER_MOLECULE / self.mass * self.cv
+
+    @property
+    def specific_cp(self) -> Tensor:
+        """Heat capacity per mass at constant pressure, J/(g K), (T,)."""
+        return EV_PER_MOLECULE / self.mass * self.cp
+
+
+def thermal_expansion(
+    potential: Potential,
+    atoms: Atoms,
+    temperatures: Sequence[float] | Tensor | float,
+    *,
+    mesh: Mesh | Sequence[int] | float = MESH_SPACING,
+    symprec: float = SYMPREC,
+    chunk_size: ChunkSize = "auto",
+    memory_budget: int | None = None,
+    progress: bool = False,
+) -> ThermalExpansion:
+    """Compute thermal expansion and Cp to first order, from one cell.
+
+        alpha = (1/V) S : sum gamma c,      Cp - Cv = T V alpha : C : alpha
+
+    with the mode Grüneisen tensors gamma, the heat capacities c of the modes, the elastic tensor C
+    with relaxed ions and its inverse S. It takes one derivative of D(q) for each strain that keeps
+    the symmetry.
+
+    Args:
+        potential: A potential with a dynamical matrix; see `dynamical_matrix_fn`.
+        atoms: The crystal, with relaxed positions and cell; periodic in any directions.
+        temperatures: Temperatures in K, (T,) or a scalar.
+        mesh: Mesh of `Mesh.of`; or its size; or the largest distance of neighbouring points, 1/Å.
+        symprec: Tolerance of the symmetry, Å.
+        chunk_size: Columns at once; see `hessian`.
+        memory_budget: Bytes that "auto" may fill; see `hessian`.
+        progress: Show a progress bar.
+
+    Returns:
+        Expansion and heat capacities. Acoustic modes at Gamma and imaginary modes are left out.
+
+    Raises:
+        TypeError: If the arguments are of other classes, swapped, or the potential has no dynamical
+            matrix.
+        ValueError: If the structure is a molecule or does not fit the potential, its energy has no
+            minimum in the cell, or temperatures or the mesh are out of range.
+
+    Warns:
+        UserWarning: Positions or cell are far from relaxed; there are imaginary modes.
+
+    Source: Barron, Collins, White, Adv. Phys. 29, 609 (1980).
+    """
+    kelvins = validation.temperatures(temperatures)
+    crystal = DeformableCrystal.of(
+        potential,
+        atoms,
+        ions="relaxed",
+        what="thermal_expansion",
+        chunk_size=chunk_size,
+        memory_budget=memory_budget,
+    )
+    warn_if_not_relaxed(crystal.phonons)
+    proper = not is_mirror_symmetric(potential)
+    strains = invariant_strains(atoms, symprec=symprec, proper=proper)
+    grid = mesh_of(atoms, mesh, symprec=symprec, proper=proper)
+    stiffness = symmetric_stiffness(crystal, strains)
+    eigenvalues, parameters = modes_and_parameters(crystal, grid.q, strains, progress=progress)
+    strains, weights = strains.to(eigenvalues), grid.weights.to(eigenvalues)
+    gamma = torch.where(parameters.isnan(), 0.0, parameters)
+
+    expansion, strain, cv, cp = [], [], [], []
+    for t in kelvins:
+        functions = mode_functions(eigenvalues, t)
+        by_heat = torch.einsum("q,qm,qsm->s", weights, functions.heat_capacity, gamma)
+        by_energy = torch.einsum("q,qm,qsm->s", weights, functions.energy, gamma)
+        alpha = torch.linalg.solve(stiffness, by_heat)
+        e = torch.linalg.solve(stiffness, by_energy)
+        expansion.append(torch.tensordot(alpha, strains, 1))
+        strain.append(torch.tensordot(e, strains, 1))
+        cv.append((weights @ functions.heat_capacity).sum())
+        cp.append(cv[-1] + t * (alpha * by_heat).sum())
+    warn_of_imaginary(eigenvalues, "they are left out of thermal expansion and heat capacities")
+    return ThermalExpansion(
+        temperatures=torch.tensor(kelvins, dtype=torch.float64),
+        expansion=torch.stack(expansion),
+        strain=torch.stack(strain),
+        cv=torch.stack(cv),
+        cp=torch.stack(cp),
+        mass=float(atoms.get_masses().sum()),
+        mesh=grid,
+        n_imaginary=int((eigenvalues < 0).sum()),
+    )
+
+
+def mesh_of(
+    atoms: Atoms, mesh: Mesh | Sequence[int] | float, *, symprec: float, proper: bool
+) -> Mesh:
+    """Return a mesh that is given as such, by its size, or by the distance of its points.
+
+    Args:
+        atoms: The crystal.
+        mesh: Mesh; or its size; or the largest distance of neighbouring points, 1/Å.
+        symprec: Tolerance of the symmetry, Å.
+        proper: Leave out improper operations.
+
+    Raises:
+        ValueError: If the mesh is out of range, or was made for another structure.
+    """
+    if isinstance(mesh, Mesh):
+        return mesh
+    size = mesh_size(atoms, mesh) if isinstance(mesh, (int, float)) else mesh
+    return Mesh.of(atoms, size, symprec=symprec, proper=proper)
+
+
+def symmetric_stiffness(crystal: DeformableCrystal, strains: Tensor) -> Tensor:
+    """Return the second derivatives of the energy by strains, eV, (S, S); they are positive.
+
+    Args:
+        crystal: The crystal.
+        strains: Strains that keep the symmetry, (S, 3, 3).
+
+    Raises:
+        ValueError: If the energy decreases along a strain.
+
+    Warns:
+        UserWarning: The energy has its minimum at another cell.
+    """
+    strains = strains.to(crystal.stiffness)
+    stiffness = torch.einsum("sij,ijkl,tkl->st", strains, crystal.stiffness, strains)
+    lowest = float(torch.linalg.eigvalsh(stiffness)[0])
+    if not lowest > 0:
+        raise ValueError(
+            f"the energy has no minimum in the cell (curvature {lowest:.3g} eV along a strain that "
+            "keeps the symmetry), so there is no thermal expansion: relax positions and cell first"
+        )
+    slopes = torch.tensordot(strains, crystal.virial, 2)
+    missing = torch.tensordot(torch.linalg.solve(stiffness, slopes), strains, 1).abs().max()
+    if float(missing) > RELAXED_STRAIN:
+        warnings.warn(
+            f"the cell is not relaxed: a strain of about {float(missing):.1e} leads to the minimum "
+            "of the energy, and expansion is that of another cell; relax positions and cell first",
+            stacklevel=3,
+        )
+    return stiffness
