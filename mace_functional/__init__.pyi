@@ -24,6 +24,7 @@ from .derivatives.hessian_operator import HessianOperator
 from .dispersion.d3 import dispersion_fn
 from .dispersion.d3_potential import D3
 from .dispersion.pairs import D3Settings
+from .elasticity.constants import ElasticConstants, elastic_constants
 from .elasticity.tensor import elastic_tensor
 from .expansion import gruneisen, thermal_expansion
 from .interop.ase import MaceCalculator, PotentialCalculator
@@ -86,6 +87,7 @@ __all__ = [
     "D3",
     "Certificate",
     "D3Settings",
+    "ElasticConstants",
     "FunctionPotential",
     "Graph",
     "HarmonicThermo",
@@ -120,6 +122,7 @@ __all__ = [
     "dispersion",
     "dispersion_fn",
     "dynamical_matrix_fn",
+    "elastic_constants",
     "elastic_tensor",
     "elasticity",
     "energy_fn",

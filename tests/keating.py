@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any, NamedTuple
 
 import torch
 from ase import Atoms
@@ -10,10 +11,13 @@ from ase.build import bulk
 from torch import Tensor
 
 LATTICE_CONSTANT = 5.43
-PARAMS = {"alpha": torch.tensor(3.0).double(), "beta": torch.tensor(0.9).double()}
+PARAMS = {
+    "alpha": torch.tensor(3.0, dtype=torch.float64),
+    "beta": torch.tensor(0.9, dtype=torch.float64),
+}
 """Stretching and bending constants, eV/Å²."""
 
-BONDS = torch.tensor([[0, 0, 0], [-1, 0, 0], [0, -1, 0], [0, 0, -1]]).double()
+BONDS = torch.tensor([[0, 0, 0], [-1, 0, 0], [0, -1, 0], [0, 0, -1]], dtype=torch.float64)
 """Cells of the second atoms that the first atom is bonded to."""
 
 
@@ -36,6 +40,29 @@ def energy(positions: Tensor, cell: Tensor, params: dict[str, Tensor]) -> Tensor
     i, j = torch.tensor(list(combinations(range(4), 2))).unbind(1)
     bends = 2 * ((bonds[i] * bonds[j]).sum(1) + d2 / 3).square().sum()  # about both atoms
     return 3 / (8 * d2) * (params["alpha"] * stretches + params["beta"] * bends)
+
+
+class Structure(NamedTuple):
+    positions: Tensor
+    cell: Tensor
+    masses: Tensor
+    topology: None
+
+
+class Keating:
+    """The energy as a potential, for the primitive cell of diamond."""
+
+    dtype, device, params = torch.float64, torch.device("cpu"), PARAMS
+
+    def to(self, *, dtype: Any = None, device: Any = None) -> Keating:
+        return self
+
+    def structure(self, atoms: Atoms, *, skin: float = 0.0) -> Structure:
+        x, cell, _ = arguments(atoms)
+        return Structure(x, cell, torch.as_tensor(atoms.get_masses()), None)
+
+    def energy_fn(self, topology: None, *, per_atom: bool = False) -> Any:
+        return energy
 
 
 def constants(params: dict[str, Tensor] = PARAMS) -> dict[str, float]:

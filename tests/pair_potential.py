@@ -122,6 +122,17 @@ class PairsWithMore(Pairs):
         return matrix
 
 
+def lennard_jones() -> mf.FunctionPotential:
+    """Lennard-Jones crystals for all elements, smooth at 5 Å."""
+
+    def energies(near: mf.Neighbourhood, params: dict[str, Tensor]) -> Tensor:
+        s6 = (params["sigma"] / near.distances) ** 6
+        fading = (1 - (near.distances / 5.0) ** 2) ** 4
+        return near.sum(2 * params["epsilon"] * (s6 * s6 - s6) * fading)
+
+    return mf.FunctionPotential(energies, cutoff=5.0, params={"epsilon": 0.2, "sigma": 2.6})
+
+
 def smooth_pairs(**options: Any) -> mf.FunctionPotential:
     """A pair potential as a function: the same energy for all elements, smooth at 5 Å."""
 

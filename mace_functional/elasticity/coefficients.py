@@ -22,13 +22,50 @@ Source: Wallace, Thermodynamics of Crystals, chapter 1; Barron, Klein, Proc. Phy
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 Coefficients = Literal["birch", "lagrangian", "second-derivative"]
 """Names of the elastic tensors of a crystal under stress."""
+
+
+def check_coefficients(name: str) -> None:
+    """Check the name of an elastic tensor.
+
+    Raises:
+        ValueError: If it is not one of `Coefficients`.
+    """
+    if name not in get_args(Coefficients):
+        names = ", ".join(repr(known) for known in get_args(Coefficients))
+        raise ValueError(f"coefficients must be one of {names}, not {name!r}")
+
+
+def under_stress(
+    name: Coefficients,
+    second_derivative: Tensor,
+    stress: Tensor,
+    *,
+    projector: Tensor | None = None,
+) -> Tensor:
+    """Return the elastic tensor with a name, (d, d, d, d), from the second derivative.
+
+    Args:
+        name: One of `Coefficients`.
+        second_derivative: See `birch_coefficients`.
+        stress: See `birch_coefficients`.
+        projector: See `birch_coefficients`.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    check_coefficients(name)
+    if name == "birch":
+        return birch_coefficients(second_derivative, stress, projector=projector)
+    if name == "lagrangian":
+        return lagrangian_coefficients(second_derivative, stress, projector=projector)
+    return second_derivative
 
 
 def lagrangian_coefficients(
@@ -82,5 +119,5 @@ def _stress_terms(stress: Tensor, projector: Tensor | None) -> Tensor:
 
 
 def _delta(stress: Tensor, projector: Tensor | None) -> Tensor:
-    identity = torch.eye(3, dtype=stress.dtype, device=stress.device)
+    identity = torch.eye(len(stress), dtype=stress.dtype, device=stress.device)
     return identity if projector is None else projector

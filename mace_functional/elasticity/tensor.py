@@ -24,7 +24,7 @@ Vanderbilt, Hamann, Phys. Rev. B 72, 035105 (2005), doi:10.1103/PhysRevB.72.0351
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -35,8 +35,8 @@ from mace_functional.autodiff.columns import ChunkSize, chunked_vmap
 from mace_functional.derivatives import hessian
 from mace_functional.elasticity.coefficients import (
     Coefficients,
-    birch_coefficients,
-    lagrangian_coefficients,
+    check_coefficients,
+    under_stress,
 )
 from mace_functional.elasticity.voigt import expand, from_voigt, unit_strains
 from mace_functional.structure.lattice import PERIODIC, periodic_projector, positive_volume_of
@@ -52,19 +52,17 @@ class StrainDerivatives(NamedTuple):
         virial: First derivative dE/de, eV, (3, 3).
         second: Second derivative by the Voigt components of the strain, eV, (6, 6).
         mixed: Derivative by displacements and Voigt components, eV/Å, (N, 3, 6).
-        volume: Volume of the cell, Å³.
         projector: Projector onto the periodic directions, (3, 3).
     """
 
     virial: Tensor
     second: Tensor
     mixed: Tensor
-    volume: Tensor
     projector: Tensor
 
 
 def strain_derivatives(
-    energy: Callable[..., Tensor], **options: Any
+    energy: Callable[..., Tensor], *, pbc: Sequence[bool] | None = None, **options: Any
 ) -> Callable[..., StrainDerivatives]:
     """Return first and second derivatives of an energy by strain, as a function of its arguments.
 
@@ -72,25 +70,24 @@ def strain_derivatives(
 
     Args:
         energy: Energy function `E(positions, cell, params)`, in eV.
+        pbc: True for each periodic direction; None for those that the energy function knows.
         **options: `chunk_size` and `memory_budget`; see `hessian`.
 
     Returns:
-        `(positions, cell, params)` to the derivatives. It raises ValueError for a cell without a
-        volume.
+        `(positions, cell, params)` to the derivatives.
 
     Raises:
         ValueError: If the structure has no periodic direction.
     """
-    pbc = getattr(energy, PERIODIC, (True, True, True))
-    if not any(pbc):
+    periodic = getattr(energy, PERIODIC, (True, True, True)) if pbc is None else pbc
+    if not any(periodic):
         raise ValueError(
             "the structure is periodic in no direction: a molecule has no strain and no elastic "
             "constants, whatever its cell"
         )
 
     def derivatives(positions: Tensor, cell: Tensor, *args: Any) -> StrainDerivatives:
-        volume = positive_volume_of(cell)
-        projector = periodic_projector(cell, pbc)
+        projector = periodic_projector(cell, periodic)
         strains = projector @ unit_strains(cell) @ projector
 
         def deformed(components: Tensor, displacements: Tensor) -> Tensor:
@@ -109,7 +106,7 @@ def strain_derivatives(
         columns = chunked_vmap(column, identity, **options).mT
         second = 0.5 * (columns[:6] + columns[:6].mT)
         mixed = columns[6:].reshape(*positions.shape, 6)
-        return StrainDerivatives(expand(virial), second, mixed, volume, projector)
+        return StrainDerivatives(expand(virial), second, mixed, projector)
 
     return derivatives
 
@@ -132,7 +129,7 @@ def internal_strain(
 
     Returns:
         `(positions, cell, params)` to the tensor L[i, a, j, k] in eV/Å, symmetric in the strain's
-        indices j and k, (N, 3, 3, 3). It raises ValueError for a cell without a volume.
+        indices j and k, (N, 3, 3, 3).
 
     Raises:
         ValueError: If the structure has no periodic direction.
@@ -162,8 +159,7 @@ def ion_response(
 
     Returns:
         `(positions, cell, params)` to the response du[i, a]/de[j, k] in Å, symmetric in j and k,
-        (N, 3, 3, 3). The mean displacement of the ions is zero. It raises ValueError for a cell
-        without a volume.
+        (N, 3, 3, 3). The mean displacement of the ions is zero.
 
     Raises:
         ValueError: If the structure has no periodic direction.
@@ -220,25 +216,22 @@ def elastic_tensor(
     """
     if ions not in get_args(Ions):
         raise ValueError(f"ions must be 'relaxed' or 'clamped', not {ions!r}")
-    if coefficients not in get_args(Coefficients):
-        names = ", ".join(repr(name) for name in get_args(Coefficients))
-        raise ValueError(f"coefficients must be one of {names}, not {coefficients!r}")
+    check_coefficients(coefficients)
     options: dict[str, Any] = {"chunk_size": chunk_size, "memory_budget": memory_budget}
     by_strain = strain_derivatives(energy, **options)
     by_positions = hessian(energy, **options)
 
     def tensor(positions: Tensor, cell: Tensor, *args: Any) -> Tensor:
+        volume = positive_volume_of(cell)
         e = by_strain(positions, cell, *args)
         second = e.second
         if ions == "relaxed":
             response = solve_hessian(by_positions(positions, cell, *args), e.mixed)
             second = second - torch.einsum("iak,ial->kl", e.mixed, response)
-        stress, tensor = e.virial / e.volume, from_voigt(second) / e.volume
-        if coefficients == "lagrangian":
-            return lagrangian_coefficients(tensor, stress, projector=e.projector)
-        if coefficients == "birch":
-            return birch_coefficients(tensor, stress, projector=e.projector)
-        return tensor
+        stress = e.virial / volume
+        return under_stress(
+            coefficients, from_voigt(second) / volume, stress, projector=e.projector
+        )
 
     return tensor
 

@@ -28,8 +28,9 @@ from mace_functional.structure.lattice import PERIODIC, periodic_projector
 DIAMOND = keating.arguments(keating.diamond())
 SQUEEZED = keating.arguments(keating.diamond(5.2))
 STRAINS = torch.tensor(
-    [[[0.3, 0.1, -0.2], [0.1, -0.4, 0.5], [-0.2, 0.5, 0.2]], [[0.0, 1, 0], [1, 0, 0], [0, 0, 0]]]
-).double()
+    [[[0.3, 0.1, -0.2], [0.1, -0.4, 0.5], [-0.2, 0.5, 0.2]], [[0.0, 1, 0], [1, 0, 0], [0, 0, 0]]],
+    dtype=torch.float64,
+)
 
 
 def double(value: float) -> Tensor:
