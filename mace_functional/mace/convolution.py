@@ -7,11 +7,10 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
-from mace_functional.autodiff.concatenation import split
 from mace_functional.mace.edges import Edges
 from mace_functional.mace.irreps import Irreps
+from mace_functional.mace.layer_messages import LayerMessages
 from mace_functional.mace.linear import Features
-from mace_functional.mace.message_passing import MessagePassing
 from mace_functional.mace.messages import Path
 from mace_functional.mace.radial_function import RadialFunction
 
@@ -34,7 +33,7 @@ class Convolution(nn.Module):
         self.paths = [
             path._replace(source=self.sources.index(path.source)) for _, path in couplings
         ]
-        self.shapes = [(2 * path.l1 + 1, 2 * path.l3 + 1) for path in self.paths]
+        self.harmonics = (Irreps(harmonics_irreps).lmax + 1) ** 2
         self.irreps_out = str(Irreps([(path.channels, ir) for ir, path in couplings]))
 
     def forward(self, features: Features, edges: Edges, radial: RadialFunction) -> Features:
@@ -45,12 +44,10 @@ class Convolution(nn.Module):
             edges: Geometry of the edges.
             radial: Radial weights, (nodes, K, sum of the paths' channels).
         """
-        all_paths = edges.harmonics @ self._matrix(edges.harmonics)
-        flat = split(all_paths, [m1 * m3 for m1, m3 in self.shapes], -1)
-        couplings = [t.unflatten(-1, shape) for t, shape in zip(flat, self.shapes, strict=True)]
-        passing = MessagePassing(self.paths, radial)
+        layer = LayerMessages(self.paths, radial, edges.coordinates)
         sent = [edges.sent(features[source]) for source in self.sources]
-        return passing(edges.senders, edges.lengths, couplings, sent)
+        coupling = self._matrix(edges.points)
+        return layer(edges.points, edges.cell, sent, edges.edge_list, edges.r_max, coupling)
 
     def _matrix(self, like: Tensor) -> Tensor:
         """Return the linear map from harmonics to the couplings T of all paths.
@@ -60,7 +57,7 @@ class Convolution(nn.Module):
         columns = []
         for path in self.paths:
             block = self._symbols(path, like).transpose(0, 1).flatten(1)
-            above, below = path.l2**2, like.shape[-1] - (path.l2 + 1) ** 2
+            above, below = path.l2**2, self.harmonics - (path.l2 + 1) ** 2
             columns.append(torch.nn.functional.pad(block, (0, 0, above, below)))
         return torch.cat(columns, 1)
 

@@ -54,5 +54,6 @@ class _NeighbourDensity(LocalFunction):
 
 def density(radial: RadialFunction, edges: Edges) -> Tensor:
     """Compute the density around each node, (nodes, 1, 1); `d` is the radial network's output."""
-    contributions = _NeighbourDensity(radial)(edges.lengths, edges.senders, *radial.tensors)
-    return (contributions * edges.mask).sum(1, keepdim=True)
+    lengths, mask = edges.lengths()
+    contributions = _NeighbourDensity(radial)(lengths, edges.senders, *radial.tensors)
+    return (contributions * mask).sum(1, keepdim=True)

@@ -91,6 +91,25 @@ class EdgeGeometry(LocalFunction):
         return d, dd, degrees
 
 
+class EdgeLengths(LocalFunction):
+    """Lengths (..., 1) of edge vectors (..., 3)."""
+
+    @override
+    def value(self, x: Tensor, *rest: Tensor) -> Tensor:
+        return torch.sqrt((x * x).sum(-1, keepdim=True))
+
+    @override
+    def jacobian(self, x: Tensor, *rest: Tensor) -> Tensor:
+        return (x / self.value(x))[..., None, :]
+
+    @override
+    def weighted_hessian(self, cotangent: Tensor, x: Tensor, *rest: Tensor) -> Tensor:
+        r = self.value(x)
+        u = x / r
+        identity = torch.eye(3, dtype=x.dtype, device=x.device)
+        return (cotangent / r)[..., None] * (identity - u[..., :, None] * u[..., None, :])
+
+
 @lru_cache
 def _gradient_matrices(l_max: int) -> np.ndarray:
     """Compute D (M, M', 3) with `dS_M/dv_a = sum_M' D[M, M', a] S_M'`.

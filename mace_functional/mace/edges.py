@@ -1,37 +1,59 @@
-"""Geometry of the edges in the padded layout, K edges for every node."""
+"""Edges of a structure: what the blocks of a layer read of the geometry."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+from mace_functional.mace.edge_geometry import EdgeLengths
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mace_functional.mace.edge_coordinates import EdgeCoordinates
     from mace_functional.mace.radial_embedding import RadialEmbedding
     from mace_functional.structure.species import Species
+    from mace_functional.structure.topology import EdgeList
 
 
-class Edges(NamedTuple):
-    """Geometry of the edges. An edge leads from a sender, a node or its image, to a node.
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """Edges of a structure. An edge leads from a sender, a node or its image, to a node.
 
     Attributes:
-        senders: Sender of each edge, a row of the result of `sent`, (nodes, K).
+        edge_list: The edges, between points.
+        points: Positions of the points, Å, (points, 3).
+        cell: Lattice vectors, Å, (3, 3).
         sent: Function from the features of all nodes to the features of all senders.
         species: Elements of the nodes.
         sender_species: Elements of the senders.
-        mask: 1 for edges within the cutoff, 0 for longer edges and padding, (nodes, K, 1).
-        lengths: Lengths of the edges, Å, (nodes, K, 1).
-        harmonics: Spherical harmonics, 0 for masked edges, (nodes, K, (l_max+1)^2).
         embedding: Function from the lengths to the radial basis.
+        coordinates: Lengths and harmonics as a function of points and cell.
     """
 
-    senders: Tensor
+    edge_list: EdgeList
+    points: Tensor
+    cell: Tensor
     sent: Callable[[Tensor], Tensor]
     species: Species
     sender_species: Species
-    mask: Tensor
-    lengths: Tensor
-    harmonics: Tensor
     embedding: RadialEmbedding
+    coordinates: EdgeCoordinates
+
+    @property
+    def senders(self) -> Tensor:
+        """Sender of each edge, (nodes, K)."""
+        return self.edge_list.senders
+
+    @property
+    def r_max(self) -> Tensor:
+        """Cutoff radius, Å, ()."""
+        return self.embedding.cutoff_fn.r_max
+
+    def lengths(self) -> tuple[Tensor, Tensor]:
+        """Compute the lengths, Å, and a mask of edges within the cutoff, (nodes, K, 1) each."""
+        lengths = EdgeLengths()(self.edge_list.vectors(self.points, self.cell))
+        mask = (lengths < self.r_max) & self.edge_list.mask[..., None]
+        return lengths, mask.to(lengths.dtype)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mace_functional.autodiff.concatenation import split
 from mace_functional.mace.contraction import Product
+from mace_functional.mace.edge_coordinates import EdgeCoordinates
 from mace_functional.mace.edge_geometry import EdgeGeometry
 from mace_functional.mace.edges import Edges
 from mace_functional.mace.embedding import JointEmbedding
@@ -79,7 +79,16 @@ class Mace(nn.Module):
             cell: Lattice vectors in Å as rows, (3, 3).
         """
         species = graph.species
-        edges, repulsion = self._edges(graph, positions, cell)
+        edges = Edges(
+            edge_list=graph.edge_list,
+            points=graph.points(positions),
+            cell=cell,
+            sent=graph.sent,
+            species=species,
+            sender_species=graph.sender_species,
+            embedding=self.radial_embedding,
+            coordinates=EdgeCoordinates(self.geometry),
+        )
         features = [self.node_embedding.linear(species)[:, None]]
         isolated = torch.atleast_2d(self.atomic_energies_fn.atomic_energies)[self.head]
         reference = species.expand(rows_at(isolated, species.elements))
@@ -93,7 +102,9 @@ class Mace(nn.Module):
             messages, skip = interact(features, edges, species)
             features = product(messages, skip, species)
             layers.append(features)
-        energies = repulsion
+        energies = torch.zeros_like(layers[0][0][:, 0, 0])
+        if self.settings.repulsion_power is not None:
+            energies = self.pair_repulsion_fn(edges)
         for s, readout in zip(self.settings.readouts, self.readouts, strict=True):
             energies = energies + readout(layers[s.layer], self.head)
         if self.settings.scale_shift:
@@ -101,24 +112,3 @@ class Mace(nn.Module):
             shift = torch.atleast_1d(self.scale_shift.shift)[self.head]
             energies = scale * energies + shift
         return graph.to_atoms(reference + energies)
-
-    def _edges(self, graph: EdgeTopology, positions: Tensor, cell: Tensor) -> tuple[Edges, Tensor]:
-        """Compute the geometry of the edges, and the pair repulsion energies of the nodes."""
-        vectors = graph.edge_vectors(positions, cell)
-        geometry = self.geometry(vectors)
-        lengths, harmonics = split(geometry, [1, geometry.shape[-1] - 1], -1)
-        in_cutoff = lengths < self.radial_embedding.cutoff_fn.r_max
-        mask = (in_cutoff & graph.edge_mask[..., None]).to(lengths.dtype)
-        edges = Edges(
-            senders=graph.senders,
-            sent=graph.sent,
-            species=graph.species,
-            sender_species=graph.sender_species,
-            mask=mask,
-            lengths=lengths,
-            harmonics=harmonics * mask,
-            embedding=self.radial_embedding,
-        )
-        if self.settings.repulsion_power is None:
-            return edges, torch.zeros_like(lengths[:, 0, 0])
-        return edges, self.pair_repulsion_fn(edges)

@@ -61,7 +61,7 @@ Several such tensors fit the cache together (8 bytes each in float64: 2 MiB a te
 
 
 class MessagePassing(SecondOrderOperation):
-    """The messages of one layer, a function with rules for its derivatives; call it.
+    """The messages of one layer as a function of lengths, couplings and features.
 
     Its variables x are lengths, couplings and features. The features are the optional variables,
     because in the first layer they do not depend on the positions. Its further tensors `rest` are
@@ -78,23 +78,15 @@ class MessagePassing(SecondOrderOperation):
         self.edges, self.curvature, self.last_product = Memo(), Memo(), Memo()
         self.jets = Memo()
 
-    def __call__(
-        self,
-        senders: Tensor,
-        lengths: Tensor,
-        couplings: Sequence[Tensor],
-        features: Sequence[Tensor],
-    ) -> list[Tensor]:
-        """Compute the messages of each path, (nodes, 2 l3+1, channels).
+    def blocks(self, at: Primals, order: int, features: bool) -> Iterator[NodeBlock]:
+        """Yield all nodes in blocks, with the edge products that derivatives up to an order need.
 
         Args:
-            senders: Sender of each edge, (nodes, K).
-            lengths: Lengths of the edges in Å, (nodes, K, 1).
-            couplings: Couplings T of each path, (nodes, K, 2 l1+1, 2 l3+1).
-            features: Features of each irrep of the senders, (senders, 2 l1+1, channels).
+            at: Arguments; cotangents are needed for order 2.
+            order: Order of the highest radial derivative.
+            features: True if derivatives by the features are needed.
         """
-        variables = [lengths, *couplings, *features]
-        return list(self.apply(variables, [senders, *self.radial.tensors]))
+        return _Arguments.of(self, at).blocks(order, features, "streamed", 1)
 
     @override
     def value(self, at: Primals, strategy: Strategy) -> Outputs:
@@ -161,12 +153,12 @@ class MessagePassing(SecondOrderOperation):
         one, derivative = (out.results(batched=False) for out in outs)
         return one, derivative
 
-    def _gradient(self, block: _NodeBlock, g: Sequence[Tensor], features: bool) -> Variables:
+    def _gradient(self, block: NodeBlock, g: Sequence[Tensor], features: bool) -> Variables:
         g_block = [w[block.rows] for w in g]
         return gradient(self.paths, block.variables, block.edges, g_block, features)
 
     def _hessian(
-        self, block: _NodeBlock, v: Variables, r_dh: Sequence[Tensor], features: bool
+        self, block: NodeBlock, v: Variables, r_dh: Sequence[Tensor], features: bool
     ) -> Variables:
         x, edges, curvature = block.variables, block.edges, block.curvature
         return hessian(self.paths, x, edges, curvature, v, r_dh, features)
@@ -200,9 +192,7 @@ class _Arguments:
         couplings, features = others[: passing.outputs], others[passing.outputs :]
         return cls(passing, senders, Variables(lengths, couplings, features, at.g), tensors)
 
-    def blocks(
-        self, order: int, features: bool, strategy: Strategy, n: int
-    ) -> Iterator[_NodeBlock]:
+    def blocks(self, order: int, features: bool, strategy: Strategy, n: int) -> Iterator[NodeBlock]:
         """Yield blocks of nodes with the edge products that derivatives up to an order need.
 
         Args:
@@ -220,14 +210,14 @@ class _Arguments:
             edges, curvature = self._cached(order, features)
             for rows in slices:
                 products = edges.of(rows), curvature.of(rows)
-                yield _NodeBlock(rows, self.senders[rows], x.of(rows), *products)
+                yield NodeBlock(rows, self.senders[rows], x.of(rows), *products)
             return
         inputs = passing.radial.inputs(x.lengths, self.senders, self.tensors, order)
         for rows in slices:
             block_inputs, variables = inputs.of(rows), x.of(rows)
             senders, jet = block_inputs.senders, passing.radial.jet(self.tensors, block_inputs)
             products = edge_products(passing.paths, variables, senders, jet, features)
-            yield _NodeBlock(rows, senders, variables, *products)
+            yield NodeBlock(rows, senders, variables, *products)
 
     def radial_jets(self) -> list[tuple[slice, RadialJet]]:
         """Return slices of nodes with their radial weights; they are kept for the way back."""
@@ -270,7 +260,7 @@ class _Arguments:
 
 
 @dataclass(frozen=True, eq=False)
-class _NodeBlock:
+class NodeBlock:
     """A slice of nodes with its senders, variables, edge products and curvature."""
 
     rows: slice
@@ -289,7 +279,7 @@ class _Tangents:
         self.vectors = Variables(lengths, others[:count], others[count:])
         self.has_features = len(v.tensors) > passing.required
 
-    def of(self, block: _NodeBlock) -> tuple[Variables, list[Tensor]]:
+    def of(self, block: NodeBlock) -> tuple[Variables, list[Tensor]]:
         """Return the vectors of a block, with dh gathered for the edges, and `R dh`."""
         dh = [gather(h, block.senders) for h in self.vectors.features]
         v = self.vectors.of(block.rows)._replace(features=dh)

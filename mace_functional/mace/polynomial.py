@@ -179,7 +179,10 @@ class Polynomials(LocalFunction):
                     c = coefficients[function.order][element]
                     results.append(function.evaluate(self.monomials, c, *block))
             start += count
-        return [torch.cat(results) for results in by_slice]
+        return [
+            torch.cat(results, 1).permute(1, 2, 0).unflatten(-1, function.shape(self.monomials))
+            for function, results in zip(functions, by_slice, strict=True)
+        ]
 
     def _coefficients(self, order: int, rest: Sequence[Tensor]) -> list[Tensor]:
         """Compute the coefficients of the terms, (terms, channels), for each element."""
@@ -199,11 +202,14 @@ class _Function(NamedTuple):
 
     Attributes:
         order: Order of the derivative.
+        shape: Function from the monomials to the dimensions of the result.
         evaluate: Function of the monomials, the coefficients, x (m, nodes, channels), and a
-            direction or cotangent of the same layout.
+            direction or cotangent of the same layout. It returns the components of the result in
+            front, (components, nodes, channels).
     """
 
     order: int
+    shape: Callable[[Monomials], tuple[int, ...]]
     evaluate: Callable[..., Tensor]
 
 
@@ -224,14 +230,13 @@ def _sum(
         nodes: Number of nodes.
 
     Returns:
-        The sums, (nodes, channels, *shape).
+        The sums, (all components of the result, nodes, channels).
     """
     product = coefficients[:, None].expand(-1, nodes, -1)
     for factor in factors:
         product = product * factor
     place = places[0] if len(shape) == 1 else places[0] * shape[1] + places[1]
-    total = product.new_zeros(prod(shape), *product.shape[1:]).index_add(0, place, product)
-    return total.permute(1, 2, 0).unflatten(-1, shape)
+    return product.new_zeros(prod(shape), *product.shape[1:]).index_add(0, place, product)
 
 
 def _factors(terms: Terms, x: Tensor) -> list[Tensor]:
@@ -240,18 +245,13 @@ def _factors(terms: Terms, x: Tensor) -> list[Tensor]:
 
 def _value(monomials: Monomials, coefficients: Tensor, x: Tensor, *others: Tensor) -> Tensor:
     terms = monomials.terms[0]
-    return _sum(coefficients, _factors(terms, x), terms.places, (monomials.size,), x.shape[1])
+    return _sum(coefficients, _factors(terms, x), terms.places, _of_value(monomials), x.shape[1])
 
 
 def _jacobian(monomials: Monomials, coefficients: Tensor, x: Tensor, *others: Tensor) -> Tensor:
     terms = monomials.terms[1]
-    return _sum(
-        coefficients,
-        _factors(terms, x),
-        terms.places,
-        (monomials.size, monomials.components),
-        x.shape[1],
-    )
+    shape = _of_jacobian(monomials)
+    return _sum(coefficients, _factors(terms, x), terms.places, shape, x.shape[1])
 
 
 def _jacobian_along(
@@ -260,9 +260,8 @@ def _jacobian_along(
     """Compute the derivative of the Jacobian along a direction (m, nodes, channels)."""
     terms = monomials.terms[2]
     factors = [direction.index_select(0, terms.places[2]), *_factors(terms, x)]
-    return _sum(
-        coefficients, factors, terms.places[:2], (monomials.size, monomials.components), x.shape[1]
-    )
+    shape = _of_jacobian(monomials)
+    return _sum(coefficients, factors, terms.places[:2], shape, x.shape[1])
 
 
 def _weighted_hessian(
@@ -270,8 +269,23 @@ def _weighted_hessian(
 ) -> Tensor:
     terms = monomials.terms[2]
     factors = [cotangent.index_select(0, terms.places[0]), *_factors(terms, x)]
-    return _sum(coefficients, factors, terms.places[1:], (monomials.components,) * 2, x.shape[1])
+    shape = _of_hessian(monomials)
+    return _sum(coefficients, factors, terms.places[1:], shape, x.shape[1])
 
 
-_VALUE, _JACOBIAN = _Function(0, _value), _Function(1, _jacobian)
-_JACOBIAN_ALONG, _WEIGHTED_HESSIAN = _Function(2, _jacobian_along), _Function(2, _weighted_hessian)
+def _of_value(monomials: Monomials) -> tuple[int]:
+    return (monomials.size,)
+
+
+def _of_jacobian(monomials: Monomials) -> tuple[int, int]:
+    return monomials.size, monomials.components
+
+
+def _of_hessian(monomials: Monomials) -> tuple[int, int]:
+    return monomials.components, monomials.components
+
+
+_VALUE = _Function(0, _of_value, _value)
+_JACOBIAN = _Function(1, _of_jacobian, _jacobian)
+_JACOBIAN_ALONG = _Function(2, _of_jacobian, _jacobian_along)
+_WEIGHTED_HESSIAN = _Function(2, _of_hessian, _weighted_hessian)

@@ -37,7 +37,8 @@ class ZieglerBiersackLittmark(nn.Module):
 
     def forward(self, edges: Edges) -> Tensor:
         """Compute the energies of the nodes in eV, (nodes,)."""
-        lengths, species, senders = edges.lengths, edges.species, edges.sender_species
+        species, senders = edges.species, edges.sender_species
+        lengths, mask = edges.lengths()
         kind = lengths.dtype, lengths.device
         z_i = species.atomic_numbers(*kind)[:, None, None]
         z_j = gather(senders.atomic_numbers(*kind)[:, None], edges.senders)
@@ -50,5 +51,5 @@ class ZieglerBiersackLittmark(nn.Module):
             self.c[n] * torch.exp(-exponent * x) for n, exponent in enumerate(SCREENING)
         )
         pair = EV_ANGSTROM * z_i * z_j / lengths * screening
-        pair = 0.5 * pair * polynomial_cutoff(lengths, r_max, self.power, 0)[0] * edges.mask
+        pair = 0.5 * pair * polynomial_cutoff(lengths, r_max, self.power, 0)[0] * mask
         return pair.sum((-2, -1))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mace_functional.structure.graph import Graph
 from mace_functional.structure.species import Species
-from mace_functional.structure.topology import masked_edge_vectors
+from mace_functional.structure.topology import EdgeList
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +118,16 @@ class Cluster:
         """Return the values of the images, given the values of the nodes."""
         return values.index_select(0, self.origin)
 
+    @property
+    def edge_list(self) -> EdgeList:
+        """The edges; the points are the images, which need no shifts."""
+        shifts = self.cells.new_zeros(*self.senders.shape, 3, dtype=self.graph.unit_shifts.dtype)
+        return EdgeList(self.own, self.senders, shifts, self.edge_mask)
+
+    def points(self, positions: Tensor) -> Tensor:
+        """Return the positions of the images unchanged."""
+        return positions
+
     def edge_vectors(self, positions: Tensor, cell: Tensor) -> Tensor:
         """Return the edge vectors, Å, (nodes, K, 3); (1, 1, 1) for padding.
 
@@ -125,8 +135,7 @@ class Cluster:
             positions: Positions of the images, Å, (images, 3).
             cell: Unused: every image has its own position.
         """
-        nodes = positions.index_select(0, self.own)
-        return masked_edge_vectors(nodes, positions, self.senders, self.edge_mask)
+        return self.edge_list.vectors(positions, cell)
 
     def to_atoms(self, values: Tensor) -> Tensor:
         """Return the values of the nodes unchanged."""

@@ -25,7 +25,7 @@ from mace_functional.structure import neighbours
 from mace_functional.structure.arrays import as_array, to_tensors
 from mace_functional.structure.remaining_skin import ROUNDING, remaining_skin
 from mace_functional.structure.species import Species
-from mace_functional.structure.topology import PairArrays, masked_edge_vectors
+from mace_functional.structure.topology import EdgeList, PairArrays
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -120,10 +120,19 @@ class Graph:
         """Number of atoms."""
         return self.inverse.shape[-1]
 
+    @property
+    def edge_list(self) -> EdgeList:
+        """The edges; the points are the nodes."""
+        nodes = torch.arange(self.senders.shape[0], device=self.senders.device)
+        return EdgeList(nodes, self.senders, self.unit_shifts, self.edge_mask)
+
+    def points(self, positions: Tensor) -> Tensor:
+        """Return the positions of the nodes, Å, (nodes, 3)."""
+        return positions.index_select(0, self.order)
+
     def edge_vectors(self, positions: Tensor, cell: Tensor) -> Tensor:
         """Return the edge vectors `x_i - x_j + S_ij cell`, Å, (nodes, K, 3); 1 for padding."""
-        nodes, shifts = positions.index_select(0, self.order), self.unit_shifts @ cell
-        return masked_edge_vectors(nodes, nodes, self.senders, self.edge_mask, shifts)
+        return self.edge_list.vectors(self.points(positions), cell)
 
     @property
     def sender_species(self) -> Species:

@@ -27,9 +27,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mace_functional.autodiff.concatenation import join
 from mace_functional.structure.graph import Graph
 from mace_functional.structure.species import Species
-from mace_functional.structure.topology import masked_edge_vectors
+from mace_functional.structure.topology import EdgeList
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +80,23 @@ class PhaseReplicas:
         replicas = values.unflatten(0, (-1, self.replicas)).index_select(0, self.images.origin)
         return (self.mixing @ replicas.flatten(2)).view(-1, *values.shape[1:])
 
+    @property
+    def edge_list(self) -> EdgeList:
+        """The edges; the points are the images of the nodes, then the nodes."""
+        images = self.mixing.shape[0] * self.replicas
+        nodes = torch.arange(images, images + len(self.order), device=self.order.device)
+        shifts = self.graph.unit_shifts.repeat_interleave(self.replicas, 0)
+        return EdgeList(nodes, self.senders, shifts, self.edge_mask)
+
+    def points(self, positions: Tensor) -> Tensor:
+        """Return the positions of the images in the home cell, and of the nodes, Å, (points, 3).
+
+        Args:
+            positions: Positions of the atoms in every replica, Å, (atoms, replicas, 3).
+        """
+        nodes = positions.index_select(0, self.graph.order).flatten(0, 1)
+        return join([self.sent(nodes), nodes], 0)
+
     def edge_vectors(self, positions: Tensor, cell: Tensor) -> Tensor:
         """Return the edge vectors, Å, (nodes, K, 3); (1, 1, 1) for padding.
 
@@ -86,10 +104,7 @@ class PhaseReplicas:
             positions: Positions of the atoms in every replica, Å, (atoms, replicas, 3).
             cell: Lattice vectors in Å, (3, 3).
         """
-        nodes = positions.index_select(0, self.graph.order).flatten(0, 1)
-        shifts = (self.images.unit_shifts @ cell).repeat_interleave(self.replicas, 0)
-        sources = self.sent(nodes) - shifts
-        return masked_edge_vectors(nodes, sources, self.senders, self.edge_mask)
+        return self.edge_list.vectors(self.points(positions), cell)
 
     def to_atoms(self, values: Tensor) -> Tensor:
         """Return the values of the nodes (nodes,) in the order of the atoms, (atoms, replicas)."""

@@ -15,7 +15,7 @@ they are images of the nodes in other cells.
 
 from __future__ import annotations
 
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -48,6 +48,37 @@ class Topology(Protocol):
         """Return the pairs of interacting atoms, each in one order or in both."""
 
 
+class EdgeList(NamedTuple):
+    """The edges of all nodes, K each: an edge is the vector `p_i - p_j + S cell` of two points.
+
+    Points are the nodes, or images of the nodes in other cells.
+
+    Attributes:
+        receivers: Point i of each node, (nodes,).
+        senders: Point j of each edge, (nodes, K).
+        unit_shifts: S of each edge, (nodes, K, 3).
+        mask: False for padding edges, (nodes, K).
+    """
+
+    receivers: Tensor
+    senders: Tensor
+    unit_shifts: Tensor
+    mask: Tensor
+
+    def vectors(self, points: Tensor, cell: Tensor) -> Tensor:
+        """Return the edge vectors, Å, (nodes, K, 3); (1, 1, 1) for padding.
+
+        A padding edge must not have length zero, because a distance has no derivative there.
+
+        Args:
+            points: Positions of the points, Å, (points, 3).
+            cell: Lattice vectors, Å, (3, 3).
+        """
+        nodes = points.index_select(0, self.receivers)
+        vectors = nodes[:, None] - gather(points, self.senders) + self.unit_shifts @ cell
+        return torch.where(self.mask[..., None], vectors, torch.ones_like(vectors))
+
+
 class EdgeTopology(Protocol):
     """Nodes with K edges each, some of them padding, for a potential with a cutoff."""
 
@@ -75,6 +106,13 @@ class EdgeTopology(Protocol):
     def edge_mask(self) -> Tensor:
         """False for padding edges, (nodes, K)."""
 
+    @property
+    def edge_list(self) -> EdgeList:
+        """The edges, between the points that `points` returns; the first points are the senders."""
+
+    def points(self, positions: Tensor) -> Tensor:
+        """Return the positions of the points of `edge_list`, Å, (points, 3)."""
+
     def edge_vectors(self, positions: Tensor, cell: Tensor) -> Tensor:
         """Return the vectors from senders to nodes, Å, (nodes, K, 3); (1, 1, 1) for padding."""
 
@@ -83,27 +121,3 @@ class EdgeTopology(Protocol):
 
     def to_atoms(self, values: Tensor) -> Tensor:
         """Return the values of the nodes in the order of the atoms."""
-
-
-def masked_edge_vectors(
-    nodes: Tensor,
-    sources: Tensor,
-    senders: Tensor,
-    edge_mask: Tensor,
-    shifts: Tensor | None = None,
-) -> Tensor:
-    """Return the edge vectors `x_i - x_j (+ S cell)`, Å, (nodes, K, 3); (1, 1, 1) for padding.
-
-    A padding edge must not have length zero, because a distance has no derivative there.
-
-    Args:
-        nodes: Positions of the nodes, Å, (nodes, 3).
-        sources: Positions of the senders, Å, (senders, 3).
-        senders: Sender of each edge, (nodes, K).
-        edge_mask: False for padding edges, (nodes, K).
-        shifts: Lattice vectors S cell that are added, Å, (nodes, K, 3); none if None.
-    """
-    vectors = nodes[:, None] - gather(sources, senders)
-    if shifts is not None:
-        vectors = vectors + shifts
-    return torch.where(edge_mask[..., None], vectors, torch.ones_like(vectors))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,6 @@ from mace_functional.autodiff.local import LocalFunction
 from mace_functional.mace import polynomial
 from mace_functional.mace.density import density
 from mace_functional.mace.edge_geometry import EdgeGeometry, _gradient_matrices
-from mace_functional.mace.edges import Edges
 from mace_functional.mace.polynomial import Monomials, Polynomials
 from mace_functional.mace.radial_embedding import RadialEmbedding
 from mace_functional.mace.radial_function import RadialFunction
@@ -486,18 +486,9 @@ MASK = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 1], [1, 1, 1]], dtype=torch.fl
 R_MAX = 4.0
 
 
-def edges_of(lengths: Tensor, embedding: RadialEmbedding) -> Edges:
-    """Edges of which only the lengths matter."""
-    return Edges(
-        senders=SENDERS,
-        sent=lambda values: values,
-        species=SPECIES,
-        sender_species=SPECIES,
-        mask=MASK,
-        lengths=lengths,
-        harmonics=lengths,
-        embedding=embedding,
-    )
+def edges_of(lengths: Tensor) -> Any:
+    """Edges of which only senders and lengths matter."""
+    return SimpleNamespace(senders=SENDERS, lengths=lambda: (lengths, MASK))
 
 
 class Density:
@@ -522,7 +513,7 @@ class Density:
     def __call__(self, r: Tensor, *tensors: Tensor) -> Tensor:
         radial = RadialFunction(self.embedding, self.network, SPECIES, SPECIES)
         radial.widths, radial.tensors = self.radial.widths, tensors
-        return density(radial, edges_of(r, self.embedding))
+        return density(radial, edges_of(r))
 
     def plain(self, r: Tensor, *tensors: Tensor) -> Tensor:
         named = [name for name, _ in self.embedding.named_buffers()]
@@ -598,7 +589,7 @@ def test_density_in_the_parameters_of_its_modules_equals_that_in_its_tensors():
 
             def forward(self, r: Tensor) -> Tensor:
                 radial = RadialFunction(case.embedding, self.network, SPECIES, SPECIES, nodes)
-                return density(radial, edges_of(r, case.embedding)).sum()
+                return density(radial, edges_of(r)).sum()
 
         return functional_call(Whole(), weights, (r,))
 

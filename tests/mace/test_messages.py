@@ -136,7 +136,8 @@ class Engine:
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
         lengths, couplings, features, radial = parts(tensors)
         self.passing.radial = with_tensors(radial)
-        return self.passing(SENDERS, lengths, couplings, features)
+        x = [lengths, *couplings, *features]
+        return list(self.passing.apply(x, [SENDERS, *self.passing.radial.tensors]))
 
 
 def fresh(*tensors: Tensor) -> list[Tensor]:
@@ -680,7 +681,8 @@ def test_few_neighbours(neighbours):
     couplings = [t[:, :neighbours] for t in COUPLINGS]
 
     def f(lengths: Tensor) -> Tensor:
-        found = MessagePassing(PATHS, RADIAL)(senders, lengths, couplings, FEATURES)
+        x = [lengths, *couplings, *FEATURES]
+        found = MessagePassing(PATHS, RADIAL).apply(x, [senders, *RADIAL.tensors])
         return sum(torch.sin(a).sum() for a in found)
 
     padded = [t.clone() for t in COUPLINGS]

@@ -1,0 +1,193 @@
+"""Messages of one layer as a function of points, cell and features, with derivative rules.
+
+The lengths r and couplings `T = Y W` of the edges are functions of points and cell
+(`edge_coordinates`), and the messages are functions of r, T and the features h
+(`message_passing`). This module joins the two by the chain rule: with `Phi = <g, A>` and an edge
+vector v,
+
+    dPhi/dv = J^T (phi_r, phi_T W^T),
+    d2Phi/dv2 dv = J^T (hv_r, hv_T W^T) + (phi_r d2r/dv2 + phi_T W^T d2Y/dv2) dv.
+
+Many vectors at one small structure are multiplied by matrices between all points instead
+(`dense_messages`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from typing_extensions import override
+
+from mace_functional.autodiff.primitive import Arguments, Memo, Outputs
+from mace_functional.autodiff.second_order import (
+    Primals,
+    SecondOrderOperation,
+    Strategy,
+    Tensors,
+    Vectors,
+    Wanted,
+)
+from mace_functional.mace.dense_messages import (
+    CurvatureMatrices,
+    LinearMatrices,
+    all_matrices,
+    dense_pays,
+    linear_matrices,
+)
+from mace_functional.mace.edge_arguments import EdgeArguments, split_by_path
+from mace_functional.mace.edge_coordinates import EdgeCoordinates
+from mace_functional.mace.message_passing import MessagePassing
+from mace_functional.mace.messages import Path
+from mace_functional.mace.radial_function import RadialFunction
+from mace_functional.structure.topology import EdgeList
+
+EDGE_TENSORS = len(EdgeList._fields)
+
+
+class LayerMessages(SecondOrderOperation):
+    """The messages of one layer as a function of points, cell and features; call it.
+
+    Its variables x are points and cell, and the features as optional variables. Its further
+    tensors `rest` are those of the `EdgeList`, the cutoff radius, the map W from harmonics to
+    couplings, and the tensors of the radial function.
+    """
+
+    required = 2
+
+    def __init__(
+        self, paths: Sequence[Path], radial: RadialFunction, coordinates: EdgeCoordinates
+    ) -> None:
+        self.paths, self.coordinates = paths, coordinates
+        self.passing = MessagePassing(paths, radial)
+        self.outputs, self.optional = self.passing.outputs, self.passing.optional
+        self.couplings, self.bending = Memo(), Memo()
+        self.linear, self.curvature = Memo(), Memo()
+
+    def __call__(
+        self,
+        points: Tensor,
+        cell: Tensor,
+        features: Sequence[Tensor],
+        edges: EdgeList,
+        r_max: Tensor,
+        coupling: Tensor,
+    ) -> list[Tensor]:
+        """Compute the messages of each path, (nodes, 2 l3+1, channels).
+
+        Args:
+            points: Positions of the points, Å, (points, 3).
+            cell: Lattice vectors, Å, (3, 3).
+            features: Features of each irrep of the senders, (senders, 2 l1+1, channels).
+            edges: The edges.
+            r_max: Cutoff radius, Å, ().
+            coupling: W, (M, sum over paths of (2 l1+1) (2 l3+1)).
+        """
+        rest = [*edges, r_max, coupling, *self.passing.radial.tensors]
+        return list(self.apply([points, cell, *features], rest))
+
+    @override
+    def value(self, at: Primals, strategy: Strategy) -> Outputs:
+        return self.passing.value(self._at(at, strategy).primals, strategy)
+
+    @override
+    def gradient(self, at: Primals, g: Vectors, optional: bool, strategy: Strategy) -> Outputs:
+        if strategy == "cached" and self._dense(at, optional):
+            return self._linear_matrices(at, optional).gradient(g)
+        here = self._at(at, strategy)
+        phi = self.passing.gradient(here.primals, g, optional, strategy)
+        return here.pulled_back(phi if g.batched else _batch_of_one(phi), None, g.batched)
+
+    @override
+    def product(self, at: Primals, v: Vectors, wanted: Wanted, strategy: Strategy) -> Outputs:
+        features = wanted.optional or len(v.tensors) > self.required
+        if strategy == "cached" and self._dense(at, features):
+            return self._dense_product(at, v, wanted, features)
+        here = self._at(at, strategy)
+        dv, vectors = here.along(v)
+        products = self.passing.product(here.primals, vectors, wanted, strategy)
+        if not wanted.hessian:
+            return products if v.batched else tuple(t[0] for t in products)
+        bent = dv @ self._bending(at, here, strategy)
+        hv = products[: len(products) - self.outputs * wanted.pushforward]
+        pushed = products[len(hv) :]
+        hv = here.pulled_back(hv, bent, v.batched)
+        return (*hv, *(pushed if v.batched else [t[0] for t in pushed]))
+
+    @override
+    def value_along(self, at: Primals, v: Tensors) -> tuple[Outputs, Outputs]:
+        here = self._at(at, "streamed")
+        return self.passing.value_along(here.primals, here.along_one(v)[1])
+
+    @override
+    def gradient_along(
+        self, at: Primals, v: Tensors, dg: Arguments, optional: bool
+    ) -> tuple[Outputs, Outputs]:
+        here = self._at(at, "streamed")
+        dv, tangents = here.along_one(v)
+        phi, d_phi = self.passing.gradient_along(here.primals, tangents, dg, optional)
+        bent = dv @ here.weighted_hessian(phi)
+        first = here.pulled_back(_batch_of_one(phi), None, False)
+        return first, here.pulled_back(_batch_of_one(d_phi), bent, False)
+
+    def _at(self, at: Primals, strategy: Strategy) -> EdgeArguments:
+        """Compute the coordinates of the edges and the arguments of the message passing."""
+        (points, cell, *features), rest = at.x, at.rest
+        edges = EdgeList(*rest[:EDGE_TENSORS])
+        r_max, coupling, *radial = rest[EDGE_TENSORS:]
+        point = self.coordinates.at(points, cell, edges, r_max, strategy)
+
+        def couplings() -> list[Tensor]:
+            return [t.contiguous() for t in split_by_path(self.paths, point.harmonics @ coupling)]
+
+        if strategy == "differentiable":
+            ts = couplings()
+        else:
+            ts = self.couplings.get_or_build([point.harmonics, coupling], couplings)
+        x = [point.lengths, *ts, *features]
+        return EdgeArguments(
+            self.paths, point, coupling, Primals(x, [edges.senders, *radial], at.g)
+        )
+
+    def _bending(self, at: Primals, here: EdgeArguments, strategy: Strategy) -> Tensor:
+        """Compute the second derivative of Phi by v that comes from d2r/dv2 and d2Y/dv2."""
+
+        def compute() -> Tensor:
+            g = Vectors.single(at.g)
+            return here.weighted_hessian(self.passing.gradient(here.primals, g, False, strategy))
+
+        if strategy == "differentiable":
+            return compute()
+        return self.bending.get_or_build([*at.g, *at.x, *at.rest], compute)
+
+    def _dense(self, at: Primals, features: bool) -> bool:
+        edges = EdgeList(*at.rest[:EDGE_TENSORS])
+        return dense_pays(self.paths, at.x[0], edges.senders, features)
+
+    def _dense_product(self, at: Primals, v: Vectors, wanted: Wanted, features: bool) -> Outputs:
+        if not wanted.hessian:
+            return self._linear_matrices(at, features).push_forward(v)
+
+        def build() -> tuple[LinearMatrices, CurvatureMatrices]:
+            return all_matrices(self.passing, self._at(at, "streamed"), features)
+
+        key = self._key(at, features)
+        built = self.curvature.get_or_build([*at.g, *key], build)
+        linear, curvature = self.linear.get_or_build(key, lambda: built[0]), built[1]
+        hv = curvature.product(v, wanted.optional)
+        return (*hv, *linear.push_forward(v)) if wanted.pushforward else hv
+
+    def _linear_matrices(self, at: Primals, features: bool) -> LinearMatrices:
+        """Return the matrices of first derivatives at this structure; the first call makes them."""
+
+        def build() -> LinearMatrices:
+            return linear_matrices(self.passing, self._at(at, "streamed"), features)
+
+        return self.linear.get_or_build(self._key(at, features), build)
+
+    def _key(self, at: Primals, features: bool) -> list[Tensor | None]:
+        return [at.x[0] if features else None, *at.x, *at.rest]
+
+
+def _batch_of_one(tensors: Tensors) -> list[Tensor]:
+    return [t[None] for t in tensors]
