@@ -5,6 +5,7 @@ computes. `..._command`, and torch with it, is imported only if the options are 
 
     thermo_parser, thermo_command    heat capacity, entropy and free energy of a structure
     phonons_parser, phonons_command  band structure, density of states, heat capacity of a crystal
+    elastic_parser, elastic_command  elastic constants, moduli and speeds of sound of a crystal
     relax_parser, relax_command      relaxed geometry of a structure
     screen_parser, screen_command    heat capacities of many structures
     check_parser, check_command      checks of the derivatives, symmetries and phonons of a model
@@ -36,6 +37,7 @@ from contextlib import contextmanager
 from mace_functional import __version__
 from mace_functional.cli import (
     check_parser,
+    elastic_parser,
     phonons_parser,
     relax_parser,
     screen_parser,
@@ -44,7 +46,14 @@ from mace_functional.cli import (
 from mace_functional.cli.arguments import Parser, UsageError
 from mace_functional.support.unsupported import UnsupportedModelError
 
-SUBCOMMANDS = (relax_parser, thermo_parser, phonons_parser, screen_parser, check_parser)
+SUBCOMMANDS = (
+    relax_parser,
+    thermo_parser,
+    phonons_parser,
+    elastic_parser,
+    screen_parser,
+    check_parser,
+)
 
 BEGINNING = """\
 first steps, with an example structure and the embedded model:
@@ -58,6 +67,7 @@ all options, including your own structures and models:
   mace-functional relax --help
   mace-functional thermo --help
   mace-functional phonons --help
+  mace-functional elastic --help
   mace-functional screen --help
   mace-functional check --help
 """

@@ -42,14 +42,20 @@ FUNCTIONAL = "pbe"
 """Functional of `--dispersion` without a name; it is the functional of MACE-MP's data."""
 
 
-def add_options(parser: Parser) -> None:
-    """Add the options for structure, model, and a relaxation before the computation."""
+def add_options(parser: Parser, *, relax: bool = False, fmax: float = QUICK_FMAX) -> None:
+    """Add the options for structure, model, and a relaxation before the computation.
+
+    Args:
+        parser: Parser of the subcommand.
+        relax: True if structures are relaxed without --relax or --no-relax.
+        fmax: Default of --fmax, eV/Å.
+    """
     add_structure_and_model(parser)
-    add_relax(parser, False)
+    add_relax(parser, relax)
     parser.add_argument(
         "--fixed-cell", action="store_true", help="keep the cell when relaxing; needs --relax"
     )
-    add_limits(parser, "; needs --relax")
+    add_limits(parser, "; needs --relax", fmax)
     parser.add_argument(
         "--relaxed",
         type=Path,
@@ -75,18 +81,20 @@ def add_relax(parser: Parser, default: bool) -> None:
     parser.set_defaults(relax=default)
 
 
-def add_limits(parser: Parser, needs: str = "") -> None:
+def add_limits(parser: Parser, needs: str = "", fmax: float = QUICK_FMAX) -> None:
     """Add the options --fmax and --max-steps, at which a relaxation stops.
 
     Args:
         parser: Parser of the subcommand.
         needs: Text on a required option, for the help.
+        fmax: Default of --fmax, eV/Å.
     """
+    parser.set_defaults(default_fmax=fmax)
     parser.add_argument(
         "--fmax",
         type=number("--fmax", positive, "eV/Å"),
         metavar="F",
-        help=f"largest force of a relaxed structure, eV/Å, above zero ({QUICK_FMAX:g}){needs}",
+        help=f"largest force of a relaxed structure, eV/Å, above zero ({fmax:g}){needs}",
     )
     parser.add_argument(
         "--max-steps",
@@ -255,5 +263,5 @@ def check_needs(options: argparse.Namespace, name: str, needed: str) -> None:
 
 def set_limits(options: argparse.Namespace) -> None:
     """Set --fmax and --max-steps to their defaults if they are not given."""
-    options.fmax = QUICK_FMAX if options.fmax is None else options.fmax
+    options.fmax = options.default_fmax if options.fmax is None else options.fmax
     options.max_steps = MAX_STEPS if options.max_steps is None else options.max_steps

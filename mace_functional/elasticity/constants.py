@@ -485,10 +485,11 @@ def _with_warnings(
     identity = torch.eye(result.dimensions, dtype=result.stress.dtype, device=result.stress.device)
     excess = float((result.stress + pressure * identity).abs().max())
     if excess > LARGEST_STRESS[result.dimensions]:
+        beyond = f", beyond the pressure of {pressure:g} GPa" if pressure else ""
         sentences.append(
-            f"the cell carries a stress that differs by {excess:.2g} {result.unit} from the "
-            f"pressure of {pressure:g} {result.unit}: the constants are those under this stress. "
-            "Relax the cell with mf.relax, or name the pressure it was relaxed under"
+            f"the cell carries a stress of {excess:.2g} {result.unit}{beyond}: the constants are "
+            "those under this stress. Relax the cell with mf.relax, or name the pressure that it "
+            "was relaxed under"
         )
     if ions.free_coupling > LARGEST_COUPLING:
         sentences.append(

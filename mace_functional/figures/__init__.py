@@ -1,17 +1,19 @@
 """Figures for papers, with one function for each kind of result.
 
-axes           colours, sizes and labels of axes
-spectrum       vibrational spectra
-thermo_panels  spectrum and heat capacity
-band_panels    band structures and densities of states
-search_panels  relaxations and searches for saddle points
-check_panels   convergence of meshes, and certificates
+axes            colours, sizes and labels of axes
+spectrum        vibrational spectra
+thermo_panels   spectrum and heat capacity
+band_panels     band structures and densities of states
+search_panels   relaxations and searches for saddle points
+elastic_panels  Young's modulus over directions
+check_panels    convergence of meshes, and certificates
 
 Each function returns a `matplotlib.figure.Figure`, which a notebook shows and `savefig` writes.
 """
 
 from mace_functional.figures.band_panels import band_figure, dos_figure
 from mace_functional.figures.check_panels import certificate_figure, mesh_convergence_figure
+from mace_functional.figures.elastic_panels import young_figure
 from mace_functional.figures.search_panels import relaxation_figure, saddle_figure
 from mace_functional.figures.spectrum import spectrum_figure
 from mace_functional.figures.thermo_panels import thermo_figure
@@ -25,4 +27,5 @@ __all__ = [
     "saddle_figure",
     "spectrum_figure",
     "thermo_figure",
+    "young_figure",
 ]

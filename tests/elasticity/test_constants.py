@@ -36,9 +36,9 @@ def hexagonal(close_packed) -> ElasticConstants:
 @pytest.fixture(scope="module")
 def glass() -> Atoms:
     """A cell without symmetry."""
-    positions = np.random.default_rng(3).uniform(0, 7, (16, 3))
-    atoms = Atoms("Ar16", positions=positions, cell=[6.8, 7.0, 7.2], pbc=True)
-    return mf.relax(POTENTIAL, atoms, fmax=1e-5).atoms
+    positions = np.random.default_rng(3).uniform(0, 5.7, (8, 3))
+    atoms = Atoms("Ar8", positions=positions, cell=[5.6, 5.7, 5.8], pbc=True)
+    return mf.relax(POTENTIAL, atoms, fmax=1e-4).atoms
 
 
 def matrix_of(constants: dict[str, float], *names: str) -> Tensor:
@@ -167,7 +167,7 @@ def test_under_pressure_birch_coefficients_are_slopes_of_the_stress():
 
 def test_a_stress_that_was_not_named_is_a_warning():
     atoms = mf.relax(POTENTIAL, bulk("Ar", "hcp", a=2.8), fmax=1e-6, pressure=5.0).atoms
-    with pytest.warns(UserWarning, match=r"a stress that differs by 5 GPa from the pressure of 0"):
+    with pytest.warns(UserWarning, match=r"the cell carries a stress of 5 GPa: the constants are"):
         found = mf.elastic_constants(POTENTIAL, atoms)
     assert len(found.warnings) == 1
     assert "1 warnings" in repr(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import keating
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,7 +18,7 @@ import mace_functional as mf
 from mace_functional import figures
 from mace_functional.certificate.certificate import Certificate, Check
 from mace_functional.certificate.comparison import Verdict
-from mace_functional.figures import band_figure, thermo_figure
+from mace_functional.figures import band_figure, thermo_figure, young_figure
 from mace_functional.figures.axes import BLUE, ELEMENTS, RED
 from mace_functional.phonons import BandStructure, DensityOfStates
 
@@ -276,3 +277,37 @@ def test_a_certificate_shows_what_holds_and_what_fails():
     assert (good[0], at.tolist()) == (5e-10, [0, 2])
     ((bad, at),) = curves(axes, RED)
     assert (bad.tolist(), at.tolist()) == ([5e-4], [1])
+
+
+def spring_crystal() -> mf.ElasticConstants:
+    return mf.elastic_constants(keating.Keating(), keating.diamond())
+
+
+def test_surface_of_young_moduli_has_the_moduli_as_distances_from_the_centre():
+    constants = spring_crystal()
+    surface, sections, scale = young_figure(constants).axes
+    (xy, *_) = sections.lines
+    x, y = xy.get_data()
+    n = np.stack([x, y, 0 * x], 1)
+    np.testing.assert_allclose(np.hypot(x, y), constants.young_modulus(n), rtol=1e-12)
+    assert [line.get_label() for line in sections.lines[:3]] == [
+        "xy plane", "xz plane", "yz plane",
+    ]  # fmt: skip
+    assert "GPa" in scale.get_ylabel()
+    assert surface.collections
+
+
+def test_young_moduli_of_a_slab_are_one_section_and_a_rod_is_refused():
+    crystal = spring_crystal()
+    slab = dataclasses.replace(
+        crystal,
+        unit="N/m",
+        axes=crystal.axes[:2],
+        stress=crystal.stress[:2, :2],
+        second_derivative=crystal.second_derivative[:2, :2, :2, :2],
+    )
+    (section,) = young_figure(slab).axes
+    assert "N/m" in section.get_xlabel()
+    rod = dataclasses.replace(slab, axes=crystal.axes[:1])
+    with pytest.raises(ValueError, match="a rod has one direction"):
+        young_figure(rod)
