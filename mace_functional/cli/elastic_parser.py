@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mace_functional.cli.arguments import Parser, checked, is_number, number
 from mace_functional.cli.options import add_options, check_options
 from mace_functional.cli.output_files import FIGURES
-from mace_functional.support.defaults import FMAX
+from mace_functional.support.defaults import FMAX, ElasticSolver
 from mace_functional.support.validation import STRONGEST, finite, pressure
-
-SOLVERS = ("auto", "dense", "cg")
-"""Names of the solvers of `elastic_constants`."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -37,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--solver",
-        choices=SOLVERS,
+        choices=get_args(ElasticSolver),
         default="auto",
         help="response of the ions by a dense Hessian, or by conjugate gradients without a matrix "
         "(%(default)s: dense up to 200 atoms)",

@@ -20,12 +20,13 @@ from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.derivatives import HessianOperator, forces
 from mace_functional.elasticity import moduli
 from mace_functional.elasticity.coefficients import Coefficients, under_stress
-from mace_functional.elasticity.relaxed_ions import IonRelaxation, Solver, relax_ions
+from mace_functional.elasticity.relaxed_ions import IonRelaxation, relax_ions
 from mace_functional.elasticity.sound import debye_temperature, sound_velocities
 from mace_functional.elasticity.tensor import Ions, strain_derivatives
 from mace_functional.elasticity.voigt import PAIRS, expand, from_voigt, to_voigt
 from mace_functional.structure.selection import refuse_constraints
 from mace_functional.support import validation
+from mace_functional.support.defaults import ElasticSolver
 from mace_functional.support.validation import in_order
 from mace_functional.vibrations.result_text import html_table, result_text
 
@@ -372,7 +373,7 @@ def elastic_constants(
     atoms: Atoms,
     *,
     pressure: float = 0.0,
-    solver: Solver = "auto",
+    solver: ElasticSolver = "auto",
     tolerance: float = TOLERANCE,
     chunk_size: ChunkSize = "auto",
     memory_budget: int | None = None,
@@ -417,7 +418,7 @@ def elastic_constants(
     72, 035105 (2005).
     """
     in_order("elastic_constants(potential, atoms)", (potential, "Potential"), (atoms, "Atoms"))
-    if solver not in get_args(Solver):
+    if solver not in get_args(ElasticSolver):
         raise ValueError(f"solver must be 'auto', 'dense' or 'cg', not {solver!r}")
     tolerance = validation.positive("tolerance", tolerance)
     pressure = validation.pressure("pressure", pressure)

@@ -21,16 +21,13 @@ gradients in blocks; Lanczos, J. Res. Natl. Bur. Stand. 45, 255 (1950).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
 from mace_functional.derivatives import HessianOperator
-
-Solver = Literal["auto", "dense", "cg"]
-"""Names of the solvers; "auto" chooses by the number of atoms."""
+from mace_functional.support.defaults import ElasticSolver
 
 DENSE_ATOMS = 200
 """Largest number of atoms for which "auto" takes the dense solver.
@@ -112,7 +109,7 @@ def relax_ions(
     operator: HessianOperator,
     mixed: Tensor,
     *,
-    solver: Solver,
+    solver: ElasticSolver,
     tolerance: float,
     largest_force: float,
     progress: bool = False,

@@ -19,6 +19,9 @@ DTYPES = ("float64", "float32")
 PhononMethod = Literal["auto", "force-constants", "replicas"]
 """Method of computing D(q); `phonons_of` describes them."""
 
+ElasticSolver = Literal["auto", "dense", "cg"]
+"""Method of computing how ions follow a strain; `elastic_constants` describes them."""
+
 SYMPREC = 1e-3
 """Default tolerance of symmetry, Å.
 

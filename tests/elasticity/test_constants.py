@@ -106,6 +106,15 @@ def test_a_repeated_cell_has_the_constants_of_the_primitive_cell(close_packed, h
     assert found.debye_temperature == pytest.approx(hexagonal.debye_temperature, rel=1e-9)
 
 
+@pytest.mark.slow
+def test_repeated_quartz_has_the_constants_of_quartz(model):
+    atoms = mf.relax(model, mf.example_structure("quartz"), fmax=1e-6).atoms
+    found = mf.elastic_constants(model, atoms.repeat((3, 2, 2)), solver="cg")
+    expected = mf.elastic_constants(model, atoms)
+    assert_close(found.stiffness, expected.stiffness, 1e-8)
+    assert found.n_products < 3 * len(found.atoms)
+
+
 def test_one_atom_and_a_solver_without_a_matrix():
     atoms = mf.relax(POTENTIAL, bulk("Ar", "fcc", a=4.0), fmax=1e-8).atoms
     found = mf.elastic_constants(POTENTIAL, atoms, solver="cg")
