@@ -155,8 +155,8 @@ class Polynomials(LocalFunction):
     def value_and_jacobian_along(
         self, direction: Tensor, x: Tensor, *rest: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        functions = [_VALUE, _JACOBIAN, _JACOBIAN_ALONG]
-        value, jacobian, d_jacobian = self._in_blocks(rest, functions, x, direction)
+        value, jacobians = self._in_blocks(rest, [_VALUE, _JACOBIAN_ALONG], x, direction)
+        jacobian, d_jacobian = jacobians.unbind(2)
         return value, jacobian, d_jacobian
 
     def _in_blocks(
@@ -235,6 +235,11 @@ def _sum(
     product = coefficients[:, None].expand(-1, nodes, -1)
     for factor in factors:
         product = product * factor
+    return _added(product, places, shape)
+
+
+def _added(product: Tensor, places: Tensor, shape: Sequence[int]) -> Tensor:
+    """Add terms (terms, nodes, channels) up by component of the result, as `_sum` does."""
     place = places[0] if len(shape) == 1 else places[0] * shape[1] + places[1]
     return product.new_zeros(prod(shape), *product.shape[1:]).index_add(0, place, product)
 
@@ -248,7 +253,7 @@ def _value(monomials: Monomials, coefficients: Tensor, x: Tensor, *others: Tenso
     return _sum(coefficients, _factors(terms, x), terms.places, _of_value(monomials), x.shape[1])
 
 
-def _jacobian(monomials: Monomials, coefficients: Tensor, x: Tensor, *others: Tensor) -> Tensor:
+def _jacobian(monomials: Monomials, coefficients: Tensor, x: Tensor) -> Tensor:
     terms = monomials.terms[1]
     shape = _of_jacobian(monomials)
     return _sum(coefficients, _factors(terms, x), terms.places, shape, x.shape[1])
@@ -257,11 +262,15 @@ def _jacobian(monomials: Monomials, coefficients: Tensor, x: Tensor, *others: Te
 def _jacobian_along(
     monomials: Monomials, coefficients: Tensor, x: Tensor, direction: Tensor
 ) -> Tensor:
-    """Compute the derivative of the Jacobian along a direction (m, nodes, channels)."""
-    terms = monomials.terms[2]
-    factors = [direction.index_select(0, terms.places[2]), *_factors(terms, x)]
-    shape = _of_jacobian(monomials)
-    return _sum(coefficients, factors, terms.places[:2], shape, x.shape[1])
+    """Compute the Jacobian and its derivative along a direction (m, nodes, channels)."""
+    terms, shape = monomials.terms[1], _of_jacobian(monomials)
+    direction = torch.cat([direction, torch.zeros_like(direction[:1])])
+    product = coefficients[:, None].expand(-1, x.shape[1], -1)
+    d_product = torch.zeros_like(product)
+    for factor, d_factor in zip(_factors(terms, x), _factors(terms, direction), strict=True):
+        d_product = torch.addcmul(d_product * factor, product, d_factor)
+        product = product * factor
+    return torch.cat([_added(p, terms.places, shape) for p in (product, d_product)])
 
 
 def _weighted_hessian(
@@ -281,11 +290,15 @@ def _of_jacobian(monomials: Monomials) -> tuple[int, int]:
     return monomials.size, monomials.components
 
 
+def _of_two_jacobians(monomials: Monomials) -> tuple[int, int, int]:
+    return 2, monomials.size, monomials.components
+
+
 def _of_hessian(monomials: Monomials) -> tuple[int, int]:
     return monomials.components, monomials.components
 
 
 _VALUE = _Function(0, _of_value, _value)
 _JACOBIAN = _Function(1, _of_jacobian, _jacobian)
-_JACOBIAN_ALONG = _Function(2, _of_jacobian, _jacobian_along)
+_JACOBIAN_ALONG = _Function(1, _of_two_jacobians, _jacobian_along)
 _WEIGHTED_HESSIAN = _Function(2, _of_hessian, _weighted_hessian)
