@@ -33,6 +33,11 @@ class _Join(Primitive):
     def value(self, *args: Tensor | None) -> Outputs:
         return (torch.cat([part for part in args if part is not None], self.dim),)
 
+    def jvp(self, args: Arguments, tangents: Arguments) -> Outputs | None:
+        pairs = zip(args, tangents, strict=True)
+        parts = (torch.zeros_like(a) if t is None and a is not None else t for a, t in pairs)
+        return self(*parts)
+
     def vjp(self, args: Arguments, cotangents: Outputs, needed: Sequence[bool]) -> Arguments:
         return _Split(self.sizes, self.dim)(*cotangents)
 
@@ -47,6 +52,9 @@ class _Split(Primitive):
         (tensor,) = args
         assert tensor is not None
         return tensor.split(list(self.sizes), self.dim)
+
+    def jvp(self, args: Arguments, tangents: Arguments) -> Outputs | None:
+        return self(*tangents)
 
     def vjp(self, args: Arguments, cotangents: Outputs, needed: Sequence[bool]) -> Arguments:
         return _Join(self.sizes, self.dim)(*cotangents)
