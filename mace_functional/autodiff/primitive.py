@@ -203,22 +203,30 @@ class _Call(HigherOrderOperator):
     def __call__(self, primitive: Primitive, *args: Any) -> Outputs:
         if transforms_are_active():
             return super().__call__(primitive, *args)
-        return primitive.compute(*args) if _is_plain(args) else primitive.value(*args)
+        if is_plain(args):
+            return primitive.compute(*args)
+        if _have_tangents(args):
+            return primitive.value(*args)
+        return _PlainNode.apply(primitive, *args)
 
 
 _call = _Call()
 
 
-def _is_plain(args: Arguments) -> bool:
+def is_plain(args: Arguments) -> bool:
     """True if no transform is active, and no argument requires grad or is a dual number."""
     if transforms_are_active():
         return False
-    tensors = [a for a in args if a is not None]
-    if torch.is_grad_enabled() and any(a.requires_grad for a in tensors):
+    if torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in args):
         return False
+    return not _have_tangents(args)
+
+
+def _have_tangents(args: Arguments) -> bool:
+    """True if an argument is a dual number; outside of transforms."""
     if forward_ad._current_level < 0 or eager_transforms.JVP_NESTING:
-        return True  # jvp keeps its dual numbers on wrappers
-    return all(forward_ad.unpack_dual(a).tangent is None for a in tensors)
+        return False  # jvp keeps its dual numbers on wrappers
+    return any(a is not None and forward_ad.unpack_dual(a).tangent is not None for a in args)
 
 
 @_call.py_impl(TransformType.Vmap)
@@ -230,7 +238,7 @@ def _vmap(interpreter: Any, primitive: Primitive, *args: Any) -> Outputs:
         if all(dim is None for dim in dims):
             return _call(primitive, *low)
         out = None
-        if _is_plain(low):
+        if is_plain(low):
             out = primitive.compute_batch(low, dims)
         if out is None:
             out = vmap(primitive.value, dims)(*low)
@@ -253,7 +261,7 @@ def _forward(interpreter: Any, primitive: Primitive, *args: Any) -> Outputs:
         out_tangents: Outputs | None = None
         if all(t is None for t in tangents):
             out = _call(primitive, *primals)
-        elif _is_plain((*primals, *tangents)):
+        elif is_plain((*primals, *tangents)):
             out, out_tangents = primitive.compute_jvp(primals, tangents)
         else:
             out, out_tangents = _call(primitive, *primals), primitive.jvp(primals, tangents)
@@ -303,6 +311,19 @@ class _Node(_SingleLevelFunction):
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
         needed = ctx.needs_input_grad[2:]
         return None, None, *ctx.primitive.vjp(ctx.low, cotangents, needed)
+
+
+class _PlainNode(torch.autograd.Function):
+    """The autograd node of a primitive for `torch.autograd` without transforms."""
+
+    @staticmethod
+    def forward(ctx: Any, primitive: Primitive, *args: Any) -> Outputs:
+        ctx.primitive, ctx.args = primitive, args
+        return primitive.compute(*args)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        return None, *ctx.primitive.vjp(ctx.args, cotangents, ctx.needs_input_grad[1:])
 
 
 def _unwrapped(tensor: Tensor | None, level: int) -> Tensor | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -17,15 +20,27 @@ from ase.calculators.calculator import (
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
+from mace_functional.autodiff.compilation import compile_checked
 from mace_functional.derivatives import hessian
-from mace_functional.derivatives.forces_and_virial import energy_forces_virial
+from mace_functional.derivatives.forces_and_virial import (
+    EnergyDerivatives,
+    energy_forces_virial,
+)
 from mace_functional.mace.loading import load_model
 from mace_functional.potential.protocol import Potential, features_of
+from mace_functional.structure.graph import Graph
 from mace_functional.structure.lattice import periodic_projector, volume_of
 from mace_functional.structure.structure import Structure
 from mace_functional.support import validation
 from mace_functional.support.defaults import SKIN
 from mace_functional.support.renamed import positional_for_a_release
+
+PADDING = 0.05
+"""Part of the neighbours by which the lists of a compiled gradient are padded.
+
+With less, a neighbour list that grows needs another compilation sooner. With more, each gradient
+takes longer, in proportion to the length of the lists.
+"""
 
 
 class PotentialCalculator(Calculator):
@@ -40,6 +55,12 @@ class PotentialCalculator(Calculator):
         potential: A potential, for example a model of `load_model`.
         skin: Distance added to the cutoff in the neighbour search, Å. The neighbour list is reused
             until atoms or cell have moved too far for it. Results do not depend on the skin.
+        compiled: True to compile the gradient with `torch.compile`, which needs a C++ compiler on
+            the CPU. The first call takes minutes (seconds if the files of an earlier process are
+            still in torch's cache). It pays for long runs; `docs/performance.md` says how much. The
+            first results of each shape are compared with plain ones, see `compile_checked`, and the
+            plain gradient is used where they differ or the compiler fails. Hessians are not
+            compiled.
         **kwargs: Arguments of ASE's `Calculator`.
 
     Raises:
@@ -64,16 +85,26 @@ class PotentialCalculator(Calculator):
     ]
 
     @positional_for_a_release("skin")
-    def __init__(self, potential: Potential, *, skin: float = SKIN, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        potential: Potential,
+        *,
+        skin: float = SKIN,
+        compiled: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.potential = potential
         self.skin = validation.skin(skin)
+        self.compiled = compiled
         self.structure: Structure | None = None
         """Structure of the last call, with the neighbour list in use."""
         self._features: dict[str, Tensor] | None = None
         """Features of the structure to which `results` belongs; None without results."""
         self._features_of_structure: dict[str, Tensor] = {}
         """Features of `structure`; the last call may have been one of `get_hessian`."""
+        self._width = 0
+        """Number of neighbours to which graphs are padded, if the gradient is compiled."""
 
     def calculate(
         self,
@@ -101,8 +132,7 @@ class PotentialCalculator(Calculator):
                 "the cell has no volume, but the stress is an energy per volume: give the cell "
                 "three lattice vectors; along directions that are not periodic, of any length"
             )
-        derivatives = energy_forces_virial(self.potential.energy_fn(s.topology, per_atom=True))
-        result = derivatives(s.positions, s.cell, self.potential.params)
+        result = self._derivatives(s.topology, s.positions, s.cell, self.potential.params)
         self._features = features_of(self.potential, self.atoms)
         self.results = {
             "energy": float(result.energy),
@@ -143,6 +173,24 @@ class PotentialCalculator(Calculator):
                 changes.append("info")
         return changes
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The cached function _derivatives cannot be pickled.
+        return {k: v for k, v in vars(self).items() if k != "_derivatives"}
+
+    @cached_property
+    def _derivatives(self) -> Callable[[Any, Tensor, Tensor, Any], EnergyDerivatives]:
+        """Energy, forces and virial as a function of topology, positions, cell and parameters."""
+        potential = self.potential
+
+        def derivatives(
+            topology: Any, positions: Tensor, cell: Tensor, params: Any
+        ) -> EnergyDerivatives:
+            energy = potential.energy_fn(topology, per_atom=True)
+            return energy_forces_virial(energy)(positions, cell, params)
+
+        # With dynamic shapes, torch 2.13 takes more than five minutes to compile.
+        return compile_checked(derivatives, dynamic=False) if self.compiled else derivatives
+
     def _structure(self, atoms: Atoms) -> Structure:
         """Return the structure of the atoms; reuse the last neighbour list while it is valid."""
         if self.structure is not None and self._only_moved(atoms):
@@ -152,7 +200,20 @@ class PotentialCalculator(Calculator):
         else:
             self.structure = self.potential.structure(atoms, skin=self.skin)
             self._features_of_structure = features_of(self.potential, atoms)
+            self._width = 0
+        if self.compiled:
+            self.structure = self._of_one_shape(self.structure)
         return self.structure
+
+    def _of_one_shape(self, structure: Structure) -> Structure:
+        """Pad the edges of a graph, so that rebuilt neighbour lists seldom need a compilation."""
+        graph = structure.topology
+        if not isinstance(graph, Graph) or graph.senders.shape[1] == self._width:
+            return structure
+        neighbours = graph.senders.shape[1]
+        if neighbours > self._width:
+            self._width = neighbours + ceil(PADDING * neighbours)
+        return replace(structure, topology=graph.padded(self._width))
 
     def _only_moved(self, atoms: Atoms) -> bool:
         """Return True if at most positions and cell differ from the last structure."""
@@ -172,6 +233,7 @@ class MaceCalculator(PotentialCalculator):
         model: A potential, or an argument of `load_model`: a name such as "small", a path or a
             module.
         skin: See `PotentialCalculator`.
+        compiled: See `PotentialCalculator`.
         **kwargs: Arguments of ASE's `Calculator`.
 
     Example:
@@ -188,10 +250,11 @@ class MaceCalculator(PotentialCalculator):
         model: Potential | str | os.PathLike[str] | torch.nn.Module,
         *,
         skin: float = SKIN,
+        compiled: bool = False,
         **kwargs: Any,
     ) -> None:
         potential = model if isinstance(model, Potential) else load_model(model)
-        super().__init__(potential, skin=skin, **kwargs)
+        super().__init__(potential, skin=skin, compiled=compiled, **kwargs)
 
     @property
     def model(self) -> Potential:

@@ -71,12 +71,13 @@ def energy_fn(potential: Potential, topology: Any, *, per_atom: bool = False) ->
     if not torch.compiler.is_compiling():
         kinds = (potential, "Potential"), (topology, "Topology")
         in_order("energy_fn(potential, topology)", *kinds)
-        tune_allocator()
     return potential.energy_fn(topology, per_atom=per_atom)
 
 
 def edge_energy_fn(potential: EdgePotential, topology: Any, *, per_atom: bool = False) -> Energy:
     """Return the energy function of a potential with edges; it checks positions and cell."""
+    if not torch.compiler.is_compiling():
+        tune_allocator()
 
     def energy(positions: Tensor, cell: Tensor, params: Any) -> Tensor:
         check_shapes(topology, positions, cell)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mace_functional.autodiff.torch_internals import pytree
 from mace_functional.structure import neighbours
@@ -186,6 +187,20 @@ class Graph:
             **to_tensors(arrays, positions),
             reference_positions=positions.detach().clone(),
             reference_cell=cell.detach().clone(),
+        )
+
+    def padded(self, width: int) -> Graph:
+        """Return the graph with `width` edges for each node; the new ones are padding.
+
+        Args:
+            width: Number K of edges of each node, at least that of this graph.
+        """
+        extra = width - self.senders.shape[-1]
+        return replace(
+            self,
+            senders=pad(self.senders, (0, extra)),
+            unit_shifts=pad(self.unit_shifts, (0, 0, 0, extra)),
+            edge_mask=pad(self.edge_mask, (0, extra)),
         )
 
     def pairs_within(self, positions: Tensor, cell: Tensor) -> PairArrays:

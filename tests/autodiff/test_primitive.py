@@ -499,12 +499,23 @@ def test_compute_gives_the_result_where_nothing_differentiates():
     assert_close(y, POINT**2 + 1000, 0)
 
 
-def test_value_gives_the_result_where_backward_may_come():
+def test_compute_gives_the_result_and_the_rule_its_gradient_where_backward_may_come():
     p, x = Recorder(), POINT.clone().requires_grad_()
     (y,) = p(x)
-    assert p.calls == ["value"]
-    assert_close(y.detach(), POINT**2, 0)
+    assert p.calls == ["compute"]
+    assert_close(y.detach(), POINT**2 + 1000, 0)
     assert_close(torch.autograd.grad(y.sum(), x)[0], 2 * POINT, 0)
+
+
+def test_value_gives_the_result_of_dual_numbers_that_require_grad():
+    p, x = Recorder(), POINT.clone().requires_grad_()
+    with forward_ad.dual_level():
+        (y,) = p(forward_ad.make_dual(x, DIRECTION))
+        tangent = forward_ad.unpack_dual(y).tangent
+        assert p.calls == ["value"]
+        assert_close(tangent.detach(), 2 * POINT * DIRECTION, 0)
+        (mixed,) = torch.autograd.grad(tangent.sum(), x)
+    assert_close(mixed, 2 * DIRECTION, 0)
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])

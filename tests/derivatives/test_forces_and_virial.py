@@ -38,3 +38,36 @@ def test_they_can_be_differentiated_again():
     assert_close(change, -3.0 * torch.stack([v[0] - v[1], v[1] - v[0]]))
     virial = torch.func.grad(lambda k: derivatives(x, cell, k).virial.trace())(k)
     assert_close(virial, derivatives(x, cell, torch.ones_like(k)).virial.trace())
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_they_are_the_same_where_backward_is_switched_off(model, context):
+    s = mf.from_ase(mf.example_structure("ethanol"), model)
+    arguments = s.positions, s.cell, model.params
+    derivatives = energy_forces_virial(mf.energy_fn(model, s.topology))
+    with context():
+        found = derivatives(*arguments)
+    assert_close(found.forces, derivatives(*arguments).forces)
+    assert found.forces.abs().max() > 1e-2
+
+
+def test_they_depend_on_parameters_that_require_grad():
+    def energy(x, cell, k):
+        return 0.5 * k * (x**2).sum()
+
+    k = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    x, cell = random(2, 3), random(3, 3, seed=1)
+    found = energy_forces_virial(energy)(x, cell, k)
+    assert_close(torch.autograd.grad(found.forces.sum(), k)[0], -x.sum())
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_energies_that_ignore_positions_or_cell_have_no_forces_or_virial(constant):
+    def energy(x, cell):
+        return torch.ones((), dtype=x.dtype) if constant else (cell**2).sum()
+
+    x, cell = random(2, 3), random(3, 3, seed=1)
+    found = energy_forces_virial(energy)(x, cell)
+    assert_close(found.forces, torch.zeros_like(x))
+    assert_close(found.virial, (0 if constant else 2) * cell.T @ cell)
+    assert not found.energies.requires_grad

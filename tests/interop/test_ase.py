@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
@@ -15,6 +18,7 @@ from mace.calculators import MACECalculator
 from models import TOTAL_CHARGE, build, float64_default
 
 import mace_functional as mf
+from mace_functional.interop import ase as interop
 from mace_functional.interop.ase_optimiser import SecondOrder
 
 
@@ -171,6 +175,44 @@ def test_neighbour_list_is_used_again_within_the_skin(model, silica):
     fresh = silica.copy()
     fresh.calc = mf.MaceCalculator(model, skin=0.0)
     np.testing.assert_allclose(forces, fresh.get_forces(), atol=1e-12)
+
+
+@pytest.mark.slow
+def test_compiled_calculator_equals_the_plain_one(model, silica):
+    torch._dynamo.reset()
+    silica.calc, plain = mf.MaceCalculator(model, compiled=True), mf.MaceCalculator(model)
+    for _ in range(2):
+        silica.positions[0] += 0.02
+        np.testing.assert_allclose(silica.get_forces(), plain.get_forces(silica), atol=1e-11)
+        np.testing.assert_allclose(silica.get_stress(), plain.get_stress(silica), atol=1e-11)
+    torch._dynamo.reset()
+
+
+def test_compiled_calculator_keeps_the_shape_of_its_graphs(model, silica, monkeypatch):
+    shapes = []
+
+    def recorded(function, **_):
+        def call(topology, *args):
+            shapes.append(tuple(topology.senders.shape))
+            return function(topology, *args)
+
+        return call
+
+    monkeypatch.setattr(interop, "compile_checked", recorded)
+    calculator = mf.MaceCalculator(model, skin=0.0, compiled=True)
+    for strain in 1.0, 1.01, 1.02, 1.1:  # fewer neighbours at each step
+        strained = silica.copy()
+        strained.set_cell(silica.cell * strain, scale_atoms=True)
+        strained.calc = calculator
+        fresh = mf.MaceCalculator(model).get_forces(strained.copy())
+        np.testing.assert_allclose(strained.get_forces(), fresh, atol=1e-12)
+    assert len(set(shapes)) == 1
+    denser = silica.copy()
+    denser.set_cell(silica.cell * 0.9, scale_atoms=True)
+    calculator.get_forces(denser)
+    assert shapes[-1][1] > shapes[0][1]
+    copy.deepcopy(calculator).get_forces(molecule("H2O"))
+    assert shapes[-1] == (3, 3)
 
 
 @pytest.mark.parametrize("change", ["element", "pbc", "size", "cell"])
