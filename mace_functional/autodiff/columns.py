@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +27,18 @@ than several: the 27 columns of quartz take 0.11 s and not 0.16, the 54 of sodal
 0.30 (embedded model, one thread)."""
 
 
-def chunked_vmap(
+def chunked_vmap(apply: Callable[[Tensor], Tensor], vectors: Tensor, **options: Any) -> Tensor:
+    """Compute `vmap(apply)(vectors)` in chunks.
+
+    Args:
+        apply: A linear map of one vector.
+        vectors: Vectors, stacked along the first dimension.
+        **options: Options of `chunked_map`.
+    """
+    return chunked_map(vmap(apply), vectors, **options)
+
+
+def chunked_map(
     apply: Callable[[Tensor], Tensor],
     vectors: Tensor,
     *,
@@ -36,10 +47,10 @@ def chunked_vmap(
     progress: bool = False,
     description: str = "Hessian",
 ) -> Tensor:
-    """Compute `vmap(apply)(vectors)` in chunks.
+    """Compute `apply(vectors)` in chunks.
 
     Args:
-        apply: A linear map.
+        apply: A linear map of any number of vectors, stacked along the first dimension.
         vectors: Vectors, stacked along the first dimension.
         chunk_size: Vectors per chunk: a number, None for all, or "auto". "auto" maps the first
             vector alone and measures its memory. If all others need little, they make one chunk.
@@ -85,7 +96,7 @@ def chunked_vmap(
             budget = _budget(vectors.device) if memory_budget is None else memory_budget
             for vector in vectors[:2].split(1):
                 with MemoryMeter() as meter:
-                    done.append(vmap(apply)(vector))
+                    done.append(apply(vector))
                 bar.advance(task)
                 budget -= meter.live
                 rest, passing = count - len(done), meter.peak - meter.live
@@ -96,7 +107,7 @@ def chunked_vmap(
                 chunk_size = _chunk_size(meter.peak, vectors.device, budget)
         step = count if chunk_size is None or chunk_size == "auto" else chunk_size
         for chunk in vectors[len(done) :].split(max(step, 1)):
-            done.append(vmap(apply)(chunk))
+            done.append(apply(chunk))
             bar.advance(task, len(chunk))
     return torch.cat(done)
 

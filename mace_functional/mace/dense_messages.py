@@ -20,12 +20,18 @@ couplings T and radial weights R,
     d2Phi/dv2 = bending + phi_rr u u + u phi_rv + phi_rv u,    u = dr/dv, phi_rv = phi_rT dT/dv,
 
 to the rows of its two points, with opposite signs, and to those of the cell.
+
+For a Bloch wave (`EdgeList.factors`), every contribution of a sender is multiplied by the factor of
+the edge. The matrices are then complex, or real if all factors are, and their transposes become
+adjoints. `waves` has the layout of complex vectors. The cell does not take part in a wave: its rows
+are zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -35,6 +41,7 @@ from mace_functional.autodiff.second_order import Vectors
 from mace_functional.mace.edge_arguments import EdgeArguments, split_by_path
 from mace_functional.mace.message_passing import MessagePassing, NodeBlock
 from mace_functional.mace.messages import Path, Variables, gradient
+from mace_functional.mace.waves import as_real, as_waves
 
 MAX_BYTES = 2**28
 """Largest memory of the matrices of one layer."""
@@ -42,14 +49,24 @@ MAX_ROWS_PER_EDGE = 4
 """Largest number of rows of J per edge of a node. With 2, J has as many operations as the edges."""
 
 
-def dense_pays(paths: Sequence[Path], points: Tensor, senders: Tensor, features: bool) -> bool:
-    """Return True if the matrices are small, and cheaper than passing vectors along the edges."""
-    rows, (nodes, neighbours) = 3 * points.shape[0] + 9, senders.shape
+def dense_pays(
+    paths: Sequence[Path], points: int, senders: Tensor, features: bool, dtype: torch.dtype
+) -> bool:
+    """Return True if the matrices are small, and cheaper than passing vectors along the edges.
+
+    Args:
+        paths: The paths.
+        points: Number of points.
+        senders: Sender of each edge, (nodes, K).
+        features: True if the features are differentiated.
+        dtype: Type of the matrices.
+    """
+    rows, (nodes, neighbours) = 3 * points + 9, senders.shape
     outputs = sum((2 * path.l3 + 1) * path.channels for path in paths)
     inputs = sum((2 * path.l1 + 1) * (2 * path.l3 + 1) * path.channels for path in paths)
-    numbers = nodes * (rows * outputs + points.shape[0] * inputs * features)
+    numbers = nodes * (rows * outputs + points * inputs * features)
     few = rows <= MAX_ROWS_PER_EDGE * neighbours
-    return few and numbers * points.element_size() <= MAX_BYTES
+    return few and numbers * dtype.itemsize <= MAX_BYTES
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +88,11 @@ class LinearMatrices:
 
     def push_forward(self, v: Vectors) -> Outputs:
         """Compute the tangents of the messages, (n, nodes, 2 l3+1, channels) for each path."""
-        rows, features = _rows(v)
+        rows, features = _rows(v, self.by_rows[0])
         out = [
             (rows @ j).view(len(rows), -1, 2 * path.l3 + 1, path.channels)
             for j, path in zip(self.by_rows, self.paths, strict=True)
         ]
-        if not features:
-            return tuple(out)
         for source, (dh, m) in enumerate(zip(features, self.by_features, strict=True)):
             mine = [p for p, path in enumerate(self.paths) if path.source == source]
             by_channel = dh.permute(3, 0, 1, 2).flatten(2) @ m.flatten(2)
@@ -85,20 +100,20 @@ class LinearMatrices:
             widths = [2 * self.paths[p].l3 + 1 for p in mine]
             for p, tangent in zip(mine, tangents.split(widths, 2), strict=True):
                 out[p] += tangent
-        return tuple(out)
+        return as_real(out)
 
     def gradient(self, g: Vectors) -> Outputs:
         """Compute the gradients of Phi by points, cell and features, a batch in front."""
         n = next(t.shape[d] for t, d in zip(*g, strict=True) if d is not None)
-        gs = [_in_front(t, d, n) for t, d in zip(*g, strict=True)]
-        first, *others = (w.flatten(1) @ j.mT for w, j in zip(gs, self.by_rows, strict=True))
+        gs = [as_waves(_in_front(t, d, n), self.by_rows[0]) for t, d in zip(*g, strict=True)]
+        first, *others = (w.flatten(1) @ j.mH for w, j in zip(gs, self.by_rows, strict=True))
         out = _by_points(sum(others, first), self.points)
         for source, m in enumerate(self.by_features):
             mine = [w for w, path in zip(gs, self.paths, strict=True) if path.source == source]
-            by_channel = torch.cat(mine, 2).permute(3, 0, 1, 2).flatten(2) @ m.flatten(2).mT
+            by_channel = torch.cat(mine, 2).permute(3, 0, 1, 2).flatten(2) @ m.flatten(2).mH
             degree = next(path.l1 for path in self.paths if path.source == source)
             out = (*out, by_channel.unflatten(2, (-1, 2 * degree + 1)).permute(1, 2, 3, 0))
-        return out
+        return as_real(out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,14 +133,16 @@ class CurvatureMatrices:
 
     def product(self, v: Vectors, optional: bool) -> Outputs:
         """Compute the Hessian of Phi times vectors, by points, cell and features if `optional`."""
-        rows, features = _rows(v)
-        hv = rows @ self.by_rows
+        rows, features = _rows(v, self.by_rows)
+        hv = rows @ self.by_rows.mT
         for dh, q in zip(features, self.mixed if features else [], strict=True):
             hv = hv + dh.flatten(1) @ q.flatten(1).mT
         out = _by_points(hv, self.points)
-        if not optional:
-            return out
-        return (*out, *((rows @ q.flatten(1)).unflatten(1, q.shape[1:]) for q in self.mixed))
+        if optional:
+            by_features = (rows @ q.flatten(1).conj() for q in self.mixed)
+            pairs = zip(by_features, self.mixed, strict=True)
+            out = (*out, *(hv_h.unflatten(1, q.shape[1:]) for hv_h, q in pairs))
+        return as_real(out)
 
 
 def linear_matrices(passing: MessagePassing, at: EdgeArguments, features: bool) -> LinearMatrices:
@@ -164,12 +181,16 @@ class _Matrices:
     ) -> None:
         self.paths, self.at = paths, at
         sources = at.primals.x[1 + len(paths) :]
-        new, empty = at.point.vectors.new_zeros, at.point.vectors.new_empty
+        self.factors = at.point.edges.factors
+        dtype = at.point.vectors.dtype if self.factors is None else self.factors.dtype
+        new = partial(at.point.vectors.new_zeros, dtype=dtype)
+        empty = partial(at.point.vectors.new_empty, dtype=dtype)
         nodes, neighbours = at.point.edges.senders.shape
         self.rows, self.senders = 3 * at.point.points + 9, sources[0].shape[0]
         self.j = [empty(self.rows, nodes, 2 * p.l3 + 1, p.channels) for p in paths]
         self.m, self.q, self.q_of_senders = [], [], []
-        self.second = new(nodes, neighbours, 3, 3) if curvature else None
+        shape = nodes, neighbours, 3, 3
+        self.second = at.point.vectors.new_zeros(shape) if curvature else None
         self.phi: list[Variables] = []
         for source, h in enumerate(sources if features else ()):
             width = sum(2 * path.l3 + 1 for path in paths if path.source == source)
@@ -210,13 +231,16 @@ class _Matrices:
     def _to_rows(self, out: Tensor, node: int, by_v: Tensor) -> None:
         """Add derivatives by the edge vectors of a node, (K, 3, ...), to all rows."""
         edges, points = self.at.point.edges, self.at.point.points
-        by_points = by_v.new_zeros(points, *by_v.shape[1:])
-        by_points.index_add_(0, edges.senders[node], by_v, alpha=-1)
-        of_receiver = by_points.sum(0, keepdim=True)
-        by_points.index_add_(0, edges.receivers[node : node + 1], of_receiver, alpha=-1)
+        by_points = -self._by_point(node, by_v, points)
+        if self.factors is None:
+            of_receiver = -by_points.sum(0, keepdim=True)
+            by_cell = edges.unit_shifts[node].mT @ by_v.flatten(1)
+            out[-9:] = by_cell.view(9, *by_v.shape[2:])
+        else:
+            of_receiver = by_v.sum(0, keepdim=True).to(by_points.dtype)
+            out[-9:] = 0
+        by_points.index_add_(0, edges.receivers[node : node + 1], of_receiver)
         out[:-9] = by_points.flatten(0, 1)
-        by_cell = edges.unit_shifts[node].mT @ by_v.flatten(1)
-        out[-9:] = by_cell.view(9, *by_v.shape[2:])
 
     def _add_by_features(self, block: NodeBlock, k: int, node: int) -> None:
         first = [0] * len(self.m)
@@ -224,7 +248,8 @@ class _Matrices:
             t, weights = block.variables.couplings[p][k], block.edges.weights[p][k]
             place = slice(first[path.source], first[path.source] + t.shape[-1])
             first[path.source] = place.stop
-            total = self._by_sender(node, t[..., None] * weights[:, :, None])
+            by_h = t[..., None] * weights[:, :, None]
+            total = self._by_point(node, by_h, self.senders)
             self.m[path.source][:, :, :, node, place] = total.permute(3, 0, 1, 2)
 
     def _add_curvature(self, block: NodeBlock, u: Tensor, dts: Sequence[Tensor]) -> None:
@@ -250,18 +275,28 @@ class _Matrices:
                 if path.source == source:
                     dt_g = (dts[p].flatten(0, 2) @ g[p][k]).view(by_vh.shape)
                     by_vh = torch.addcmul(by_vh, block.edges.weights[p][k][:, None], dt_g)
-            total = self._by_sender(node, by_vh)
-            self.q_of_senders[source] -= total
+            total = self._by_point(node, by_vh, self.senders)
+            without = total
+            if self.factors is not None:
+                without = self._by_point(node, by_vh, self.senders, plain=True)
+            self.q_of_senders[source] -= without
             receiver = edges.receivers[node : node + 1]
             by_points = q[:-9].unflatten(0, (-1, 3))
             by_points.index_add_(0, receiver, total.transpose(0, 1)[None])
             for a, shift in enumerate(edges.unit_shifts[node].unbind(-1)):
-                by_cell = self._by_sender(node, shift[:, None, None, None] * by_vh)
-                q[-9:][3 * a : 3 * a + 3] += by_cell.transpose(0, 1)
+                if self.factors is None:
+                    by_shift = shift[:, None, None, None] * by_vh
+                    by_cell = self._by_point(node, by_shift, self.senders)
+                    q[-9:][3 * a : 3 * a + 3] += by_cell.transpose(0, 1)
 
-    def _by_sender(self, node: int, by_edge: Tensor) -> Tensor:
-        """Add values of a node's edges, (K, ...), up by sender, (senders, ...)."""
-        total = by_edge.new_zeros(self.senders, *by_edge.shape[1:])
+    def _by_point(self, node: int, by_edge: Tensor, points: int, plain: bool = False) -> Tensor:
+        """Add values of a node's edges, (K, ...), up by sender, (points, ...).
+
+        They are multiplied by the factors of the wave unless `plain`.
+        """
+        if self.factors is not None and not plain:
+            by_edge = by_edge * self.factors[node].view(-1, *[1] * (by_edge.ndim - 1))
+        total = by_edge.new_zeros(points, *by_edge.shape[1:])
         return total.index_add_(0, self.at.point.edges.senders[node], by_edge)
 
     def linear(self) -> LinearMatrices:
@@ -282,10 +317,12 @@ class _Matrices:
             by_points.diagonal(dim1=0, dim2=2).add_(by_senders.permute(1, 2, 3, 0))
         unit = torch.eye(self.rows, dtype=bending.dtype, device=bending.device)
         points, cell = unit.split([self.rows - 9, 9], 1)
+        if self.factors is not None:
+            cell = torch.zeros_like(cell)
         dv = point.vectors_along(points.unflatten(1, (-1, 3)).transpose(0, 1), cell.view(-1, 3, 3))
         assert self.second is not None
-        second = self.second + bending
-        by_rows = _rows_first(dv) @ _rows_first(dv @ second).mT
+        second = (self.second + bending).to(dv.dtype)
+        by_rows = _rows_first(dv).conj() @ _rows_first(dv @ second).mT
         return CurvatureMatrices(point.points, by_rows, self.q)
 
 
@@ -293,10 +330,11 @@ def _rows_first(dv: Tensor) -> Tensor:
     return dv.permute(2, 0, 1, 3).flatten(1)
 
 
-def _rows(v: Vectors) -> tuple[Tensor, list[Tensor]]:
+def _rows(v: Vectors, matrix: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Return n vectors as rows (n, 3 points + 9) and features (n, senders, 2 l1+1, channels)."""
     n = next(t.shape[d] for t, d in zip(*v, strict=True) if d is not None)
-    points, cell, *features = (_in_front(t, d, n) for t, d in zip(*v, strict=True))
+    parts = (as_waves(_in_front(t, d, n), matrix) for t, d in zip(*v, strict=True))
+    points, cell, *features = parts
     return torch.cat([points.flatten(1), cell.flatten(1)], 1), features
 
 

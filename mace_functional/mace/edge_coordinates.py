@@ -57,7 +57,10 @@ class EdgePoint:
         edges = self.edges
         shifts = (edges.unit_shifts @ cell.transpose(0, 1).flatten(1)).unflatten(-1, (-1, 3))
         nodes = points.index_select(0, edges.receivers)[:, None]
-        return nodes - gather(points, edges.senders) + shifts
+        senders = gather(points, edges.senders)
+        if edges.factors is not None:
+            senders = edges.factors[..., None, None] * senders
+        return nodes - senders + shifts
 
     def along(self, vectors: Tensor) -> Tensor:
         """Compute d(r, Y), (nodes, K, n, 1 + M), from dv, (nodes, K, n, 3)."""

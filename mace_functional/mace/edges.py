@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from mace_functional.mace.edge_geometry import EdgeLengths
+from mace_functional.mace.waves import sent_as_waves
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +55,12 @@ class Edges:
 
     def lengths(self) -> tuple[Tensor, Tensor]:
         """Compute the lengths, Å, and a mask of edges within the cutoff, (nodes, K, 1) each."""
-        lengths = EdgeLengths()(self.edge_list.vectors(self.points, self.cell))
-        mask = (lengths < self.r_max) & self.edge_list.mask[..., None]
+        edges, points = self.edge_list, self.points
+        if edges.factors is None:
+            vectors = edges.vectors(points, self.cell)
+        else:
+            senders = sent_as_waves(points, edges.senders, edges.factors)
+            vectors = edges.from_senders(points, senders, self.cell)
+        lengths = EdgeLengths()(vectors)
+        mask = (lengths < self.r_max) & edges.mask[..., None]
         return lengths, mask.to(lengths.dtype)

@@ -15,6 +15,7 @@ Many vectors at one small structure are multiplied by matrices between all point
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 from typing_extensions import override
@@ -83,7 +84,7 @@ class LayerMessages(SecondOrderOperation):
             r_max: Cutoff radius, Å, ().
             coupling: W, (M, sum over paths of (2 l1+1) (2 l3+1)).
         """
-        rest = [*edges, r_max, coupling, *self.passing.radial.tensors]
+        rest: list[Any] = [*edges, r_max, coupling, *self.passing.radial.tensors]
         return list(self.apply([points, cell, *features], rest))
 
     @override
@@ -161,8 +162,10 @@ class LayerMessages(SecondOrderOperation):
         return self.bending.get_or_build([*at.g, *at.x, *at.rest], compute)
 
     def _dense(self, at: Primals, features: bool) -> bool:
-        edges = EdgeList(*at.rest[:EDGE_TENSORS])
-        return dense_pays(self.paths, at.x[0], edges.senders, features)
+        edges, points = EdgeList(*at.rest[:EDGE_TENSORS]), at.x[0]
+        if edges.factors is not None:
+            return True
+        return dense_pays(self.paths, points.shape[0], edges.senders, features, points.dtype)
 
     def _dense_product(self, at: Primals, v: Vectors, wanted: Wanted, features: bool) -> Outputs:
         if not wanted.hessian:

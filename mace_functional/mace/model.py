@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from mace_functional.mace.features import features_of
 from mace_functional.mace.irreps import Irreps
 from mace_functional.mace.settings import MaceSettings
 from mace_functional.mace.subnormal import without_subnormal
+from mace_functional.mace.wave_hessian import wave_hessian
 from mace_functional.potential.energy import edge_energy_fn
 from mace_functional.structure.graph import Graph
 from mace_functional.structure.structure import Structure
@@ -164,6 +165,17 @@ class MaceModel:
             ValueError: If a parameter has another shape, dtype or device.
         """
         return self._evaluate(params, topology, positions, cell)
+
+    def wave_hessian(
+        self,
+        topology: Graph,
+        q: Tensor,
+        positions: Tensor,
+        cell: Tensor,
+        params: Mapping[str, Tensor],
+    ) -> Callable[[Tensor], Tensor] | None:
+        """Return the map from displacements to `H(q) u`; see `mace/wave_hessian.py`."""
+        return wave_hessian(self, topology, q, positions, cell, params)
 
     @cached_property
     def _evaluate(self) -> AtomEnergies:

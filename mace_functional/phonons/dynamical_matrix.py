@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.func import grad, vjp
+from torch.func import grad, vjp, vmap
 
-from mace_functional.autodiff.columns import ChunkSize, chunked_vmap
+from mace_functional.autodiff.columns import ChunkSize, chunked_map
 from mace_functional.autodiff.concrete import is_concrete
 from mace_functional.autodiff.memory import tune_allocator
 from mace_functional.phonons.wave_vector import WaveVector, checked_where_given
@@ -17,9 +17,10 @@ from mace_functional.potential.protocol import (
     EdgePotential,
     HasDynamicalMatrix,
     HasParts,
+    HasWaveHessian,
     Potential,
 )
-from mace_functional.structure.phase_replicas import NodeImages
+from mace_functional.structure.phase_replicas import NodeImages, PhaseReplicas
 from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def dynamical_matrix_of(potential: Potential, topology: Any, **columns: Any) -> 
         closed_form = potential.dynamical_matrix_fn(topology)
         return lambda q, x, *args: closed_form(_on_device_of(x, q), x, *args)
     if isinstance(potential, EdgePotential):
-        return _by_replicas(potential, topology, columns)
+        return _of_edges(potential, topology, columns)
     if isinstance(potential, HasParts):
         pairs = zip(potential.potentials, topology.parts, strict=True)
         matrices = [
@@ -145,41 +146,54 @@ def dynamical_matrix_of(potential: Potential, topology: Any, **columns: Any) -> 
     )
 
 
-def _by_replicas(
-    potential: EdgePotential, graph: Graph, columns: dict[str, Any]
-) -> DynamicalMatrix:
-    """Return the dynamical matrix of a potential with edges, from replicas of the cell."""
+def _of_edges(potential: EdgePotential, graph: Graph, columns: dict[str, Any]) -> DynamicalMatrix:
+    """Return the dynamical matrix of a potential with edges."""
     images = NodeImages.of(graph)
     atoms = graph.n_atoms
 
     def dynamical_matrix(
         q: Any, positions: Tensor, cell: Tensor, params: Any, masses: Tensor
     ) -> Tensor:
-        wave = images.at(graph, _on_device_of(positions, q), _replicas(q))
-
-        def energy(x: Tensor) -> Tensor:
-            return potential.atom_energies(wave, x, cell, params).sum()
-
-        replicas = positions[:, None].expand(-1, wave.replicas, -1)
-        pull_back = vjp(grad(energy), replicas)[1]
-        cosines = torch.cos(wave.phases)
-        is_real = wave.replicas < 3  # the sines are zero, but sin(pi) has a rounding error
-        sines = torch.zeros_like(cosines) if is_real else torch.sin(wave.phases)
-        norm = cosines.square().sum()
+        product = None
+        if isinstance(potential, HasWaveHessian):
+            product = potential.wave_hessian(graph, q, positions, cell, params)
+        if product is None:
+            wave = images.at(graph, _on_device_of(positions, q), _replicas(q))
+            product = _by_replicas(potential, wave, positions, cell, params)
         rsqrt_m = masses.rsqrt()[:, None]
-
-        def column(u: Tensor) -> Tensor:
-            (g,) = pull_back((rsqrt_m * u)[:, None] * cosines[:, None])
-            parts = torch.stack([cosines, -sines]) @ g  # (atoms, 2, 3)
-            return rsqrt_m[:, None] * parts / norm
-
         identity = torch.eye(3 * atoms, dtype=positions.dtype, device=positions.device)
-        units = identity.view(-1, atoms, 3)
-        columns_of_d = chunked_vmap(column, units, description="Dynamical matrix", **columns)
-        matrix = torch.complex(*(part.flatten(1) for part in columns_of_d.unbind(2)))
-        return matrix.transpose(0, 1)
+        columns_of_d = chunked_map(
+            lambda u: rsqrt_m * product(rsqrt_m * u),
+            identity.view(-1, atoms, 3),
+            description="Dynamical matrix",
+            **columns,
+        )
+        return columns_of_d.flatten(1).transpose(0, 1)
 
     return dynamical_matrix
+
+
+def _by_replicas(
+    potential: EdgePotential, wave: PhaseReplicas, positions: Tensor, cell: Tensor, params: Any
+) -> Callable[[Tensor], Tensor]:
+    """Return the map from displacements (n, N, 3) to `H(q) u`, from replicas of the cell."""
+
+    def energy(x: Tensor) -> Tensor:
+        return potential.atom_energies(wave, x, cell, params).sum()
+
+    replicas = positions[:, None].expand(-1, wave.replicas, -1)
+    pull_back = vjp(grad(energy), replicas)[1]
+    cosines = torch.cos(wave.phases)
+    is_real = wave.replicas < 3  # the sines are zero, but sin(pi) has a rounding error
+    sines = torch.zeros_like(cosines) if is_real else torch.sin(wave.phases)
+    norm = cosines.square().sum()
+
+    def product(u: Tensor) -> Tensor:
+        (g,) = pull_back(u[:, None] * cosines[:, None])
+        real, imaginary = (torch.stack([cosines, -sines]) @ g / norm).unbind(1)
+        return torch.complex(real, imaginary)
+
+    return vmap(product)
 
 
 def _on_device_of(positions: Tensor, q: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from mace_functional.potential.protocol import (
     HasFeatures,
     HasParts,
     HasReach,
+    HasWaveHessian,
     HoldsPairs,
     Potential,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "HasFeatures",
     "HasParts",
     "HasReach",
+    "HasWaveHessian",
     "HoldsPairs",
     "Neighbourhood",
     "Potential",

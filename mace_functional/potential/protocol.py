@@ -141,6 +141,20 @@ class HasDynamicalMatrix(Protocol):
 
 
 @runtime_checkable
+class HasWaveHessian(Protocol):
+    """An `EdgePotential` that multiplies Bloch waves by its Hessian without replicas."""
+
+    def wave_hessian(
+        self, topology: Any, q: Tensor, positions: Tensor, cell: Tensor, params: Any
+    ) -> Callable[[Tensor], Tensor] | None:
+        """Return the map from displacements (n, N, 3) in Å to `H(q) u`, complex, in eV/Å.
+
+        `H_jk(q) = sum_R Phi(0j, Rk) exp(2 pi i q.R)`, with q (3,) in units of the reciprocal
+        lattice vectors. None if it cannot, as under transforms: replicas are then used.
+        """
+
+
+@runtime_checkable
 class HasParts(Protocol):
     """A potential that is a sum of potentials.
 

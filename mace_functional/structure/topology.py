@@ -58,12 +58,16 @@ class EdgeList(NamedTuple):
         senders: Point j of each edge, (nodes, K).
         unit_shifts: S of each edge, (nodes, K, 3).
         mask: False for padding edges, (nodes, K).
+        factors: In a Bloch wave, the displacement of each edge's sender over that of the same atom
+            in the home cell, `exp(-2 pi i q.S)`, (nodes, K), complex, or real if all of them are;
+            None for displacements that are equal in all cells.
     """
 
     receivers: Tensor
     senders: Tensor
     unit_shifts: Tensor
     mask: Tensor
+    factors: Tensor | None = None
 
     def vectors(self, points: Tensor, cell: Tensor) -> Tensor:
         """Return the edge vectors, Å, (nodes, K, 3); (1, 1, 1) for padding.
@@ -74,8 +78,12 @@ class EdgeList(NamedTuple):
             points: Positions of the points, Å, (points, 3).
             cell: Lattice vectors, Å, (3, 3).
         """
+        return self.from_senders(points, gather(points, self.senders), cell)
+
+    def from_senders(self, points: Tensor, senders: Tensor, cell: Tensor) -> Tensor:
+        """Return the edge vectors, given also the points of the senders, Å, (nodes, K, 3)."""
         nodes = points.index_select(0, self.receivers)
-        vectors = nodes[:, None] - gather(points, self.senders) + self.unit_shifts @ cell
+        vectors = nodes[:, None] - senders + self.unit_shifts @ cell
         return torch.where(self.mask[..., None], vectors, torch.ones_like(vectors))
 
 

@@ -56,6 +56,57 @@ def test_it_is_the_folded_hessian_of_a_supercell_for_every_setting_of_the_engine
         np.testing.assert_allclose(case(q), folded(q), rtol=0, atol=1e-10)
 
 
+WAVE_MODELS = [
+    "residual",
+    "density residual",
+    "non-linear",
+    "ZBL, Agnesi, sixth-power cutoff",
+    "three layers, density, L=2",
+    "SO(3)",
+]
+
+
+@pytest.mark.parametrize("name", mostly_slow(WAVE_MODELS, WAVE_MODELS[3:5]))
+@pytest.mark.parametrize("q", [GENERAL, (0.5, 0, 0.5), (0, 0, 0)])
+def test_waves_of_one_cell_equal_replicas(name, q, monkeypatch):
+    case = Case(mf.load_model(build(**MODELS[name])), carbide())
+    tried = []
+    of_waves = mf.MaceModel.wave_hessian
+
+    def noted(*args: Any) -> Any:
+        tried.append(of_waves(*args))
+        return tried[-1]
+
+    monkeypatch.setattr(mf.MaceModel, "wave_hessian", noted)
+    by_waves = case(q)
+    assert tried[0] is not None
+    monkeypatch.setattr(mf.MaceModel, "wave_hessian", lambda *args: None)
+    by_replicas = case(q)
+    assert abs(by_replicas).max() > 1e-3
+    np.testing.assert_allclose(by_waves, by_replicas, rtol=0, atol=1e-12)
+
+
+def test_replicas_are_used_where_waves_cannot_be(monkeypatch):
+    """Under transforms, in large cells, and where radial functions read both atoms' features."""
+    tried = []
+    of_waves = mf.MaceModel.wave_hessian
+
+    def noted(*args: Any) -> Any:
+        tried.append(of_waves(*args))
+        return tried[-1]
+
+    monkeypatch.setattr(mf.MaceModel, "wave_hessian", noted)
+    case = Case(mf.load_model(build(r_max=3.0)), carbide())
+    s, params, q = case.s, case.model.params, GENERAL
+    jvp(lambda c: parts(case.function(q, s.positions, c, params, s.masses)), (s.cell,), (s.cell,))
+    attention = Case(mf.load_model(build(**MODELS["attention"])), carbide())
+    attention(GENERAL)
+    long = Case(mf.load_model(build(r_max=3.0)), carbide().repeat((30, 1, 1)))
+    s = long.s
+    assert long.model.wave_hessian(s.graph, q, s.positions, s.cell, long.model.params) is None
+    assert tried == [None] * 3
+
+
 @pytest.mark.parametrize("make", mostly_slow([lone, carbide, chain, slab], [carbide, chain, slab]))
 def test_it_is_the_folded_hessian_of_a_supercell_for_every_periodicity(model, make):
     case = Case(model, make())
