@@ -385,7 +385,7 @@ def elastic_constants(
     without translations; see `elastic_tensor`, the same as a transform. A slab has constants along
     its plane, per area; a rod along itself, per length.
 
-    Memory: the linearised gradient, as for every Hessian, and beyond it 5 (3N)^2 numbers with the
+    Memory: the linearised gradient, as for every Hessian, and beyond it 8 (3N)^2 numbers with the
     dense solver, or 60 (3N) numbers with conjugate gradients.
 
     Args:

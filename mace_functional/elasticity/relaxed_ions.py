@@ -3,7 +3,7 @@ r"""The response of the ions to strain, `R = -H+ L`, in numbers and with checks.
 H is the Hessian, L the internal strain, and H+ the inverse of H without translations and without
 other motions that cost no energy. Two solvers give the same response:
 
-- "dense" computes and diagonalises H: 3N Hessian columns, and memory for five matrices (3N, 3N).
+- "dense" computes and diagonalises H: 3N Hessian columns, and memory for eight matrices (3N, 3N).
 - "cg" is the block method of conjugate gradients, with one Hessian-vector product per iteration for
   each of the six strains, and no matrix. L has the symmetry of the crystal, also that of a repeated
   cell, so that a perfect crystal takes few iterations. H must have no negative curvature, and L

@@ -247,6 +247,14 @@ def dispersion(device: str, folder: Path) -> Any:
     return D3(x, cell), grad(D3)(x, cell)
 
 
+def elasticity(device: str, folder: Path) -> Any:
+    model, atoms = load(device), bulk("NaCl", "rocksalt", a=5.6)
+    dense, cg = (mf.elastic_constants(model, atoms, solver=name) for name in ("dense", "cg"))
+    assert repr(dense)
+    found = dense.young_modulus([1, 2, 3]), dense.sound_velocities([1, 2, 3]), dense.compliance
+    return *found, dense.stiffness, cg.stiffness, torch.tensor(dense.debye_temperature)
+
+
 def vibrations(device: str, folder: Path) -> Any:
     modes = mf.gamma_modes(load(device), water())
     thermo = mf.harmonic_thermo(modes, [100.0, 300.0])
@@ -323,6 +331,7 @@ RESULTS = [
     stress,
     single_precision,
     dispersion,
+    elasticity,
     vibrations,
     vibrations_as_a_function,
     lattice_vibrations,

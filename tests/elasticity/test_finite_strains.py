@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import spglib
 import torch
 from ase import Atoms
 from ase.build import bulk
@@ -98,6 +99,19 @@ def slopes(atoms: Atoms, relax: bool, step: float) -> torch.Tensor:
             far = stress(atoms, 2 * strain, relax) - stress(atoms, -2 * strain, relax)
         columns.append((near / 2 if relax else (8 * near - far) / 12) / step)
     return torch.as_tensor(np.stack(columns, 1))
+
+
+@pytest.mark.parametrize("name", ["cubic silicon", "hexagonal zinc oxide", "trigonal quartz"])
+def test_constants_have_the_symmetry_of_the_crystal(name, model):
+    """Every rotation of the space group leaves them as they are: zeros, and equal entries."""
+    atoms = mf.relax(model, CRYSTALS[name](), fmax=1e-6, symmetry=True).atoms
+    c, cell = mf.elastic_constants(model, atoms).tensor(), atoms.cell.array.T
+    lattice = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
+    rotations = spglib.get_symmetry(lattice, symprec=1e-5)["rotations"]
+    assert len(rotations) == {"cubic silicon": 48, "hexagonal zinc oxide": 12}.get(name, 6)
+    for rotation in rotations:
+        q = torch.as_tensor(cell @ rotation @ np.linalg.inv(cell))
+        assert_close(torch.einsum("ai,bj,ck,dl,ijkl", q, q, q, q, c), c, 1e-8)
 
 
 @pytest.mark.parametrize("name", CRYSTALS)
