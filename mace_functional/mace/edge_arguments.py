@@ -55,19 +55,17 @@ class EdgeArguments:
         pairs = zip(*vectors, strict=True)
         return dv, [t if dim is None else t.select(dim, 0) for t, dim in pairs]
 
-    def pulled_back(self, phi: Tensors, bent: Tensor | None, batched: bool) -> Outputs:
+    def pulled_back(self, phi: Tensors, bent: Tensor | None = None) -> Outputs:
         """Compute cotangents of points, cell and features from those of r, T and h.
 
         Args:
             phi: n cotangents of r, T and h; n is the first dimension.
             bent: Further cotangents of the edge vectors, (nodes, K, n, 3).
-            batched: False to return the first of the cotangents only.
         """
         lengths, harmonics = self._r_y([t.movedim(0, 2) for t in phi])
         vectors = self.point.pulled_back(lengths, harmonics)
         points, cell = self.point.to_points(vectors if bent is None else vectors + bent)
-        out = (points, cell, *phi[1 + len(self.paths) :])
-        return out if batched else tuple(t[0] for t in out)
+        return (points, cell, *phi[1 + len(self.paths) :])
 
     def weighted_hessian(self, phi: Tensors) -> Tensor:
         """Compute `phi_r d2r/dv2 + phi_T d2T/dv2`, (nodes, K, 3, 3)."""

@@ -63,7 +63,7 @@ class LayerMessages(SecondOrderOperation):
         self.passing = MessagePassing(paths, radial)
         self.outputs, self.optional = self.passing.outputs, self.passing.optional
         self.couplings, self.bending = Memo(), Memo()
-        self.linear, self.curvature = Memo(), Memo()
+        self.linear, self.curvature, self.last_product = Memo(), Memo(), Memo()
 
     def __call__(
         self,
@@ -93,27 +93,39 @@ class LayerMessages(SecondOrderOperation):
 
     @override
     def gradient(self, at: Primals, g: Vectors, optional: bool, strategy: Strategy) -> Outputs:
+        if strategy == "streamed" and self.linear.get(self._key(at, optional)) is not None:
+            strategy = "cached"
         if strategy == "cached" and self._dense(at, optional):
-            return self._linear_matrices(at, optional).gradient(g)
+            gradient = self._linear_matrices(at, optional).gradient(_batch(g))
+            return gradient if g.batched else _first(gradient)
         here = self._at(at, strategy)
         phi = self.passing.gradient(here.primals, g, optional, strategy)
-        return here.pulled_back(phi if g.batched else _batch_of_one(phi), None, g.batched)
+        if g.batched:
+            return here.pulled_back(phi)
+        return _first(here.pulled_back([t[None] for t in phi]))
 
     @override
     def product(self, at: Primals, v: Vectors, wanted: Wanted, strategy: Strategy) -> Outputs:
+        if strategy == "streamed" and self.last_product.note([*at.g, *at.x, *at.rest]):
+            strategy = "cached"
         features = wanted.optional or len(v.tensors) > self.required
         if strategy == "cached" and self._dense(at, features):
-            return self._dense_product(at, v, wanted, features)
+            products = self._dense_product(at, _batch(v), wanted, features)
+        else:
+            products = self._product_along_edges(at, v, wanted, strategy)
+        return products if v.batched else _first(products)
+
+    def _product_along_edges(
+        self, at: Primals, v: Vectors, wanted: Wanted, strategy: Strategy
+    ) -> Outputs:
         here = self._at(at, strategy)
         dv, vectors = here.along(v)
         products = self.passing.product(here.primals, vectors, wanted, strategy)
         if not wanted.hessian:
-            return products if v.batched else tuple(t[0] for t in products)
+            return products
         bent = dv @ self._bending(at, here, strategy)
         hv = products[: len(products) - self.outputs * wanted.pushforward]
-        pushed = products[len(hv) :]
-        hv = here.pulled_back(hv, bent, v.batched)
-        return (*hv, *(pushed if v.batched else [t[0] for t in pushed]))
+        return (*here.pulled_back(hv, bent), *products[len(hv) :])
 
     @override
     def value_along(self, at: Primals, v: Tensors) -> tuple[Outputs, Outputs]:
@@ -128,8 +140,8 @@ class LayerMessages(SecondOrderOperation):
         dv, tangents = here.along_one(v)
         phi, d_phi = self.passing.gradient_along(here.primals, tangents, dg, optional)
         bent = dv @ here.weighted_hessian(phi)
-        first = here.pulled_back(_batch_of_one(phi), None, False)
-        return first, here.pulled_back(_batch_of_one(d_phi), bent, False)
+        one, other = ([t[None] for t in part] for part in (phi, d_phi))
+        return _first(here.pulled_back(one)), _first(here.pulled_back(other, bent))
 
     def _at(self, at: Primals, strategy: Strategy) -> EdgeArguments:
         """Compute the coordinates of the edges and the arguments of the message passing."""
@@ -192,5 +204,11 @@ class LayerMessages(SecondOrderOperation):
         return [at.x[0] if features else None, *at.x, *at.rest]
 
 
-def _batch_of_one(tensors: Tensors) -> list[Tensor]:
-    return [t[None] for t in tensors]
+def _batch(v: Vectors) -> Vectors:
+    """Return a single vector as a batch of one."""
+    return v if v.batched else Vectors([t[None] for t in v.tensors], [0] * len(v.tensors))
+
+
+def _first(batch: Outputs) -> Outputs:
+    """Return the first vector of a batch."""
+    return tuple(t[0] for t in batch)
