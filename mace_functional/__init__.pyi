@@ -26,7 +26,7 @@ from .dispersion.d3_potential import D3
 from .dispersion.pairs import D3Settings
 from .elasticity.constants import ElasticConstants, elastic_constants
 from .elasticity.tensor import elastic_tensor
-from .expansion import gruneisen, thermal_expansion
+from .expansion import gruneisen, quasi_harmonic, thermal_expansion
 from .interop.ase import MaceCalculator, PotentialCalculator
 from .mace.loading import load_model
 from .mace.model import MaceModel
@@ -152,6 +152,7 @@ __all__ = [
     "phonons",
     "phonons_of",
     "potential",
+    "quasi_harmonic",
     "read_structure",
     "relax",
     "save_model",

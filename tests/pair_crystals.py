@@ -16,14 +16,14 @@ def _smooth(near: Any, values: torch.Tensor, cutoff: float) -> torch.Tensor:
     return near.sum(0.5 * values * (1 - (near.distances / cutoff) ** 2).clamp(min=0) ** 4)
 
 
-def argon() -> mf.FunctionPotential:
+def xenon() -> mf.FunctionPotential:
     """Lennard-Jones potential, smooth at its cutoff of 7 Å."""
 
     def energies(near: Any, params: Any) -> torch.Tensor:
         s6 = (3.4 / near.distances) ** 6
         return _smooth(near, 4 * params["epsilon"] * (s6**2 - s6), 7.0)
 
-    params = {"epsilon": 0.0104}
+    params = {"epsilon": 0.0200}
     return mf.FunctionPotential(energies, cutoff=7.0, params=params, mirror_symmetric=True)
 
 
@@ -44,8 +44,8 @@ def ions() -> mf.FunctionPotential:
 @cache
 def _relaxed(name: str) -> Atoms:
     potential, atoms = {
-        "fcc": (argon(), bulk("Ar", "fcc", a=5.2)),
-        "hcp": (argon(), bulk("Ar", "hcp", a=3.7, c=6.04)),
+        "fcc": (xenon(), bulk("Xe", "fcc", a=5.2)),
+        "hcp": (xenon(), bulk("Xe", "hcp", a=3.7, c=6.04)),
         "salt": (ions(), bulk("NaCl", "rocksalt", a=5.5)),
     }[name]
     found = mf.relax(potential, atoms, symmetry=True, fmax=1e-9)
@@ -54,5 +54,5 @@ def _relaxed(name: str) -> Atoms:
 
 
 def relaxed(name: str) -> Atoms:
-    """Return a crystal at its minimum: "fcc" and "hcp" of argon, "salt"."""
+    """Return a crystal at its minimum: "fcc" and "hcp" of xenon, "salt"."""
     return _relaxed(name).copy()

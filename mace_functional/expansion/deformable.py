@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -31,8 +32,8 @@ class DeformableCrystal:
     """A crystal with everything that a strain changes to first order.
 
     Attributes:
+        potential: The potential.
         atoms: The structure.
-        phonons: Phonons of the structure, with its rigid motions and diagnostics.
         energy: Energy, eV.
         virial: First derivative of the energy by the strain, eV, (3, 3).
         stiffness: Second derivative of the energy by the strain, eV, (3, 3, 3, 3): the elastic
@@ -40,8 +41,8 @@ class DeformableCrystal:
         strained_matrix: Function of q and strains (S, 3, 3) that returns D and dD/de.
     """
 
+    potential: Potential
     atoms: Atoms
-    phonons: Phonons
     energy: float
     virial: Tensor
     stiffness: Tensor
@@ -70,7 +71,6 @@ class DeformableCrystal:
             raise ValueError(f"ions must be 'relaxed' or 'clamped', not {ions!r}")
         refuse_transforms(what, "gruneisen_fn", potential.params)
         check_crystal(atoms, what)
-        phonons = phonons_of(potential, atoms, method="replicas", **columns)
         s = potential.structure(atoms)
         energy = potential.energy_fn(s.topology)
         e_args = (s.positions, s.cell, potential.params)
@@ -88,13 +88,18 @@ class DeformableCrystal:
             return matrix(q, *e_args, s.masses, strains.to(s.cell), response)
 
         return cls(
+            potential=potential,
             atoms=atoms.copy(),
-            phonons=phonons,
             energy=float(energy(*e_args)),
             virial=by_strain.virial,
             stiffness=from_voigt(second),
             strained_matrix=strained_matrix,
         )
+
+    @cached_property
+    def phonons(self) -> Phonons:
+        """Phonons of the structure, with its rigid motions and diagnostics."""
+        return phonons_of(self.potential, self.atoms, method="replicas")
 
     def internal(self, q: Tensor) -> Tensor | None:
         """Return a basis of all motions at q but the rigid ones, (3N, M); None if all are."""

@@ -168,6 +168,7 @@ def thermal_expansion(
     strains = invariant_strains(atoms, symprec=symprec, proper=proper)
     grid = mesh_of(atoms, mesh, symprec=symprec, proper=proper)
     stiffness = symmetric_stiffness(crystal, strains)
+    _check_minimum(crystal, strains, stiffness)
     eigenvalues, parameters = modes_and_parameters(crystal, grid.q, strains, progress=progress)
     strains, weights = strains.to(eigenvalues), grid.weights.to(eigenvalues)
     gamma = torch.where(parameters.isnan(), 0.0, parameters)
@@ -217,26 +218,25 @@ def mesh_of(
 
 
 def symmetric_stiffness(crystal: DeformableCrystal, strains: Tensor) -> Tensor:
-    """Return the second derivatives of the energy by strains, eV, (S, S); they are positive.
+    """Return the second derivatives of the energy by strains that keep the symmetry, eV, (S, S).
 
     Args:
         crystal: The crystal.
-        strains: Strains that keep the symmetry, (S, 3, 3).
-
-    Raises:
-        ValueError: If the energy decreases along a strain.
-
-    Warns:
-        UserWarning: The energy has its minimum at another cell.
+        strains: The strains, (S, 3, 3).
     """
     strains = strains.to(crystal.stiffness)
-    stiffness = torch.einsum("sij,ijkl,tkl->st", strains, crystal.stiffness, strains)
+    return torch.einsum("sij,ijkl,tkl->st", strains, crystal.stiffness, strains)
+
+
+def _check_minimum(crystal: DeformableCrystal, strains: Tensor, stiffness: Tensor) -> None:
+    """Check that the energy has a minimum in the cell, and warn if it lies at another cell."""
     lowest = float(torch.linalg.eigvalsh(stiffness)[0])
     if not lowest > 0:
         raise ValueError(
             f"the energy has no minimum in the cell (curvature {lowest:.3g} eV along a strain that "
             "keeps the symmetry), so there is no thermal expansion: relax positions and cell first"
         )
+    strains = strains.to(stiffness)
     slopes = torch.tensordot(strains, crystal.virial, 2)
     missing = torch.tensordot(torch.linalg.solve(stiffness, slopes), strains, 1).abs().max()
     if float(missing) > RELAXED_STRAIN:
@@ -245,4 +245,3 @@ def symmetric_stiffness(crystal: DeformableCrystal, strains: Tensor) -> Tensor:
             "of the energy, and expansion is that of another cell; relax positions and cell first",
             stacklevel=3,
         )
-    return stiffness

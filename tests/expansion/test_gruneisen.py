@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from pair_crystals import argon, ions, relaxed
+from pair_crystals import ions, relaxed, xenon
 from torch import Tensor
 from torch.func import jacfwd, jvp, vmap
 
@@ -56,8 +56,8 @@ def differences(potential: Any, atoms: Atoms, q: Any, strain: Tensor, ions: str)
 def test_parameters_are_differences_of_frequencies_of_relaxed_strained_cells(treatment):
     """A shear of the hexagonal plane moves the two atoms of the cell against each other."""
     atoms, q = relaxed("hcp"), [GENERAL, ON_LINES[0]]
-    found = gruneisen(argon(), atoms, [q[0]], ions=treatment)
-    expected = differences(argon(), atoms, q[:1], LOW, treatment)
+    found = gruneisen(xenon(), atoms, [q[0]], ions=treatment)
+    expected = differences(xenon(), atoms, q[:1], LOW, treatment)
     torch.testing.assert_close(
         (found.tensors * LOW).sum((-1, -2)), expected, rtol=0, atol=1e-4 * expected.abs().max()
     )
@@ -65,7 +65,7 @@ def test_parameters_are_differences_of_frequencies_of_relaxed_strained_cells(tre
 
 def test_relaxed_ions_matter():
     at = [GENERAL]
-    both = [gruneisen(argon(), relaxed("hcp"), at, ions=i).tensors for i in ("relaxed", "clamped")]
+    both = [gruneisen(xenon(), relaxed("hcp"), at, ions=i).tensors for i in ("relaxed", "clamped")]
     assert (both[0] - both[1]).abs().max() > 0.01
 
 
@@ -79,8 +79,8 @@ def test_parameters_of_uniform_strain_on_and_off_symmetry_lines(q):
 
 def test_tensors_of_symmetric_strains_are_projections():
     atoms = relaxed("hcp")
-    every = gruneisen(argon(), atoms, [GENERAL])
-    symmetric = gruneisen(argon(), atoms, [GENERAL], strains="symmetric")
+    every = gruneisen(xenon(), atoms, [GENERAL])
+    symmetric = gruneisen(xenon(), atoms, [GENERAL], strains="symmetric")
     torch.testing.assert_close(every.parameters, symmetric.parameters)
     basis = invariant_strains(atoms)
     projected = torch.einsum("qmij,sij,skl->qmkl", every.tensors, basis, basis)
@@ -112,13 +112,13 @@ def test_sum_over_a_degenerate_block_does_not_depend_on_the_eigenvectors():
 
 
 def test_rigid_and_imaginary_modes_have_no_parameters():
-    found = gruneisen(argon(), relaxed("fcc"), [(0, 0, 0)])
+    found = gruneisen(xenon(), relaxed("fcc"), [(0, 0, 0)])
     assert found.tensors.isnan().all()
     assert not found.n_imaginary
     wide = relaxed("fcc")
     wide.set_cell(1.2 * wide.cell.array, scale_atoms=True)
     with pytest.warns(UserWarning, match="imaginary modes, down to"):
-        found = gruneisen(argon(), wide, [GENERAL], strains="symmetric")
+        found = gruneisen(xenon(), wide, [GENERAL], strains="symmetric")
     assert found.n_imaginary == len(found.imaginary_modes) > 0
     assert torch.equal(found.parameters.isnan(), found.eigenvalues < 0)
 
@@ -126,14 +126,14 @@ def test_rigid_and_imaginary_modes_have_no_parameters():
 def test_macroscopic_parameter_of_a_mesh_is_that_of_all_its_wave_vectors():
     atoms = relaxed("hcp")
     meshes = [mf.Mesh.of(atoms, (3, 3, 1), symmetry=s) for s in (True, False)]
-    reduced, full = (gruneisen(argon(), atoms, mesh) for mesh in meshes)
+    reduced, full = (gruneisen(xenon(), atoms, mesh) for mesh in meshes)
     assert len(full.q) > len(reduced.q)
     temperatures = [5.0, 50.0]
     torch.testing.assert_close(reduced.macroscopic(temperatures), full.macroscopic(temperatures))
 
 
 def test_transform_composes():
-    atoms, potential = relaxed("fcc"), argon()
+    atoms, potential = relaxed("fcc"), xenon()
     s = mf.from_ase(atoms, potential)
     response = ion_response(potential.energy_fn(s.topology))(s.positions, s.cell, potential.params)
     modes = gruneisen_fn(mf.dynamical_matrix_fn(potential, s.topology))
@@ -142,7 +142,7 @@ def test_transform_composes():
         found = modes(q, s.positions, cell, {"epsilon": epsilon}, s.masses, UNIFORM[None], response)
         return found.parameters[0] / 3
 
-    q, epsilon = torch.tensor(GENERAL, dtype=torch.float64), torch.tensor(0.0104).double()
+    q, epsilon = torch.tensor(GENERAL, dtype=torch.float64), torch.tensor(0.0200).double()
     found = parameters(s.cell, epsilon, q)
     torch.testing.assert_close(found, gruneisen(potential, atoms, q[None]).parameters[0])
     # A factor of the energy changes no Grüneisen parameter; the cell does.
@@ -157,7 +157,7 @@ def test_transform_composes():
 def test_numbers_of_invariant_strains():
     counts = {"fcc": 1, "hcp": 2, "salt": 1}
     assert {name: len(invariant_strains(relaxed(name))) for name in counts} == counts
-    box = Atoms("Ar", cell=[3, 4, 5], pbc=True)
+    box = Atoms("Xe", cell=[3, 4, 5], pbc=True)
     assert len(invariant_strains(box)) == 3
     box.pbc = (True, True, False)
     strains = invariant_strains(box)
@@ -168,19 +168,19 @@ def test_numbers_of_invariant_strains():
 def test_bad_input_is_refused():
     atoms = relaxed("fcc")
     with pytest.raises(ValueError, match="needs a crystal"):
-        gruneisen(argon(), Atoms("Ar2", [[0, 0, 0], [0, 0, 3.8]]), [GENERAL])
+        gruneisen(xenon(), Atoms("Xe2", [[0, 0, 0], [0, 0, 3.8]]), [GENERAL])
     with pytest.raises(ValueError, match="another structure"):
-        gruneisen(argon(), atoms, mf.Mesh.of(relaxed("hcp"), (2, 2, 2)))
+        gruneisen(xenon(), atoms, mf.Mesh.of(relaxed("hcp"), (2, 2, 2)))
     with pytest.raises(ValueError, match=r"must be \(Q, 3\)"):
-        gruneisen(argon(), atoms, GENERAL)
+        gruneisen(xenon(), atoms, GENERAL)
     with pytest.raises(ValueError, match="ions must be"):
-        gruneisen(argon(), atoms, [GENERAL], ions="free")
+        gruneisen(xenon(), atoms, [GENERAL], ions="free")
     with pytest.raises(ValueError, match="strains must be"):
-        gruneisen(argon(), atoms, [GENERAL], strains="some")
+        gruneisen(xenon(), atoms, [GENERAL], strains="some")
     with pytest.raises(TypeError, match="swapped"):
-        gruneisen(atoms, argon(), [GENERAL])
+        gruneisen(atoms, xenon(), [GENERAL])
     with pytest.raises(ValueError, match="needs a mesh"):
-        gruneisen(argon(), atoms, [GENERAL]).macroscopic(300)
+        gruneisen(xenon(), atoms, [GENERAL]).macroscopic(300)
 
 
 @pytest.mark.slow

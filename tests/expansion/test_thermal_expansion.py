@@ -9,7 +9,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.units import GPa
-from pair_crystals import argon, ions, relaxed
+from pair_crystals import ions, relaxed, xenon
 from torch import Tensor
 
 import mace_functional as mf
@@ -20,12 +20,12 @@ MESH = (2, 2, 2)
 
 
 def energy_and_entropy(atoms: Atoms, strain: Tensor, temperature: float) -> tuple[float, float]:
-    """Return energy, eV, and entropy, eV/K, of a strained cell of argon."""
+    """Return energy, eV, and entropy, eV/K, of a strained cell of xenon."""
     moved = atoms.copy()
     moved.set_cell(atoms.cell.array @ (np.eye(3) + strain.numpy()), scale_atoms=True)
-    s = mf.from_ase(moved, argon())
-    energy = mf.energy_fn(argon(), s.topology)(s.positions, s.cell, argon().params)
-    phonons = mf.phonons_of(argon(), moved, method="replicas", chunk_size=None)
+    s = mf.from_ase(moved, xenon())
+    energy = mf.energy_fn(xenon(), s.topology)(s.positions, s.cell, xenon().params)
+    phonons = mf.phonons_of(xenon(), moved, method="replicas", chunk_size=None)
     modes = mf.mesh_modes(phonons, mf.Mesh.of(atoms, MESH), eigenvectors=False)
     return float(energy), float(mf.mesh_thermo(modes, temperature).thermo.entropy)
 
@@ -34,7 +34,7 @@ def test_expansion_follows_from_entropies_and_energies_of_strained_cells(monkeyp
     """K alpha = dS/de, with K and dS/de by differences along both strains of an hcp crystal."""
     monkeypatch.setattr("mace_functional.phonons.mesh._check_mesh", lambda *_: None)
     atoms, t, step = relaxed("hcp"), 30.0, 2e-3
-    found = thermal_expansion(argon(), atoms, t, mesh=MESH)
+    found = thermal_expansion(xenon(), atoms, t, mesh=MESH)
     strains = invariant_strains(atoms)
     middle, _ = energy_and_entropy(atoms, 0 * strains[0], t)
     up, down = ([energy_and_entropy(atoms, k * step * e, t) for e in strains] for k in (1, -1))
@@ -72,8 +72,8 @@ def test_cp_minus_cv_and_the_macroscopic_gruneisen_parameter():
 
 def test_cv_is_that_of_the_mesh_and_the_third_law_holds():
     atoms = relaxed("fcc")
-    found = thermal_expansion(argon(), atoms, [0.0, 20.0], mesh=MESH)
-    phonons = mf.phonons_of(argon(), atoms, method="replicas", chunk_size=None)
+    found = thermal_expansion(xenon(), atoms, [0.0, 20.0], mesh=MESH)
+    phonons = mf.phonons_of(xenon(), atoms, method="replicas", chunk_size=None)
     modes = mf.mesh_modes(phonons, mf.Mesh.of(atoms, MESH), eigenvectors=False)
     expected = mf.mesh_thermo(modes, [0.0, 20.0])
     torch.testing.assert_close(found.cv, expected.thermo.heat_capacity)
@@ -84,11 +84,11 @@ def test_cv_is_that_of_the_mesh_and_the_third_law_holds():
 
 
 def test_a_layer_expands_in_its_plane():
-    atoms = Atoms("Ar", cell=[[3.69, 0, 0], [-1.845, 3.1957, 0], [0, 0, 10]], pbc=[1, 1, 0])
-    atoms = mf.relax(argon(), atoms, fmax=1e-8, symmetry=False).atoms
+    atoms = Atoms("Xe", cell=[[3.69, 0, 0], [-1.845, 3.1957, 0], [0, 0, 10]], pbc=[1, 1, 0])
+    atoms = mf.relax(xenon(), atoms, fmax=1e-8, symmetry=False).atoms
     atoms.calc = None
     with pytest.warns(UserWarning, match="imaginary modes"):  # out of the plane
-        found = thermal_expansion(argon(), atoms, [20.0], mesh=(3, 3, 1))
+        found = thermal_expansion(xenon(), atoms, [20.0], mesh=(3, 3, 1))
     alpha = found.expansion[0]
     assert alpha[2].abs().max() == 0
     torch.testing.assert_close(alpha[0, 0], alpha[1, 1])
@@ -100,12 +100,12 @@ def test_bad_input():
     small = atoms.copy()
     small.set_cell(0.98 * atoms.cell.array, scale_atoms=True)
     with pytest.warns(UserWarning, match="the cell is not relaxed"):
-        thermal_expansion(argon(), small, [20.0], mesh=(1, 1, 1))
+        thermal_expansion(xenon(), small, [20.0], mesh=(1, 1, 1))
     large = atoms.copy()
     large.set_cell(1.3 * atoms.cell.array, scale_atoms=True)
     with pytest.raises(ValueError, match="no minimum in the cell"):
-        thermal_expansion(argon(), large, [20.0], mesh=(1, 1, 1))
+        thermal_expansion(xenon(), large, [20.0], mesh=(1, 1, 1))
     with pytest.raises(ValueError, match="temperatures must lie"):
-        thermal_expansion(argon(), atoms, [-1.0])
+        thermal_expansion(xenon(), atoms, [-1.0])
     with pytest.raises(ValueError, match="three positive integers"):
-        thermal_expansion(argon(), atoms, [1.0], mesh=(1, 0, 1))
+        thermal_expansion(xenon(), atoms, [1.0], mesh=(1, 0, 1))
