@@ -2,6 +2,7 @@
 
 concrete         tests if a tensor's values can be read, and refuses transforms where they must be
 primitive        operations with their own derivative rules, exact under every nesting of transforms
+batches          batches within batches, and the points of a batch joined to one point
 second_order     derivative rules from formulas for value, gradient and Hessian-vector product
 local            functions of a few numbers, applied to every point separately
 forward_mode     `jvp` that several threads may call at once

@@ -11,6 +11,7 @@ batched matrix products, which need the components in consecutive memory.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -64,6 +65,22 @@ class LocalFunction(ABC):
         """Compute value, Jacobian, and the Jacobian's derivative along a direction (points..., m).
 
         None if the weighted Hessian is no more expensive than this derivative.
+        """
+        return None
+
+    def joined(
+        self, count: int, rest: Tensors, mapped: Sequence[bool]
+    ) -> tuple[LocalFunction, Tensors] | None:
+        """Return the function on the points of several x one after the other, and its `rest`.
+
+        Args:
+            count: Number of x.
+            rest: Further tensors. Those that differ between the x have a first dimension of size
+                `count`.
+            mapped: For each of them, True if it differs between the x.
+
+        Returns:
+            The function and its `rest`; None if the points cannot be joined.
         """
         return None
 
@@ -121,6 +138,13 @@ class _Matrices(SecondOrderOperation):
         pulled_back, d_pulled_back = _times(jacobian.mT, both, "streamed")
         from_v = _times(d_jacobian.mT, Vectors.single([g]), "streamed")
         return (pulled_back,), (d_pulled_back + from_v,)
+
+    @override
+    def joined(
+        self, count: int, x: Tensors, rest: Tensors, mapped: Sequence[bool]
+    ) -> tuple[SecondOrderOperation, Tensors] | None:
+        joined = self.function.joined(count, rest, mapped)
+        return None if joined is None else (_Matrices(joined[0]), joined[1])
 
     def _jacobian(self, at: Primals, strategy: Strategy) -> Tensor:
         if strategy == "differentiable":

@@ -4,7 +4,7 @@ torch keeps a stack of the active transforms (grad, jvp, vmap). When a primitive
 removes the top transform, and the primitive's rule for it (`vjp`, `jvp`, `compute_batch`) runs
 under the remaining ones. Rules consist of primitives and plain torch operations, so derivatives of
 any order follow. When the stack is empty, `compute` runs on plain tensors: it may work in blocks,
-write in place and keep results.
+write in place and keep results. Under nested `vmap`s the lowest level computes all batches at once.
 
 `torch.autograd.Function` cannot be used instead: its forward-mode rule is silently wrong when
 nested (pytorch issue 197867).
@@ -19,7 +19,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch.func import vjp, vmap
+from typing_extensions import override
 
+from mace_functional.autodiff.batches import only_vmap_is_active
 from mace_functional.autodiff.forward_mode import jvp
 from mace_functional.autodiff.torch_internals import (
     HigherOrderOperator,
@@ -71,6 +73,28 @@ class Primitive(ABC):
         front.
         """
         return None
+
+    def compute_nested_batch(self, args: Arguments, levels: Sequence[Dimensions]) -> Outputs | None:
+        """Compute the values of batches within batches of plain tensors; None to use `vmap`.
+
+        `levels` holds the batch dimensions of each level, from the outermost; each is counted
+        without those of the levels before. The results have the batch dimensions in this order in
+        front.
+        """
+        return self.compute_batch(args, levels[0]) if len(levels) == 1 else None
+
+    def compute_nested_jvp(
+        self, args: Arguments, tangents: Arguments, levels: Sequence[Dimensions]
+    ) -> tuple[Outputs, Outputs] | None:
+        """Compute values and tangents of batches within batches; None to compute them apart.
+
+        `levels` holds the batch dimensions of the arguments, followed by those of the tangents.
+        """
+        return None
+
+    def joins(self, args: Arguments, tangents: Arguments) -> bool:
+        """Return True to compute value and tangents of batches by `compute_nested_jvp`."""
+        return False
 
     def compute_jvp(self, args: Arguments, tangents: Arguments) -> tuple[Outputs, Outputs | None]:
         """Compute value and tangents of plain tensors; override if both together are cheaper."""
@@ -231,18 +255,106 @@ def _have_tangents(args: Arguments) -> bool:
 
 @_call.py_impl(TransformType.Vmap)
 def _vmap(interpreter: Any, primitive: Primitive, *args: Any) -> Outputs:
-    """Evaluate a primitive under `vmap`: by `compute_batch`, or by `vmap` of its value."""
+    """Evaluate a primitive under `vmap`: as the primitive that maps it."""
     level = interpreter.level()
     low, dims = unwrap_batched(args, level)
     with interpreter.lower():
         if all(dim is None for dim in dims):
             return _call(primitive, *low)
-        out = None
-        if is_plain(low):
-            out = primitive.compute_batch(low, dims)
-        if out is None:
-            out = vmap(primitive.value, dims)(*low)
+        out = _call(_Mapped(primitive, dims), *low)
     return tuple(_add_batch_dim(t, 0, level) for t in out)
+
+
+class _Mapped(Primitive):
+    """A primitive under `vmap`, whose results have the batch dimension in front.
+
+    Its rules are those of the primitive under `vmap`. So under `vmap` again, the primitive sees the
+    dimensions of both batches, and of a derivative's rule too only the lowest level computes.
+    """
+
+    def __init__(self, primitive: Primitive, dims: Dimensions) -> None:
+        self.primitive, self.dims = primitive, tuple(dims)
+
+    @override
+    def value(self, *args: Any) -> Outputs:
+        return vmap(self.primitive.value, self.dims)(*args)
+
+    @override
+    def compute(self, *args: Any) -> Outputs:
+        out = self.primitive.compute_nested_batch(args, [self.dims])
+        return self.value(*args) if out is None else out
+
+    @override
+    def compute_batch(self, args: Arguments, dims: Dimensions) -> Outputs | None:
+        return self.compute_nested_batch(args, [dims])
+
+    @override
+    def compute_nested_batch(self, args: Arguments, levels: Sequence[Dimensions]) -> Outputs | None:
+        return self.primitive.compute_nested_batch(args, [*levels, self.dims])
+
+    @override
+    def jvp(self, args: Arguments, tangents: Arguments) -> Outputs | None:
+        n, pairs = len(args), zip(self.dims, tangents, strict=True)
+        dims = (*self.dims, *(None if t is None else dim for dim, t in pairs))
+
+        def rule(*both: Any) -> Outputs:
+            return self.primitive.jvp(both[:n], both[n:]) or ()
+
+        return vmap(rule, dims)(*args, *tangents) or None
+
+    @override
+    def vjp(self, args: Arguments, cotangents: Outputs, needed: Sequence[bool]) -> Arguments:
+        """Return the cotangents; those of arguments without a batch are sums over the batch."""
+        pairs = list(zip(self.dims, needed, strict=True))
+        out = self.plain_vjp(args, cotangents, [need and dim is None for dim, need in pairs])
+        mapped = [need and dim is not None for dim, need in pairs]
+        n, places = len(args), [i for i, need in enumerate(mapped) if need]
+
+        def rule(*both: Any) -> Outputs:
+            found = self.primitive.vjp(both[:n], both[n:], mapped)
+            return tuple(found[i] for i in places)
+
+        if places:
+            found = vmap(rule, (*self.dims, *[0] * len(cotangents)))(*args, *cotangents)
+            for place, cotangent in zip(places, found, strict=True):
+                out[place] = cotangent.movedim(0, self.dims[place] or 0)
+        return out
+
+
+class _WithTangents(Primitive):
+    """Values and tangents of a primitive, from arguments followed by their tangents."""
+
+    def __init__(self, primitive: Primitive) -> None:
+        self.primitive = primitive
+
+    @override
+    def value(self, *args: Any) -> Outputs:
+        primals, tangents = _halves(args)
+        out = self.primitive(*primals)
+        return _with_tangents(out, self.primitive.jvp(primals, tangents))
+
+    @override
+    def compute(self, *args: Any) -> Outputs:
+        return _with_tangents(*self.primitive.compute_jvp(*_halves(args)))
+
+    @override
+    def compute_batch(self, args: Arguments, dims: Dimensions) -> Outputs | None:
+        return self.compute_nested_batch(args, [dims])
+
+    @override
+    def compute_nested_batch(self, args: Arguments, levels: Sequence[Dimensions]) -> Outputs | None:
+        results = self.primitive.compute_nested_jvp(*_halves(args), levels)
+        return None if results is None else _with_tangents(*results)
+
+
+def _with_tangents(out: Outputs, tangents: Outputs | None) -> Outputs:
+    """Return results followed by their tangents, which are zero if there are none."""
+    return *out, *(map(torch.zeros_like, out) if tangents is None else tangents)
+
+
+def _halves(both: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    half = len(both) // 2
+    return both[:half], both[half:]
 
 
 @_call.py_impl(TransformType.Functionalize)
@@ -263,6 +375,9 @@ def _forward(interpreter: Any, primitive: Primitive, *args: Any) -> Outputs:
             out = _call(primitive, *primals)
         elif is_plain((*primals, *tangents)):
             out, out_tangents = primitive.compute_jvp(primals, tangents)
+        elif only_vmap_is_active() and primitive.joins(primals, tangents):
+            both = _call(_WithTangents(primitive), *primals, *tangents)
+            out, out_tangents = (tuple(part) for part in _halves(both))
         else:
             out, out_tangents = _call(primitive, *primals), primitive.jvp(primals, tangents)
     wrapped = (_wrap_for_grad(t, level) for t in out)

@@ -21,21 +21,28 @@ Each formula has three strategies:
     differentiable      under transforms: all at once, out of place, nothing is kept
     streamed            plain tensors and one vector: in blocks, intermediates are discarded
     cached              plain tensors and many vectors: from intermediates that were made once
+
+A batch of points x is joined to one point (`batches`), at which the same strategies apply.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from copy import copy
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
+from mace_functional.autodiff.batches import NestedBatch, Places, batch_levels
 from mace_functional.autodiff.primitive import (
     Arguments,
     Dimensions,
+    Memo,
     Outputs,
     Primitive,
     add_outputs,
@@ -143,6 +150,31 @@ class SecondOrderOperation(ABC):
         """
         return None
 
+    def joined(
+        self, count: int, x: Tensors, rest: Tensors, mapped: Sequence[bool]
+    ) -> tuple[SecondOrderOperation, Tensors] | None:
+        """Return the operation on several points joined to one, and its further tensors.
+
+        Each variable of the joined point is that of the points one after the other, along the first
+        dimension; so is each result.
+
+        Args:
+            count: Number of points.
+            x: Variables of the joined point.
+            rest: Further tensors. Those that differ between the points have a first dimension of
+                size `count`.
+            mapped: For each of them, True if it differs between the points.
+
+        Returns:
+            The operation and its `rest`; None if the points cannot be joined.
+        """
+        return None
+
+    @cached_property
+    def memos(self) -> defaultdict[Hashable, Memo]:
+        """Joined points, and the operations on them, of the batches that were last computed."""
+        return defaultdict(Memo)
+
 
 class _PhiDerivative(Primitive):
     """Base of the three primitives, which are derivatives of Phi: value, gradient and product.
@@ -189,8 +221,99 @@ class _PhiDerivative(Primitive):
     @override
     def compute_batch(self, args: Arguments, dims: Dimensions) -> Outputs | None:
         if any(dim is not None for dim in dims[self.n_linear :]):
-            return None
+            return self.compute_nested_batch(args, [dims])
         return self._evaluate(args, dims, "cached")
+
+    @override
+    def compute_nested_batch(self, args: Arguments, levels: Sequence[Dimensions]) -> Outputs | None:
+        joint = self._joint(args, levels)
+        if joint is None:
+            return None
+        batch, primitive, primals = joint
+        linear = zip(args[: self.n_linear], zip(*levels, strict=True), strict=False)
+        vectors = [batch.vectors(tensor, places) for tensor, places in linear]
+        dims = [*(dim for _, dim in vectors), *[None] * len(primals)]
+        strategy: Strategy = "cached" if batch.has_vectors else "streamed"
+        out = primitive._evaluate([*(v for v, _ in vectors), *primals], dims, strategy)
+        return tuple(map(batch.restored, out))
+
+    @override
+    def joins(self, args: Arguments, tangents: Arguments) -> bool:
+        k = self.n_linear
+        if any(t is not None for t in tangents[self.n_ruled :]):
+            return False
+        return batch_levels((*args[:k], *tangents)) <= batch_levels(args[k:])
+
+    @override
+    def compute_nested_jvp(
+        self, args: Arguments, tangents: Arguments, levels: Sequence[Dimensions]
+    ) -> tuple[Outputs, Outputs] | None:
+        joint = self._joint(args, [dims[: len(args)] for dims in levels])
+        if joint is None or joint[0].has_vectors:
+            return None
+        batch, primitive, primals = joint
+        places = list(zip(*levels, strict=True))
+        linear = zip(args[: self.n_linear], places, strict=False)
+        moved = [
+            None if t is None else self._point(("tangent", i - self.ends[1]), t, place, batch)
+            for i, (t, place) in enumerate(zip(tangents, places[len(args) :], strict=True))
+        ]
+        all_args = [*(batch.point(*both) for both in linear), *primals]
+        out, d_out = primitive.compute_jvp(all_args, moved)
+        assert d_out is not None
+        return tuple(map(batch.restored, out)), tuple(map(batch.restored, d_out))
+
+    def _joint(
+        self, args: Arguments, levels: Sequence[Dimensions]
+    ) -> tuple[NestedBatch, Self, list[Tensor]] | None:
+        """Return the batch, and at its joined point the primitive and all but linear arguments.
+
+        The levels along which some of these arguments vary are joined. None if that is impossible.
+        """
+        k = self.n_linear
+        joined = [any(dim is not None for dim in dims[k:]) for dims in levels]
+        batch = NestedBatch.of(args, levels, joined)
+        if not any(joined):
+            return batch, self, list(args[k:])
+        places = list(
+            zip(*(d for d, join in zip(levels, joined, strict=True) if join), strict=True)
+        )
+        if not batch.count:
+            return None
+        variables = [
+            self._point(i - self.ends[1], args[i], places[i], batch.points)
+            for i in range(k, self.ends[2])
+        ]
+        joint = self._rest_of_points(args, variables[-self.variables :], places, batch.points)
+        if joint is None:
+            return None
+        primitive = copy(self)
+        primitive.operation, rest = joint
+        return batch, primitive, [*variables, *rest]
+
+    def _rest_of_points(
+        self, args: Arguments, x: Tensors, places: Sequence[Places], points: NestedBatch
+    ) -> tuple[SecondOrderOperation, Tensors] | None:
+        """Return the operation on joined points and its further tensors."""
+        operation, end = self.operation, self.ends[2]
+        rest, rest_places = args[end:], places[end:]
+
+        def build() -> tuple[SecondOrderOperation, Tensors] | None:
+            mapped = [any(dim is not None for dim in place) for place in rest_places]
+            stacked = [
+                points.stacked(tensor, place) if differs else tensor
+                for tensor, place, differs in zip(rest, rest_places, mapped, strict=True)
+            ]
+            return operation.joined(points.count, x, stacked, mapped)
+
+        joint: tuple[SecondOrderOperation, Tensors] | None
+        joint = operation.memos["joined", *rest_places, points].get_or_build(rest, build)
+        return joint
+
+    def _point(self, name: Hashable, tensor: Tensor, places: Places, points: NestedBatch) -> Tensor:
+        """Return a tensor of the joined point; the same one as long as the argument is the same."""
+        memo = self.operation.memos[name, places, points]
+        return memo.get_or_build([tensor], lambda: points.point(tensor, places))
 
     def _evaluate(self, args: Arguments, dims: Dimensions, strategy: Strategy) -> Outputs:
         linear = Vectors(args[: self.n_linear], dims[: self.n_linear])

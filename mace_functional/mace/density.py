@@ -42,6 +42,13 @@ class _NeighbourDensity(LocalFunction):
         value, slope = self._jet(x, rest, 1)
         return value, slope[..., None]
 
+    @override
+    def joined(
+        self, count: int, rest: Sequence[Tensor], mapped: Sequence[bool]
+    ) -> tuple[_NeighbourDensity, Sequence[Tensor]] | None:
+        joined = self.radial.joined(count, rest, mapped)
+        return None if joined is None else (_NeighbourDensity(joined[0]), joined[1])
+
     def _jet(self, lengths: Tensor, rest: Sequence[Tensor], order: int) -> Jet:
         """Compute the jet of `tanh(d^2) f_cut` in the length, (nodes, K, 1) each."""
         senders, *tensors = rest

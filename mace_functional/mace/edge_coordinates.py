@@ -11,7 +11,10 @@ Y = 0 and J = 0. All layers of a model share the coordinates of one structure.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,12 +28,13 @@ from mace_functional.structure.topology import EdgeList
 
 @dataclass(frozen=True, eq=False)
 class EdgePoint:
-    """Coordinates of the edges of one structure, and their derivatives.
+    """Coordinates of the edges of one structure or of several, and their derivatives.
 
     Attributes:
         geometry: Lengths and harmonics as a function of the edge vectors.
         edges: The edges.
         points: Number of points.
+        structures: Number of structures.
         vectors: Edge vectors v, Å, (nodes, K, 3).
         within: 1 for edges within the cutoff, 0 for longer edges and padding, (nodes, K, 1).
         lengths: r, Å, (nodes, K, 1).
@@ -41,6 +45,7 @@ class EdgePoint:
     geometry: EdgeGeometry
     edges: EdgeList
     points: int
+    structures: int
     vectors: Tensor
     within: Tensor
     lengths: Tensor
@@ -52,10 +57,10 @@ class EdgePoint:
 
         Args:
             points: dp, (points, n, 3).
-            cell: dcell, (n, 3, 3).
+            cell: dcell, (n, 3 structures, 3).
         """
         edges = self.edges
-        shifts = (edges.unit_shifts @ cell.transpose(0, 1).flatten(1)).unflatten(-1, (-1, 3))
+        shifts = edges.shifts(cell.transpose(0, 1).flatten(1)).unflatten(-1, (-1, 3))
         nodes = points.index_select(0, edges.receivers)[:, None]
         senders = gather(points, edges.senders)
         if edges.factors is not None:
@@ -79,13 +84,13 @@ class EdgePoint:
         """Add cotangents of the edge vectors (nodes, K, n, 3) up to those of points and cell.
 
         Returns:
-            Cotangents (n, points, 3) and (n, 3, 3).
+            Cotangents (n, points, 3) and (n, 3 structures, 3).
         """
         edges, n = self.edges, vectors.shape[2]
         nodes = vectors.sum(1)
         total = vectors.new_zeros(self.points, n, 3).index_add(0, edges.receivers, nodes)
         total = total.index_add(0, edges.senders.reshape(-1), vectors.flatten(0, 1), alpha=-1)
-        cell = edges.unit_shifts.flatten(0, 1).mT @ vectors.flatten(2).flatten(0, 1)
+        cell = edges.summed_shifts(vectors.flatten(2), self.structures)
         return total.transpose(0, 1), cell.unflatten(-1, (n, 3)).transpose(0, 1)
 
     def weighted_hessian(self, lengths: Tensor, harmonics: Tensor) -> Tensor:
@@ -109,6 +114,25 @@ class EdgeCoordinates:
     def __init__(self, geometry: EdgeGeometry) -> None:
         self.geometry = geometry
         self.kept = Memo()
+        self.several: defaultdict[tuple[Any, ...], Memo] = defaultdict(Memo)
+
+    def joined(
+        self, count: int, points: int, edges: EdgeList, mapped: Sequence[bool]
+    ) -> tuple[EdgeCoordinates, EdgeList]:
+        """Return coordinates, the same for all layers, and edges of several structures.
+
+        Args:
+            count: Number of structures.
+            points: Number of points of each.
+            edges: The edges; see `EdgeList.joined`.
+            mapped: For each of their tensors, True if it differs between the structures.
+        """
+        memo = self.several[count, points, *mapped]
+        joint: tuple[EdgeCoordinates, EdgeList] = memo.get_or_build(
+            edges,
+            lambda: (EdgeCoordinates(self.geometry), edges.joined(count, points, mapped)),
+        )
+        return joint
 
     def at(
         self, points: Tensor, cell: Tensor, edges: EdgeList, r_max: Tensor, strategy: Strategy
@@ -117,7 +141,7 @@ class EdgeCoordinates:
 
         Args:
             points: Positions of the points, Å, (points, 3).
-            cell: Lattice vectors, Å, (3, 3).
+            cell: Lattice vectors, Å, (3, 3); of several structures, (3 structures, 3).
             edges: The edges.
             r_max: Cutoff radius, Å, ().
             strategy: Nothing is kept if it is "differentiable".
@@ -133,6 +157,7 @@ class EdgeCoordinates:
                 self.geometry,
                 edges,
                 points.shape[0],
+                cell.shape[0] // 3,
                 vectors,
                 within,
                 lengths.contiguous(),

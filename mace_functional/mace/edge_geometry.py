@@ -13,6 +13,7 @@ g times l (l+2), and a name such as gl_y is the sum of a product over the harmon
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from math import factorial, sqrt
 
@@ -108,6 +109,12 @@ class EdgeLengths(LocalFunction):
         u = x / r
         identity = torch.eye(3, dtype=x.dtype, device=x.device)
         return (cotangent / r)[..., None] * (identity - u[..., :, None] * u[..., None, :])
+
+    @override
+    def joined(
+        self, count: int, rest: Sequence[Tensor], mapped: Sequence[bool]
+    ) -> tuple[EdgeLengths, Sequence[Tensor]]:
+        return self, rest
 
 
 @lru_cache

@@ -8,7 +8,7 @@ vector v,
     dPhi/dv = J^T (phi_r, phi_T W^T),
     d2Phi/dv2 dv = J^T (hv_r, hv_T W^T) + (phi_r d2r/dv2 + phi_T W^T d2Y/dv2) dv.
 
-Many vectors at one small structure are multiplied by matrices between all points instead
+Many vectors at a single small structure are multiplied by matrices between all points instead
 (`dense_messages`).
 """
 
@@ -143,6 +143,26 @@ class LayerMessages(SecondOrderOperation):
         one, other = ([t[None] for t in part] for part in (phi, d_phi))
         return _first(here.pulled_back(one)), _first(here.pulled_back(other, bent))
 
+    @override
+    def joined(
+        self, count: int, x: Tensors, rest: Tensors, mapped: Sequence[bool]
+    ) -> tuple[LayerMessages, Tensors] | None:
+        edges, points = EdgeList(*rest[:EDGE_TENSORS]), x[0].shape[0] // count
+        constants, first = rest[EDGE_TENSORS : EDGE_TENSORS + 2], EDGE_TENSORS + 2
+        if any(mapped[EDGE_TENSORS:first]) or points * count != x[self.required].shape[0]:
+            return None
+        if edges.factors is not None:
+            return None
+        radial_rest, radial_mapped = [edges.senders, *rest[first:]], [mapped[1], *mapped[first:]]
+        joint = self.passing.radial.joined(count, radial_rest, radial_mapped)
+        if joint is None:
+            return None
+        radial, (_, *tensors) = joint
+        coordinates, of_all = self.coordinates.joined(count, points, edges, mapped[:EDGE_TENSORS])
+        layer = LayerMessages(self.paths, radial, coordinates)
+        rest_of_all: list[Any] = [*of_all, *constants, *tensors]
+        return layer, rest_of_all
+
     def _at(self, at: Primals, strategy: Strategy) -> EdgeArguments:
         """Compute the coordinates of the edges and the arguments of the message passing."""
         (points, cell, *features), rest = at.x, at.rest
@@ -177,6 +197,8 @@ class LayerMessages(SecondOrderOperation):
         edges, points = EdgeList(*at.rest[:EDGE_TENSORS]), at.x[0]
         if edges.factors is not None:
             return True
+        if at.x[1].shape[0] > 3:
+            return False  # several structures
         return dense_pays(self.paths, points.shape[0], edges.senders, features, points.dtype)
 
     def _dense_product(self, at: Primals, v: Vectors, wanted: Wanted, features: bool) -> Outputs:

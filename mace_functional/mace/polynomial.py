@@ -127,12 +127,18 @@ class Polynomials(LocalFunction):
         monomials: The nonzero terms.
         elements: Rows of the weights, for each element in the structure.
         counts: Number of nodes of each of these elements, in the order of the nodes.
+        structures: Number of structures with these nodes, one after the other.
     """
 
     def __init__(
-        self, monomials: Monomials, elements: Sequence[int], counts: Sequence[int]
+        self,
+        monomials: Monomials,
+        elements: Sequence[int],
+        counts: Sequence[int],
+        structures: int = 1,
     ) -> None:
         self.monomials, self.elements, self.counts = monomials, elements, counts
+        self.structures = structures
 
     @override
     def value(self, x: Tensor, *rest: Tensor) -> Tensor:
@@ -159,6 +165,15 @@ class Polynomials(LocalFunction):
         jacobian, d_jacobian = jacobians.unbind(2)
         return value, jacobian, d_jacobian
 
+    @override
+    def joined(
+        self, count: int, rest: Sequence[Tensor], mapped: Sequence[bool]
+    ) -> tuple[Polynomials, Sequence[Tensor]] | None:
+        if any(mapped):
+            return None
+        structures = count * self.structures
+        return Polynomials(self.monomials, self.elements, self.counts, structures), rest
+
     def _in_blocks(
         self, rest: Sequence[Tensor], functions: Sequence[_Function], *points: Tensor
     ) -> list[Tensor]:
@@ -166,21 +181,26 @@ class Polynomials(LocalFunction):
         orders = [function.order for function in functions]
         coefficients = {order: self._coefficients(order, rest) for order in set(orders)}
         largest = max(self.monomials.terms[order].places.shape[1] for order in orders)
-        x = points[0]
-        floats = largest * x.shape[1]
+        channels, device = points[0].shape[1], points[0].device
+        floats = self.structures * largest * channels
+        points = tuple(t.unflatten(0, (self.structures, -1)) for t in points)
         by_slice: list[list[Tensor]] = [[] for _ in functions]
         start = 0
         for element, count in enumerate(self.counts):
-            for rows in node_slices(start, count, floats, MAX_BLOCK_FLOATS, x.device):
-                block = [t[rows].permute(2, 0, 1) for t in points]
+            for rows in node_slices(start, count, floats, MAX_BLOCK_FLOATS, device):
+                block = [t[:, rows].flatten(0, 1).permute(2, 0, 1) for t in points]
                 one = torch.ones_like(block[0][:1])
                 block[0] = torch.cat([block[0], one])
                 for function, results in zip(functions, by_slice, strict=True):
                     c = coefficients[function.order][element]
-                    results.append(function.evaluate(self.monomials, c, *block))
+                    result = function.evaluate(self.monomials, c, *block)
+                    results.append(result.unflatten(1, (self.structures, -1)))
             start += count
         return [
-            torch.cat(results, 1).permute(1, 2, 0).unflatten(-1, function.shape(self.monomials))
+            torch.cat(results, 2)
+            .flatten(1, 2)
+            .permute(1, 2, 0)
+            .unflatten(-1, function.shape(self.monomials))
             for function, results in zip(functions, by_slice, strict=True)
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -37,6 +38,37 @@ class RadialFunction:
         self.names = list(named)
         self.widths = len(named), len(nodes)
         self.tensors = (*named.values(), *nodes, *network.tensors())
+
+    def joined(
+        self, count: int, rest: Sequence[Tensor], mapped: Sequence[bool]
+    ) -> tuple[RadialFunction, list[Tensor]] | None:
+        """Return the function of the edges of several structures, one after the other.
+
+        Args:
+            count: Number of structures.
+            rest: Senders of each edge, (nodes, K), and `tensors`. Those that differ between the
+                structures have a first dimension of size `count`.
+            mapped: For each of them, True if it differs between the structures.
+
+        Returns:
+            The function, with senders and `tensors` of all structures; None if parameters differ.
+        """
+        start, vectors = 1 + self.widths[0], self.widths[1]
+        stop = start + vectors
+        if any((*mapped[1:start], *mapped[stop:])):
+            return None
+        senders, *nodes = (
+            t if differs else t.expand(count, *t.shape)
+            for t, differs in zip(
+                (rest[0], *rest[start:stop]), (mapped[0], *mapped[start:stop]), strict=True
+            )
+        )
+        joined = copy(self)
+        species, sender_species = self.species
+        joined.species = species.repeated(count), sender_species.repeated(count)
+        first = sum(sender_species.counts) * torch.arange(count, device=senders.device)
+        of_all = (senders + first[:, None, None]).flatten(0, 1)
+        return joined, [of_all, *rest[1:start], *(t.flatten(0, 1) for t in nodes), *rest[stop:]]
 
     def inputs(
         self, lengths: Tensor, senders: Tensor, tensors: Sequence[Tensor], order: int

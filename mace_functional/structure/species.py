@@ -22,6 +22,10 @@ class Species(NamedTuple):
     numbers: tuple[int, ...]
     counts: tuple[int, ...]
 
+    def repeated(self, count: int) -> Species:
+        """Return the elements of the nodes of several such structures, one after the other."""
+        return Species(count * self.elements, count * self.numbers, count * self.counts)
+
     def expand(self, rows: Tensor) -> Tensor:
         """Repeat the values of the elements (elements, ...) for their nodes (nodes, ...)."""
         pairs = zip(rows.unbind(), self.counts, strict=True)

@@ -15,6 +15,7 @@ they are images of the nodes in other cells.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
@@ -76,15 +77,50 @@ class EdgeList(NamedTuple):
 
         Args:
             points: Positions of the points, Å, (points, 3).
-            cell: Lattice vectors, Å, (3, 3).
+            cell: Lattice vectors, Å, (3, 3); of several structures, (3 structures, 3).
         """
         return self.from_senders(points, gather(points, self.senders), cell)
 
     def from_senders(self, points: Tensor, senders: Tensor, cell: Tensor) -> Tensor:
         """Return the edge vectors, given also the points of the senders, Å, (nodes, K, 3)."""
         nodes = points.index_select(0, self.receivers)
-        vectors = nodes[:, None] - senders + self.unit_shifts @ cell
+        vectors = nodes[:, None] - senders + self.shifts(cell)
         return torch.where(self.mask[..., None], vectors, torch.ones_like(vectors))
+
+    def shifts(self, cell: Tensor) -> Tensor:
+        """Return `S cell`, (nodes, K, any), for columns of lattice vectors (3 structures, any)."""
+        cells = cell.unflatten(0, (-1, 3))
+        shifts = self._by_structure(cells.shape[0]) @ cells
+        return shifts.reshape(*self.senders.shape, cell.shape[-1])
+
+    def summed_shifts(self, values: Tensor, structures: int) -> Tensor:
+        """Return the sums of `S^T values`, (3 structures, any), over the edges of each structure.
+
+        Args:
+            values: Values of the edges, (nodes, K, any).
+            structures: Number of structures, whose nodes come one after the other.
+        """
+        by_structure = values.unflatten(0, (structures, -1)).flatten(1, 2)
+        return (self._by_structure(structures).mT @ by_structure).flatten(0, 1)
+
+    def joined(self, count: int, points: int, mapped: Sequence[bool]) -> EdgeList:
+        """Return the edges of several structures, one after the other.
+
+        Args:
+            count: Number of structures.
+            points: Number of points of each.
+            mapped: For each tensor, True if its first dimension is the structures; False if all
+                structures share it. There are no factors.
+        """
+        pairs = zip(self[:-1], mapped[:-1], strict=True)
+        each = (t if m else t.expand(count, *t.shape) for t, m in pairs)
+        receivers, senders, *others = each
+        first = points * torch.arange(count, device=senders.device)
+        receivers, senders = receivers + first[:, None], senders + first[:, None, None]
+        return EdgeList(*(t.flatten(0, 1) for t in (receivers, senders, *others)))
+
+    def _by_structure(self, structures: int) -> Tensor:
+        return self.unit_shifts.unflatten(0, (structures, -1)).flatten(1, 2)
 
 
 class EdgeTopology(Protocol):

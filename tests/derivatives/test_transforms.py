@@ -10,6 +10,7 @@ import itertools
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import mace_functional as mf
+from mace_functional.autodiff.local import _Matrices
+from mace_functional.mace.layer_messages import LayerMessages
 
 
 def models(*quick: str, without: str = "") -> list[Any]:
@@ -476,6 +479,99 @@ def test_vmap_over_a_batch_of_structures_equals_the_loop(name):
         expected = product(s.graph, s.positions, s.cell, v[: len(s.positions)])
         assert_close(one[: len(expected)], expected, 1e-12)
         assert not one[len(expected) :].any()
+
+
+@pytest.mark.parametrize("name", models("attention-tanh"))
+def test_hessians_and_third_derivatives_of_a_batch_equal_the_loop(name):
+    model = load(name)
+    several = [mf.from_ase(atoms, model) for atoms in batch_of_structures()[3:5]]
+    batch = mf.batch(several)
+
+    def hessian(graph: Any, x: Tensor, cell: Tensor, **options: Any) -> Tensor:
+        return mf.hessian(mf.energy_fn(model, graph), **options)(x, cell, model.params)
+
+    def along(graph: Any, x: Tensor, cell: Tensor) -> Tensor:
+        product = mf.hvp(mf.energy_fn(model, graph))
+        v = torch.sin(x + 1) * graph.atom_mask[:, None]
+        return jvp(lambda y: product(y, cell, model.params, v), (x,), (v,))[1]
+
+    found = vmap(hessian)(batch.graph, batch.positions, batch.cell)
+    chunks = vmap(partial(hessian, chunk_size=5))(batch.graph, batch.positions, batch.cell)
+    thirds = vmap(along)(batch.graph, batch.positions, batch.cell)
+    for k, s in enumerate(several):
+        n = len(s.positions)
+        expected = hessian(s.graph, s.positions, s.cell)
+        for one in (found[k], chunks[k]):
+            assert_close(one[:n, :, :n], expected, 1e-12)
+            assert not one[n:].any()
+            assert not one[:, :, n:].any()
+        assert_close(thirds[k][:n], along(s.graph, s.positions, s.cell), 1e-11)
+
+
+@pytest.mark.parametrize("mode", ["forward", pytest.param("reverse", marks=pytest.mark.slow)])
+def test_derivatives_of_a_batch_of_products_equal_those_of_the_sum(mode):
+    """Derivatives by a shift of all positions, and by the cell that they share."""
+    model = load("density-agnesi-zbl")
+    s = mf.from_ase(crystal(), model)
+    shifts = torch.stack([0.05 * random_like(s.positions, seed) for seed in range(2)])
+    energy = mf.energy_fn(model, s.graph)
+    v, w = (random_like(s.positions, seed) for seed in (7, 8))
+
+    def one(x: Tensor, cell: Tensor) -> Tensor:
+        pull_back = vjp(lambda y: grad(energy)(y, cell, model.params), x)[1]
+        return (vmap(pull_back)(torch.stack([v, x]))[0] * w).sum()
+
+    def mapped(x: Tensor, cell: Tensor) -> Tensor:
+        return vmap(lambda dx: one(x + dx, cell))(shifts).sum()
+
+    def summed(x: Tensor, cell: Tensor) -> Tensor:
+        return one(x + shifts[0], cell) + one(x + shifts[1], cell)
+
+    args = s.positions, s.cell
+    if mode == "forward":
+        found, expected = ([jvp(f, args, (v, args[1]))[1]] for f in (mapped, summed))
+    else:
+        found, expected = (grad(f, (0, 1))(*args) for f in (mapped, summed))
+    for ours, plain in zip(found, expected, strict=True):
+        assert_close(ours, plain, 1e-11)
+
+
+METHODS = "value", "gradient", "product"
+
+
+def test_a_batch_of_structures_never_takes_the_slow_strategy(monkeypatch):
+    """Gradients, products and Hessians of a batch are computed like those of one structure."""
+    asked: list[tuple[str, str]] = []
+
+    def recorded(method: Any) -> Any:
+        def call(*args: Any) -> Any:
+            asked.append((method.__qualname__, args[-1]))
+            return method(*args)
+
+        return call
+
+    for kind, name in itertools.product((LayerMessages, _Matrices), METHODS):
+        monkeypatch.setattr(kind, name, recorded(getattr(kind, name)))
+    model = load("density-agnesi-zbl")
+    several = [mf.from_ase(atoms, model) for atoms in [compressed_methanol()] * 3]
+    batch = mf.batch(several)
+
+    for quantity in (
+        lambda energy, *args: grad(energy)(*args),
+        lambda energy, *args: mf.hvp(energy)(*args, torch.sin(args[0])),
+        lambda energy, *args: mf.hessian(energy, chunk_size=7)(*args),
+    ):
+
+        def of_structure(graph: Any, x: Tensor, cell: Tensor, quantity: Any = quantity) -> Tensor:
+            return quantity(mf.energy_fn(model, graph), x, cell, model.params)
+
+        vmap(of_structure)(batch.graph, batch.positions, batch.cell)
+        mapped = asked.copy()
+        asked.clear()
+        of_structure(several[0].graph, several[0].positions, several[0].cell)
+        assert mapped == asked
+        asked.clear()
+        assert "differentiable" not in {strategy for _, strategy in mapped}
 
 
 def test_gradient_by_parameters_of_a_batch_is_the_sum_of_the_gradients():
