@@ -16,6 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from mace_functional.cli.console import BOLD, Console
+from mace_functional.expansion import ThermalExpansion
 from mace_functional.interop.ase import MaceCalculator
 from mace_functional.phonons.acoustic import AcousticBranches
 from mace_functional.phonons.mesh_sums import ConvergedThermo
@@ -25,6 +26,9 @@ from mace_functional.screening.table import ROOM
 from mace_functional.units import EV_PER_MOLECULE
 from mace_functional.vibrations.harmonic_modes import LARGEST_FORCE, SOFT
 from mace_functional.vibrations.thermodynamics import HarmonicThermo
+
+CP_COLUMN = ("Cp\nJ/(g K)", ("heat_capacity_at_constant_pressure_J_per_gK", "{:.4f}"))
+"""Heading, result and format of the column of the heat capacity at constant pressure."""
 
 
 @contextmanager
@@ -77,6 +81,21 @@ def thermo_results(thermo: HarmonicThermo, atoms: Atoms) -> dict[str, Any]:
         "free_energy_eV": thermo.free_energy.tolist(),
         "internal_energy_eV": thermo.internal_energy.tolist(),
         "zero_point_energy_eV": float(thermo.zero_point_energy),
+    }
+
+
+def expansion_results(expansion: ThermalExpansion | None, thermo: HarmonicThermo) -> dict[str, Any]:
+    """Return Cp and thermal expansion for JSON; None without a calculation of them."""
+    if expansion is None:
+        return {
+            "heat_capacity_at_constant_pressure_J_per_gK": None,
+            "thermal_expansion_per_K": None,
+        }
+    difference = (expansion.specific_cp - expansion.specific_cv).cpu()
+    cv = thermo.molar_heat_capacity.cpu() / expansion.mass
+    return {
+        "heat_capacity_at_constant_pressure_J_per_gK": (cv + difference).tolist(),
+        "thermal_expansion_per_K": expansion.expansion.tolist(),
     }
 
 
@@ -183,6 +202,15 @@ def print_thermo(console: Console, results: dict[str, Any], title: str, note: st
         "F\neV": ("free_energy_eV", "{:.4f}"),
         "U\neV": ("internal_energy_eV", "{:.4f}"),
     }
+    if results.get("heat_capacity_at_constant_pressure_J_per_gK") is not None:
+        del columns["Cv\nk_B/atom"]  # the table has 80 characters
+        columns = {
+            name: values
+            for old in columns
+            for name, values in (
+                [(old, columns[old]), CP_COLUMN] if old == "Cv\nJ/(g K)" else [(old, columns[old])]
+            )
+        }
     missing = results.get("missing_at_gamma")
     if missing is not None and missing["about_J_per_gK"] is not None:
         columns["missing\nJ/(g K)"] = ("missing", "{:.4f}")
@@ -196,6 +224,26 @@ def print_thermo(console: Console, results: dict[str, Any], title: str, note: st
     for row in zip(*(results[key] for key, _ in columns.values()), strict=True):
         table.add_row(*(form.format(x) for x, (_, form) in zip(row, columns.values(), strict=True)))
     console.print(table)
+
+
+def print_expansion(console: Console, results: dict[str, Any]) -> None:
+    """Print the thermal expansion at the temperature nearest to 300 K, if it was computed.
+
+    Args:
+        console: Console for the results.
+        results: Results of a subcommand, including those of `expansion_results`.
+    """
+    expansion, temperatures = results["thermal_expansion_per_K"], results["temperatures_K"]
+    if expansion is None:
+        return
+    nearest = min(range(len(temperatures)), key=lambda i: abs(temperatures[i] - ROOM))
+    tensor = expansion[nearest]
+    axes = ", ".join(f"{1e6 * tensor[i][i]:.2f}" for i in range(3))
+    console.print(
+        f"thermal expansion at {temperatures[nearest]:g} K: volume "
+        f"{1e6 * sum(tensor[i][i] for i in range(3)):.2f}, along x, y, z {axes} 1e-6/K; "
+        "it and Cp are to first order"
+    )
 
 
 def print_forces(console: Console, largest_force: float, results: dict[str, Any]) -> None:

@@ -20,10 +20,12 @@ from mace_functional.cli.options import symprec_of
 from mace_functional.cli.output_files import write_figure, write_json
 from mace_functional.cli.printed_results import (
     convergence_results,
+    expansion_results,
     mesh_text,
     missing_results,
     no_warnings_of_printed_results,
     print_convergence,
+    print_expansion,
     print_forces,
     print_missing,
     print_soft,
@@ -34,6 +36,7 @@ from mace_functional.cli.printed_results import (
     thermo_results,
 )
 from mace_functional.cli.ranges import numbers_in
+from mace_functional.expansion import thermal_expansion
 from mace_functional.phonons import (
     Mesh,
     MeshModes,
@@ -69,6 +72,11 @@ def run(options: argparse.Namespace) -> None:
             _mesh_of(atoms, choice, symmetry=False)
     free = _fix_other_atoms(options, atoms, choice)
     check_molecule(options, atoms, free)
+    if options.cp and (not atoms.pbc.any() or len(free) < len(atoms)):
+        raise ValueError(
+            "--cp needs a crystal whose atoms are all free: a molecule and fixed atoms have no "
+            "thermal expansion; leave out --cp"
+        )
     if choice is None:
         check_vibrates(atoms, free, options.file)
     model, relaxation = load_and_relax(options, atoms, console)
@@ -99,6 +107,16 @@ def run(options: argparse.Namespace) -> None:
             thermo = harmonic_thermo(modes, options.temperatures)
         else:
             thermo, branches = mesh_thermo(on_mesh, options.temperatures).thermo, NO_BRANCHES
+        expansion = None
+        if options.cp:
+            expansion = thermal_expansion(
+                model,
+                atoms,
+                options.temperatures,
+                mesh=(1, 1, 1) if on_mesh is None else on_mesh.mesh,
+                symprec=symprec_of(options),
+                progress=console.is_terminal,
+            )
         subject = structure_results(options, atoms, model, relaxation)
         gas = ideal_gas_results(options, subject["energy_eV"], atoms, modes, free)
     results: dict[str, Any] = {
@@ -109,6 +127,7 @@ def run(options: argparse.Namespace) -> None:
         "mesh": None if on_mesh is None else _mesh(on_mesh),
         "mesh_convergence": None if converged is None else convergence_results(converged),
         **thermo_results(thermo, atoms[free]),
+        **expansion_results(expansion, thermo),
         "missing_at_gamma": missing_results(branches, thermo, atoms),
         "ideal_gas": gas,
         "part_of_thermodynamics": None if _is_extended(atoms, modes) else VIBRATIONS_ONLY,
@@ -211,6 +230,7 @@ def _print(results: dict[str, Any]) -> None:
     note = "" if part is None else f"Cv, S, F and U: {part}"
     print_thermo(console, results, f"Harmonic thermodynamics, per {per}", note)
     print_ideal_gas(console, results)
+    print_expansion(console, results)
     print_missing(console, results)
     if results["mesh_convergence"] is not None:
         print_convergence(console, results["mesh_convergence"])

@@ -27,6 +27,13 @@ def add_parser(subparsers: Any) -> None:
     )
     add_options(parser)
     add_mesh(parser, "a crystal")
+    parser.add_argument(
+        "--cp",
+        action="store_true",
+        help="add the heat capacity of a crystal at constant pressure, to first order in its "
+        "thermal expansion; needs relaxed positions and cell, and takes one more derivative of the "
+        "dynamical matrices for each strain that keeps the symmetry",
+    )
     parser.add_several(
         "--free",
         can_be=is_any_of(RANGE.pattern),

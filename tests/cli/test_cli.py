@@ -65,6 +65,30 @@ def test_thermo_writes_what_the_library_computes(checkpoint, crystal, tmp_path, 
     assert "imaginary modes, left out of the sums" in printed
 
 
+def test_thermo_with_cp_writes_what_the_library_computes(tmp_path, capsys):
+    path, out = tmp_path / "silicon.cif", tmp_path / "out.json"
+    model = mf.load_model("embedded")
+    ase.io.write(path, mf.relax(model, bulk("Si", "diamond", a=5.46), symmetry=True).atoms)
+    words = ["thermo", path, "--model", "embedded", "--cp", "--temperatures", 100, 300]
+    assert main([str(word) for word in [*words, "--json", out]]) == 0
+    results = json.loads(out.read_text())
+    atoms = ase.io.read(path)
+    expected = mf.thermal_expansion(model, atoms, [100, 300], mesh=(1, 1, 1))
+    cp = results["heat_capacity_at_constant_pressure_J_per_gK"]
+    np.testing.assert_allclose(cp, expected.specific_cp, rtol=1e-9)
+    np.testing.assert_allclose(results["heat_capacity_J_per_gK"], expected.specific_cv, rtol=1e-9)
+    np.testing.assert_allclose(results["thermal_expansion_per_K"], expected.expansion, atol=1e-12)
+    printed = capsys.readouterr().out
+    assert f"{cp[1]:.4f}" in printed
+    assert "thermal expansion at 300 K" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_cp_of_a_molecule_is_refused(capsys):
+    assert main(["thermo", "ethanol", "--model", "embedded", "--cp"]) == 2
+    assert "--cp needs a crystal" in capsys.readouterr().err
+
+
 def test_thermo_of_a_molecule_removes_rotations_too(checkpoint, tmp_path, capsys):
     path, out = tmp_path / "water.xyz", tmp_path / "out.json"
     ase.io.write(path, molecule("H2O"))

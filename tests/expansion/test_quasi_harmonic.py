@@ -172,18 +172,22 @@ def test_bad_input_is_refused():
 @pytest.mark.parametrize(
     ("atoms", "temperatures", "scales"),
     [
-        (bulk("Si", "diamond", a=5.46), np.arange(0, 1001, 20.0), (0.994, 1.009)),
-        (bulk("NaCl", "rocksalt", a=5.69), np.arange(0, 801, 20.0), (0.99, 1.04)),
+        (bulk("Si", "diamond", a=5.46), np.arange(0, 601, 10.0), (0.996, 1.006)),
+        (bulk("NaCl", "rocksalt", a=5.69), np.arange(0, 401, 10.0), (0.996, 1.028)),
     ],
     ids=["silicon", "salt"],
 )
 def test_eleven_volumes_of_phonopy(atoms, temperatures, scales):
-    """Volume, alpha and Cp to 1 % of their range, with a fifth of the evaluations."""
+    """Volume, alpha and Cp to 1 % of their range, with a fifth of the evaluations.
+
+    Both begin with the relaxed crystal. A derivative of D(q) by strain counts as one evaluation.
+    """
     qha = pytest.importorskip("phonopy.qha.core")
     model = mf.load_model(shared_file("weights", "MACE-MP-0_small.model"))
     mesh = (4, 4, 4)
+    relaxed_atoms = mf.relax(model, atoms, symmetry=True, fmax=1e-5).atoms
     found = mf.quasi_harmonic(
-        model, atoms, temperatures, mesh=mesh, max_cells=2, fmax=1e-4, chunk_size=None
+        model, relaxed_atoms, temperatures, mesh=mesh, max_cells=2, fmax=1e-4, chunk_size=None
     )
     cells = [scale * found.atoms.cell.array for scale in np.linspace(*scales, 11)]
     energies, thermo = free_energies(model, found.atoms, cells, temperatures, mesh)
@@ -208,9 +212,7 @@ def test_eleven_volumes_of_phonopy(atoms, temperatures, scales):
         (EV_PER_MOLECULE * found.cp, expected.heat_capacity_P_polyfit),
     ):
         ours, theirs = ours.numpy()[2 : n - 1], np.array(theirs)[2 : n - 1]
-        print("largest difference over range:", np.abs(ours - theirs).max() / np.ptp(theirs))
         assert np.abs(ours - theirs).max() < 0.01 * np.ptp(theirs)
-    print("evaluations:", found.n_matrices + found.n_gradients, 11 * (len(found.mesh.q) + 1))
     assert found.n_matrices + found.n_gradients <= 11 * (len(found.mesh.q) + 1) / 5
     if atoms.symbols[0] == "Si":
         assert found.volumetric_expansion.min() < 0
@@ -220,7 +222,6 @@ def test_eleven_volumes_of_phonopy(atoms, temperatures, scales):
 def test_a_hexagonal_crystal_against_a_scan_of_both_lattice_parameters():
     atoms, t, mesh = relaxed("hcp"), 15.0, (3, 3, 2)
     found = quasi_harmonic(xenon(), atoms, t, mesh=mesh, tolerance=1e-3)
-    a0, c0 = found.lattice_parameters[0, [0, 2]].tolist()
     a, c = (m.ravel() for m in np.meshgrid(np.linspace(-1, 1, 5), np.linspace(-1, 1, 5)))
     cells = [
         found.cells[0].numpy() * np.array([1 + 4e-3 * x, 1 + 4e-3 * x, 1 + 4e-3 * y])
@@ -235,7 +236,6 @@ def test_a_hexagonal_crystal_against_a_scan_of_both_lattice_parameters():
     curvature = np.array([[2 * fit[2, 0], fit[1, 1]], [fit[1, 1], 2 * fit[0, 2]]])
     shift = -4e-3 * np.linalg.solve(curvature, slopes)
     strain_a, strain_c = found.strain[0].diagonal()[[0, 2]].tolist()
-    print("strains", strain_a, strain_c, "shift of the scan", shift, a0, c0)
     assert abs(shift[0]) < 0.01 * strain_a
     assert abs(shift[1]) < 0.01 * strain_c
     assert strain_c > 1.05 * strain_a

@@ -12,6 +12,8 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 from matplotlib.colors import to_rgba
+from pair_crystals import relaxed as relaxed_crystal
+from pair_crystals import xenon
 from scipy.integrate import trapezoid
 
 import mace_functional as mf
@@ -311,3 +313,24 @@ def test_young_moduli_of_a_slab_are_one_section_and_a_rod_is_refused():
     rod = dataclasses.replace(slab, axes=crystal.axes[:1])
     with pytest.raises(ValueError, match="a rod has one direction"):
         young_figure(rod)
+
+
+def test_expansion_has_one_curve_for_each_different_direction():
+    atoms = relaxed_crystal("hcp")
+    result = mf.thermal_expansion(xenon(), atoms, [60.0, 5.0, 20.0], mesh=(1, 1, 2))
+    expansion, strain = figures.expansion_figure(result).axes
+    assert [text.get_text() for text in expansion.get_legend().get_texts()] == ["x, y", "z"]
+    along = {line.get_label(): line.get_xydata().T for line in strain.lines}
+    np.testing.assert_array_equal(along["z"][0], [5, 20, 60])
+    np.testing.assert_allclose(along["z"][1], 100 * result.strain[[1, 2, 0], 2, 2])
+
+
+def test_gruneisen_parameters_without_rigid_motions():
+    found = mf.gruneisen(
+        xenon(), relaxed_crystal("fcc"), [(0, 0, 0), (0.5, 0, 0)], strains="symmetric"
+    )
+    (axes,) = figures.gruneisen_figure(found, unit="THz").axes
+    points = np.ma.masked_invalid(axes.collections[0].get_offsets())
+    drawn = np.asarray(points[~np.ma.getmaskarray(points).any(1)])
+    np.testing.assert_allclose(drawn[:, 0], found.frequencies_in("THz")[1])
+    np.testing.assert_allclose(drawn[:, 1], found.parameters[1])
