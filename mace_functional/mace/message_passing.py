@@ -60,6 +60,10 @@ Several such tensors fit the cache together (8 bytes each in float64: 2 MiB a te
 """
 
 
+FEW = 8
+"""Number of vectors for which blocks are small enough that all their tensors fit the cache."""
+
+
 class MessagePassing(SecondOrderOperation):
     """The messages of one layer as a function of lengths, couplings and features.
 
@@ -86,7 +90,7 @@ class MessagePassing(SecondOrderOperation):
             order: Order of the highest radial derivative.
             features: True if derivatives by the features are needed.
         """
-        return _Arguments.of(self, at).blocks(order, features, "streamed", 1)
+        return _Arguments.of(self, at).blocks(order, features, "streamed", FEW)
 
     @override
     def value(self, at: Primals, strategy: Strategy) -> Outputs:

@@ -94,10 +94,10 @@ def lennard_jones_derivatives(positions: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 @functools.cache
-def random_mace() -> tuple[Callable[..., Tensor], Tensor, Tensor, dict[str, Tensor]]:
+def random_mace(cells: int = 1) -> tuple[Callable[..., Tensor], Tensor, Tensor, dict[str, Tensor]]:
     """Energy, positions, cell and parameters of a random MACE on a rattled crystal."""
     model = mf.load_model(build(seed=4, avg_num_neighbors=3.0))
-    s = mf.from_ase(silica(), model)
+    s = mf.from_ase(silica().repeat((cells, 1, 1)), model)
     return mf.energy_fn(model, s.graph), s.positions, s.cell, model.params
 
 
@@ -287,7 +287,7 @@ def test_budget_too_small_for_one_column_says_what_to_do(mode):
 
 
 def test_budget_sets_the_number_of_columns_at_once():
-    energy, *arguments = random_mace()
+    energy, *arguments = random_mace(cells=8)
     _, one = peak_memory(lambda: mf.hessian(energy, chunk_size=1)(*arguments))
     _, all_ = peak_memory(lambda: mf.hessian(energy, chunk_size=None)(*arguments))
     _, small = peak_memory(lambda: mf.hessian(energy, memory_budget=one)(*arguments))
