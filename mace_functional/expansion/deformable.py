@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -12,12 +12,15 @@ from torch import Tensor
 
 from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.derivatives import hessian
+from mace_functional.derivatives.forces_and_virial import energy_forces_virial
 from mace_functional.elasticity.tensor import Ions, solve_hessian, strain_derivatives
 from mace_functional.elasticity.voigt import expand, from_voigt
 from mace_functional.expansion.mode_gruneisen import StrainedMatrix, strained_matrix_fn
 from mace_functional.phonons.dynamical_matrix import dynamical_matrix_fn
 from mace_functional.phonons.modes import check_crystal, rigid_basis
-from mace_functional.phonons.phonons import Phonons, phonons_of
+from mace_functional.phonons.phonons import Diagnostics, Phonons
+from mace_functional.structure.connectivity import parts_of
+from mace_functional.structure.selection import refuse_constraints
 from mace_functional.support.validation import in_order
 from mace_functional.vibrations.rigid import internal_motions
 
@@ -32,8 +35,9 @@ class DeformableCrystal:
     """A crystal with everything that a strain changes to first order.
 
     Attributes:
-        potential: The potential.
         atoms: The structure.
+        phonons: Phonons of the structure, for rigid motions and the largest force; errors of the
+            dynamical matrix are not computed and NaN.
         energy: Energy, eV.
         virial: First derivative of the energy by the strain, eV, (3, 3).
         stiffness: Second derivative of the energy by the strain, eV, (3, 3, 3, 3): the elastic
@@ -41,8 +45,8 @@ class DeformableCrystal:
         strained_matrix: Function of q and strains (S, 3, 3) that returns D and dD/de.
     """
 
-    potential: Potential
     atoms: Atoms
+    phonons: Phonons
     energy: float
     virial: Tensor
     stiffness: Tensor
@@ -71,6 +75,7 @@ class DeformableCrystal:
             raise ValueError(f"ions must be 'relaxed' or 'clamped', not {ions!r}")
         refuse_transforms(what, "gruneisen_fn", potential.params)
         check_crystal(atoms, what)
+        refuse_constraints(atoms, what, "remove them: a strain moves all atoms")
         s = potential.structure(atoms)
         energy = potential.energy_fn(s.topology)
         e_args = (s.positions, s.cell, potential.params)
@@ -87,19 +92,26 @@ class DeformableCrystal:
         def strained_matrix(q: Tensor, strains: Tensor) -> StrainedMatrix:
             return matrix(q, *e_args, s.masses, strains.to(s.cell), response)
 
+        first = energy_forces_virial(energy)(*e_args)
         return cls(
-            potential=potential,
             atoms=atoms.copy(),
-            energy=float(energy(*e_args)),
+            phonons=Phonons(
+                dynamical_matrix=lambda q: dynamical_matrix(q, *e_args, s.masses),
+                atoms=atoms.copy(),
+                masses=s.masses,
+                diagnostics=Diagnostics(
+                    largest_force=float(first.forces.norm(dim=1).max()),
+                    largest_stress=None,
+                    acoustic_sum_residual=math.nan,
+                    asymmetry=math.nan,
+                ),
+                parts=parts_of(s.topology, s.positions, s.cell),
+            ),
+            energy=float(first.energy),
             virial=by_strain.virial,
             stiffness=from_voigt(second),
             strained_matrix=strained_matrix,
         )
-
-    @cached_property
-    def phonons(self) -> Phonons:
-        """Phonons of the structure, with its rigid motions and diagnostics."""
-        return phonons_of(self.potential, self.atoms, method="replicas")
 
     def internal(self, q: Tensor) -> Tensor | None:
         """Return a basis of all motions at q but the rigid ones, (3N, M); None if all are."""
