@@ -39,6 +39,7 @@ from torch import Tensor
 from mace_functional.autodiff.primitive import Outputs
 from mace_functional.autodiff.second_order import Vectors
 from mace_functional.mace.edge_arguments import EdgeArguments, split_by_path
+from mace_functional.mace.edge_coordinates import EdgePoint
 from mace_functional.mace.message_passing import MessagePassing, NodeBlock
 from mace_functional.mace.messages import Path, Variables, gradient
 from mace_functional.mace.waves import as_real, as_waves
@@ -180,17 +181,16 @@ class _Matrices:
         self, paths: Sequence[Path], at: EdgeArguments, features: bool, curvature: bool
     ) -> None:
         self.paths, self.at = paths, at
-        sources = at.primals.x[1 + len(paths) :]
-        self.factors = at.point.edges.factors
-        dtype = at.point.vectors.dtype if self.factors is None else self.factors.dtype
-        new = partial(at.point.vectors.new_zeros, dtype=dtype)
-        empty = partial(at.point.vectors.new_empty, dtype=dtype)
-        nodes, neighbours = at.point.edges.senders.shape
-        self.rows, self.senders = 3 * at.point.points + 9, sources[0].shape[0]
+        sources, point = at.primals.x[1 + len(paths) :], at.point
+        nodes, neighbours = point.edges.senders.shape
+        self.rows, self.senders = 3 * point.points + 9, sources[0].shape[0]
+        self.incidence, self.sent = _incidence(point, self.senders)
+        new = partial(self.incidence.new_zeros, dtype=self.incidence.dtype)
+        empty = partial(self.incidence.new_empty, dtype=self.incidence.dtype)
         self.j = [empty(self.rows, nodes, 2 * p.l3 + 1, p.channels) for p in paths]
         self.m, self.q, self.q_of_senders = [], [], []
         shape = nodes, neighbours, 3, 3
-        self.second = at.point.vectors.new_zeros(shape) if curvature else None
+        self.second = point.vectors.new_zeros(shape) if curvature else None
         self.phi: list[Variables] = []
         for source, h in enumerate(sources if features else ()):
             width = sum(2 * path.l3 + 1 for path in paths if path.source == source)
@@ -226,21 +226,8 @@ class _Matrices:
                 h = product[k].view(*t.shape[:2], 1, 1, -1)
                 for a, one in enumerate(left[..., None].unbind(2)):
                     by_v = by_v.addcmul_(one, h[:, a]) if by_v.ndim else one * h[:, a]
-            self._to_rows(self.j[p][:, node], node, by_v)
-
-    def _to_rows(self, out: Tensor, node: int, by_v: Tensor) -> None:
-        """Add derivatives by the edge vectors of a node, (K, 3, ...), to all rows."""
-        edges, points = self.at.point.edges, self.at.point.points
-        by_points = -self._by_point(node, by_v, points)
-        if self.factors is None:
-            of_receiver = -by_points.sum(0, keepdim=True)
-            by_cell = edges.unit_shifts[node].mT @ by_v.flatten(1)
-            out[-9:] = by_cell.view(9, *by_v.shape[2:])
-        else:
-            of_receiver = by_v.sum(0, keepdim=True).to(by_points.dtype)
-            out[-9:] = 0
-        by_points.index_add_(0, edges.receivers[node : node + 1], of_receiver)
-        out[:-9] = by_points.flatten(0, 1)
+            by_rows = _times(self.incidence[node], by_v)  # (points + 3, 3, 2 l3+1, channels)
+            self.j[p][:, node] = by_rows.flatten(0, 1)
 
     def _add_by_features(self, block: NodeBlock, k: int, node: int) -> None:
         first = [0] * len(self.m)
@@ -248,9 +235,8 @@ class _Matrices:
             t, weights = block.variables.couplings[p][k], block.edges.weights[p][k]
             place = slice(first[path.source], first[path.source] + t.shape[-1])
             first[path.source] = place.stop
-            by_h = t[..., None] * weights[:, :, None]
-            total = self._by_point(node, by_h, self.senders)
-            self.m[path.source][:, :, :, node, place] = total.permute(3, 0, 1, 2)
+            by_senders = _times(self.sent[node], t[..., None] * weights[:, :, None])
+            self.m[path.source][:, :, :, node, place] = by_senders.permute(3, 0, 1, 2)
 
     def _add_curvature(self, block: NodeBlock, u: Tensor, dts: Sequence[Tensor]) -> None:
         assert self.second is not None
@@ -275,29 +261,14 @@ class _Matrices:
                 if path.source == source:
                     dt_g = (dts[p].flatten(0, 2) @ g[p][k]).view(by_vh.shape)
                     by_vh = torch.addcmul(by_vh, block.edges.weights[p][k][:, None], dt_g)
-            total = self._by_point(node, by_vh, self.senders)
-            without = total
-            if self.factors is not None:
-                without = self._by_point(node, by_vh, self.senders, plain=True)
-            self.q_of_senders[source] -= without
-            receiver = edges.receivers[node : node + 1]
+            sent, cell = self.sent[node], self.incidence[node, -3:]
+            by_senders = _times(sent, by_vh)
             by_points = q[:-9].unflatten(0, (-1, 3))
-            by_points.index_add_(0, receiver, total.transpose(0, 1)[None])
-            for a, shift in enumerate(edges.unit_shifts[node].unbind(-1)):
-                if self.factors is None:
-                    by_shift = shift[:, None, None, None] * by_vh
-                    by_cell = self._by_point(node, by_shift, self.senders)
-                    q[-9:][3 * a : 3 * a + 3] += by_cell.transpose(0, 1)
-
-    def _by_point(self, node: int, by_edge: Tensor, points: int, plain: bool = False) -> Tensor:
-        """Add values of a node's edges, (K, ...), up by sender, (points, ...).
-
-        They are multiplied by the factors of the wave unless `plain`.
-        """
-        if self.factors is not None and not plain:
-            by_edge = by_edge * self.factors[node].view(-1, *[1] * (by_edge.ndim - 1))
-        total = by_edge.new_zeros(points, *by_edge.shape[1:])
-        return total.index_add_(0, self.at.point.edges.senders[node], by_edge)
+            receiver = edges.receivers[node : node + 1]
+            by_points.index_add_(0, receiver, by_senders.transpose(0, 1)[None])
+            self.q_of_senders[source] -= _times(sent.conj() * sent, by_vh)
+            for a in range(3):
+                q[-9:][3 * a : 3 * a + 3] += _times(cell[a] * sent, by_vh).transpose(0, 1)
 
     def linear(self) -> LinearMatrices:
         """Return the first derivatives."""
@@ -315,19 +286,41 @@ class _Matrices:
         for q, by_senders in zip(self.q, self.q_of_senders, strict=True):
             by_points = q[:-9].unflatten(0, (-1, 3))[: self.senders]
             by_points.diagonal(dim1=0, dim2=2).add_(by_senders.permute(1, 2, 3, 0))
-        unit = torch.eye(self.rows, dtype=bending.dtype, device=bending.device)
-        points, cell = unit.split([self.rows - 9, 9], 1)
-        if self.factors is not None:
-            cell = torch.zeros_like(cell)
-        dv = point.vectors_along(points.unflatten(1, (-1, 3)).transpose(0, 1), cell.view(-1, 3, 3))
         assert self.second is not None
-        second = (self.second + bending).to(dv.dtype)
-        by_rows = _rows_first(dv).conj() @ _rows_first(dv @ second).mT
-        return CurvatureMatrices(point.points, by_rows, self.q)
+        second = (self.second + bending).flatten(2)  # (nodes, K, 9)
+        by_edge = self.incidence.mT[..., None] * second[:, :, None]
+        every = self.incidence.transpose(0, 1).flatten(1)  # (points + 3, all edges)
+        by_rows = every.conj() @ by_edge.flatten(0, 1).flatten(1)
+        by_rows = by_rows.unflatten(1, (-1, 3, 3)).permute(0, 2, 1, 3)
+        return CurvatureMatrices(point.points, by_rows.reshape(self.rows, self.rows), self.q)
 
 
-def _rows_first(dv: Tensor) -> Tensor:
-    return dv.permute(2, 0, 1, 3).flatten(1)
+def _incidence(point: EdgePoint, senders: int) -> tuple[Tensor, Tensor]:
+    """Return how edge vectors depend on points and cell, and the senders of edges.
+
+    Returns:
+        Derivative of `v = p_i - f p_j + S cell` by points and by the rows of the cell, with the
+        factor f of a wave, (nodes, points + 3, K); f at the sender of each edge, (nodes, senders,
+        K).
+    """
+    edges, place = point.edges, torch.arange(point.points, device=point.vectors.device)
+    cell, dtype = edges.unit_shifts, point.vectors.dtype
+    receiver = (edges.receivers[:, None] == place).to(dtype)[:, None]
+    sender = (edges.senders[..., None] == place).to(dtype)
+    if edges.factors is not None:
+        sender, cell = sender * edges.factors[..., None], torch.zeros_like(cell)
+    incidence = torch.cat([receiver - sender, cell.to(sender.dtype)], -1)
+    return incidence.mT, sender[..., :senders].mT
+
+
+def _times(matrix: Tensor, by_edge: Tensor) -> Tensor:
+    """Multiply a matrix (any, K), which may be complex, by real values (K, ...)."""
+    flat = by_edge.flatten(1)
+    if matrix.is_complex():
+        product = torch.complex(matrix.real @ flat, matrix.imag @ flat)
+    else:
+        product = matrix @ flat
+    return product.unflatten(1, by_edge.shape[1:])
 
 
 def _rows(v: Vectors, matrix: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -62,10 +62,7 @@ class EdgePoint:
         edges = self.edges
         shifts = edges.shifts(cell.transpose(0, 1).flatten(1)).unflatten(-1, (-1, 3))
         nodes = points.index_select(0, edges.receivers)[:, None]
-        senders = gather(points, edges.senders)
-        if edges.factors is not None:
-            senders = edges.factors[..., None, None] * senders
-        return nodes - senders + shifts
+        return nodes - gather(points, edges.senders) + shifts
 
     def along(self, vectors: Tensor) -> Tensor:
         """Compute d(r, Y), (nodes, K, n, 1 + M), from dv, (nodes, K, n, 3)."""

@@ -50,8 +50,9 @@ def dynamical_matrix_fn(
     enough if all components of q are multiples of 1/2, and one at Gamma. Column u is
     `(2 / 3) sum_m exp(-i phi_m) g_m`, with the changes g_m of the gradients of the replicas for
     displacements `cos(phi_m) u`. Outside of transforms, MACE models multiply waves of one small
-    cell by complex matrices instead (`HasWaveHessian`), which is three times as fast. D3 has a closed form, over all images within its cutoffs. The
-    matrix of a sum of potentials is the sum of their matrices.
+    cell by complex matrices instead (`HasWaveHessian`), which is three times as fast. D3 has a
+    closed form, over all images within its cutoffs. The matrix of a sum of potentials is the sum
+    of their matrices.
 
     The function composes with every transform, with respect to every argument: `jvp` in q gives
     group velocities, `jvp` in the cell gives Grueneisen parameters, and `grad` in params trains on
