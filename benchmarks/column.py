@@ -38,7 +38,7 @@ from mace_functional.autodiff.primitive import Primitive
 
 OUTSIDE = "outside of primitives"
 """Name of the part for operations outside of primitives."""
-TITLES = {"MessagePassing": "messages", "Polynomials": "contraction", "EdgeGeometry": "geometry"}
+TITLES = {"LayerMessages": "messages", "Polynomials": "contraction", "EdgeLengths": "lengths"}
 """Names of parts, by the class of the operation."""
 GRADIENT, LINEARISING, FIRST, COLUMN = "gradient", "linearising", "first column", "column"
 MAX_ROWS = 12
