@@ -21,7 +21,7 @@ TOLERANCE = 1e-7
 """Largest difference of positions (Å), cells (Å) and energies (eV) of the same calculation."""
 
 
-@dataclass
+@dataclass(eq=False)
 class SavedCell:
     """A strained cell with the wave vectors that are finished.
 

@@ -69,7 +69,7 @@ class StrainedCell:
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
+class FreeEnergyPoint:
     """Gibbs energy and its derivatives at a strain and a temperature.
 
     Attributes:
@@ -145,7 +145,7 @@ class GibbsEnergy:
         """Return the volume at a strain, Å³; differentiable."""
         return volume_of(self._cell + self._cell @ torch.tensordot(strain, self._strains, 1))
 
-    def at(self, strain: Tensor, temperature: float) -> Point:
+    def at(self, strain: Tensor, temperature: float) -> FreeEnergyPoint:
         """Compute the Gibbs energy and its derivatives.
 
         Args:
@@ -179,7 +179,7 @@ class GibbsEnergy:
             entropy_slopes = entropy_slopes - weight * diagonal @ (f.heat_capacity / (2 * safe))
             heat_capacity += weight * float(f.heat_capacity.sum())
             n_imaginary += int((values < 0).sum())
-        return Point(
+        return FreeEnergyPoint(
             strain=strain,
             energy=energy,
             gibbs_energy=gibbs,
@@ -201,7 +201,7 @@ class GibbsEnergy:
         strain = -torch.linalg.solve(self._stiffness, point.slopes)
         return strain * min(1.0, FARTHEST_SECOND_CELL / float(strain.norm()))
 
-    def minimum(self, start: Tensor, temperature: float) -> Point | None:
+    def minimum(self, start: Tensor, temperature: float) -> FreeEnergyPoint | None:
         """Find the minimum of the Gibbs energy at a temperature by Newton's method.
 
         Args:

@@ -39,7 +39,7 @@ from torch.func import grad
 from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.expansion.deformable import DeformableCrystal, confined
 from mace_functional.expansion.expansion_checkpoint import SavedCell, read_cells, write_cells
-from mace_functional.expansion.free_energy import GibbsEnergy, Point, StrainedCell
+from mace_functional.expansion.free_energy import FreeEnergyPoint, GibbsEnergy, StrainedCell
 from mace_functional.expansion.symmetric_strains import invariant_strains
 from mace_functional.expansion.thermal_expansion import mesh_of, symmetric_stiffness
 from mace_functional.optimize.relax import relax
@@ -454,9 +454,11 @@ class _StrainedCrystal:
             write_cells(self._path, self._identity, self._saved)
 
 
-def _minima(gibbs_energy: GibbsEnergy, temperatures: Sequence[float]) -> list[Point | None]:
+def _minima(
+    gibbs_energy: GibbsEnergy, temperatures: Sequence[float]
+) -> list[FreeEnergyPoint | None]:
     """Find the minimum at each of ascending temperatures, from that before."""
-    minima: list[Point | None] = []
+    minima: list[FreeEnergyPoint | None] = []
     start = gibbs_energy.no_strain
     for t in temperatures:
         found = gibbs_energy.minimum(start, t)
@@ -465,7 +467,7 @@ def _minima(gibbs_energy: GibbsEnergy, temperatures: Sequence[float]) -> list[Po
     return minima
 
 
-def _distance(one: Point | None, other: Point | None) -> float:
+def _distance(one: FreeEnergyPoint | None, other: FreeEnergyPoint | None) -> float:
     """Return the distance of two minima in strain; infinite if one is missing."""
     if one is None or other is None:
         return float("inf")
@@ -473,7 +475,10 @@ def _distance(one: Point | None, other: Point | None) -> float:
 
 
 def _warn(
-    temperatures: list[float], points: list[Point | None], converged: bool, errors: list[float]
+    temperatures: list[float],
+    points: list[FreeEnergyPoint | None],
+    converged: bool,
+    errors: list[float],
 ) -> None:
     """Warn of imaginary modes, of missing minima, and of errors above the tolerance."""
     missing = [t for t, p in zip(temperatures, points, strict=True) if p is None]
@@ -514,7 +519,7 @@ def _listed(temperatures: list[float]) -> str:
 def _results(
     crystal: _StrainedCrystal,
     temperatures: list[float],
-    points: list[Point | None],
+    points: list[FreeEnergyPoint | None],
     errors: list[float],
     converged: bool,
 ) -> QuasiHarmonic:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 
-class Terms(NamedTuple):
+class StrainTerms(NamedTuple):
     """Linear functions of the data, or basis functions, with their derivatives at a strain.
 
     Attributes:
@@ -68,7 +68,7 @@ class StrainInterpolation:
             self._inverse = torch.linalg.inv(gram[:, keep])
             self._of_expansion = self._inverse @ expansion
 
-    def weights(self, strain: Tensor) -> Terms:
+    def weights(self, strain: Tensor) -> StrainTerms:
         """Return the weights of all D data in value, slopes and second derivatives at a strain.
 
         Args:
@@ -77,7 +77,9 @@ class StrainInterpolation:
         expansion, kernels = self._terms(strain)
         if not len(self._points):
             return expansion
-        return Terms(*(self._combined(*pair) for pair in zip(expansion, kernels, strict=True)))
+        return StrainTerms(
+            *(self._combined(*pair) for pair in zip(expansion, kernels, strict=True))
+        )
 
     def _combined(self, expansion: Tensor, kernels: Tensor) -> Tensor:
         kernels = kernels[..., self._keep]
@@ -85,7 +87,7 @@ class StrainInterpolation:
         of_strains[..., self._keep] = kernels @ self._inverse
         return torch.cat([expansion - kernels @ self._of_expansion, of_strains], -1)
 
-    def _terms(self, strain: Tensor) -> tuple[Terms, Terms]:
+    def _terms(self, strain: Tensor) -> tuple[StrainTerms, StrainTerms]:
         """Return the terms of the expansion at e = 0, and the kernels of values and slopes."""
         size, one = len(strain), torch.eye(len(strain), dtype=strain.dtype)
         value, slopes = [strain.new_ones(1), strain], [one.new_zeros(size, 1), one]
@@ -94,13 +96,13 @@ class StrainInterpolation:
             value.append((strain[:, None] * strain).flatten() / 2)
             slopes.append(_symmetric(torch.einsum("ai,j->aij", one, strain)).flatten(1))
             second.append(_symmetric(torch.einsum("ai,cj->acij", one, one)).flatten(2))
-        expansion = Terms(torch.cat(value), torch.cat(slopes, 1), torch.cat(second, 2))
+        expansion = StrainTerms(torch.cat(value), torch.cat(slopes, 1), torch.cat(second, 2))
 
         y, x, scale = self._points, strain / self._scale, self._scale
         u = y @ x
         f0, f1, f2, f3 = (self._kernel(u, r) for r in range(4))
         shift = torch.einsum("k,ka,bc->ackb", f2, y, one)
-        kernels = Terms(
+        kernels = StrainTerms(
             torch.cat([f0, (f1[:, None] * x / scale).flatten()]),
             torch.cat(
                 [

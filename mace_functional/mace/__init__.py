@@ -18,13 +18,15 @@ The model as a whole:
     energies             the energies of the atoms
     model_file           models in safetensors files
     model_check          checks of a model that was read
+    wave_hessian         the Hessian at a wave vector, from one cell
     subnormal            replacement of weights below the normal floating-point range by zero
     mace_torch           reading of mace-torch checkpoints
 
 The layers:
 
-    edges                geometry of the edges, which every layer reads
-    edge_geometry        lengths and spherical harmonics of the edges
+    edges                edges of a structure, which every layer reads
+    edge_coordinates     lengths and spherical harmonics as functions of points and cell
+    edge_geometry        lengths and spherical harmonics as functions of edge vectors
     harmonics            real spherical harmonics of unit vectors
     radial_embedding     transform, basis and cutoff function of a length
     distance_transforms  lengths measured by the covalent radii of both atoms
@@ -38,8 +40,12 @@ The layers:
     linear               equivariant linear maps, for all elements or one for each
     interaction          the six interaction blocks
     convolution          couplings of the messages that are summed over neighbours
+    layer_messages       messages as a function of points, cell and features, with rules
+    edge_arguments       chain rule from points and cell to lengths and couplings
     messages             formulas of the messages and their derivatives
     message_passing      evaluation of these formulas, slice by slice of the nodes
+    dense_messages       derivatives of the messages as matrices between all points
+    waves                batches of Bloch waves, as pairs of real vectors
     density              the learnt density of neighbours
     contraction          symmetric contraction: many-body products of the messages
     polynomial           symmetric contraction: the polynomials and their derivatives

@@ -167,15 +167,15 @@ def all_matrices(
 
 def _all_edges(
     passing: MessagePassing, at: EdgeArguments, features: bool, *, curvature: bool
-) -> _Matrices:
-    matrices = _Matrices(passing.paths, at, features, curvature)
+) -> _EdgeSums:
+    matrices = _EdgeSums(passing.paths, at, features, curvature)
     for block in passing.blocks(at.primals, 2 if curvature else 1, features):
         matrices.add(block)
     return matrices
 
 
-class _Matrices:
-    """The matrices, to which the edges of one block of nodes after another are added."""
+class _EdgeSums:
+    """The matrices as sums over edges, of one block of nodes after another."""
 
     def __init__(
         self, paths: Sequence[Path], at: EdgeArguments, features: bool, curvature: bool
@@ -195,7 +195,7 @@ class _Matrices:
         for source, h in enumerate(sources if features else ()):
             width = sum(2 * path.l3 + 1 for path in paths if path.source == source)
             degrees, channels = h.shape[1:]
-            self.m.append(empty(channels, self.senders, degrees, nodes, width))
+            self.m.append(empty(self.senders, degrees, nodes, width, channels))
             if curvature:
                 self.q.append(new(self.rows, self.senders, degrees, channels))
                 self.q_of_senders.append(new(self.senders, 3, degrees, channels))
@@ -207,36 +207,33 @@ class _Matrices:
         dts = split_by_path(self.paths, jacobian[..., 1:, :].mT @ self.at.coupling)
         if self.second is not None:
             self._add_curvature(block, u, dts)
-        for k, node in enumerate(range(block.rows.start, block.rows.stop)):
-            # The tensors of one node fit the cache.
-            self._add_by_rows(block, k, node, u[k], [dt[k] for dt in dts])
-            if self.m:
-                self._add_by_features(block, k, node)
-            if self.q:
-                self._add_mixed(block, k, node, u[k], [dt[k] for dt in dts])
+        self._add_by_rows(block, u, dts)
+        if self.m:
+            self._add_by_features(block)
+        if self.q:
+            self._add_mixed(block, u, dts)
 
-    def _add_by_rows(
-        self, block: NodeBlock, k: int, node: int, u: Tensor, dts: Sequence[Tensor]
-    ) -> None:
+    def _add_by_rows(self, block: NodeBlock, u: Tensor, dts: Sequence[Tensor]) -> None:
         for p, dt in enumerate(dts):
-            t = block.variables.couplings[p][k]
-            u_t = u[..., None, None] * t[:, None]
-            by_v = dt.new_zeros(())
+            t = block.variables.couplings[p]
+            u_t = u[..., None, None] * t[:, :, None]
+            by_v = dt.new_zeros(())  # (nodes, K, 3, 2 l3+1, channels)
             for left, product in ((dt, block.edges.values[p]), (u_t, block.edges.slopes[p])):
-                h = product[k].view(*t.shape[:2], 1, 1, -1)
-                for a, one in enumerate(left[..., None].unbind(2)):
-                    by_v = by_v.addcmul_(one, h[:, a]) if by_v.ndim else one * h[:, a]
-            by_rows = _times(self.incidence[node], by_v)  # (points + 3, 3, 2 l3+1, channels)
-            self.j[p][:, node] = by_rows.flatten(0, 1)
+                h = product.view(*t.shape[:3], 1, 1, -1)
+                for a, one in enumerate(left[..., None].unbind(3)):
+                    by_v = by_v.addcmul_(one, h[:, :, a]) if by_v.ndim else one * h[:, :, a]
+            by_rows = _times(self.incidence[block.rows], by_v).permute(1, 2, 0, 3, 4)
+            self.j[p].unflatten(0, (-1, 3))[:, :, block.rows] = by_rows
 
-    def _add_by_features(self, block: NodeBlock, k: int, node: int) -> None:
+    def _add_by_features(self, block: NodeBlock) -> None:
         first = [0] * len(self.m)
         for p, path in enumerate(self.paths):
-            t, weights = block.variables.couplings[p][k], block.edges.weights[p][k]
+            t, weights = block.variables.couplings[p], block.edges.weights[p]
             place = slice(first[path.source], first[path.source] + t.shape[-1])
             first[path.source] = place.stop
-            by_senders = _times(self.sent[node], t[..., None] * weights[:, :, None])
-            self.m[path.source][:, :, :, node, place] = by_senders.permute(3, 0, 1, 2)
+            by_h = t[..., None] * weights[:, :, :, None]
+            by_senders = _times(self.sent[block.rows], by_h).permute(1, 2, 0, 3, 4)
+            self.m[path.source][:, :, block.rows, place] = by_senders
 
     def _add_curvature(self, block: NodeBlock, u: Tensor, dts: Sequence[Tensor]) -> None:
         assert self.second is not None
@@ -250,30 +247,30 @@ class _Matrices:
         g = [t[:, None] for t in x.cotangents]
         self.phi.append(gradient(self.paths, x, block.edges, g, features=False))
 
-    def _add_mixed(
-        self, block: NodeBlock, k: int, node: int, u: Tensor, dts: Sequence[Tensor]
-    ) -> None:
-        edges, g = self.at.point.edges, block.variables.cotangents
+    def _add_mixed(self, block: NodeBlock, u: Tensor, dts: Sequence[Tensor]) -> None:
+        sent, cell = self.sent[block.rows], self.incidence[block.rows, -3:]
+        receivers = self.at.point.edges.receivers[block.rows]
         for source, q in enumerate(self.q):
-            phi_rh = block.curvature.features[source][k]
-            by_vh = u[..., None, None] * phi_rh[:, None]  # (K, 3, 2 l1+1, channels)
+            phi_rh = block.curvature.features[source]
+            by_vh = u[..., None, None] * phi_rh[:, :, None]  # (nodes, K, 3, 2 l1+1, channels)
             for p, path in enumerate(self.paths):
                 if path.source == source:
-                    dt_g = (dts[p].flatten(0, 2) @ g[p][k]).view(by_vh.shape)
-                    by_vh = torch.addcmul(by_vh, block.edges.weights[p][k][:, None], dt_g)
-            sent, cell = self.sent[node], self.incidence[node, -3:]
-            by_senders = _times(sent, by_vh)
+                    dt_g = (dts[p].flatten(1, 3) @ block.variables.cotangents[p]).view(by_vh.shape)
+                    by_vh = torch.addcmul(by_vh, block.edges.weights[p][:, :, None], dt_g)
             by_points = q[:-9].unflatten(0, (-1, 3))
-            receiver = edges.receivers[node : node + 1]
-            by_points.index_add_(0, receiver, by_senders.transpose(0, 1)[None])
-            self.q_of_senders[source] -= _times(sent.conj() * sent, by_vh)
+            by_points.index_add_(0, receivers, _times(sent, by_vh).transpose(1, 2))
+            self.q_of_senders[source] -= _times(sent.conj() * sent, by_vh).sum(0)
             for a in range(3):
-                q[-9:][3 * a : 3 * a + 3] += _times(cell[a] * sent, by_vh).transpose(0, 1)
+                by_cell = _times(cell[:, a, None] * sent, by_vh).sum(0)
+                q[-9:][3 * a : 3 * a + 3] += by_cell.transpose(0, 1)
 
     def linear(self) -> LinearMatrices:
         """Return the first derivatives."""
         by_rows = [j.flatten(1) for j in self.j]
-        by_features = [m.flatten(1, 2) for m in self.m]
+        by_features = [  # channels in front: one transposition of a large matrix is fast
+            m.flatten(0, 3).mT.contiguous().view(-1, m.shape[:2].numel(), *m.shape[2:4])
+            for m in self.m
+        ]
         return LinearMatrices(self.paths, self.at.point.points, by_rows, by_features)
 
     def curvature(self) -> CurvatureMatrices:
@@ -313,14 +310,14 @@ def _incidence(point: EdgePoint, senders: int) -> tuple[Tensor, Tensor]:
     return incidence.mT, sender[..., :senders].mT
 
 
-def _times(matrix: Tensor, by_edge: Tensor) -> Tensor:
-    """Multiply a matrix (any, K), which may be complex, by real values (K, ...)."""
-    flat = by_edge.flatten(1)
-    if matrix.is_complex():
-        product = torch.complex(matrix.real @ flat, matrix.imag @ flat)
+def _times(matrices: Tensor, by_edge: Tensor) -> Tensor:
+    """Multiply matrices (nodes, any, K), which may be complex, by real values (nodes, K, ...)."""
+    flat = by_edge.flatten(2)
+    if matrices.is_complex():
+        product = torch.complex(matrices.real @ flat, matrices.imag @ flat)
     else:
-        product = matrix @ flat
-    return product.unflatten(1, by_edge.shape[1:])
+        product = matrices @ flat
+    return product.unflatten(2, by_edge.shape[2:])
 
 
 def _rows(v: Vectors, matrix: Tensor) -> tuple[Tensor, list[Tensor]]:
