@@ -94,7 +94,8 @@ class LinearMatrices:
             (rows @ j).view(len(rows), -1, 2 * path.l3 + 1, path.channels)
             for j, path in zip(self.by_rows, self.paths, strict=True)
         ]
-        for source, (dh, m) in enumerate(zip(features, self.by_features, strict=True)):
+        by_features = self.by_features if features else []
+        for source, (dh, m) in enumerate(zip(features, by_features, strict=True)):
             mine = [p for p, path in enumerate(self.paths) if path.source == source]
             by_channel = dh.permute(3, 0, 1, 2).flatten(2) @ m.flatten(2)
             tangents = by_channel.unflatten(2, m.shape[2:]).permute(1, 2, 3, 0)

@@ -267,6 +267,20 @@ def test_columns_equal_those_of_the_sum(name, variables, dense):
     assert_close(slopes, grad(plain)(x), 1e-11)
 
 
+def test_slopes_by_points_alone_depend_on_features(dense):
+    """Their derivatives are products of vectors without features and with rows of features."""
+    case = Case("nodes")
+
+    def slope(f: Callable[..., list[Tensor]]) -> Function:
+        first = grad(lambda x, h: number_of(f)(x, *case.tensors[1:3], h, *case.tensors[4:]))
+        return vjp(first, case.tensors[0], case.tensors[FEATURE])[1]
+
+    ours, theirs = slope(case.engine()), slope(case.plain)
+    vectors = random(4, *case.tensors[0].shape, seed=44)
+    for found, expected in zip(vmap(ours)(vectors), vmap(theirs)(vectors), strict=True):
+        assert_close(found, expected, 1e-11)
+
+
 def test_a_batch_may_lie_in_any_dimension_of_some_of_the_vectors(dense):
     case = Case("nodes")
     before, after = case.tensors[2], case.tensors[FEATURE + 1 :]
