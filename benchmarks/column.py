@@ -161,6 +161,7 @@ class Parts:
 
     def _name(self, primitive: Any) -> str:
         """Return the operation of a primitive, its number in order of first use, and the rule."""
+        primitive = getattr(primitive, "primitive", primitive)  # of one under vmap
         rule = type(primitive).__name__.strip("_").lower()
         owner = getattr(primitive, "operation", primitive)  # of the second-order ladder
         rule = rule if owner is not primitive else "value"
