@@ -49,9 +49,8 @@ def chunked_map(
         apply: A linear map of any number of vectors, stacked along the first dimension.
         vectors: Vectors, stacked along the first dimension.
         chunk_size: Vectors per chunk: a number, None for all, or "auto". "auto" maps the first
-            vector alone and measures its memory. If this is not little, it maps the second vector
-            alone too, which needs only what the first one did not leave behind. Then it chooses
-            the largest chunks that fit the budget.
+            vector alone, which leaves behind what all others share. It then maps the second one
+            alone, measures its memory, and chooses the largest chunks that fit the budget.
         memory_budget: Bytes that "auto" may fill; a fraction of the free memory if None.
         progress: Show a progress bar.
         description: Title of the progress bar.
@@ -89,27 +88,24 @@ def chunked_map(
     with bar:
         task = bar.add_task(description, total=count)
         if chunk_size == "auto" and count > 2:
-            budget = _budget(vectors.device) if memory_budget is None else memory_budget
-            for vector in vectors[:2].split(1):
-                with MemoryMeter() as meter:
-                    done.append(apply(vector))
-                bar.advance(task)
-                budget -= meter.live
-                rest, passing = count - len(done), meter.peak - meter.live
-                chunk_size = _largest_chunk(passing, vectors.device, budget)
-                if chunk_size >= min(rest, CPU_COLUMNS):
-                    break
+            first, second = vectors[:2].split(1)
+            if memory_budget is None:
+                done.append(apply(first))
+                budget = int(BUDGET_FRACTION * free_memory(vectors.device))
             else:
-                chunk_size = _chunk_size(meter.peak, vectors.device, budget)
+                with MemoryMeter() as meter:
+                    done.append(apply(first))
+                budget = memory_budget - meter.live
+            bar.advance(task)
+            with MemoryMeter() as meter:
+                done.append(apply(second))
+            bar.advance(task)
+            chunk_size = _chunk_size(meter.peak, vectors.device, budget)
         step = count if chunk_size is None or chunk_size == "auto" else chunk_size
         for chunk in vectors[len(done) :].split(max(step, 1)):
             done.append(apply(chunk))
             bar.advance(task, len(chunk))
     return torch.cat(done)
-
-
-def _budget(device: torch.device) -> int:
-    return int(BUDGET_FRACTION * free_memory(device))
 
 
 def _chunk_size(size: int, device: torch.device, budget: int) -> int:
@@ -120,12 +116,7 @@ def _chunk_size(size: int, device: torch.device, budget: int) -> int:
             "of the budget are left: raise memory_budget, use float32, or multiply vectors one by "
             "one with hvp"
         )
-    return max(1, _largest_chunk(size, device, budget))
-
-
-def _largest_chunk(size: int, device: torch.device, budget: int) -> int:
-    """Return the number of vectors of which each needs `size` bytes."""
     fit = budget // max(size, 1)
     if device.type == "cpu":
         fit = min(fit, CPU_WORKING_SET // max(size, 1), CPU_COLUMNS)
-    return fit
+    return max(1, fit)
