@@ -265,6 +265,14 @@ def _vmap(interpreter: Any, primitive: Primitive, *args: Any) -> Outputs:
     return tuple(_add_batch_dim(t, 0, level) for t in out)
 
 
+def _unexpanded(tensor: Tensor) -> Tensor:
+    """Return a tensor in which every entry has memory of its own."""
+    expanded = any(
+        n > 1 and not step for n, step in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+    return tensor.clone(memory_format=torch.contiguous_format) if expanded else tensor
+
+
 class _Mapped(Primitive):
     """A primitive under `vmap`, whose results have the batch dimension in front.
 
@@ -277,7 +285,8 @@ class _Mapped(Primitive):
 
     @override
     def value(self, *args: Any) -> Outputs:
-        return vmap(self.primitive.value, self.dims)(*args)
+        # A dual number writes its tangent into the layout of its value, which must not be expanded.
+        return tuple(map(_unexpanded, vmap(self.primitive.value, self.dims)(*args)))
 
     @override
     def compute(self, *args: Any) -> Outputs:
