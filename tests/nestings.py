@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp
+from torch.func import grad, jvp, vmap
 
 Function = Callable[..., Tensor]
 
@@ -35,5 +35,28 @@ def reverse(k: int) -> Callable[[Function], Function]:
             return (grad(f, argnums=k)(*t) * direction_like(t[k], k)).sum()
 
         return derivative
+
+    return transform
+
+
+def forward_in_all(f: Function) -> Function:
+    """Forward mode by all tensors together."""
+
+    def derivative(*t: Tensor) -> Tensor:
+        return jvp(f, t, tuple(direction_like(x, k) for k, x in enumerate(t)))[1]
+
+    return derivative
+
+
+def mapped(k: int) -> Callable[[Function], Function]:
+    """The sum over a batch of two of one tensor, whose batch dimension is the last."""
+
+    def transform(f: Function) -> Function:
+        def function(*t: Tensor) -> Tensor:
+            dims = tuple(-1 if i == k else None for i in range(len(t)))
+            two = torch.stack([t[k], 0.9 * t[k]], -1)
+            return vmap(f, dims)(*t[:k], two, *t[k + 1 :]).sum()
+
+        return function
 
     return transform

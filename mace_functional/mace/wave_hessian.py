@@ -13,19 +13,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.func import grad, vjp, vmap
+from typing_extensions import override
 
 from mace_functional.autodiff.primitive import is_plain
 from mace_functional.autodiff.torch_internals import pytree
 from mace_functional.mace.dense_messages import dense_pays
 from mace_functional.mace.waves import as_waves
 from mace_functional.structure.graph import Graph
-from mace_functional.structure.species import Species
 from mace_functional.structure.topology import EdgeList
 
 if TYPE_CHECKING:
@@ -33,67 +33,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class WaveGraph:
-    """A graph whose batches of displacements are Bloch waves; an `EdgeTopology`.
+class WaveGraph(Graph):
+    """A graph whose batches of displacements are Bloch waves.
 
     Attributes:
-        graph: The graph of one cell.
         factors: Factor of each edge; see `EdgeList`.
     """
 
-    graph: Graph
     factors: Tensor
 
     @property
+    @override
     def edge_list(self) -> EdgeList:
         """The edges, with the factors of the wave."""
-        return self.graph.edge_list._replace(factors=self.factors)
-
-    @property
-    def species(self) -> Species:
-        """Elements of the nodes."""
-        return self.graph.species
-
-    @property
-    def sender_species(self) -> Species:
-        """Elements of the senders, which are the nodes."""
-        return self.graph.species
-
-    @property
-    def features(self) -> dict[str, Tensor]:
-        """Further input of the potential, such as "total_charge"."""
-        return self.graph.features
-
-    @property
-    def order(self) -> Tensor:
-        """Atom of each node, (nodes,)."""
-        return self.graph.order
-
-    @property
-    def senders(self) -> Tensor:
-        """Sender of each edge, (nodes, K)."""
-        return self.graph.senders
-
-    @property
-    def edge_mask(self) -> Tensor:
-        """False for padding edges, (nodes, K)."""
-        return self.graph.edge_mask
-
-    def points(self, positions: Tensor) -> Tensor:
-        """Return the positions of the nodes, Å, (nodes, 3)."""
-        return self.graph.points(positions)
-
-    def edge_vectors(self, positions: Tensor, cell: Tensor) -> Tensor:
-        """Return the edge vectors, Å, (nodes, K, 3); (1, 1, 1) for padding."""
-        return self.graph.edge_vectors(positions, cell)
-
-    def sent(self, values: Tensor) -> Tensor:
-        """Return the values unchanged: the senders are the nodes."""
-        return values
-
-    def to_atoms(self, values: Tensor) -> Tensor:
-        """Return the values of the nodes (nodes,) in the order of the atoms."""
-        return self.graph.to_atoms(values)
+        return super().edge_list._replace(factors=self.factors)
 
 
 def wave_hessian(
@@ -124,7 +77,7 @@ def wave_hessian(
     factors: Tensor = torch.polar(torch.ones_like(theta), theta)
     if all(map(float.is_integer, twice)):
         factors = torch.cos(theta).round()
-    wave = WaveGraph(graph, factors)
+    wave = WaveGraph(**{f.name: getattr(graph, f.name) for f in fields(Graph)}, factors=factors)
 
     def energy(x: Tensor) -> Tensor:
         return model.atom_energies(wave, x, cell, params).sum()

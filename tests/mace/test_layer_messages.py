@@ -12,7 +12,7 @@ import pytest
 import torch
 from ase.build import bulk
 from helpers import assert_close, mostly_slow, random
-from nestings import Function, direction_like, forward, reverse
+from nestings import Function, forward, forward_in_all, mapped, reverse
 from torch import Tensor, nn
 from torch.func import grad, hessian, jvp, vjp, vmap
 
@@ -145,30 +145,11 @@ def number_of(f: Callable[..., list[Tensor]]) -> Function:
     return number
 
 
-def in_all(f: Function) -> Function:
-    def derivative(*t: Tensor) -> Tensor:
-        return jvp(f, t, tuple(direction_like(x, k) for k, x in enumerate(t)))[1]
-
-    return derivative
-
-
-def mapped(k: int) -> Callable[[Function], Function]:
-    def transform(f: Function) -> Function:
-        def function(*t: Tensor) -> Tensor:
-            dims = tuple(-1 if i == k else None for i in range(len(t)))
-            two = torch.stack([t[k], 0.9 * t[k]], -1)
-            return vmap(f, dims)(*t[:k], two, *t[k + 1 :]).sum()
-
-        return function
-
-    return transform
-
-
 MOVING = [POINTS, CELLS, FEATURE, COUPLING, LAST_WEIGHT]
 FIRST = {
     **{f"f{k}": forward(k) for k in MOVING},
     **{f"r{k}": reverse(k) for k in MOVING},
-    "f": in_all,
+    "f": forward_in_all,
     f"v{POINTS}": mapped(POINTS),
 }
 THIRD = [

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import assert_close, mostly_slow, random
-from nestings import Function, direction_like, forward, reverse
+from nestings import Function, direction_like, forward, forward_in_all, mapped, reverse
 from torch import Tensor, nn
 from torch.func import grad, hessian, jvp, vjp, vmap
 
@@ -304,31 +304,12 @@ def number_of(f: Callable[..., list[Tensor]]) -> Function:
     return number
 
 
-def forward_in_all(f: Function) -> Function:
-    def derivative(*t: Tensor) -> Tensor:
-        return jvp(f, t, tuple(direction_like(x, k) for k, x in enumerate(t)))[1]
-
-    return derivative
-
-
 def reverse_in_all(f: Function) -> Function:
     def derivative(*t: Tensor) -> Tensor:
         slopes = grad(f, tuple(range(len(t))))(*t)
         return sum((s * direction_like(s, k)).sum() for k, s in enumerate(slopes))
 
     return derivative
-
-
-def mapped(k: int) -> Callable[[Function], Function]:
-    def transform(f: Function) -> Function:
-        def function(*t: Tensor) -> Tensor:
-            dims = tuple(-1 if i == k else None for i in range(len(t)))
-            two = torch.stack([t[k], 0.9 * t[k]], -1)
-            return vmap(f, dims)(*t[:k], two, *t[k + 1 :]).sum()
-
-        return function
-
-    return transform
 
 
 MOVING = [LENGTH, COUPLING, FEATURE, SOURCE_VECTORS, LAST_WEIGHT]
