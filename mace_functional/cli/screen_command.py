@@ -17,13 +17,21 @@ from mace_functional.cli.mesh_options import mesh_choice, mesh_tolerance
 from mace_functional.cli.options import symprec_of
 from mace_functional.cli.printed_results import print_written
 from mace_functional.cli.screen_parser import FAILED
+from mace_functional.screening.constant_pressure import strain_words
 from mace_functional.screening.dask_workers import dask_executor
 from mace_functional.screening.missing import missing_at_gamma
 from mace_functional.screening.references import Reference, read_references
 from mace_functional.screening.rows import Row
 from mace_functional.screening.run import Screening, screen
 from mace_functional.screening.screen_settings import COLDEST, LOCAL, ScreenSettings
-from mace_functional.screening.table import CSV, JSON, ROOM, heat_capacity, relative_error
+from mace_functional.screening.table import (
+    CSV,
+    JSON,
+    ROOM,
+    heat_capacity,
+    heat_capacity_at_constant_pressure,
+    relative_error,
+)
 
 GIB = 2**30
 """Bytes in a GiB."""
@@ -54,8 +62,7 @@ def run(options: argparse.Namespace) -> int:
             retry=options.retry,
             progress=True,
         )
-    rows = screening.rows()
-    _print(rows, options.temperatures, references)
+    _print(screening, options.temperatures, references)
     written = [CSV, JSON]
     if not options.no_report:
         with console.status("report"):
@@ -81,6 +88,7 @@ def _settings(options: argparse.Namespace) -> ScreenSettings:
         mesh_temperature=min([COLDEST, *(t for t in options.temperatures if t > 0)]),
         symprec=symprec_of(options),
         eigenvectors=options.eigenvectors,
+        cp=options.cp,
     )
 
 
@@ -103,38 +111,50 @@ def _executor(options: argparse.Namespace) -> AbstractContextManager[Executor | 
     return dask_executor(options.dask, workers=options.workers)
 
 
-def _print(rows: list[Row], temperatures: list[float], references: list[Reference]) -> None:
-    """Print the table and the failures to standard output."""
+def _print(screening: Screening, temperatures: list[float], references: list[Reference]) -> None:
+    """Print the table, the failures and what is wrong with values of Cp to standard output."""
+    rows, settings = screening.rows(), screening.settings
     temperature = min(temperatures, key=lambda t: abs(t - ROOM))
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     table.add_column("structure", overflow="fold")
-    headings = ["atoms", f"Cv {temperature:g} K\nJ/(g K)", "wave\nvectors", "Γ lacks\n%"]
+    headings = ["atoms", f"Cv {temperature:g} K\nJ/(g K)"]
+    if settings.cp:
+        headings.append("Cp\nJ/(g K)")
+    headings += ["wave\nvectors", "Γ lacks\n%"]
     for reference in references:
         headings += [f"{reference.label}\n{reference.temperature:g} K", "error\n%"]
     for heading in [*headings, "imaginary", "force\neV/Å", "s"]:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         if row.spectrum is not None:
-            table.add_row(*_cells(row, temperature, references))
+            table.add_row(*_cells(row, temperature, settings.cp, references))
     console = Console(width=None if sys.stdout.isatty() else WIDE)
     if table.row_count:
         console.print(table)
     for record in (row.record for row in rows):
+        strain = strain_words(record)
         if record.failure is not None:
-            console.print(
-                Text.assemble((f"{record.name} failed:", BOLD), f" {record.failure}"),
-                highlight=False,
-                soft_wrap=True,
-            )
+            _print_of(console, f"{record.name} failed:", record.failure)
+        elif record.no_cp is not None:
+            _print_of(console, f"{record.name} has no Cp:", record.no_cp)
+        elif strain is not None:
+            _print_of(console, f"{record.name}: Cp is that of another cell:", strain)
 
 
-def _cells(row: Row, temperature: float, references: list[Reference]) -> list[str]:
+def _print_of(console: Console, subject: str, words: str) -> None:
+    """Print a line about a structure, unfolded."""
+    line = Text.assemble((subject, BOLD), f" {words}")
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+def _cells(row: Row, temperature: float, cp: bool, references: list[Reference]) -> list[str]:
     """Return the cells of a row of the table."""
     record = row.record
     cells = [
         record.name,
         str(record.n_atoms),
         _number(heat_capacity(row, temperature), ".4f"),
+        *([_number(heat_capacity_at_constant_pressure(row, temperature), ".4f")] if cp else []),
         *_sampling_cells(row, temperature),
     ]
     for reference in references:
@@ -144,7 +164,9 @@ def _cells(row: Row, temperature: float, references: list[Reference]) -> list[st
             _number(None if error is None else 100 * error, "+.1f"),
         ]
     force = _number(record.largest_force, ".1e")
-    seconds = (record.seconds_relaxation or 0) + (record.seconds_modes or 0)
+    seconds = sum(
+        s or 0.0 for s in (record.seconds_relaxation, record.seconds_modes, record.seconds_cp)
+    )
     relaxed = "" if record.converged is not False else " not relaxed"
     return [*cells, str(record.n_imaginary), force + relaxed, f"{seconds:.1f}"]
 

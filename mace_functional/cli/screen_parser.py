@@ -101,6 +101,12 @@ def _add_computation(parser: Parser) -> None:
         action="store_true",
         help="also write the eigenvectors of each structure, as eigenvectors.npz",
     )
+    parser.add_argument(
+        "--cp",
+        action="store_true",
+        help="add the heat capacities of crystals at constant pressure, to first order in their "
+        "thermal expansion, which takes derivatives of the dynamical matrices by strain",
+    )
     add_temperatures(
         parser,
         "; finished structures are not computed again for other temperatures, except for those "

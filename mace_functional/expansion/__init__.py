@@ -5,6 +5,7 @@ gruneisen          mode Grüneisen tensors on a mesh and along a path
 thermal_expansion  expansion and Cp to first order, from one cell
 quasi_harmonic     cell, expansion, Cp and moduli over temperature, from a few cells
 
+strained_modes     modes, their Grüneisen parameters and stiffness, on a mesh
 deformable         derivatives of energy and D(q) by strain
 free_energy        Gibbs energy by strain and temperature
 strain_interpolation  interpolation between strained cells

@@ -113,6 +113,11 @@ class DeformableCrystal:
             strained_matrix=strained_matrix,
         )
 
+    def stiffness_along(self, strains: Tensor) -> Tensor:
+        """Return the second derivatives of the energy by strains (S, 3, 3), eV, (S, S)."""
+        strains = strains.to(self.stiffness)
+        return torch.einsum("sij,ijkl,tkl->st", strains, self.stiffness, strains)
+
     def internal(self, q: Tensor) -> Tensor | None:
         """Return a basis of all motions at q but the rigid ones, (3N, M); None if all are."""
         rigid = rigid_basis(self.phonons, q)

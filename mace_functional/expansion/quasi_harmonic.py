@@ -41,7 +41,7 @@ from mace_functional.expansion.deformable import DeformableCrystal, confined
 from mace_functional.expansion.expansion_checkpoint import SavedCell, read_cells, write_cells
 from mace_functional.expansion.free_energy import FreeEnergyPoint, GibbsEnergy, StrainedCell
 from mace_functional.expansion.symmetric_strains import invariant_strains
-from mace_functional.expansion.thermal_expansion import mesh_of, symmetric_stiffness
+from mace_functional.expansion.thermal_expansion import mesh_of
 from mace_functional.optimize.relax import relax
 from mace_functional.phonons.mesh import SAVE_INTERVAL, Mesh
 from mace_functional.phonons.wave_vector import wave_vector
@@ -342,7 +342,7 @@ class _StrainedCrystal:
                 "parts of the crystal do not interact, so the cell has no minimum of the energy: "
                 "use a potential with a longer cutoff, or one with dispersion"
             )
-        self._stiffness = symmetric_stiffness(first, self.strains).double().cpu()
+        self._stiffness = first.stiffness_along(self.strains).double().cpu()
         self.cells: list[StrainedCell] = []
         for k in range(len(self._saved)):
             self.cells.append(self._complete(k, first if k == 0 else self._deformable(k)))

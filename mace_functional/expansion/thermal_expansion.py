@@ -1,14 +1,8 @@
 r"""Thermal expansion and Cp to first order in the thermal strain, without a scan of cells.
 
-In the cell of minimal energy E, the vibrations exert the thermal stress that their Grüneisen
-tensors gamma determine. With the heat capacity c and the energy u of each mode, and K = d2E/de de,
-the elastic tensor C times the volume V, with relaxed ions,
+    alpha = (1/V) S : sum gamma c,      Cp - Cv = T V alpha : C : alpha
 
-    strain        e     = K^-1 : sum gamma u
-    expansion     alpha = K^-1 : sum gamma c = (1/V) S : sum gamma c
-    difference    Cp - Cv = T V alpha : C : alpha = T alpha : sum gamma c.
-
-Sums are averages over a mesh. Only strains that keep the symmetry take part.
+`strained_modes` derives both, and has all that they are made of.
 
 Elastic constants and Grüneisen tensors are those of the cell of minimal energy. The error is of
 second order in e; `quasi_harmonic` has none of it.
@@ -18,7 +12,6 @@ Source: Barron, Collins, White, Adv. Phys. 29, 609 (1980), doi:10.1080/000187380
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,12 +19,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mace_functional.expansion.deformable import DeformableCrystal
-from mace_functional.expansion.gruneisen import modes_and_parameters, warn_of_imaginary
-from mace_functional.expansion.mode_functions import mode_functions
-from mace_functional.expansion.symmetric_strains import invariant_strains
+from mace_functional.expansion.gruneisen import warn_of_imaginary
+from mace_functional.expansion.strained_modes import strained_modes
 from mace_functional.phonons.mesh import Mesh, mesh_size
-from mace_functional.phonons.modes import warn_if_not_relaxed
+from mace_functional.phonons.modes import check_crystal
 from mace_functional.potential.protocol import Potential, is_mirror_symmetric
 from mace_functional.support import validation
 from mace_functional.support.defaults import MESH_SPACING, SYMPREC
@@ -42,12 +33,6 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from mace_functional.autodiff.columns import ChunkSize
-
-RELAXED_STRAIN = 1e-3
-"""Entry of the strain to the minimum of the energy, above which a cell counts as not relaxed.
-
-Expansion up to room temperature strains a crystal by 1e-3 to 1e-2.
-"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,45 +140,30 @@ def thermal_expansion(
     Source: Barron, Collins, White, Adv. Phys. 29, 609 (1980).
     """
     kelvins = validation.temperatures(temperatures)
-    crystal = DeformableCrystal.of(
+    kinds = (potential, "Potential"), (atoms, "Atoms")
+    validation.in_order("thermal_expansion(potential, atoms)", *kinds)
+    check_crystal(atoms, "thermal_expansion")
+    proper = not is_mirror_symmetric(potential)
+    grid = mesh_of(atoms, mesh, symprec=symprec, proper=proper)
+    modes = strained_modes(
         potential,
         atoms,
-        ions="relaxed",
+        grid,
+        symprec=symprec,
         what="thermal_expansion",
         chunk_size=chunk_size,
         memory_budget=memory_budget,
+        progress=progress,
     )
-    warn_if_not_relaxed(crystal.phonons)
-    proper = not is_mirror_symmetric(potential)
-    strains = invariant_strains(atoms, symprec=symprec, proper=proper)
-    grid = mesh_of(atoms, mesh, symprec=symprec, proper=proper)
-    stiffness = symmetric_stiffness(crystal, strains)
-    _check_minimum(crystal, strains, stiffness)
-    eigenvalues, parameters = modes_and_parameters(crystal, grid.q, strains, progress=progress)
-    strains, weights = strains.to(eigenvalues), grid.weights.to(eigenvalues)
-    gamma = torch.where(parameters.isnan(), 0.0, parameters)
-
-    expansion, strain, cv, cp = [], [], [], []
-    for t in kelvins:
-        functions = mode_functions(eigenvalues, t)
-        by_heat = torch.einsum("q,qm,qsm->s", weights, functions.heat_capacity, gamma)
-        by_energy = torch.einsum("q,qm,qsm->s", weights, functions.energy, gamma)
-        alpha = torch.linalg.solve(stiffness, by_heat)
-        e = torch.linalg.solve(stiffness, by_energy)
-        expansion.append(torch.tensordot(alpha, strains, 1))
-        strain.append(torch.tensordot(e, strains, 1))
-        cv.append((weights @ functions.heat_capacity).sum())
-        cp.append(cv[-1] + t * (alpha * by_heat).sum())
-    warn_of_imaginary(eigenvalues, "they are left out of thermal expansion and heat capacities")
+    warn_of_imaginary(
+        modes.eigenvalues, "they are left out of thermal expansion and heat capacities"
+    )
     return ThermalExpansion(
         temperatures=torch.tensor(kelvins, dtype=torch.float64),
-        expansion=torch.stack(expansion),
-        strain=torch.stack(strain),
-        cv=torch.stack(cv),
-        cp=torch.stack(cp),
+        **modes.thermal(kelvins)._asdict(),
         mass=float(atoms.get_masses().sum()),
         mesh=grid,
-        n_imaginary=int((eigenvalues < 0).sum()),
+        n_imaginary=modes.n_imaginary,
     )
 
 
@@ -215,33 +185,3 @@ def mesh_of(
         return mesh
     size = mesh_size(atoms, mesh) if isinstance(mesh, (int, float)) else mesh
     return Mesh.of(atoms, size, symprec=symprec, proper=proper)
-
-
-def symmetric_stiffness(crystal: DeformableCrystal, strains: Tensor) -> Tensor:
-    """Return the second derivatives of the energy by strains that keep the symmetry, eV, (S, S).
-
-    Args:
-        crystal: The crystal.
-        strains: The strains, (S, 3, 3).
-    """
-    strains = strains.to(crystal.stiffness)
-    return torch.einsum("sij,ijkl,tkl->st", strains, crystal.stiffness, strains)
-
-
-def _check_minimum(crystal: DeformableCrystal, strains: Tensor, stiffness: Tensor) -> None:
-    """Check that the energy has a minimum in the cell, and warn if it lies at another cell."""
-    lowest = float(torch.linalg.eigvalsh(stiffness)[0])
-    if not lowest > 0:
-        raise ValueError(
-            f"the energy has no minimum in the cell (curvature {lowest:.3g} eV along a strain that "
-            "keeps the symmetry), so there is no thermal expansion: relax positions and cell first"
-        )
-    strains = strains.to(stiffness)
-    slopes = torch.tensordot(strains, crystal.virial, 2)
-    missing = torch.tensordot(torch.linalg.solve(stiffness, slopes), strains, 1).abs().max()
-    if float(missing) > RELAXED_STRAIN:
-        warnings.warn(
-            f"the cell is not relaxed: a strain of about {float(missing):.1e} leads to the minimum "
-            "of the energy, and expansion is that of another cell; relax positions and cell first",
-            stacklevel=3,
-        )

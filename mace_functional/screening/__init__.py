@@ -17,6 +17,7 @@ progress            the progress bar
 
 rows                structures with their results
 references          heat capacities from elsewhere, from a table
+constant_pressure   heat capacity of one structure at constant pressure
 changes             changes of a structure in its relaxation
 missing             heat capacity that is missing at Gamma alone
 findings            results that a person should look at, with advice

@@ -36,11 +36,13 @@ from mace_functional.phonons import (
 )
 from mace_functional.potential.protocol import Potential
 from mace_functional.screening.changes import changes
+from mace_functional.screening.constant_pressure import at_constant_pressure, save_modes
 from mace_functional.screening.provenance import now, package_versions
 from mace_functional.screening.record import Record, Spectrum
 from mace_functional.screening.saved_eigenvectors import Eigenvectors
 from mace_functional.screening.saved_structures import write_geometry
 from mace_functional.screening.screen_settings import MeshChoice, ScreenSettings
+from mace_functional.screening.wording import reason_of
 from mace_functional.structure.contacts import shortest_contact
 from mace_functional.support import validation
 from mace_functional.units import frequency_factor
@@ -101,11 +103,19 @@ class Task:
 
 
 class Modes(NamedTuple):
-    """Spectrum, its part of the record, and eigenvectors if the settings ask for them."""
+    """Modes of a structure.
+
+    Attributes:
+        spectrum: Their frequencies.
+        facts: Part of the record about them.
+        eigenvectors: Eigenvectors if the settings ask for them.
+        mesh: Mesh of wave vectors; None for Gamma alone.
+    """
 
     spectrum: Spectrum
     facts: dict[str, Any]
     eigenvectors: Eigenvectors | None
+    mesh: Mesh | None = None
 
 
 def evaluate(task: Task) -> Record:
@@ -126,7 +136,7 @@ def evaluate(task: Task) -> Record:
     try:
         record = _computed(task, model)
     except Exception as error:
-        record = task.failed(_reason(error))
+        record = task.failed(reason_of(error))
     else:
         record.save(task.folder)
     for checkpoints in RELAXATION, MESHES:
@@ -171,6 +181,18 @@ def _computed(task: Task, model: Potential) -> Record:
             "there are frequencies that are not finite: look for atoms on top of each other, or "
             "overflow in low precision"
         )
+    constant_pressure: dict[str, Any] = {}
+    if task.settings.cp:
+        strained, constant_pressure = at_constant_pressure(
+            model,
+            atoms,
+            modes.mesh,
+            modes.facts["n_imaginary"],
+            symprec=task.settings.symprec,
+            memory_budget=task.memory_budget,
+        )
+        if strained is not None:
+            save_modes(task.folder, strained)
     modes.spectrum.save(task.folder)
     if modes.eigenvectors is not None:
         modes.eigenvectors.save(task.folder)
@@ -185,6 +207,7 @@ def _computed(task: Task, model: Potential) -> Record:
         **relaxation,
         **_facts_of(atoms, model, point),
         **modes.facts,
+        **constant_pressure,
         lowest_frequency=float(vibrating.min()) if len(vibrating) else None,
         seconds_modes=seconds,
         computed=now(),
@@ -328,7 +351,7 @@ def _on_mesh(task: Task, model: Potential, atoms: Atoms) -> Modes:
         "mesh_error": error,
         "n_imaginary": modes.n_imaginary,
     }
-    return Modes(spectrum, facts, eigenvectors)
+    return Modes(spectrum, facts, eigenvectors, mesh)
 
 
 def _mesh_size(wanted: MeshChoice, atoms: Atoms) -> tuple[int, int, int] | None:
@@ -395,12 +418,3 @@ def _resume_from(folder: Path, checkpoints: str, compute: Callable[[], T]) -> T:
 def _remove(folder: Path, checkpoints: str) -> None:
     for path in folder.glob(checkpoints):
         path.unlink(missing_ok=True)
-
-
-def _reason(error: Exception) -> str:
-    """Reason of a failure: the text of a ValueError, or kind and text of another error."""
-    if isinstance(error, MemoryError):
-        return f"not enough memory: {error}"
-    if type(error) is ValueError and str(error):
-        return str(error)
-    return f"{type(error).__name__}: {error}"

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from mace_functional.figures.spectrum import HIGHEST
 from mace_functional.phonons.modes import is_gamma
+from mace_functional.screening.constant_pressure import strain_words
 from mace_functional.screening.missing import LARGE, is_large, missing_at_gamma
 from mace_functional.screening.rows import Row
 from mace_functional.screening.screen_settings import ScreenSettings
@@ -133,6 +134,16 @@ def imaginary(row: Row, settings: ScreenSettings) -> str | None:
     """Describe imaginary modes."""
     count, lowest = row.record.n_imaginary, row.record.lowest_frequency
     return f"{counted(count, 'mode')}, down to {formatted(lowest, '.1f')} cm-1" if count else None
+
+
+def no_cp(row: Row, settings: ScreenSettings) -> str | None:
+    """Describe why there is no heat capacity at constant pressure."""
+    return row.record.no_cp
+
+
+def off_the_minimum(row: Row, settings: ScreenSettings) -> str | None:
+    """Describe a cell whose expansion is that of another cell."""
+    return strain_words(row.record)
 
 
 def too_stiff(row: Row, settings: ScreenSettings) -> str | None:
@@ -283,6 +294,26 @@ def _relax_the_cell(settings: ScreenSettings) -> str:
     return advice + "Relax further: lower `--fmax`."
 
 
+def _mind_the_pressure(settings: ScreenSettings) -> str:
+    advice = (
+        "There is a heat capacity at constant volume alone. Thermal expansion exists for crystals "
+        "at a minimum of the energy, without imaginary modes. "
+    )
+    return advice + ("Molecules have none." if settings.relax else NO_RELAX)
+
+
+def _relax_for_expansion(settings: ScreenSettings) -> str:
+    advice = (
+        "Heat capacities at constant pressure are for the cell of minimal energy, to first order. "
+        "Where the cell is another one, their difference to constant volume is off. "
+    )
+    if not settings.relax:
+        return advice + NO_RELAX
+    if not settings.relax_cell:
+        return advice + "Let the cell relax: leave out `--fixed-cell`."
+    return advice + "Relax further: lower `--fmax`."
+
+
 def _compare_with_the_file(settings: ScreenSettings) -> str:
     advice = (
         "The relaxation has led to another structure. Compare `structure.xyz` with the file: its "
@@ -391,6 +422,8 @@ FINDINGS = (
     Finding("Imaginary modes", _find_the_minimum, imaginary),
     Finding("Large forces", _how_to_relax, large_forces),
     Finding("Under stress", _relax_the_cell, under_stress),
+    Finding("No Cp", _mind_the_pressure, no_cp),
+    Finding("Cp of another cell", _relax_for_expansion, off_the_minimum),
     Finding("Gamma alone", _average_over_a_mesh, gamma_alone),
     Finding("Mesh too coarse", _another_mesh, coarse_mesh),
     Finding("Frequencies too high", _no_such_bond, too_stiff),

@@ -115,9 +115,9 @@ def as_text(words: str) -> Markup:
 
 
 def as_prose(words: str) -> Markup:
-    """Text of this package: `x` is code, and C_V, k_B, R^2 and cm-1 are set as formulas."""
+    """Text of this package: `x` is code, and C_V, C_P, k_B, R^2 and cm-1 are set as formulas."""
     html = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(words)))
-    html = re.sub(r"\b([CkR])_([VB])\b", r"\1<sub>\2</sub>", html)
+    html = re.sub(r"\b([CkR])_([VPB])\b", r"\1<sub>\2</sub>", html)
     return Markup(html.replace("R^2", "R<sup>2</sup>").replace("cm-1", "cm<sup>-1</sup>"))
 
 

@@ -70,11 +70,16 @@ class Record:
         mesh_error: Relative error of the heat capacity on a mesh "auto".
         n_imaginary: Number of imaginary modes, over all wave vectors of a mesh.
         lowest_frequency: Lowest frequency, signed, cm-1.
+        no_cp: Reason why there is no heat capacity at constant pressure, in words; None if there is
+            one, or none was asked for.
+        strain_to_minimum: Largest entry of the strain from the cell to the minimum of the energy,
+            if there is a heat capacity at constant pressure.
         stiffness: Largest force constant of an atom with itself, eV/Å².
         acoustic_sum_residual: Largest error of the acoustic sum rule, eV/Å².
         asymmetry: Largest asymmetry of the Hessian, eV/Å².
         seconds_relaxation: Time of the relaxation, s.
         seconds_modes: Time of the Hessian or the mesh, s.
+        seconds_cp: Time of the heat capacity at constant pressure, s.
         computed: Date and time of the end, in ISO format, UTC; None in records of earlier versions.
         versions: Versions by the names of packages; None in records of earlier versions.
     """
@@ -109,11 +114,14 @@ class Record:
     mesh_error: float | None = None
     n_imaginary: int | None = None
     lowest_frequency: float | None = None
+    no_cp: str | None = None
+    strain_to_minimum: float | None = None
     stiffness: float | None = None
     acoustic_sum_residual: float | None = None
     asymmetry: float | None = None
     seconds_relaxation: float | None = None
     seconds_modes: float | None = None
+    seconds_cp: float | None = None
     computed: str | None = None
     versions: dict[str, str] | None = None
 

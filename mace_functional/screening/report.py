@@ -21,6 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mace_functional.figures.spectrum import HIGHEST
+from mace_functional.screening.constant_pressure import GRUNEISEN
 from mace_functional.screening.drawing import Draw, Drawn, drawn
 from mace_functional.screening.findings import (
     FINDINGS,
@@ -29,7 +30,9 @@ from mace_functional.screening.findings import (
     gamma_alone,
     imaginary,
     large_forces,
+    no_cp,
     not_converged,
+    off_the_minimum,
     soft,
 )
 from mace_functional.screening.missing import LARGE, branches_of, missing_at_gamma
@@ -49,7 +52,13 @@ from mace_functional.screening.report_figures import (
 from mace_functional.screening.rows import Row, checked
 from mace_functional.screening.saved_eigenvectors import EIGENVECTORS
 from mace_functional.screening.screen_settings import ScreenSettings
-from mace_functional.screening.table import ROOM, formula_words, heat_capacity, relative_error
+from mace_functional.screening.table import (
+    ROOM,
+    formula_words,
+    heat_capacity,
+    heat_capacity_at_constant_pressure,
+    relative_error,
+)
 from mace_functional.screening.wording import MISSING, counted, duration, formatted
 from mace_functional.support.atomic_write import atomic_write
 from mace_functional.units import EV_PER_MOLECULE, K_B
@@ -73,6 +82,7 @@ FILES = {
     "structure": STRUCTURE,
     "frequencies": SPECTRUM,
     "eigenvectors": EIGENVECTORS,
+    "Grüneisen parameters": GRUNEISEN,
     "record": RECORD,
 }
 """Files of a structure that the page links to, by what they hold."""
@@ -119,8 +129,9 @@ def write_report(
         "comparisons": [
             _comparison(figures, i, reference, rows) for i, reference in enumerate(references, 1)
         ],
-        "headings": _headings(temperature, references),
+        "headings": _headings(settings, temperature, references),
         "structures": _structures(folder, rows, settings, temperature, references, figures),
+        "cp": settings.cp,
         "spectra": _spectra(figures, len(done)),
     }
     path = folder / REPORT
@@ -171,14 +182,16 @@ def _facts(
     failed = len(rows) - len(done)
     relaxing = sum(record.seconds_relaxation or 0.0 for record in done)
     vibrating = sum(record.seconds_modes or 0.0 for record in done)
+    expanding = sum(record.seconds_cp or 0.0 for record in done)
     facts = {
         "Structures": f"{len(rows)}: "
         + (f"{len(done)} done, {failed} failed" if failed else "all done"),
         "Model": _model(settings, provenance),
         "Relaxation": _relaxation(settings, done),
         "Vibrations": f"harmonic, from exact Hessians, {_sampling(settings)}",
-        "Computing time": f"{duration(relaxing + vibrating)}: relaxations {duration(relaxing)}, "
-        f"vibrations {duration(vibrating)}",
+        "Computing time": f"{duration(relaxing + vibrating + expanding)}: relaxations "
+        f"{duration(relaxing)}, vibrations {duration(vibrating)}"
+        + (f", constant pressure {duration(expanding)}" if settings.cp else ""),
     }
     dates = sorted(record.computed for record in done if record.computed)
     if dates:
@@ -416,7 +429,9 @@ def _is_above(record: Record, reference: Reference) -> bool:
     return reference.values.get(record.name, 0.0) > ABOVE * most
 
 
-def _headings(temperature: float, references: Sequence[Reference]) -> list[Heading]:
+def _headings(
+    settings: ScreenSettings, temperature: float, references: Sequence[Reference]
+) -> list[Heading]:
     """Headings of the table of all structures."""
     at = f"{temperature:g}\N{NO-BREAK SPACE}K"
     compared = [
@@ -430,6 +445,7 @@ def _headings(temperature: float, references: Sequence[Reference]) -> list[Headi
         Heading("atoms"),
         Heading("wave vectors"),
         Heading(f"C_V({at})", "J/(g K)"),
+        *([Heading(f"C_P({at})", "J/(g K)")] if settings.cp else []),
         Heading("missing at Γ", "J/(g K)"),
         Heading("C_V", "k_B/atom"),
         Heading(f"S({at})", "J/(mol K)"),
@@ -453,7 +469,7 @@ def _structures(
     figures: Mapping[str, Drawn],
 ) -> list[TableRow]:
     """The table of all structures."""
-    span = len(_headings(temperature, references)) - 2
+    span = len(_headings(settings, temperature, references)) - 2
     places = _places_of_spectra(rows, figures[SPECTRA])
     table = []
     for number, row in enumerate(rows):
@@ -512,12 +528,15 @@ def _results(
 ) -> list[Cell]:
     """The cells of a structure that did not fail, between its name and its files."""
     record, thermo = row.record, spectrum.thermo(temperature)
-    seconds = (record.seconds_relaxation or 0.0) + (record.seconds_modes or 0.0)
+    seconds = sum(
+        s or 0.0 for s in (record.seconds_relaxation, record.seconds_modes, record.seconds_cp)
+    )
     return [
         Cell(formula_words(record), kind="formula", formula=True),
         _number(record.n_atoms, "d"),
         _wave_vectors(row),
         _number(heat_capacity(row, temperature), ".4f"),
+        *([_constant_pressure(row, settings, temperature)] if settings.cp else []),
         _missing(row, temperature, _bad(gamma_alone(row, settings))),
         _number(float(thermo.heat_capacity_per_atom(record.n_atoms or 1)), ".3f"),
         _number(float(thermo.molar_entropy), ".1f"),
@@ -535,6 +554,12 @@ def _number(value: float | None, form: str, kind: str = "") -> Cell:
     """A number that its column is sorted by."""
     known = value is not None and np.isfinite(value)
     return Cell(formatted(value, form), value if known else None, kind)
+
+
+def _constant_pressure(row: Row, settings: ScreenSettings, temperature: float) -> Cell:
+    """The heat capacity at constant pressure; the findings say why there is none."""
+    kind = _bad(no_cp(row, settings) or off_the_minimum(row, settings))
+    return _number(heat_capacity_at_constant_pressure(row, temperature), ".4f", kind)
 
 
 def _wave_vectors(row: Row) -> Cell:

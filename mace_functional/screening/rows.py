@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mace_functional.expansion.strained_modes import StrainedModes
 from mace_functional.screening.record import Record, Spectrum
+from mace_functional.units import EV_PER_MOLECULE
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,13 @@ class Row:
         record: Results and settings of the structure.
         spectrum: Its frequencies; None if it failed.
         folder: Folder of its files; None if there is none.
+        strained: Modes with Grüneisen parameters, if it has a heat capacity at constant pressure.
     """
 
     record: Record
     spectrum: Spectrum | None
     folder: Path | None = None
+    strained: StrainedModes | None = None
 
 
 def checked(row: Row) -> Row:
@@ -36,11 +40,11 @@ def checked(row: Row) -> Row:
     """
     if row.spectrum is None:
         return row
-    reason = _fault(row.record, row.spectrum)
+    reason = _fault(row.record, row.spectrum) or _strained_fault(row.strained)
     if reason is None:
         return row
     record = replace(row.record, failure=f"its results cannot be used: {reason}")
-    return replace(row, record=record, spectrum=None)
+    return replace(row, record=record, spectrum=None, strained=None)
 
 
 def _fault(record: Record, spectrum: Spectrum) -> str | None:
@@ -61,6 +65,29 @@ def _fault(record: Record, spectrum: Spectrum) -> str | None:
     for name, value in ("mass", record.mass), ("number of atoms", record.n_atoms):
         if value is None or not 0 < value < math.inf:
             return f"its {name} is no positive number"
+    return None
+
+
+def _strained_fault(modes: StrainedModes | None) -> str | None:
+    """Reason why numbers cannot be those of a heat capacity at constant pressure."""
+    if modes is None:
+        return None
+    if modes.eigenvalues.ndim != 2 or modes.strains.ndim != 3:
+        return "Grüneisen parameters, strains and stiffness do not fit each other"
+    (q, m), s = modes.eigenvalues.shape, len(modes.strains)
+    shapes = {
+        "parameters": (q, s, m),
+        "weights": (q,),
+        "strains": (s, 3, 3),
+        "stiffness": (s, s),
+        "slopes": (s,),
+    }
+    if any(getattr(modes, name).shape != shape for name, shape in shapes.items()):
+        return "Grüneisen parameters, strains and stiffness do not fit each other"
+    infinite = bool(modes.parameters.isinf().any())  # those of rigid motions are NaN
+    others = modes.eigenvalues, modes.weights, modes.strains, modes.stiffness, modes.slopes
+    if infinite or not all(bool(values.isfinite().all()) for values in others):
+        return "Grüneisen parameters, strains or stiffness are not finite"
     return None
 
 
@@ -85,6 +112,23 @@ def heat_capacities(
         for row in rows
     ]
     return np.array(curves).reshape(len(rows), len(temperatures))
+
+
+def cp_minus_cv(row: Row, temperatures: Sequence[float]) -> NDArray[np.float64] | None:
+    """Difference of heat capacities at constant pressure and volume, (T,), J/(g K).
+
+    Args:
+        row: A structure.
+        temperatures: (T,) K.
+
+    Returns:
+        The difference; None if the structure has no heat capacity at constant pressure.
+    """
+    if row.strained is None or not row.record.mass:
+        return None
+    thermal = row.strained.thermal(temperatures)
+    difference = EV_PER_MOLECULE / row.record.mass * (thermal.cp - thermal.cv)
+    return difference.numpy(force=True).astype(float)
 
 
 def spectrum_of(row: Row) -> Spectrum:

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from mace_functional.autodiff.memory import BUDGET_FRACTION, free_memory
 from mace_functional.potential.protocol import Potential
+from mace_functional.screening.constant_pressure import GRUNEISEN, load_modes
 from mace_functional.screening.evaluate import Task, cached_model, evaluate
 from mace_functional.screening.keys import key_of, potential_digest
 from mace_functional.screening.progress import ScreeningProgress
@@ -38,6 +39,7 @@ from mace_functional.screening.screen_settings import ScreenSettings
 from mace_functional.screening.sources import Source, Structures, find_sources
 from mace_functional.screening.table import (
     ROOM,
+    cp_words,
     formula_words,
     heat_capacity,
     table,
@@ -101,10 +103,13 @@ class Screening:
             "formula": [formula_words(record) for record in records],
             "atoms": [formatted(record.n_atoms, "d") for record in records],
             f"Cv at {temperature:g} K, J/(g K)": [formatted(c, ".4f") for c in capacities],
+            f"Cp at {temperature:g} K, J/(g K)": [cp_words(row, temperature) for row in rows],
             "imaginary modes": [formatted(record.n_imaginary, "d") for record in records],
             "largest force, eV/Å": [formatted(record.largest_force, ".1e") for record in records],
             "failure": [record.failure or "" for record in records],
         }
+        if not self.settings.cp:
+            del columns[f"Cp at {temperature:g} K, J/(g K)"]
         if not self.failed:
             del columns["failure"]
         return html_table(f"Screening in {self.folder.name}", columns)
@@ -161,7 +166,9 @@ def screen(
     temperatures. A structure that fails is recorded with the reason; the others are computed.
 
     Molecules, and all structures without a mesh, have their modes at Gamma. The heat capacity of a
-    crystal that is missing at Gamma alone is estimated and recorded.
+    crystal that is missing at Gamma alone is estimated and recorded. With `settings.cp` there are
+    heat capacities at constant pressure beside those at constant volume; a structure that has none
+    says why.
 
     Args:
         structures: Files, folders, names of structures of the package, or Atoms by name; see
@@ -338,7 +345,9 @@ def _ready(folder: Path, settings: ScreenSettings, retry: bool) -> Record | None
             (folder / STRUCTURE).stat()
             if settings.eigenvectors:
                 Eigenvectors.load(folder)
-            if checked(Row(record, Spectrum.load(folder))).spectrum is None:
+            if settings.cp and record.no_cp is None:
+                load_modes(folder)
+            if checked(_row(record, folder)).spectrum is None:
                 record = None
     except Exception:  # a damaged file may raise anything
         record = None
@@ -349,8 +358,11 @@ def _ready(folder: Path, settings: ScreenSettings, retry: bool) -> Record | None
 
 
 def _row(record: Record, folder: Path) -> Row:
-    spectrum = Spectrum.load(folder) if record.failure is None else None
-    return Row(record, spectrum, folder)
+    if record.failure is not None:
+        return Row(record, None, folder)
+    has_cp = record.no_cp is None and (folder / GRUNEISEN).exists()
+    strained = load_modes(folder) if has_cp else None
+    return Row(record, Spectrum.load(folder), folder, strained)
 
 
 def _make_workers(

@@ -46,6 +46,8 @@ class ScreenSettings:
         symprec: Tolerance of the symmetry by which the mesh is reduced, Å.
         eigenvectors: True to write the eigenvectors of each structure beside its frequencies, as
             `eigenvectors.npz` with keys `eigenvectors`, `masses` and `q`.
+        cp: True to compute the heat capacities of crystals at constant pressure too, to first order
+            in their thermal expansion, with symmetry-allowed strains; see `thermal_expansion`.
 
     Raises:
         ValueError: If dispersion is True, which names no functional.
@@ -65,6 +67,7 @@ class ScreenSettings:
     mesh_temperature: float = COLDEST
     symprec: float = SYMPREC
     eigenvectors: bool = False
+    cp: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dispersion", functional_name(self.dispersion))
@@ -82,7 +85,9 @@ class ScreenSettings:
         del values["model"]
         if not self.eigenvectors:
             del values["eigenvectors"]
-        if self.mesh is None:
+        if not self.cp:
+            del values["cp"]
+        if self.mesh is None and not self.cp:
             del values["symprec"]
         if self.mesh != "auto":
             del values["mesh_tolerance"], values["mesh_temperature"]

@@ -13,8 +13,8 @@ from mace_functional.screening.formula_units import formula_unit
 from mace_functional.screening.missing import missing_at_gamma
 from mace_functional.screening.record import Record
 from mace_functional.screening.references import Reference
-from mace_functional.screening.rows import Row, heat_capacities
-from mace_functional.screening.wording import MISSING
+from mace_functional.screening.rows import Row, cp_minus_cv, heat_capacities
+from mace_functional.screening.wording import MISSING, formatted
 from mace_functional.support.atomic_write import atomic_write
 from mace_functional.vibrations.thermodynamics import HarmonicThermo
 
@@ -81,11 +81,13 @@ def table(
         A dictionary for each structure, all with the same keys; None stands for missing values and
         those that are not finite.
     """
+    with_cp = any(has_cp_result(row) for row in rows)
     values = [
         {
             **{column: _shown(getattr(row.record, name)) for column, name in COLUMNS.items()},
             **_formula(row),
             **_thermo(row, temperatures),
+            **(_constant_pressure(row, temperatures) if with_cp else {}),
             **_missing(row, temperatures),
             **{k: v for r in references for k, v in _comparison(row, r).items()},
         }
@@ -99,6 +101,24 @@ def heat_capacity(row: Row, temperature: float) -> float | None:
     if row.spectrum is None:
         return None
     return _finite(float(heat_capacities([row], [temperature])[0, 0]))
+
+
+def has_cp_result(row: Row) -> bool:
+    """True if a heat capacity at constant pressure was asked for, and is there or has a reason."""
+    return row.strained is not None or row.record.no_cp is not None
+
+
+def heat_capacity_at_constant_pressure(row: Row, temperature: float) -> float | None:
+    """Heat capacity at constant pressure, J/(g K); None if the structure has none."""
+    cv, difference = heat_capacity(row, temperature), cp_minus_cv(row, [temperature])
+    return None if cv is None or difference is None else _finite(cv + float(difference[0]))
+
+
+def cp_words(row: Row, temperature: float) -> str:
+    """The heat capacity at constant pressure, J/(g K), or the reason why there is none."""
+    if row.record.no_cp is not None:
+        return f"none: {row.record.no_cp}"
+    return formatted(heat_capacity_at_constant_pressure(row, temperature), ".4f")
 
 
 def formula_words(record: Record) -> str:
@@ -151,6 +171,22 @@ def _thermo(row: Row, temperatures: Sequence[float]) -> dict[str, float | None]:
         "zero_point_energy_eV": float(thermo.zero_point_energy),
         **dict(zip(columns, values, strict=True)),
     }
+
+
+def _constant_pressure(row: Row, temperatures: Sequence[float]) -> dict[str, float | str | None]:
+    """Heat capacity at constant pressure and expansion at all temperatures, or their lack."""
+    values: dict[str, float | str | None] = {
+        "no_heat_capacity_at_constant_pressure": row.record.no_cp,
+        "strain_to_minimum": row.record.strain_to_minimum,
+        "seconds_constant_pressure": row.record.seconds_cp,
+    }
+    for t in temperatures:
+        cp = heat_capacity_at_constant_pressure(row, t)
+        values[f"heat_capacity_at_constant_pressure_{t:g}K_J_per_gK"] = cp
+        thermal = None if row.strained is None else row.strained.thermal([t])
+        volumetric = None if thermal is None else float(thermal.expansion[0].trace())
+        values[f"volumetric_expansion_{t:g}K_per_K"] = volumetric
+    return values
 
 
 def _shown(value: Any) -> Any:

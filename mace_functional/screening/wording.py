@@ -1,4 +1,4 @@
-"""Numbers, counts and times in words, and text that can be shown on one line."""
+"""Numbers, counts, times and errors in words, and text that can be shown on one line."""
 
 from __future__ import annotations
 
@@ -27,6 +27,15 @@ def formatted(value: float | None, form: str) -> str:
 def counted(number: int, noun: str) -> str:
     """A number and its noun: 1 structure, 2 structures."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def reason_of(error: Exception) -> str:
+    """Reason of a failure: the text of a ValueError, or kind and text of another error."""
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}"
+    if type(error) is ValueError and str(error):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
 
 
 def duration(seconds: float) -> str:

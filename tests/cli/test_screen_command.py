@@ -52,9 +52,9 @@ def test_table_and_files_are_what_the_library_gives(tmp_path, capsys):
     assert "cv_250K" in page
 
 
-def test_settings_are_those_of_the_options(tmp_path):
+def test_settings_are_those_of_the_options(tmp_path, capsys):
     words = ["--fixed-cell", "--fmax", 0.01, "--max-steps", 2, "--dtype", "float32", "--no-report"]
-    assert call("ethanol", *words, "--memory", 1.5) == 0
+    assert call("ethanol", *words, "--memory", 1.5, "--cp") == 0
     settings = json.loads((tmp_path / "out" / "settings.json").read_text())
     assert settings["model"] == "embedded"
     assert settings["dtype"] == "float32"
@@ -62,6 +62,10 @@ def test_settings_are_those_of_the_options(tmp_path):
     assert (settings["fmax"], settings["max_steps"]) == (0.01, 2)
     (row,) = json.loads((tmp_path / "out" / "table.json").read_text())
     assert row["gradients"] <= 2
+    assert settings["cp"] is True
+    printed = capsys.readouterr().out
+    assert "ethanol has no Cp: a molecule" in printed
+    assert "Cv 300 K        Cp" in printed
     assert not (tmp_path / "out" / "report.html").exists()
 
 
