@@ -81,6 +81,12 @@ class ThermalExpansion:
         return html_table(f"Thermal expansion to first order; {self.mesh.description}", columns)
 
     @property
+    def cells(self) -> Tensor:
+        """Lattice vectors at each temperature as rows, Å, (T, 3, 3)."""
+        cell = 2 * torch.pi * torch.linalg.inv(self.mesh.reciprocal.to(self.strain)).mT
+        return cell + cell @ self.strain
+
+    @property
     def volumetric_expansion(self) -> Tensor:
         """Relative expansion of the volume, or of the area of a slab, 1/K, (T,)."""
         return self.expansion.diagonal(dim1=-2, dim2=-1).sum(-1)

@@ -65,10 +65,10 @@ def band_figure(
         panels = list(figure.subplots(1, 2, sharey=True, width_ratios=[3.6, 1]))
         figure.set_layout_engine("constrained", wspace=0.0, w_pad=0.02)
     frequencies = bands.frequencies.detach().cpu().numpy()
-    lowest, highest = min(frequencies.min(), 0.0), max(frequencies.max(), 0.0)
-    margin = 0.04 * (highest - lowest)
-    panels[0].set_ylim(lowest - margin * (lowest < 0), highest + margin)
-    _draw_bands(panels[0], bands, frequencies)
+    set_range(panels[0], frequencies)
+    _draw_lines(panels[0], bands, frequencies, real_half(panels[0]), BLUE)
+    draw_imaginary(panels[0], bands, frequencies)
+    draw_corners(panels[0], bands)
     if dos is not None:
         _draw_density(panels[1], dos, symbols)
     for axes in panels:
@@ -95,19 +95,44 @@ def dos_figure(dos: DensityOfStates, symbols: Sequence[str] | None = None) -> Fi
     return figure
 
 
-def _draw_bands(axes: Axes, bands: BandStructure, frequencies: np.ndarray) -> None:
+def set_range(axes: Axes, frequencies: np.ndarray) -> None:
+    """Set the range of a frequency axis: from zero, or from the lowest imaginary mode.
+
+    Args:
+        axes: Panel of the bands.
+        frequencies: Signed frequencies, of any shape.
+    """
+    lowest, highest = min(frequencies.min(), 0.0), max(frequencies.max(), 0.0)
+    margin = 0.04 * (highest - lowest)
+    axes.set_ylim(lowest - margin * (lowest < 0), highest + margin)
+
+
+def real_half(axes: Axes) -> Rectangle:
+    """Return the part of a panel of bands above zero, to which lines are clipped."""
+    return _half(axes, 0.0, axes.get_ylim()[1])
+
+
+def draw_imaginary(axes: Axes, bands: BandStructure, frequencies: np.ndarray) -> None:
+    """Draw the parts of bands below zero, in red.
+
+    Args:
+        axes: Panel of the bands, with its range.
+        bands: The path.
+        frequencies: Signed frequencies in the unit of the panel, (P, M).
+    """
+    if (frequencies < 0).any():
+        low = axes.get_ylim()[0]
+        _draw_lines(axes, bands, frequencies, _half(axes, low, -low), RED)
+
+
+def draw_corners(axes: Axes, bands: BandStructure) -> None:
+    """Draw the names of the corners of a path, and lines at them, and label the frequency axis.
+
+    Args:
+        axes: Panel of the bands, with its range.
+        bands: The path.
+    """
     distance = bands.distance.cpu().numpy()
-    low, high = axes.get_ylim()
-    halves = [(0.0, high, BLUE)] + [(low, -low, RED)] * bool((frequencies < 0).any())
-    for start, stop in zip(bands.starts, [*bands.starts[1:], len(distance)], strict=True):
-        for foot, height, colour in halves:
-            lines = axes.plot(
-                distance[start:stop], frequencies[start:stop], color=colour, lw=0.9, zorder=2
-            )
-            for line in lines:
-                # Clip the line to its half, so that the colour changes where it crosses zero.
-                half = Rectangle((0, foot), distance[-1] or 1.0, height, transform=axes.transData)
-                line.set_clip_path(half)
     corners = [
         (x, [_symbol(label) for _, label in group])
         for x, group in groupby(bands.labels, key=lambda corner: float(distance[corner[0]]))
@@ -115,10 +140,28 @@ def _draw_bands(axes: Axes, bands: BandStructure, frequencies: np.ndarray) -> No
     axes.set_xticks(
         [x for x, _ in corners], ["|".join(dict.fromkeys(names)) for _, names in corners]
     )
-    axes.vlines([x for x, _ in corners[1:-1]], low, high, color="0.75", lw=0.6, zorder=1)
+    axes.vlines([x for x, _ in corners[1:-1]], *axes.get_ylim(), color="0.75", lw=0.6, zorder=1)
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(distance[0], distance[-1] or None)
     axes.set_ylabel(FREQUENCY_LABELS[bands.unit][0])
+
+
+def _half(axes: Axes, foot: float, height: float) -> Rectangle:
+    """Return a part of a panel that is as wide as can be, in the coordinates of its data."""
+    across = axes.get_yaxis_transform()
+    return Rectangle((0, foot), 1, height, transform=across)
+
+
+def _draw_lines(
+    axes: Axes, bands: BandStructure, frequencies: np.ndarray, half: Rectangle, colour: str
+) -> None:
+    """Draw bands where they are within half of a panel: colours change where they cross zero."""
+    distance = bands.distance.cpu().numpy()
+    for start, stop in zip(bands.starts, [*bands.starts[1:], len(distance)], strict=True):
+        for line in axes.plot(
+            distance[start:stop], frequencies[start:stop], color=colour, lw=0.9, zorder=2
+        ):
+            line.set_clip_path(half)
 
 
 def _symbol(label: str) -> str:

@@ -210,6 +210,24 @@ def space_group(atoms: Atoms, symprec: float = SYMPREC) -> tuple[int, str]:
     return int(found.number), str(found.international)
 
 
+def conventional_multiples(cell: np.ndarray, symprec: float = SYMPREC) -> np.ndarray:
+    """Return integers M, such that the rows of `M @ cell` are those of the conventional cell.
+
+    Args:
+        cell: Lattice vectors in Å as rows, (3, 3).
+        symprec: Tolerance, Å.
+
+    Returns:
+        The multiples, (3, 3). They are those of a centred lattice, and the identity for a lattice
+        whose conventional cell is primitive.
+    """
+    lattice: Any = (cell, np.zeros((1, 3)), [1])
+    found: Any = spglib.get_symmetry_dataset(lattice, symprec=symprec)
+    multiples = np.rint(np.linalg.inv(found.transformation_matrix)).T
+    is_centred = round(abs(np.linalg.det(multiples))) > 1
+    return multiples if is_centred else np.eye(3)
+
+
 def warn_of_higher_symmetry(atoms: Atoms, symprec: float, what: str) -> None:
     """Warn if a slightly larger tolerance would find a higher symmetry.
 

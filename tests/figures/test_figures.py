@@ -20,9 +20,11 @@ import mace_functional as mf
 from mace_functional import figures
 from mace_functional.certificate.certificate import Certificate, Check
 from mace_functional.certificate.comparison import Verdict
+from mace_functional.expansion import Gruneisen
 from mace_functional.figures import band_figure, thermo_figure, young_figure
 from mace_functional.figures.axes import BLUE, ELEMENTS, RED
 from mace_functional.phonons import BandStructure, DensityOfStates
+from mace_functional.units import frequency_factor
 
 REAL = torch.tensor([40.0, 250.0, 250.0, 1100.0, 3700.0], dtype=torch.float64)
 MIXED = torch.cat([torch.tensor([-80.0, -5.0], dtype=torch.float64), REAL])
@@ -315,14 +317,167 @@ def test_young_moduli_of_a_slab_are_one_section_and_a_rod_is_refused():
         young_figure(rod)
 
 
-def test_expansion_has_one_curve_for_each_different_direction():
-    atoms = relaxed_crystal("hcp")
-    result = mf.thermal_expansion(xenon(), atoms, [60.0, 5.0, 20.0], mesh=(1, 1, 2))
-    expansion, strain = figures.expansion_figure(result).axes
-    assert [text.get_text() for text in expansion.get_legend().get_texts()] == ["x, y", "z"]
-    along = {line.get_label(): line.get_xydata().T for line in strain.lines}
-    np.testing.assert_array_equal(along["z"][0], [5, 20, 60])
-    np.testing.assert_allclose(along["z"][1], 100 * result.strain[[1, 2, 0], 2, 2])
+@pytest.fixture(scope="module")
+def expanding():
+    """First orders of xenon in its hexagonal and its cubic crystal, temperatures in disorder."""
+    return {
+        name: mf.thermal_expansion(
+            xenon(), relaxed_crystal(name), [60.0, 5.0, 20.0], mesh=(1, 1, 2), chunk_size=None
+        )
+        for name in ("hcp", "fcc")
+    }
+
+
+def drawn(axes, **style):
+    """Curves of a panel with points, by label; or of another style."""
+    style = style or {"get_marker": "o"}
+    return {
+        line.get_label(): line.get_xydata().T
+        for line in axes.lines
+        if all(getattr(line, name)() == value for name, value in style.items())
+    }
+
+
+def test_expansion_has_one_curve_and_one_panel_for_each_different_lattice_vector(expanding):
+    result, order = expanding["hcp"], [1, 2, 0]
+    expansion, a, c, volume = figures.expansion_figure(result).axes
+    assert [text.get_text() for text in expansion.get_legend().get_texts()] == ["a, b", "c"]
+    assert [axes.get_ylabel() for axes in (a, c)] == ["$a = b$ (Å)", "$c$ (Å)"]
+    cells = relaxed_crystal("hcp").cell.array @ (np.eye(3) + result.strain[order].numpy())
+    for name, axes, k in ("a, b", a, 0), ("c", c, 2):
+        t, alpha = drawn(expansion)[name]
+        assert t.tolist() == [5, 20, 60]
+        np.testing.assert_allclose(alpha, 1e6 * result.expansion[order, k, k], rtol=1e-9)
+        ((_, lengths),) = drawn(axes).values()
+        np.testing.assert_allclose(lengths, np.linalg.norm(cells[:, k], axis=1), rtol=1e-9)
+    ((_, volumes),) = drawn(volume).values()
+    np.testing.assert_allclose(volumes, np.linalg.det(cells), rtol=1e-9)
+
+
+def test_a_primitive_cell_has_the_lengths_of_the_conventional_one(expanding):
+    result = expanding["fcc"]
+    expansion, a, volume = figures.expansion_figure(result).axes
+    primitive = np.abs(np.linalg.det(result.cells[[1, 2, 0]]))
+    np.testing.assert_allclose(drawn(a)["a, b, c"][1], (4 * primitive) ** (1 / 3), rtol=1e-9)
+    ((_, volumes),) = drawn(volume).values()
+    np.testing.assert_allclose(volumes, 4 * primitive, rtol=1e-9)
+    np.testing.assert_allclose(
+        drawn(expansion)["a, b, c"][1], 1e6 / 3 * result.volumetric_expansion[[1, 2, 0]], rtol=1e-9
+    )
+    assert expansion.get_legend() is None
+
+
+def test_the_first_order_is_dashed_beside_the_other_result(expanding):
+    result = expanding["hcp"]
+    first = dataclasses.replace(
+        result, expansion=0.5 * result.expansion, strain=0.1 * result.strain
+    )
+    expansion, a, c, volume = figures.expansion_figure(result, first).axes
+    for axes, k in (a, 0), (c, 2):
+        (dashed,) = drawn(axes, is_dashed=True).values()
+        lengths = first.cells[[1, 2, 0], k].norm(dim=-1)
+        np.testing.assert_allclose(dashed, [[5, 20, 60], lengths], rtol=1e-9)
+    assert len(drawn(volume, is_dashed=True)) == 1
+    dashed = [line.get_ydata() for line in expansion.lines if line.is_dashed()]
+    np.testing.assert_allclose(dashed[0], 0.5 * drawn(expansion)["a, b"][1], rtol=1e-9)
+    assert expansion.get_legend().get_texts()[-1].get_text() == "first order"
+    with pytest.raises(ValueError, match="lattice parameters are a, b, c, not a, b and c"):
+        figures.expansion_figure(result, expanding["fcc"])
+
+
+def test_heat_capacities_at_constant_pressure_and_volume_and_their_difference(expanding):
+    result = expanding["hcp"]
+    capacities, difference = figures.cp_figure(result).axes
+    cp, cv = result.specific_cp[[1, 2, 0]], result.specific_cv[[1, 2, 0]]
+    np.testing.assert_array_equal(drawn(capacities)["$C_p$"], [[5, 20, 60], cp])
+    np.testing.assert_array_equal(drawn(capacities)["$C_V$"], [[5, 20, 60], cv])
+    ((_, percent),) = drawn(difference).values()
+    np.testing.assert_allclose(percent, 100 * (cp / cv - 1), rtol=1e-9)
+    both = figures.cp_figure(result, dataclasses.replace(result)).axes[0].get_legend().get_texts()
+    assert [text.get_text() for text in both] == ["$C_p$", "$C_V$", "first order"]
+
+
+def gruneisen_of(bands, parameters):
+    """Parameters of bands in THz."""
+    eigenvalues = bands.frequencies.sign() * (bands.frequencies / frequency_factor("THz")) ** 2
+    gamma = torch.tensor(parameters, dtype=torch.float64)
+    return Gruneisen(
+        q=bands.q,
+        eigenvalues=eigenvalues,
+        tensors=gamma[..., None, None] * torch.eye(3, dtype=torch.float64),
+        strains="all",
+        mesh=None,
+        projector=torch.eye(3, dtype=torch.float64),
+    )
+
+
+def coloured(figure):
+    """Ends (x, y) and parameters of the lines of a figure of bands, in the order of x."""
+    (lines,) = (c for c in figure.axes[0].collections if c.get_array() is not None)
+    ends = [
+        (*segment.flatten().round(9).tolist(), float(value))
+        for segment, value in zip(lines.get_segments(), lines.get_array(), strict=True)
+    ]
+    return lines, sorted(ends)
+
+
+GAMMAS = [[np.nan, 2.0], [-1.0, 2.5], [-1.5, 3.0], [1.0, 2.0], [0.5, 1.5], [0.0, 1.0]]
+
+
+def test_bands_have_the_colours_of_their_gruneisen_parameters_from_half_step_to_half_step():
+    figure = figures.gruneisen_band_figure(STABLE, gruneisen_of(STABLE, GAMMAS))
+    lines, ends = coloured(figure)
+    lower = [row for row in ends if row[1] < 4 and row[3] <= 3]
+    # The acoustic mode at Gamma has the colour of the next point; no line bridges the jump.
+    assert lower == [
+        (0.0, 0.0, 0.25, 0.5, -1.0),
+        (0.25, 0.5, 0.5, 1.0, -1.0),
+        (0.5, 1.0, 0.75, 1.5, -1.0),
+        (0.75, 1.5, 1.0, 2.0, -1.5),
+        (1.0, 3.0, 1.25, 2.5, 1.0),
+        (1.25, 2.5, 1.5, 2.0, 0.5),
+        (1.5, 2.0, 1.75, 1.5, 0.5),
+        (1.75, 1.5, 2.0, 1.0, 0.0),
+    ]
+    assert len(ends) == 16
+    low, high = lines.get_clim()
+    assert low == -high
+    assert 2.5 < high < 3
+    assert figures.gruneisen_band_figure(STABLE, gruneisen_of(STABLE, GAMMAS), limit=4.0).axes[
+        0
+    ].collections[0].get_clim() == (-4, 4)
+    assert figure.axes[0].get_ylabel() == "frequency (THz)"
+    assert figure.axes[1].get_ylabel() == "Grüneisen parameter"
+    red, grey, blue = lines.cmap([0.25, 0.5, 0.75])
+    np.testing.assert_allclose([red, blue], [to_rgba(RED), to_rgba(BLUE)], atol=0.01)
+    assert np.ptp(grey[:3]) < 0.1
+
+
+def test_degenerate_bands_have_the_mean_of_their_parameters():
+    both = bands([[3, 3]] * 6)
+    _, ends = coloured(figures.gruneisen_band_figure(both, gruneisen_of(both, [[-1.0, 2.0]] * 6)))
+    assert {row[-1] for row in ends} == {0.5}
+
+
+def test_imaginary_parts_have_no_colour_and_are_drawn_as_in_a_band_structure():
+    gamma = np.where(UNSTABLE.frequencies < 0, np.nan, 1.0)
+    figure = figures.gruneisen_band_figure(UNSTABLE, gruneisen_of(UNSTABLE, gamma))
+    axes = figure.axes[0]
+    low, high = axes.get_ylim()
+    expected = [line.get_xydata() for line in band_figure(UNSTABLE).axes[0].lines]
+    red = [line for line in axes.lines if line.get_color() == RED]
+    assert len(red) == 4
+    for line in red:
+        assert any(np.allclose(line.get_xydata(), data) for data in expected)
+        np.testing.assert_allclose(shown(line), [low, 0], atol=1e-9)
+    lines, _ = coloured(figure)
+    np.testing.assert_allclose(shown(lines), [0, high], atol=1e-9)
+
+
+def test_parameters_of_other_wave_vectors_are_refused():
+    other = dataclasses.replace(gruneisen_of(STABLE, GAMMAS), q=torch.ones(6, 3))
+    with pytest.raises(ValueError, match="not at the wave vectors of the bands"):
+        figures.gruneisen_band_figure(STABLE, other)
 
 
 def test_gruneisen_parameters_without_rigid_motions():
