@@ -24,7 +24,6 @@ from typing_extensions import override
 from mace_functional.autodiff.batches import only_vmap_is_active
 from mace_functional.autodiff.forward_mode import jvp
 from mace_functional.autodiff.torch_internals import (
-    HigherOrderOperator,
     TransformType,
     _add_batch_dim,
     _SingleLevelFunction,
@@ -34,8 +33,10 @@ from mace_functional.autodiff.torch_internals import (
     enable_single_level_autograd_function,
     forward_ad,
     maybe_get_level,
+    retrieve_current_functorch_interpreter,
     transforms_are_active,
     unwrap_batched,
+    unwrap_if_dead,
 )
 
 T = TypeVar("T")
@@ -218,23 +219,17 @@ def _same(one: tuple[Tensor | None, int], other: tuple[Tensor | None, int]) -> b
     )
 
 
-class _Call(HigherOrderOperator):
-    """The operator that torch's stack of transforms sees: it calls a primitive's rules."""
-
-    def __init__(self) -> None:
-        super().__init__("mace_functional_primitive")
-
-    def __call__(self, primitive: Primitive, *args: Any) -> Outputs:
-        if transforms_are_active():
-            return super().__call__(primitive, *args)
-        if is_plain(args):
-            return primitive.compute(*args)
-        if _have_tangents(args):
-            return primitive.value(*args)
-        return _PlainNode.apply(primitive, *args)
-
-
-_call = _Call()
+def _call(primitive: Primitive, *args: Any) -> Outputs:
+    """Evaluate a primitive: by its rule for the top transform, or on plain tensors."""
+    if transforms_are_active():
+        interpreter = retrieve_current_functorch_interpreter()
+        alive = (None if a is None else unwrap_if_dead(a) for a in args)
+        return _RULES[interpreter.key()](interpreter, primitive, *alive)
+    if is_plain(args):
+        return primitive.compute(*args)
+    if _have_tangents(args):
+        return primitive.value(*args)
+    return _PlainNode.apply(primitive, *args)
 
 
 def is_plain(args: Arguments) -> bool:
@@ -253,7 +248,6 @@ def _have_tangents(args: Arguments) -> bool:
     return any(a is not None and forward_ad.unpack_dual(a).tangent is not None for a in args)
 
 
-@_call.py_impl(TransformType.Vmap)
 def _vmap(interpreter: Any, primitive: Primitive, *args: Any) -> Outputs:
     """Evaluate a primitive under `vmap`: as the primitive that maps it."""
     level = interpreter.level()
@@ -366,13 +360,11 @@ def _halves(both: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
     return both[:half], both[half:]
 
 
-@_call.py_impl(TransformType.Functionalize)
 def _functionalize(interpreter: Any, primitive: Primitive, *args: Any) -> Outputs:
     """Evaluate a primitive under `functionalize`: by its value, in plain operations."""
     return primitive.value(*args)
 
 
-@_call.py_impl(TransformType.Jvp)
 def _forward(interpreter: Any, primitive: Primitive, *args: Any) -> Outputs:
     """Evaluate a primitive under `jvp`: by its rule `jvp` or `compute_jvp`."""
     level = interpreter.level()
@@ -407,11 +399,12 @@ def _unpacked(tensor: Tensor | None, level: int) -> tuple[Tensor | None, Tensor 
     return _unwrapped(primal, level), _unwrapped(tangent, level)
 
 
-@_call.py_impl(TransformType.Grad)
 def _reverse(interpreter: Any, primitive: Primitive, *args: Any) -> Outputs:
     """Evaluate a primitive under `grad` or `vjp`: its rule `vjp` runs in the backward pass."""
+    lift = interpreter._cptr.lift
+    lifted = (None if a is None else lift(a) for a in args)
     with enable_single_level_autograd_function():
-        return _Node.apply(interpreter, primitive, *args)  # type: ignore[attr-defined]
+        return _Node.apply(interpreter, primitive, *lifted)  # type: ignore[attr-defined]
 
 
 class _Node(_SingleLevelFunction):
@@ -452,3 +445,11 @@ class _PlainNode(torch.autograd.Function):
 
 def _unwrapped(tensor: Tensor | None, level: int) -> Tensor | None:
     return None if tensor is None else _unwrap_for_grad(tensor, level)
+
+
+_RULES: dict[Any, Callable[..., Outputs]] = {
+    TransformType.Vmap: _vmap,
+    TransformType.Functionalize: _functionalize,
+    TransformType.Jvp: _forward,
+    TransformType.Grad: _reverse,
+}

@@ -26,12 +26,15 @@ try:
         is_batchedtensor,
         is_functorch_wrapped_tensor,
         maybe_get_level,
+        unwrap_if_dead,
     )
     from torch._functorch import eager_transforms
-    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+    from torch._functorch.pyfunctorch import (
+        retrieve_current_functorch_interpreter,
+        temporarily_clear_interpreter_stack,
+    )
     from torch._functorch.utils import enable_single_level_autograd_function
     from torch._functorch.vmap import unwrap_batched
-    from torch._ops import HigherOrderOperator
     from torch.autograd.function import _SingleLevelFunction
     from torch.utils import _pytree as pytree
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -46,7 +49,6 @@ except (ImportError, AttributeError) as error:
 
 __all__ = [
     "SUPPORTED",
-    "HigherOrderOperator",
     "TorchDispatchMode",
     "TransformType",
     "_SingleLevelFunction",
@@ -62,7 +64,9 @@ __all__ = [
     "is_functorch_wrapped_tensor",
     "maybe_get_level",
     "pytree",
+    "retrieve_current_functorch_interpreter",
     "temporarily_clear_interpreter_stack",
     "transforms_are_active",
     "unwrap_batched",
+    "unwrap_if_dead",
 ]
