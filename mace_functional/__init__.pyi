@@ -9,6 +9,7 @@ from . import (
     figures,
     interop,
     optimize,
+    parallel,
     phonons,
     potential,
     screening,
@@ -37,6 +38,7 @@ from .optimize.outcome import Outcome
 from .optimize.relax import RelaxResult, relax
 from .optimize.saddle import SaddleResult, find_saddle
 from .optimize.stability import check_stability
+from .parallel.processes import WorkerProcesses
 from .phonons import (
     Mesh,
     Phonons,
@@ -111,6 +113,7 @@ __all__ = [
     "StructureRecord",
     "StructureWarning",
     "SumPotential",
+    "WorkerProcesses",
     "band_structure",
     "batch",
     "certificate",
@@ -149,6 +152,7 @@ __all__ = [
     "mesh_thermo",
     "normal_modes",
     "optimize",
+    "parallel",
     "phonons",
     "phonons_of",
     "potential",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import mace  # noqa: F401  (before e3nn, whose constants torch otherwise refuses to load)
 import pytest
@@ -18,7 +20,6 @@ import mace_functional as mf
 from mace_functional.screening import drawing
 from mace_functional.screening import run as screen_run
 from mace_functional.screening.page import PngFigure
-from mace_functional.screening.workers import executor_slots
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,13 +54,21 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
 
 
+def checked_and_replaced(executor: Executor) -> Callable[..., AbstractContextManager[Executor]]:
+    """What takes the options of `WorkerProcesses`, and gives an executor that starts at once."""
+
+    def processes(*args: Any, **options: Any) -> AbstractContextManager[Executor]:
+        mf.WorkerProcesses(*args, **options)  # starts no process before its first task
+        return nullcontext(executor)
+
+    return processes
+
+
 @pytest.fixture
 def screens_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Screenings take one thread of this process, which starts at once, for their workers."""
     with ThreadPoolExecutor(1) as executor:
-        monkeypatch.setattr(
-            screen_run, "own_processes", lambda devices: executor_slots(executor, devices, None)
-        )
+        monkeypatch.setattr(screen_run, "WorkerProcesses", checked_and_replaced(executor))
         yield
 
 

@@ -13,6 +13,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "notebooks": ("project/test_notebooks.py",),
     "project": ("project",),
     "screening": ("screening",),
+    "parallel": ("parallel",),
     "cli": ("cli",),
     "structure": ("structure",),
     "phonons": ("phonons", "vibrations", "dispersion", "interop"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -66,6 +67,35 @@ def chunked_map(
     Warns:
         UserWarning: The vectors are in single precision on a GPU, and TF32 is on.
     """
+    warn_of_tf32(vectors)
+    chunk_size = validation.chunk_size(chunk_size)
+    memory_budget = validation.memory_budget(memory_budget)
+    done: list[Tensor] = []
+    with columns_bar(description, vectors.shape[0], progress) as advance:
+        if chunk_size == "auto" and vectors.shape[0] > 2:
+            for column, size in measured(apply, vectors, memory_budget):
+                done.append(column)
+                chunk_size = size
+                advance(1)
+        step = vectors.shape[0] if chunk_size is None or chunk_size == "auto" else chunk_size
+        for chunk in vectors[len(done) :].split(max(step, 1)):
+            done.append(apply(chunk))
+            advance(chunk.shape[0])
+    return torch.cat(done)
+
+
+@contextmanager
+def columns_bar(description: str, count: int, progress: bool) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar of columns.
+
+    Args:
+        description: Title of the bar.
+        count: Number of all columns.
+        progress: False to show nothing.
+
+    Yields:
+        A function that adds to the number of finished columns.
+    """
     from rich.progress import (
         MofNCompleteColumn,
         Progress,
@@ -73,11 +103,6 @@ def chunked_map(
         TimeRemainingColumn,
     )
 
-    warn_of_tf32(vectors)
-    count = vectors.shape[0]
-    chunk_size = validation.chunk_size(chunk_size)
-    memory_budget = validation.memory_budget(memory_budget)
-    done: list[Tensor] = []
     bar = Progress(
         *Progress.get_default_columns()[:-1],
         MofNCompleteColumn(),
@@ -87,25 +112,37 @@ def chunked_map(
     )
     with bar:
         task = bar.add_task(description, total=count)
-        if chunk_size == "auto" and count > 2:
-            first, second = vectors[:2].split(1)
-            if memory_budget is None:
-                done.append(apply(first))
-                budget = int(BUDGET_FRACTION * free_memory(vectors.device))
-            else:
-                with MemoryMeter() as meter:
-                    done.append(apply(first))
-                budget = memory_budget - meter.live
-            bar.advance(task)
-            with MemoryMeter() as meter:
-                done.append(apply(second))
-            bar.advance(task)
-            chunk_size = _chunk_size(meter.peak, vectors.device, budget)
-        step = count if chunk_size is None or chunk_size == "auto" else chunk_size
-        for chunk in vectors[len(done) :].split(max(step, 1)):
-            done.append(apply(chunk))
-            bar.advance(task, len(chunk))
-    return torch.cat(done)
+        yield lambda n: bar.advance(task, n)
+
+
+def measured(
+    apply: Callable[[Tensor], Tensor], vectors: Tensor, memory_budget: int | None
+) -> Iterator[tuple[Tensor, int]]:
+    """Map the first two vectors, each alone, and yield them with the size of chunks of the rest.
+
+    The first vector leaves behind what all others share. The memory of the second one is measured;
+    the size that is yielded with the first is only that of a single vector.
+
+    Args:
+        apply: A linear map of any number of vectors.
+        vectors: At least two vectors.
+        memory_budget: Bytes that a chunk may fill; a fraction of the free memory if None.
+
+    Raises:
+        MemoryError: If a single vector does not fit the budget.
+    """
+    first, second = vectors[:2].split(1)
+    if memory_budget is None:
+        yield apply(first), 1
+        budget = int(BUDGET_FRACTION * free_memory(vectors.device))
+    else:
+        with MemoryMeter() as meter:
+            column = apply(first)
+        yield column, 1
+        budget = memory_budget - meter.live
+    with MemoryMeter() as meter:
+        column = apply(second)
+    yield column, _chunk_size(meter.peak, vectors.device, budget)
 
 
 def _chunk_size(size: int, device: torch.device, budget: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from mace_functional.cli.printed_results import (
     structure_results,
     thermo_results,
 )
+from mace_functional.cli.worker_options import executor_of
 from mace_functional.interop.ase import MaceCalculator
 from mace_functional.interop.finite_displacements import finite_displacements, largest_difference
 from mace_functional.interop.phonopy import commensurate_points, phonopy_of, write_phonopy
@@ -58,6 +60,11 @@ MAX_PRINTED = 5
 
 def run(options: argparse.Namespace) -> None:
     """Compute the phonons, write the files and print the results."""
+    with executor_of(options) as executor:
+        _run(options, executor)
+
+
+def _run(options: argparse.Namespace, executor: Executor | None) -> None:
     console = Console(stderr=True)
     started = time.perf_counter()
     reading = find_structure(options.file, console)
@@ -75,12 +82,14 @@ def run(options: argparse.Namespace) -> None:
             points=options.points,
             unit=options.unit,
             symprec=symprec,
+            executor=executor,
             progress=console.is_terminal,
         )
         modes = mesh_modes(
             phonons,
             Mesh.of(atoms, options.mesh or mesh_size(atoms), symprec=symprec),
             checkpoint=options.checkpoint,
+            executor=executor,
             progress=console.is_terminal,
         )
         thermo = mesh_thermo(modes, options.temperatures).thermo

@@ -16,6 +16,7 @@ from mace_functional.cli.options import (
     check_options,
 )
 from mace_functional.cli.output_files import FIGURES
+from mace_functional.cli.worker_options import add_workers, check_workers
 from mace_functional.support.defaults import MESH_SPACING, PhononMethod
 from mace_functional.support.validation import MOST_WAVE_VECTORS, between, count
 from mace_functional.units import FREQUENCY_UNITS
@@ -40,6 +41,7 @@ def add_parser(subparsers: Any) -> None:
         "states, heat capacity on a mesh.",
     )
     add_options(parser)
+    add_workers(parser, "wave vectors")
     parser.add_argument(
         "--path",
         help="special points of the band structure, with commas at jumps, for example GXWKGL,UX "
@@ -139,6 +141,7 @@ def _check(options: argparse.Namespace) -> None:
             "--checkpoint": options.checkpoint,
         },
     )
+    check_workers(options)
     if not options.compare_finite_differences:
         check_needs(options, "--displacements", "--compare-finite-differences")
         if options.phonopy is None and options.supercell is not None:

@@ -17,13 +17,13 @@ from mace_functional.cli.mesh_options import mesh_choice, mesh_tolerance
 from mace_functional.cli.options import symprec_of
 from mace_functional.cli.printed_results import print_written
 from mace_functional.cli.screen_parser import FAILED
+from mace_functional.parallel.dask_workers import dask_executor
 from mace_functional.screening.constant_pressure import strain_words
-from mace_functional.screening.dask_workers import dask_executor
 from mace_functional.screening.missing import missing_at_gamma
 from mace_functional.screening.references import Reference, read_references
 from mace_functional.screening.rows import Row
 from mace_functional.screening.run import Screening, screen
-from mace_functional.screening.screen_settings import COLDEST, LOCAL, ScreenSettings
+from mace_functional.screening.screen_settings import COLDEST, ScreenSettings
 from mace_functional.screening.table import (
     CSV,
     JSON,
@@ -32,6 +32,7 @@ from mace_functional.screening.table import (
     heat_capacity_at_constant_pressure,
     relative_error,
 )
+from mace_functional.support.defaults import LOCAL
 
 GIB = 2**30
 """Bytes in a GiB."""

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from mace_functional.cli.arguments import Parser, UsageError, is_any_of, number, words_of
+from mace_functional.cli.arguments import Parser, UsageError, number, words_of
 from mace_functional.cli.mesh_options import AUTO, add_mesh, mesh_choice
 from mace_functional.cli.options import (
     add_limits,
@@ -20,8 +20,10 @@ from mace_functional.cli.options import (
     list_structures,
     set_limits,
 )
+from mace_functional.cli.worker_options import DEVICES, MAX_WORKERS
 from mace_functional.screening.references import has_temperature
-from mace_functional.screening.screen_settings import COLDEST, LOCAL
+from mace_functional.screening.screen_settings import COLDEST
+from mace_functional.support.defaults import LOCAL
 from mace_functional.support.validation import between, count
 
 FAILED = 3
@@ -29,9 +31,6 @@ FAILED = 3
 
 Tables and report are written all the same. After exit code 2, invalid input, nothing is computed.
 """
-
-MAX_WORKERS = 1024
-"""Largest accepted number of workers."""
 
 MIN_MEMORY, MAX_MEMORY = 1e-3, 1e5
 """Smallest and largest accepted memory of a worker, GiB.
@@ -116,10 +115,9 @@ def _add_computation(parser: Parser) -> None:
 
 def _add_resources(parser: Parser) -> None:
     """Add the options for devices, workers and memory, and --retry."""
-    names = is_any_of(r"(cpu|cuda)(:\d+)?")
     parser.add_several(
         "--devices",
-        can_be=names,
+        can_be=DEVICES,
         type=words_of(device("--devices")),
         default=["cpu"],
         metavar="DEVICE,DEVICE,...",
@@ -127,7 +125,7 @@ def _add_resources(parser: Parser) -> None:
     )
     parser.add_several(
         "--device",
-        can_be=names,
+        can_be=DEVICES,
         type=_devices_by_their_old_name,
         dest="devices",
         default=argparse.SUPPRESS,

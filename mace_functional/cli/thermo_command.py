@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +37,7 @@ from mace_functional.cli.printed_results import (
     thermo_results,
 )
 from mace_functional.cli.ranges import numbers_in
+from mace_functional.cli.worker_options import executor_of
 from mace_functional.expansion import thermal_expansion
 from mace_functional.phonons import (
     Mesh,
@@ -61,6 +63,11 @@ VIBRATIONS_ONLY = "vibrations only, without translation and rotation"
 
 def run(options: argparse.Namespace) -> None:
     """Compute the thermodynamics, write the files and print the results."""
+    with executor_of(options) as executor:
+        _run(options, executor)
+
+
+def _run(options: argparse.Namespace, executor: Executor | None) -> None:
     console = Console(stderr=True)
     started = time.perf_counter()
     reading = find_structure(options.file, console)
@@ -84,7 +91,7 @@ def run(options: argparse.Namespace) -> None:
     branches = NO_BRANCHES
     with no_warnings_of_printed_results():
         if choice is None:
-            modes = gamma_modes(model, atoms, progress=console.is_terminal)
+            modes = gamma_modes(model, atoms, executor=executor, progress=console.is_terminal)
         else:
             with console.status("phonons"):
                 phonons = phonons_of(model, atoms, symprec=symprec_of(options))
@@ -93,13 +100,20 @@ def run(options: argparse.Namespace) -> None:
             branches = acoustic_branches(model, atoms, modes)
         if phonons is not None and choice is not None and choice != AUTO:
             mesh = _mesh_of(atoms, choice, symprec=symprec_of(options))
-            on_mesh = mesh_modes(phonons, mesh, eigenvectors=False, progress=console.is_terminal)
+            on_mesh = mesh_modes(
+                phonons,
+                mesh,
+                eigenvectors=False,
+                executor=executor,
+                progress=console.is_terminal,
+            )
         elif phonons is not None and branches.n_branches:
             converged = converged_mesh_thermo(
                 phonons,
                 options.temperatures,
                 tolerance=mesh_tolerance(options),
                 symprec=symprec_of(options),
+                executor=executor,
                 progress=console.is_terminal,
             )
             on_mesh = converged.result.modes

@@ -12,6 +12,7 @@ from mace_functional.cli.mesh_options import add_mesh, mesh_choice
 from mace_functional.cli.options import add_options, add_temperatures, check_options
 from mace_functional.cli.output_files import FIGURES
 from mace_functional.cli.ranges import RANGE
+from mace_functional.cli.worker_options import add_workers, check_workers
 
 
 def add_parser(subparsers: Any) -> None:
@@ -26,6 +27,7 @@ def add_parser(subparsers: Any) -> None:
         "--free, only some atoms vibrate, such\nas an adsorbate, and all others are fixed.",
     )
     add_options(parser)
+    add_workers(parser, "columns of the Hessian and wave vectors")
     add_mesh(parser, "a crystal")
     parser.add_argument(
         "--cp",
@@ -58,6 +60,7 @@ def _run(options: argparse.Namespace) -> None:
     """Check the options, then import the code that computes, and run it."""
     check_options(options, {"--json": options.json})
     mesh_choice(options)
+    check_workers(options)
     check_ideal_gas(options)
     from mace_functional.cli import thermo_command
 

@@ -3,6 +3,7 @@
 first              forces, stress, and the energy as a function of strain
 second             Hessian-vector products and Hessians
 hessian_operator   the Hessian at one geometry as a linear operator
+hessian_products   products and Hessians of a structure, also by many workers
 forces_and_virial  energy, forces and virial of a structure, from one gradient
 """
 

@@ -12,9 +12,12 @@ from torch.func import grad, vjp
 from mace_functional.autodiff.columns import ChunkSize, chunked_vmap
 from mace_functional.autodiff.concrete import is_concrete
 from mace_functional.autodiff.tf32 import warn_of_tf32
+from mace_functional.derivatives.hessian_products import HessianProducts
+from mace_functional.parallel.vectors import mapped_vectors
 from mace_functional.support.renamed import positional_for_a_release
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
     from typing import Self
 
     from ase import Atoms
@@ -81,10 +84,17 @@ class HessianOperator:
         self.dtype, self.device = positions.dtype, positions.device
         self.atoms: Atoms | None = None
         self.structure: Structure | None = None
+        self._shared: tuple[HessianProducts, Executor] | None = None
 
     @classmethod
     def from_potential(
-        cls, potential: Potential, atoms: Atoms, *, mass_weighted: bool = True, **options: Any
+        cls,
+        potential: Potential,
+        atoms: Atoms,
+        *,
+        mass_weighted: bool = True,
+        executor: Executor | None = None,
+        **options: Any,
     ) -> Self:
         """Make the Hessian of a structure; the operator also stores the structure.
 
@@ -92,16 +102,22 @@ class HessianOperator:
             potential: A model from `load_model`, or any other potential.
             atoms: The structure, periodic in any directions.
             mass_weighted: True for `M^(-1/2) H M^(-1/2)`, False for H.
+            executor: Executor whose workers share the products with several vectors; see
+                `WorkerProcesses`. None to compute in this process. A product with one vector is
+                always computed in this process.
             **options: `chunk_size` and `memory_budget`.
 
         Raises:
-            ValueError: If the structure does not fit the potential.
+            ValueError: If the structure does not fit the potential. Products raise it if the
+                potential cannot be sent to processes.
         """
         s = potential.structure(atoms)
         masses = s.masses if mass_weighted else None
         energy = potential.energy_fn(s.topology)
         op = cls(energy, s.positions, s.cell, potential.params, masses, **options)
         op.atoms, op.structure = atoms.copy(), s
+        if executor is not None:
+            op._shared = HessianProducts(potential, op.atoms), executor
         return op
 
     def __repr__(self) -> str:
@@ -149,7 +165,13 @@ class HessianOperator:
 
     def _map(self, rows: Tensor, progress: bool) -> Tensor:
         vectors = rows.reshape(-1, *self._atoms_shape)
-        mapped = chunked_vmap(self._apply, vectors, progress=progress, **self._options)
+        if self._shared is None:
+            mapped = chunked_vmap(self._apply, vectors, progress=progress, **self._options)
+        else:
+            products, executor = self._shared
+            weights = 1.0 if self._weights is None else self._weights
+            options = {"progress": progress, **self._options}
+            mapped = weights * mapped_vectors(products, weights * vectors, executor, **options)
         return mapped.reshape(rows.shape)
 
     def _apply(self, vector: Tensor) -> Tensor:

@@ -87,10 +87,10 @@ def hessian(
 
     def full_or_partial(positions: Tensor, *args: object) -> Tensor:
         apply = _linearised(lambda x: gradient(x, *args), positions, mode)
-        atoms = _atoms(indices, positions)
+        atoms = atom_indices(indices, positions)
         columns = chunked_vmap(
             apply,
-            _unit_displacements(atoms, positions),
+            unit_displacements(atoms, positions),
             chunk_size=chunk_size,
             memory_budget=memory_budget,
             progress=progress,
@@ -111,7 +111,7 @@ def _linearised(
     return lambda v: pull_back(v)[0]
 
 
-def _atoms(indices: Sequence[int] | Tensor | None, positions: Tensor) -> Tensor:
+def atom_indices(indices: Sequence[int] | Tensor | None, positions: Tensor) -> Tensor:
     """Return indices of atoms as a tensor of integers from 0 to N - 1."""
     count = positions.shape[0]
     if indices is None:
@@ -126,7 +126,7 @@ def _atoms(indices: Sequence[int] | Tensor | None, positions: Tensor) -> Tensor:
     return (atoms % count).to(positions.device, non_blocking=True)
 
 
-def _unit_displacements(atoms: Tensor, positions: Tensor) -> Tensor:
+def unit_displacements(atoms: Tensor, positions: Tensor) -> Tensor:
     """Return the unit displacements of k atoms along x, y and z, (3k, N, 3)."""
     identity = torch.eye(positions.numel(), dtype=positions.dtype, device=positions.device)
     identity = identity.view(*positions.shape, *positions.shape)

@@ -2,11 +2,13 @@
 
 phonons              phonons of a structure: dynamical matrix and diagnostics
 dynamical_matrix     dynamical matrix D(q) as a pure function, from the primitive cell
+cell_matrix          D(q) of one structure, as a function of q that can be pickled
 force_constants      force constants in real space, exact to their full range
 force_constant_rows  force constants of displaced atoms, from clusters and supercells
 wave_vector          conversion and checks of wave vectors
 
 modes                frequencies and eigenvectors at a wave vector
+solved_modes         modes at many wave vectors, also by many workers
 bands                band structures along paths
 mesh                 meshes reduced by symmetry, and the modes on them
 mesh_sums            thermodynamics on a mesh, and its convergence

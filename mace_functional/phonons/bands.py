@@ -8,6 +8,7 @@ special points, and all paths of slabs and rods, are from ASE.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -26,10 +27,10 @@ from mace_functional.phonons.modes import (
     WITH_DERIVATIVES,
     check_crystal,
     degenerate_blocks,
-    modes_at_q,
     signed_frequencies,
     warn_if_not_relaxed,
 )
+from mace_functional.phonons.solved_modes import solved_modes
 from mace_functional.structure.symmetry import standard_path
 from mace_functional.support import validation
 from mace_functional.support.defaults import SYMPREC
@@ -39,6 +40,8 @@ from mace_functional.vibrations.imaginary import ImaginaryMode, imaginary_modes
 from mace_functional.vibrations.result_text import frequencies_text, result_text
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ase import Atoms
 
     from mace_functional.phonons.phonons import Phonons
@@ -115,6 +118,7 @@ def band_structure(
     unit: str = "cm-1",
     connected: bool = False,
     symprec: float = SYMPREC,
+    executor: Executor | None = None,
     progress: bool = False,
 ) -> BandStructure:
     """Compute frequencies and eigenvectors along a path.
@@ -131,6 +135,8 @@ def band_structure(
             continuous part of the path. Eigenvectors of degenerate bands are rotated to continue
             the previous ones. The points must be close to each other.
         symprec: Tolerance of the symmetry that determines the standard path, Å.
+        executor: Executor whose workers share the wave vectors; see `WorkerProcesses`. None to
+            compute in this process.
         progress: Show a progress bar.
 
     Returns:
@@ -138,8 +144,9 @@ def band_structure(
 
     Raises:
         ValueError: If the structure is a molecule, the path cannot be read, leaves the periodic
-            directions or has fewer than two corners, the unit is unknown, or a number is out of
-            range.
+            directions or has fewer than two corners, the unit is unknown, a number is out of range,
+            or the phonons cannot be sent to processes.
+        ChildProcessError: If the executor is broken, or its workers die again and again.
 
     Warns:
         UserWarning: The structure is far from relaxed; or a slightly larger `symprec` gives a
@@ -162,12 +169,12 @@ def band_structure(
     steps[[start - 1 for start in starts[1:]]] = 0.0
 
     unique_q, inverse = np.unique(q, axis=0, return_inverse=True)
-    modes = [
-        modes_at_q(phonons, torch.as_tensor(q_i))
-        for q_i in track(unique_q, "Bands", disable=not progress)
-    ]
+    solved = solved_modes(phonons, torch.as_tensor(unique_q), eigenvectors=True, executor=executor)
+    with closing(solved):
+        modes = list(track(solved, "Bands", total=len(unique_q), disable=not progress))
+    all_vectors = [vectors for _, vectors in modes if vectors is not None]
     eigenvalues = torch.stack([modes[i][0] for i in inverse.reshape(-1)])
-    eigenvectors = torch.stack([modes[i][1] for i in inverse.reshape(-1)])
+    eigenvectors = torch.stack([all_vectors[i] for i in inverse.reshape(-1)])
     if connected:
         _connect(eigenvalues, eigenvectors, starts)
     return BandStructure(

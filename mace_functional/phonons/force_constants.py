@@ -63,6 +63,14 @@ class ForceConstants:
             f"{self.range:.1f} Å)"
         )
 
+    def __getstate__(self) -> dict[str, Tensor]:
+        # Without what is derived from them, which is as large.
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def to(self, device: str | torch.device) -> ForceConstants:
+        """Return the force constants on a device."""
+        return ForceConstants(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
     def dynamical_matrix(self, q: WaveVector) -> Tensor:
         """Compute the dynamical matrix, `sum_R Phi(0j, Rk) exp(2 pi i q.R) / sqrt(m_j m_k)`.
 

@@ -34,6 +34,7 @@ from mace_functional.phonons.modes import (
     signed_frequencies,
     warn_if_not_relaxed,
 )
+from mace_functional.phonons.solved_modes import Solved, solved_modes
 from mace_functional.structure.symmetry import Operations
 from mace_functional.support import validation
 from mace_functional.support.atomic_write import atomic_write
@@ -46,6 +47,8 @@ from mace_functional.vibrations.result_text import frequencies_text, result_text
 from mace_functional.vibrations.thermodynamics import WeightedFrequencies
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ase import Atoms
 
     from mace_functional.phonons.phonons import Phonons
@@ -219,9 +222,10 @@ def mesh_modes(
     *,
     eigenvectors: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
+    executor: Executor | None = None,
     progress: bool = False,
 ) -> MeshModes:
-    """Compute the modes at every wave vector of a mesh, one after the other.
+    """Compute the modes at every wave vector of a mesh, one after the other or by many workers.
 
     Args:
         phonons: Phonons of `phonons_of`.
@@ -230,13 +234,17 @@ def mesh_modes(
         checkpoint: File (npz) to which finished wave vectors are written every minute, and on
             interruption. If it exists, the calculation continues from it. The first wave vector is
             computed again, to check that the file belongs to the same model.
+        executor: Executor whose workers share the wave vectors; see `WorkerProcesses`. None to
+            compute in this process.
         progress: Show a progress bar.
 
     Returns:
         The modes.
 
     Raises:
-        ValueError: If the structure is a molecule, or mesh or checkpoint belong to something else.
+        ValueError: If the structure is a molecule, mesh or checkpoint belong to something else, or
+            the phonons cannot be sent to processes.
+        ChildProcessError: If the executor is broken, or its workers die again and again.
 
     Warns:
         UserWarning: The structure is far from relaxed.
@@ -256,21 +264,17 @@ def mesh_modes(
     path = None if checkpoint is None else Path(checkpoint)
     done = [] if path is None else _load(path, phonons, mesh, eigenvectors)
     n_saved, saved_at = len(done), time.monotonic()
-    remaining = track(
-        mesh.q[len(done) :],
-        "Mesh",
-        total=len(mesh.q),
-        completed=len(done),
-        disable=not progress,
-    )
+    remaining = mesh.q[len(done) :]
+    solved = solved_modes(phonons, remaining, eigenvectors=eigenvectors, executor=executor)
+    shown = track(solved, "Mesh", total=len(mesh.q), completed=len(done), disable=not progress)
     try:
-        for q in remaining:
-            values, vectors = modes_at_q(phonons, q)
-            done.append((values, vectors if eigenvectors else None))
+        for modes in shown:
+            done.append(modes)
             if path is not None and time.monotonic() - saved_at > SAVE_INTERVAL:
                 _save(path, phonons, mesh, done)
                 n_saved, saved_at = len(done), time.monotonic()
     finally:
+        solved.close()
         if path is not None and len(done) > n_saved:
             _save(path, phonons, mesh, done)
     all_vectors = [vectors for _, vectors in done if vectors is not None]
@@ -349,8 +353,8 @@ def _check_mesh(phonons: Phonons, mesh: Mesh) -> None:
         raise ValueError("the mesh was made for another structure: make a new one with Mesh.of")
 
 
-Done = list[tuple[Tensor, Tensor | None]]
-"""Eigenvalues and eigenvectors of the finished wave vectors."""
+Done = list[Solved]
+"""Modes at the finished wave vectors."""
 
 
 def _identity(phonons: Phonons, mesh: Mesh) -> dict[str, Any]:

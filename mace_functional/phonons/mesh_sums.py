@@ -24,6 +24,8 @@ from mace_functional.vibrations.result_text import html_table, result_text
 from mace_functional.vibrations.thermodynamics import HarmonicThermo, harmonic_thermo
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from mace_functional.phonons.phonons import Phonons
 
 FIRST_SPACING = 1.0
@@ -121,7 +123,12 @@ def mesh_thermo(modes: MeshModes, temperatures: Sequence[float] | Tensor | float
 
 
 def mesh_convergence(
-    phonons: Phonons, meshes: Iterable[Mesh], temperature: float, *, progress: bool = False
+    phonons: Phonons,
+    meshes: Iterable[Mesh],
+    temperature: float,
+    *,
+    executor: Executor | None = None,
+    progress: bool = False,
 ) -> list[ConvergenceRow]:
     """Compute thermodynamics on several meshes, to see how fine a mesh must be.
 
@@ -129,6 +136,8 @@ def mesh_convergence(
         phonons: Phonons of `phonons_of`.
         meshes: Meshes of `Mesh.of` for the same structure.
         temperature: Temperature, K.
+        executor: Executor whose workers share the wave vectors; see `WorkerProcesses`. None to
+            compute in this process.
         progress: Show a progress bar for each mesh.
 
     Returns:
@@ -139,7 +148,7 @@ def mesh_convergence(
     """
     rows = []
     for mesh in meshes:
-        modes = mesh_modes(phonons, mesh, eigenvectors=False, progress=progress)
+        modes = mesh_modes(phonons, mesh, eigenvectors=False, executor=executor, progress=progress)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*imaginary modes")
             result = mesh_thermo(modes, temperature)
@@ -233,6 +242,7 @@ def converged_mesh_thermo(
     symprec: float = SYMPREC,
     most_wave_vectors: int = MAX_WAVE_VECTORS,
     checkpoint: str | os.PathLike[str] | None = None,
+    executor: Executor | None = None,
     progress: bool = False,
 ) -> ConvergedThermo:
     """Compute heat capacity, entropy and energies on a mesh that is converged in the heat capacity.
@@ -253,6 +263,8 @@ def converged_mesh_thermo(
             computed.
         checkpoint: File (npz). Each mesh writes its finished wave vectors to a file of this name
             with its size appended, and an interrupted calculation continues from these files.
+        executor: Executor whose workers share the wave vectors; see `WorkerProcesses`. None to
+            compute in this process.
         progress: Show a progress bar for each mesh.
 
     Returns:
@@ -289,6 +301,7 @@ def converged_mesh_thermo(
             mesh,
             eigenvectors=False,
             checkpoint=None if checkpoint is None else mesh_checkpoint(Path(checkpoint), size),
+            executor=executor,
             progress=progress,
         )
         previous = result

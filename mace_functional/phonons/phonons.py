@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -15,10 +15,8 @@ from torch import Tensor
 from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.autodiff.memory import BUDGET_FRACTION, free_memory
 from mace_functional.derivatives.forces_and_virial import energy_forces_virial
-from mace_functional.phonons.dynamical_matrix import (
-    dynamical_matrix_fn,
-    has_dynamical_matrix,
-)
+from mace_functional.phonons.cell_matrix import CellMatrix
+from mace_functional.phonons.dynamical_matrix import has_dynamical_matrix
 from mace_functional.phonons.force_constant_rows import finite_parts
 from mace_functional.phonons.force_constants import (
     ForceConstants,
@@ -119,6 +117,28 @@ class Phonons:
             epsilon=torch.finfo(self.masses.dtype).eps,
         )
 
+    def on(self, device: str | None, memory_budget: int | None) -> Phonons:
+        """Return the phonons on a device, with the rigid motions that are known.
+
+        Args:
+            device: The device; the present one if None.
+            memory_budget: Bytes for the columns of D(q), where `phonons_of` was given none.
+        """
+        matrix, constants = self.dynamical_matrix, self.force_constants
+        if isinstance(matrix, CellMatrix):
+            matrix = matrix.on(device, self.atoms, memory_budget)
+        elif device is not None and constants is not None:
+            constants = constants.to(device)
+            matrix = constants.dynamical_matrix
+        other = replace(
+            self,
+            dynamical_matrix=matrix,
+            force_constants=constants,
+            masses=self.masses if device is None else self.masses.to(device),
+        )
+        vars(other)["rigid"] = self.rigid
+        return other
+
     def __repr__(self) -> str:
         stress, constants = self.diagnostics.largest_stress, self.force_constants
         return result_text(
@@ -214,12 +234,7 @@ def phonons_of(
         )
         dynamical_matrix = constants.dynamical_matrix
     else:
-        matrix = dynamical_matrix_fn(
-            potential, s.topology, chunk_size=chunk_size, memory_budget=memory_budget
-        )
-
-        def dynamical_matrix(q: WaveVector) -> Tensor:
-            return matrix(q, *e_args, s.masses)
+        dynamical_matrix = CellMatrix(potential, s, chunk_size, memory_budget)
 
     derivatives = energy_forces_virial(potential.energy_fn(s.topology))(*e_args)
     periodic = bool(atoms.pbc.all())

@@ -11,8 +11,6 @@ saved_eigenvectors  files of eigenvectors
 tensor_files        files of tensors, as spectra and eigenvectors are kept
 provenance          date, versions and digest of the model
 record              files of results
-workers             workers, and the order of tasks
-dask_workers        workers of Dask
 progress            the progress bar
 
 rows                structures with their results

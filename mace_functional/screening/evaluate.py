@@ -44,7 +44,6 @@ from mace_functional.screening.saved_structures import write_geometry
 from mace_functional.screening.screen_settings import MeshChoice, ScreenSettings
 from mace_functional.screening.wording import reason_of
 from mace_functional.structure.contacts import shortest_contact
-from mace_functional.support import validation
 from mace_functional.units import frequency_factor
 from mace_functional.vibrations.gamma import gamma_modes
 from mace_functional.vibrations.harmonic_modes import NormalModes
@@ -75,7 +74,8 @@ class Task:
         device: Device to compute on.
         memory_budget: Bytes for second derivatives; half of what is free if None.
         findings: Remarks on the file, from reading it.
-        potential: Potential to compute with; the model that the settings name if None.
+        potential: Potential to compute with, on the device; if None, the model that the settings
+            name.
     """
 
     key: str
@@ -131,7 +131,9 @@ def evaluate(task: Task) -> Record:
         Exception: If the model cannot be loaded (this is no failure of the structure), or files
             cannot be written.
     """
-    model = _potential_of(task)
+    model = task.potential
+    if model is None:
+        model = cached_model(task.settings, task.device)
     task.folder.mkdir(parents=True, exist_ok=True)
     try:
         record = _computed(task, model)
@@ -142,15 +144,6 @@ def evaluate(task: Task) -> Record:
     for checkpoints in RELAXATION, MESHES:
         _remove(task.folder, checkpoints)
     return record
-
-
-def _potential_of(task: Task) -> Potential:
-    """The potential of a task, on its device."""
-    if task.potential is None:
-        return cached_model(task.settings, task.device)
-    device = validation.compute_device(task.device)
-    here = torch.device(task.potential.device) == device
-    return task.potential if here else task.potential.to(device=device)
 
 
 def cached_model(settings: ScreenSettings, device: str) -> Potential:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 
-from mace_functional.autodiff.memory import BUDGET_FRACTION, free_memory
+from mace_functional.parallel.parts import completed, delivery_of, workers_of
+from mace_functional.parallel.processes import WorkerProcesses
+from mace_functional.parallel.workers import Worker, cores, memory_of_worker
 from mace_functional.potential.protocol import Potential
 from mace_functional.screening.constant_pressure import GRUNEISEN, load_modes
 from mace_functional.screening.evaluate import Task, cached_model, evaluate
@@ -46,14 +48,6 @@ from mace_functional.screening.table import (
     write_table,
 )
 from mace_functional.screening.wording import formatted
-from mace_functional.screening.workers import (
-    Worker,
-    completed,
-    cores,
-    executor_slots,
-    is_dask,
-    own_processes,
-)
 from mace_functional.support import validation
 from mace_functional.support.atomic_write import atomic_write
 from mace_functional.support.defaults import TEMPERATURES
@@ -62,6 +56,9 @@ from mace_functional.vibrations.result_text import html_table
 
 STRUCTURES, SETTINGS, LOCK = "structures", "settings.json", ".lock"
 """Names of subfolder and files in the folder of a screening."""
+
+DIED = "its process died, perhaps for want of memory"
+"""Reason of the failure of a structure whose worker dies again and again."""
 
 LONGEST_NAME = 80
 """Most bytes of a structure's name in the name of its folder; file systems take 255 in all."""
@@ -237,30 +234,54 @@ def screen(
                 Provenance.of(settings.model, digest),
             )
 
-        processes = _make_workers(executor, workers, devices, len(tasks))
-        if memory_budget is None:
-            memory_budget = _memory_per_worker(executor, devices, len(processes))
-        tasks = [replace(t, memory_budget=memory_budget, potential=potential) for t in tasks]
-        try:
-            _compute(tasks, processes, done, progress)
-        finally:
-            screening = result()
-            write_table(folder, table(screening.rows(), temperatures, references))
-            screening.provenance.save(folder)
+        with _executor(executor, workers, devices, len(tasks)) as given:
+            crew = workers_of(given, devices, None if executor is None else workers)
+            if memory_budget is None:
+                memory_budget = memory_of_worker(crew, devices[0])
+            tasks = [replace(task, memory_budget=memory_budget) for task in tasks]
+            try:
+                _compute(_Structures(evaluate, potential), tasks, crew, done, progress)
+            finally:
+                screening = result()
+                write_table(folder, table(screening.rows(), temperatures, references))
+                screening.provenance.save(folder)
         return screening
 
 
+@dataclass(frozen=True)
+class _Structures:
+    """The job: the structures of a screening, with a potential that all share."""
+
+    evaluate: Callable[[Task], Record]
+    potential: Potential | None
+
+    def begun(self, device: str | None) -> Callable[[Task], Record]:
+        """Return the function that does a task on a device."""
+        potential, name = self.potential, device or "cpu"
+        if potential is not None:
+            compute_device = validation.compute_device(name)
+            if torch.device(potential.device) != compute_device:
+                potential = potential.to(device=compute_device)
+        return lambda task: self.evaluate(replace(task, device=name, potential=potential))
+
+
 def _compute(
-    tasks: list[Task], workers: Sequence[Worker], done: dict[str, Record], progress: bool
+    job: _Structures,
+    tasks: list[Task],
+    workers: Sequence[Worker],
+    done: dict[str, Record],
+    progress: bool,
 ) -> None:
-    """Do all tasks and add their records to `done`, as they come."""
+    """Do all tasks, the most costly first, and add their records to `done`, as they come."""
+    tasks = sorted(tasks, key=lambda task: task.cost, reverse=True)
+    delivery = delivery_of(job, workers)
     failed = sum(record.failure is not None for record in done.values())
     with ScreeningProgress(tasks, len(done), failed, progress) as shown:
         try:
-            with closing(completed(tasks, workers, evaluate)) as coming:
-                for task, record in coming:
-                    done[task.key] = record
-                    shown.done(task, record)
+            with closing(completed(delivery, tasks, workers, lost=_died)) as coming:
+                for i, record in coming:
+                    done[tasks[i].key] = record
+                    shown.done(tasks[i], record)
         except KeyboardInterrupt:
             shown.say("interrupted: call the same again to continue")
             raise
@@ -365,10 +386,15 @@ def _row(record: Record, folder: Path) -> Row:
     return Row(record, Spectrum.load(folder), folder, strained)
 
 
-def _make_workers(
+def _died(task: Task) -> Record:
+    """Write the record of a structure whose worker dies again and again."""
+    return task.failed(DIED)
+
+
+def _executor(
     executor: Executor | None, workers: int | None, devices: Sequence[str], n_tasks: int
-) -> Sequence[Worker]:
-    """Make the workers, no more than there are tasks.
+) -> AbstractContextManager[Executor]:
+    """Return the executor, or else one process for each worker, no more than there are tasks.
 
     Raises:
         ValueError: If a device does not exist, or a number of workers is given for GPUs.
@@ -376,19 +402,8 @@ def _make_workers(
     for device in devices:
         validation.compute_device(device)
     if executor is not None:
-        return executor_slots(executor, devices, workers)
-    if list(devices) == ["cpu"]:
-        count = cores() if workers is None else workers
-        return own_processes(["cpu"] * max(1, min(count, n_tasks)))
-    if workers is not None:
-        raise ValueError("workers is for the CPU: name a device for each process instead")
-    return own_processes(devices)
-
-
-def _memory_per_worker(
-    executor: Executor | None, devices: Sequence[str], n_workers: int
-) -> int | None:
-    """Memory of one worker, bytes; None on GPUs and other machines, where workers measure it."""
-    if set(devices) != {"cpu"} or (executor is not None and is_dask(executor)):
-        return None
-    return int(BUDGET_FRACTION * free_memory(torch.device("cpu")) / n_workers)
+        return nullcontext(executor)
+    if list(devices) != ["cpu"]:
+        return WorkerProcesses(workers, devices=devices)
+    count = cores() if workers is None else workers
+    return WorkerProcesses(max(1, min(count, n_tasks)))

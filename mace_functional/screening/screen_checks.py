@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
+from mace_functional.parallel.delivery import pickled
 from mace_functional.potential.protocol import Potential
 from mace_functional.screening.references import Reference
 from mace_functional.screening.screen_settings import ScreenSettings
@@ -41,15 +41,8 @@ def check_potential(
             f"the potential is in {potential.dtype} and the settings say {settings.dtype}: give "
             "both the same, with potential.to(dtype=...)"
         )
-    if isinstance(executor, ThreadPoolExecutor):
-        return
-    try:
-        pickle.dumps(potential)
-    except Exception as error:  # whatever a class raises that cannot be pickled
-        raise ValueError(
-            f"{potential} cannot be sent to processes ({error}): define its functions in a module, "
-            "or use threads, executor=ThreadPoolExecutor(1)"
-        ) from error
+    if not isinstance(executor, ThreadPoolExecutor):
+        pickled(potential)
 
 
 def _check_mesh(settings: ScreenSettings) -> None:

@@ -19,9 +19,6 @@ COLDEST = 200.0
 """Temperature at which a mesh is converged if no colder one is asked for, K. Relative errors are
 smaller at higher temperatures."""
 
-LOCAL = "local"
-"""Word in place of the address of a Dask scheduler, for processes of Dask on this machine."""
-
 
 @renamed_field("cell", "relax_cell")
 @dataclass(frozen=True)

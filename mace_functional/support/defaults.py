@@ -82,3 +82,6 @@ It gives symmetric structures forces of 0.5 eV/Å, and breaks no bonds.
 
 LARGEST_CHECK_DISPLACEMENT = 0.3
 """Largest `displacement` that `check_potential` accepts, Å; beyond it atoms may collide."""
+
+LOCAL = "local"
+"""Word in place of the address of a Dask scheduler, for processes of Dask on this machine."""

@@ -39,6 +39,7 @@ MOVED = {
     "primitive": ("autodiff.primitive",),
     "reading": ("structure.reading",),
     "rigid": ("vibrations.rigid",),
+    "screening.dask_workers": ("parallel.dask_workers",),
     "screening.settings": ("screening.screen_settings",),
     "selection": ("structure.selection",),
     "structures": ("structure.examples",),

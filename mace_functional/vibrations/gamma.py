@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mace_functional.autodiff.concrete import refuse_transforms
-from mace_functional.derivatives import forces, hessian
+from mace_functional.derivatives import forces
+from mace_functional.derivatives.hessian_products import hessian_of
 from mace_functional.structure.connectivity import parts_of
 from mace_functional.structure.selection import Selection, atom_numbers, freedom
 from mace_functional.support.validation import in_order
@@ -13,6 +14,8 @@ from mace_functional.vibrations.harmonic_modes import NormalModes, normal_modes
 from mace_functional.vibrations.rigid import DIFFERENTIABLE_CALL
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ase import Atoms
 
     from mace_functional.autodiff.columns import ChunkSize
@@ -27,6 +30,7 @@ def gamma_modes(
     unit: str = "cm-1",
     chunk_size: ChunkSize = "auto",
     memory_budget: int | None = None,
+    executor: Executor | None = None,
     progress: bool = False,
 ) -> NormalModes:
     """Compute frequencies and normal modes from the exact Hessian, without rigid motions.
@@ -49,6 +53,8 @@ def gamma_modes(
         unit: Unit of the frequencies: "cm-1", "THz" or "meV".
         chunk_size: Columns of the Hessian at once; see `hessian`.
         memory_budget: Bytes that "auto" may fill; see `hessian`.
+        executor: Executor whose workers share the columns of the Hessian; see
+            `WorkerProcesses`. None to compute in this process.
         progress: Show a progress bar.
 
     Returns:
@@ -58,8 +64,9 @@ def gamma_modes(
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
         ValueError: If the structure does not fit the potential (see `from_ase`), the indices are
-            not atoms of the structure, a constraint is of an unknown kind, or parameters require
-            grad or are inside of a transform.
+            not atoms of the structure, a constraint is of an unknown kind, parameters require grad
+            or are inside of a transform, or the potential cannot be sent to processes.
+        ChildProcessError: If the executor is broken, or its workers die again and again.
 
     Source: Li, Jensen, Theor. Chem. Acc. 107, 211 (2002), for partial Hessians.
     """
@@ -73,15 +80,18 @@ def gamma_modes(
         free = atom_numbers(indices, len(atoms))
     s = potential.structure(atoms)
     energy = potential.energy_fn(s.topology)
-    hessian_fn = hessian(
-        energy,
+    matrix = hessian_of(
+        potential,
+        atoms,
+        s,
         indices=free,
+        executor=executor,
         chunk_size=chunk_size,
         memory_budget=memory_budget,
         progress=progress,
     )
     return normal_modes(
-        hessian_fn(s.positions, s.cell, potential.params),
+        matrix,
         s.masses,
         s.positions,
         pbc=s.topology.pbc.tolist(),

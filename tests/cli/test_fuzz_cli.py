@@ -19,12 +19,12 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.constraints import FixAtoms
+from conftest import checked_and_replaced
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mace_functional.cli import main
 from mace_functional.screening import run as screen_run
-from mace_functional.screening.workers import executor_slots
 
 WORDS = ["", "abc", "[bold]", "[/x]", ":smile:", "\x00", "ä", "a\nb", "%s", "{}"]
 NUMBERS = [
@@ -117,6 +117,9 @@ BEFORE: dict[str, Pools] = {
     "--relaxed": (["r.extxyz"], OUTPUTS),
     "--json": (["o.json"], OUTPUTS),
     "--figure": (["o.png", "o.pdf"], OUTPUTS),
+    "--workers": (["1"], ["0", "-1", "1.5", "", "abc", "2000"]),
+    "--devices": ([], DEVICES),
+    "--dask": ([], ["nowhere", "", "tcp://[/x]:1"]),
 }
 OPTIONS: dict[str, dict[str, Pools]] = {
     "thermo": {**BEFORE, "--free": (["0", "0-1", "-1"], ["5", "1-0", "a", "0 0", "[/x]", "--1"])},
@@ -191,9 +194,7 @@ def folder(tmp_path_factory):
         stack.callback(os.chdir, before)
         executor = stack.enter_context(ThreadPoolExecutor(1))
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(
-            screen_run, "own_processes", lambda devices: executor_slots(executor, devices, None)
-        )
+        patch.setattr(screen_run, "WorkerProcesses", checked_and_replaced(executor))
         write_files()
         yield place
 

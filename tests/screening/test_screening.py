@@ -26,21 +26,20 @@ from filelock import FileLock
 from poison import dies_of_poison
 
 import mace_functional as mf
+from mace_functional.parallel.dask_workers import dask_executor
 from mace_functional.screening import evaluate
 from mace_functional.screening import run as screen_run
-from mace_functional.screening.dask_workers import dask_executor
-from mace_functional.screening.evaluate import RELAXATION, Task
+from mace_functional.screening.evaluate import RELAXATION
 from mace_functional.screening.provenance import ABOUT
-from mace_functional.screening.record import RECORD, SPECTRUM, STRUCTURE, Record
+from mace_functional.screening.record import RECORD, SPECTRUM, STRUCTURE
 from mace_functional.screening.references import Reference, read_references
+from mace_functional.screening.run import DIED, screen
 from mace_functional.screening.run import SETTINGS as SETTINGS_FILE
-from mace_functional.screening.run import screen
 from mace_functional.screening.saved_eigenvectors import EIGENVECTORS, Eigenvectors
 from mace_functional.screening.saved_structures import write_geometry
 from mace_functional.screening.screen_settings import ScreenSettings
 from mace_functional.screening.sources import find_sources
 from mace_functional.screening.table import CSV, JSON, relative_error
-from mace_functional.screening.workers import DIED, completed, executor_slots
 from mace_functional.units import EV_PER_MOLECULE, frequency_factor
 
 SETTINGS = ScreenSettings("embedded")
@@ -355,23 +354,20 @@ def test_goes_on_after_a_kill(killed, files, screening, thread, tmp_path):
     assert_same_results(resumed, screening)
 
 
-def tasks_of(sizes, folder):
-    return [
-        Task(name, name, "", Atoms(f"H{size}"), folder / name, SETTINGS)
-        for name, size in sizes.items()
-    ]
+def test_largest_comes_first(thread, tmp_path, monkeypatch):
+    order = []
 
+    def fails(task):
+        order.append(task.name)
+        return task.failed("not computed")
 
-def ready_at_once(task):
-    return Record(task.key, task.name, task.file, n_atoms=len(task.atoms))
-
-
-def test_largest_comes_first(thread, tmp_path):
-    tasks = tasks_of({"a": 3, "b": 50, "c": 1, "d": 3}, tmp_path)
-    workers = executor_slots(thread, ["cpu"], None)
-    assert len(workers) == 1
-    done = [record.name for _, record in completed(tasks, workers, ready_at_once)]
-    assert done == ["b", "a", "d", "c"]
+    monkeypatch.setattr(screen_run, "evaluate", fails)
+    sizes = {"a": 3, "b": 50, "c": 1, "d": 4}
+    structures = {n: Atoms(f"H{size}", np.zeros((size, 3))) for n, size in sizes.items()}
+    for atoms in structures.values():
+        atoms.positions[:, 0] = range(len(atoms))
+    screen(structures, tmp_path, SETTINGS, executor=thread)
+    assert order == ["b", "d", "a", "c"]
 
 
 @pytest.mark.slow
@@ -386,13 +382,13 @@ def test_own_processes_give_what_threads_give_and_one_that_dies_stops_nothing(
     assert_same_results(done, screening)
 
 
-def test_executor_that_breaks_is_an_error_that_says_so(tmp_path):
-    tasks = tasks_of({"poison": 3}, tmp_path)
+def test_executor_that_breaks_is_an_error_that_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(screen_run, "evaluate", dies_of_poison)
     with (
         ProcessPoolExecutor(1) as executor,
         pytest.raises(ChildProcessError, match="call again with a new executor"),
     ):
-        list(completed(tasks, executor_slots(executor, ["cpu"], None), dies_of_poison))
+        screen({"poison": molecule("H2O")}, tmp_path, SETTINGS, executor=executor)
 
 
 @pytest.mark.slow

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 
-from mace_functional.screening.screen_settings import LOCAL
-from mace_functional.screening.workers import cores
+from mace_functional.parallel.workers import cores
+from mace_functional.support.defaults import LOCAL
 from mace_functional.support.renamed import positional_for_a_release
 
 
 @positional_for_a_release("workers")
 @contextmanager
 def dask_executor(address: str, *, workers: int | None = None) -> Iterator[Executor]:
-    """An executor of Dask, for `screen`.
+    """An executor of Dask, for `executor=` of functions that take many workers.
 
     Args:
         address: Address of the scheduler, such as "tcp://host:8786"; or "local" for processes of

@@ -1,0 +1,127 @@
+"""A linear map applied to many vectors, in chunks, by many workers.
+
+Chunks are those of `autodiff.columns`, which the number of workers does not change. Results
+therefore agree with those of one process to the last digit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Executor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from mace_functional.autodiff.columns import ChunkSize, columns_bar, measured
+from mace_functional.parallel.parts import delivery_of, mapped, workers_of
+from mace_functional.parallel.workers import memory_of_worker
+from mace_functional.support import validation
+
+
+class LinearMap(Protocol):
+    """A linear map that workers can prepare."""
+
+    def begun(self, device: str | None) -> Callable[[Tensor], Tensor]:
+        """Prepare the map in a worker, and return it as a function of any number of vectors.
+
+        Args:
+            device: Device to compute on; that of the map's data if None.
+        """
+
+
+def mapped_vectors(
+    linear: LinearMap,
+    vectors: Tensor,
+    executor: Executor,
+    *,
+    chunk_size: ChunkSize = "auto",
+    memory_budget: int | None = None,
+    progress: bool = False,
+    description: str = "Hessian",
+) -> Tensor:
+    """Apply a linear map to vectors in chunks, as `chunked_map` does, by many workers.
+
+    Args:
+        linear: The map.
+        vectors: Vectors, stacked along the first dimension.
+        executor: Executor of `concurrent.futures` or Dask, or `WorkerProcesses`.
+        chunk_size: Vectors per chunk; see `chunked_map`. With "auto", the first worker measures the
+            memory, and the others begin when it has.
+        memory_budget: Bytes of each worker that "auto" may fill; a share of the free memory if
+            None.
+        progress: Show a progress bar.
+        description: Title of the progress bar.
+
+    Returns:
+        The mapped vectors, stacked, on the device of `vectors`.
+
+    Raises:
+        TypeError: If it is no executor.
+        ValueError: If an option is out of range, or the map cannot be sent to processes.
+        ChildProcessError: If the executor is broken, no process can start, or workers die again and
+            again.
+        MemoryError: If a single vector does not fit the budget.
+    """
+    chunk_size = validation.chunk_size(chunk_size)
+    memory_budget = validation.memory_budget(memory_budget)
+    workers = workers_of(executor)
+    if memory_budget is None:
+        memory_budget = memory_of_worker(workers, vectors.device)
+    delivery = delivery_of(_Chunks(linear, memory_budget), workers)
+
+    def results(chunks: Sequence[Tensor], *, measure: bool = False) -> Generator[_Mapped]:
+        # A chunk is a view, and is pickled with all vectors unless it is copied.
+        return mapped(delivery, (_Chunk(chunk.clone().cpu(), measure) for chunk in chunks), workers)
+
+    done: list[Tensor] = []
+    n_done = 0
+    with columns_bar(description, len(vectors), progress) as advance:
+        if chunk_size == "auto" and len(vectors) > 2:
+            with closing(results([vectors[:2]], measure=True)) as first:
+                for columns, size in first:
+                    done.append(columns)
+                    n_done, chunk_size = len(columns), size
+                    advance(n_done)
+        step = len(vectors) if chunk_size is None or chunk_size == "auto" else chunk_size
+        with closing(results(vectors[n_done:].split(max(step, 1)))) as rest:
+            for columns, _ in rest:
+                done.append(columns)
+                advance(len(columns))
+    return torch.cat(done).to(vectors.device)
+
+
+class _Chunk(NamedTuple):
+    """Vectors, and True to measure the memory of one."""
+
+    vectors: Tensor
+    measure: bool
+
+
+class _Mapped(NamedTuple):
+    """Mapped vectors, and the size of the other chunks if it was measured."""
+
+    vectors: Tensor
+    chunk_size: int
+
+
+@dataclass(frozen=True)
+class _Chunks:
+    """The job: chunks of vectors."""
+
+    linear: LinearMap
+    memory_budget: int | None
+
+    def begun(self, device: str | None) -> Callable[[_Chunk], _Mapped]:
+        """Prepare the map, and return the function of a chunk."""
+        apply = self.linear.begun(device)
+
+        def apply_to(chunk: _Chunk) -> _Mapped:
+            if not chunk.measure:
+                return _Mapped(apply(chunk.vectors).cpu(), len(chunk.vectors))
+            columns, sizes = zip(*measured(apply, chunk.vectors, self.memory_budget), strict=True)
+            return _Mapped(torch.cat(columns).cpu(), sizes[-1])
+
+        return apply_to
