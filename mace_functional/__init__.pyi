@@ -13,6 +13,7 @@ from . import (
     phonons,
     potential,
     screening,
+    sparse,
     structure,
     units,
     vibrations,
@@ -61,6 +62,8 @@ from .potential import (
 )
 from .screening.run import Screening, screen
 from .screening.screen_settings import ScreenSettings
+from .sparse.sparse_hessian import sparse_hessian
+from .sparse.stored_hessian import SparseHessian
 from .structure.batching import batch
 from .structure.examples import example_structure
 from .structure.graph import Graph
@@ -108,6 +111,7 @@ __all__ = [
     "SaddleResult",
     "ScreenSettings",
     "Screening",
+    "SparseHessian",
     "Structure",
     "StructureError",
     "StructureRecord",
@@ -162,6 +166,8 @@ __all__ = [
     "save_model",
     "screen",
     "screening",
+    "sparse",
+    "sparse_hessian",
     "strained",
     "stress",
     "structure",

@@ -19,7 +19,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "phonons": ("phonons", "vibrations", "dispersion", "interop"),
     "optimize": ("optimize",),
     "expansion": ("expansion",),
-    "derivatives": ("derivatives",),
+    "derivatives": ("derivatives", "sparse"),
     "elasticity": ("elasticity",),
     "repeats": ("derivatives/test_repeats.py",),
     "mace": ("mace", "autodiff", "certificate"),

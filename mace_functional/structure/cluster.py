@@ -18,10 +18,11 @@ class Cluster:
     """Central atoms in a crystal, and all atoms that interact with them; an `EdgeTopology`.
 
     The senders are the images of atoms that belong to the cluster. The nodes are the images that
-    also receive, and an isolated atom of each node of the cell. Atoms of the outermost shell are
-    senders only. They get the features of an isolated atom of their element. This is exact for the
-    force constants of the central atoms, because the true features of the outermost shell do not
-    depend on the positions of the central atoms.
+    also receive, and isolated atoms: one of each element, or one of each atom of the cell if the
+    potential reads features of atoms. Atoms of the outermost shell are senders only.
+    They get the features of an isolated atom. This is exact for the force constants of the central
+    atoms, because the true features of the outermost shell do not depend on the positions of the
+    central atoms.
 
     Attributes:
         graph: The graph of one cell.
@@ -67,8 +68,7 @@ class Cluster:
         base = 2 * reach + 1
         powers = base ** np.arange(2, -1, -1)
         home = reach * powers.sum()
-        nodes = np.arange(len(senders))
-        steps = ((senders - nodes[:, None]) * base**3 - shifts @ powers) * mask
+        steps = ((senders - np.arange(len(senders))[:, None]) * base**3 - shifts @ powers) * mask
 
         receivers = graph.inverse.cpu().numpy()[atoms] * base**3 + home
         for _ in range(2 * layers - 1):
@@ -77,16 +77,17 @@ class Cluster:
         node, cells = images // base**3, images[:, None] // powers % base - reach
 
         n_receivers = len(receivers)
-        cell_node = np.concatenate([receivers // base**3, nodes])  # last: the isolated atoms
-        by_node = np.argsort(cell_node, kind="stable")
-        row = np.argsort(by_node)
         place = np.searchsorted(receivers, images).clip(max=n_receivers - 1)
         receives = receivers[place] == images
-        origin = np.where(receives, row[place], row[n_receivers + node])
-        own = np.append(np.searchsorted(images, receivers), np.zeros(len(nodes), dtype=int))
+        isolated, alone = np.unique(_alike(graph), return_inverse=True)
+        cell_node = np.concatenate([receivers // base**3, isolated])
+        by_node = np.argsort(cell_node, kind="stable")
+        row = np.argsort(by_node)
+        origin = np.where(receives, row[place], row[n_receivers + alone[node]])
+        own = np.append(np.searchsorted(images, receivers), np.zeros(len(isolated), dtype=int))
         sent = np.searchsorted(images, receivers[:, None] + steps[receivers // base**3])
         edges = mask[receivers // base**3]
-        padding = np.zeros_like(senders)
+        padding = np.zeros((len(isolated), senders.shape[1]), dtype=int)
 
         def species(nodes: np.ndarray) -> Species:
             first = np.cumsum([0, *graph.species.counts])
@@ -145,3 +146,12 @@ class Cluster:
 def _neighbours(images: np.ndarray, steps: np.ndarray, base: int) -> np.ndarray:
     """Return the images and their senders, in ascending order."""
     return np.unique(np.append(images, images[:, None] + steps[images // base**3]))
+
+
+def _alike(graph: Graph) -> np.ndarray:
+    """Return a node that has the features of each node where both are isolated, (nodes,)."""
+    nodes = np.arange(len(graph.order))
+    if any(feature.ndim for feature in graph.features.values()):
+        return nodes
+    counts = graph.species.counts
+    return np.repeat(np.cumsum([0, *counts])[:-1], counts)

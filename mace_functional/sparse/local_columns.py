@@ -1,0 +1,182 @@
+"""Columns of a Hessian from the neighbourhoods of the displaced atoms.
+
+The columns of some atoms are those of a `Cluster` around them: they are exact, at a cost that does
+not depend on the size of the structure. Atoms that are near each other share a cluster. A large
+group shares the linearisation of its gradient among many columns, and has a large cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+from torch.func import grad, vjp, vmap
+
+from mace_functional.autodiff.columns import measured
+from mace_functional.potential.protocol import EdgePotential
+from mace_functional.sparse.block_rows import BlockRows
+from mace_functional.structure.arrays import as_array
+from mace_functional.structure.cluster import Cluster
+
+LINEARISATION = 10
+"""Time to linearise a gradient, in columns of the same structure.
+
+Measured on clusters of 140 to 430 nodes of MOF-5 with the embedded model: 9.6 to 10.5.
+"""
+
+SAMPLES = 3
+"""Number of groups whose clusters are built to estimate the cost of a size of groups."""
+
+
+class EdgePart(NamedTuple):
+    """A potential with edges, or a term of a sum, with its topology and parameters."""
+
+    potential: EdgePotential
+    topology: Any
+    params: Any
+
+
+class Groups(NamedTuple):
+    """Groups of neighbouring atoms.
+
+    Attributes:
+        atoms: Numbers of the atoms of each group.
+        cost: Estimated time of all columns, in columns of a structure of one node.
+    """
+
+    atoms: list[np.ndarray]
+    cost: float
+
+
+def cheapest_groups(parts: list[EdgePart], positions: np.ndarray) -> Groups:
+    """Divide the atoms into groups of the size for which all columns take the least time.
+
+    Args:
+        parts: The potential, as terms with edges.
+        positions: Positions in Å, (N, 3).
+    """
+    best: Groups | None = None
+    size = 1
+    while True:
+        groups = divided(positions, size)
+        chosen = groups[:: max(1, len(groups) // SAMPLES)][:SAMPLES]
+        cost = 0.0
+        for atoms in chosen:
+            n_columns = 3 * len(atoms) + LINEARISATION
+            cost += n_columns * sum(len(_cluster(part, atoms).order) for part in parts)
+        cost *= len(positions) / sum(map(len, chosen))
+        if best is not None and cost > best.cost:
+            return best
+        best = Groups(groups, cost)
+        if len(groups) == 1:
+            return best
+        size *= 2
+
+
+def divided(positions: np.ndarray, size: int) -> list[np.ndarray]:
+    """Divide atoms into groups of at most `size` neighbours, halving the longest extent each time.
+
+    Args:
+        positions: Positions in Å, (N, 3).
+        size: Largest number of atoms of a group.
+    """
+
+    def halves(atoms: np.ndarray) -> Iterator[np.ndarray]:
+        if len(atoms) <= size:
+            yield atoms
+            return
+        x = positions[atoms]
+        along = x[:, np.ptp(x, axis=0).argmax()]
+        order = np.argsort(along, kind="stable")
+        middle = len(atoms) // 2
+        yield from halves(atoms[order[:middle]])
+        yield from halves(atoms[order[middle:]])
+
+    return list(halves(np.arange(len(positions))))
+
+
+def fill_by_clusters(
+    rows: BlockRows,
+    groups: list[np.ndarray],
+    parts: list[EdgePart],
+    positions: Tensor,
+    cell: Tensor,
+    *,
+    memory_budget: int | None,
+    advance: Callable[[int], None],
+) -> None:
+    """Compute the blocks of a pattern, exactly, from a cluster for each group of atoms.
+
+    Args:
+        rows: The matrix, zero so far.
+        groups: Numbers of the atoms of each group.
+        parts: The potential, as terms with edges.
+        positions: Positions in Å, (N, 3).
+        cell: Lattice vectors in Å as rows, (3, 3).
+        memory_budget: Bytes that a chunk of columns may fill; a fraction of the free memory if
+            None.
+        advance: Called with the number of columns that are finished.
+
+    Raises:
+        MemoryError: If a single column does not fit the budget.
+    """
+    for number, part in enumerate(parts):
+        chunk, nodes = 1, 0
+        for atoms in groups:
+            cluster = _cluster(part, atoms)
+            apply, displacements = _linearised(part, cluster, atoms, positions, cell)
+            products: list[Tensor] = []
+            if len(cluster.order) > nodes:  # a larger cluster needs more memory for a column
+                nodes = len(cluster.order)
+                for product, fitting in measured(apply, displacements, memory_budget):
+                    products.append(product)
+                    chunk = fitting
+            products += [apply(some) for some in displacements[len(products) :].split(chunk)]
+            columns = torch.cat(products).detach().cpu().numpy()
+            folded = _folded(columns, as_array(cluster.atom), len(positions))
+            for atom, column in zip(atoms.tolist(), folded, strict=True):
+                rows.add_column(atom, column)
+            if number == len(parts) - 1:
+                advance(3 * len(atoms))
+
+
+def _cluster(part: EdgePart, atoms: np.ndarray) -> Cluster:
+    return Cluster.around(atoms.tolist(), part.topology, part.potential.layers)
+
+
+def _linearised(
+    part: EdgePart, cluster: Cluster, atoms: np.ndarray, positions: Tensor, cell: Tensor
+) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """Return the map from displacements of the images to changes of gradients, and unit vectors."""
+
+    def energy(x: Tensor) -> Tensor:
+        return part.potential.atom_energies(cluster, x, cell, part.params).sum()
+
+    images = positions[cluster.atom] + cluster.cells.to(cell) @ cell
+    pull_back = vjp(grad(energy), images)[1]
+    home = np.flatnonzero((as_array(cluster.cells) == 0).all(1))
+    atom_of_home = as_array(cluster.atom)[home]
+    order = np.argsort(atom_of_home)
+    own = home[order][np.searchsorted(atom_of_home[order], atoms)]
+    displacements = images.new_zeros(len(atoms), 3, *images.shape)
+    for displaced, image in zip(displacements, own.tolist(), strict=True):
+        displaced[range(3), image, range(3)] = 1.0
+    return vmap(lambda u: pull_back(u)[0]), displacements.flatten(0, 1)
+
+
+def _folded(columns: np.ndarray, atom: np.ndarray, n_atoms: int) -> np.ndarray:
+    """Sum columns over the images of each atom, (k, 3, N, 3).
+
+    Args:
+        columns: Changes of the gradients of images, (3k, images, 3).
+        atom: Atom of each image, (images,).
+        n_atoms: Number N of atoms.
+    """
+    n_images = len(atom)
+    fold = csr_array((np.ones(n_images), (atom, np.arange(n_images))), shape=(n_atoms, n_images))
+    flat = fold.astype(columns.dtype) @ columns.transpose(1, 0, 2).reshape(n_images, -1)
+    return np.asarray(flat).reshape(n_atoms, -1, 3, 3).transpose(1, 2, 0, 3)

@@ -1,0 +1,291 @@
+"""`sparse_hessian`: the Hessian of a large structure as a sparse matrix, exact or truncated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from mace_functional.autodiff.columns import columns_bar
+from mace_functional.autodiff.concrete import refuse_transforms
+from mace_functional.autodiff.memory import check_fits, tune_allocator
+from mace_functional.derivatives.hessian_operator import HessianOperator
+from mace_functional.phonons.force_constant_rows import finite_parts
+from mace_functional.potential.protocol import EdgePotential, Potential
+from mace_functional.sparse.block_rows import BlockRows
+from mace_functional.sparse.colouring import coloured
+from mace_functional.sparse.hop_graph import one_hop, union, within_hops
+from mace_functional.sparse.local_columns import (
+    LINEARISATION,
+    EdgePart,
+    Groups,
+    cheapest_groups,
+    fill_by_clusters,
+)
+from mace_functional.sparse.shared_products import fill_by_products
+from mace_functional.sparse.stored_hessian import TEMPERATURE, SparseHessian
+from mace_functional.sparse.truncation_error import TruncationError, truncation_error
+from mace_functional.structure.arrays import as_array
+from mace_functional.structure.connectivity import parts_of
+from mace_functional.structure.selection import refuse_constraints
+from mace_functional.structure.structure import Structure
+from mace_functional.support import validation
+from mace_functional.support.validation import in_order
+from mace_functional.vibrations.rigid import rigid_motions_of
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+Method = Literal["auto", "products", "local"]
+
+BYTES_PER_PAIR = 200
+"""Memory for a pair of coupled atoms, bytes: its block in double precision, copies, and indices."""
+
+
+def sparse_hessian(
+    potential: Potential,
+    atoms: Atoms,
+    *,
+    hops: int | None = None,
+    tolerance: float | None = None,
+    temperature: float = TEMPERATURE,
+    method: Method = "auto",
+    sum_rule: bool | None = None,
+    memory_budget: int | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> SparseHessian:
+    """Compute the Hessian of a large structure as a sparse matrix, exact or truncated.
+
+    Two atoms are coupled only within 2n edges of a potential with n layers (`hop_graph`). Columns
+    come from products in which atoms that share no neighbourhood are displaced together
+    (`colouring`), or from the neighbourhoods of a few atoms (`local_columns`).
+
+    A truncated matrix has the blocks of atoms within fewer hops. From products, each of them also
+    contains blocks beyond: with one hop these are large. From neighbourhoods, all blocks are those
+    of the exact matrix. What a truncated matrix lacks is measured with 16 products of the exact
+    one, which give a bound for the heat capacity (`truncation_error`).
+
+    Args:
+        potential: A potential with edges, such as a model of `load_model`, or a sum of these.
+        atoms: The structure, periodic in any directions.
+        hops: Largest number of edges between two atoms whose block is stored; None for all, which
+            is exact.
+        tolerance: Relative error of the heat capacity at `temperature`. The smallest number of hops
+            is taken for which the measured bound is below it.
+        temperature: Temperature for `tolerance`, K.
+        method: "products" displaces atoms of the whole structure, "local" evaluates neighbourhoods.
+            "auto" takes the one with less estimated time.
+        sum_rule: True to let the blocks of each row sum to zero, by the smallest change of the
+            stored blocks (`BlockRows.add_sum_rule`). None imposes it on truncated matrices only.
+        memory_budget: Bytes that a chunk of products may fill; a fraction of the free memory if
+            None. The matrix itself takes 72 bytes for each pair of coupled atoms.
+        seed: Seed of the vectors that measure the error.
+        progress: Show a progress bar.
+
+    Returns:
+        The matrix with its diagnostics; `matrix` is a `scipy.sparse.bsr_array`. It is symmetrised
+        as the mean of the computed matrix and its transpose.
+
+    Raises:
+        TypeError: If the arguments are of other classes, or swapped.
+        ValueError: If the potential has no edges, the structure does not fit it, constraints fix
+            atoms, an option is out of range, or parameters require grad or are inside of a
+            transform.
+        MemoryError: If the matrix does not fit into the free memory.
+
+    Source: Curtis, Powell, Reid, J. Inst. Math. Appl. 1974, 13, 117; for truncated Hessians of MACE
+    Langer, Hill, Ceriotti (2026).
+
+    Example:
+        >>> import mace_functional as mf
+        >>> model = mf.load_model("embedded")
+        >>> mf.sparse_hessian(model, mf.example_structure("ethanol")).matrix.shape
+        (27, 27)
+    """
+    in_order("sparse_hessian(potential, atoms)", (potential, "Potential"), (atoms, "Atoms"))
+    refuse_transforms("sparse_hessian", "hessian or HessianOperator", potential.params)
+    refuse_constraints(atoms, "sparse_hessian", "take hessian(..., indices=...) of free atoms")
+    if method not in ("auto", "products", "local"):
+        raise ValueError(f"method must be 'auto', 'products' or 'local', not {method!r}")
+    if hops is not None and tolerance is not None:
+        raise ValueError("give hops or tolerance, not both: tolerance chooses the hops")
+    hops = None if hops is None else validation.count("hops", hops)
+    memory_budget = validation.memory_budget(memory_budget)
+    s = potential.structure(atoms)
+    finite = finite_parts(potential, s.topology, potential.params) or []
+    parts = [EdgePart(p, *rest) for p, *rest in finite if isinstance(p, EdgePotential)]
+    if not finite or len(parts) < len(finite):
+        raise ValueError(
+            f"a part of {potential} has no edges, so the pattern of its Hessian is unknown: take "
+            "HessianOperator.from_potential for products with the Hessian, lowest_modes for its "
+            "lowest modes, or gamma_modes for all modes of a small structure"
+        )
+    tune_allocator()
+    computation = _Computation(potential, atoms, s, parts, method, memory_budget, progress)
+    if tolerance is None:
+        return computation.at(hops, sum_rule, seed)
+    tolerance = validation.positive("tolerance", tolerance)
+    temperature = validation.positive("temperature", temperature, "K")
+    for k in range(1, computation.full_hops):
+        if computation.is_full(k):
+            break
+        result = computation.at(k, sum_rule, seed)
+        error = cast("TruncationError", result.truncation).heat_capacity(temperature)
+        if error.relative_bound <= tolerance:
+            return result
+    return computation.at(None, sum_rule, seed)
+
+
+class _Computation:
+    """Sparse Hessians of one structure, with different numbers of hops.
+
+    Args:
+        potential: The potential.
+        atoms: The structure as an ASE Atoms object.
+        s: The structure.
+        parts: The potential, as terms with edges.
+        method: "auto", "products" or "local".
+        memory_budget: Bytes that a chunk of products may fill.
+        progress: True to show progress bars.
+
+    Attributes:
+        full_hops: Number of hops of the exact pattern.
+    """
+
+    def __init__(
+        self,
+        potential: Potential,
+        atoms: Atoms,
+        s: Structure,
+        parts: list[EdgePart],
+        method: str,
+        memory_budget: int | None,
+        progress: bool,
+    ) -> None:
+        self._potential, self._atoms, self._s, self._parts = potential, atoms, s, parts
+        self._method, self._memory_budget, self._progress = method, memory_budget, progress
+        self._steps = [one_hop(part.topology) for part in parts]
+        self._layers = [part.potential.layers for part in parts]
+        self.full_hops = 2 * max(self._layers)
+        self._groups: Groups | None = None
+        self._full = self._pattern(None)
+
+    def is_full(self, hops: int) -> bool:
+        """True if a number of hops gives the exact pattern."""
+        return hops >= self.full_hops or self._pattern(hops).nnz == self._full.nnz
+
+    def at(self, hops: int | None, sum_rule: bool | None, seed: int) -> SparseHessian:
+        """Compute the Hessian within a number of hops; None for all."""
+        if hops is not None and self.is_full(hops):
+            hops = None
+        pattern = self._full if hops is None else self._pattern(hops)
+        s = self._s
+        check_fits(
+            f"the {pattern.nnz} blocks of coupled atoms",
+            BYTES_PER_PAIR * pattern.nnz,
+            torch.device("cpu"),
+            "truncate with hops, or take HessianOperator.from_potential, which stores no matrix",
+        )
+        rows = BlockRows(pattern, torch.empty((), dtype=s.positions.dtype).numpy().dtype)
+        method, n_products = self._filled(rows)
+        asymmetry = rows.symmetrise()
+        sums = rows.largest_sum()
+        if sum_rule or (sum_rule is None and hops is not None):
+            rows.add_sum_rule()
+        result = SparseHessian(
+            matrix=rows.matrix(),
+            atoms=self._atoms.copy(),
+            structure=s,
+            rigid=self._rigid_motions(rows),
+            hops=hops,
+            method=method,
+            n_products=n_products,
+            asymmetry=asymmetry,
+            sum_residual=sums,
+            truncation=None,
+        )
+        return result if hops is None else self._with_error(result, seed)
+
+    def _pattern(self, hops: int | None) -> csr_array:
+        """Return the pairs of atoms within a number of hops; None for all coupled pairs."""
+        patterns = [
+            within_hops(step, 2 * layers if hops is None else min(hops, 2 * layers))
+            for step, layers in zip(self._steps, self._layers, strict=True)
+        ]
+        return union(patterns)
+
+    def _filled(self, rows: BlockRows) -> tuple[str, int]:
+        """Compute the blocks by the faster method; return its name and the number of products."""
+        s, n_atoms = self._s, len(self._s.positions)
+        groups = self._groups_of_atoms() if self._method != "products" else None
+        if groups is not None and (self._method == "local" or self._is_cheaper(groups, rows)):
+            with columns_bar("Local columns", 3 * n_atoms, self._progress) as advance:
+                fill_by_clusters(
+                    rows,
+                    groups.atoms,
+                    self._parts,
+                    s.positions,
+                    s.cell,
+                    memory_budget=self._memory_budget,
+                    advance=advance,
+                )
+            return "local", 3 * n_atoms * len(self._parts)
+        colours = coloured(rows.pattern)
+        n_products = 3 * (int(colours.max()) + 1)
+        with columns_bar("Sparse Hessian", n_products, self._progress) as advance:
+            fill_by_products(
+                rows,
+                colours,
+                self._energy(),
+                s.positions,
+                memory_budget=self._memory_budget,
+                advance=advance,
+            )
+        return "products", n_products
+
+    def _groups_of_atoms(self) -> Groups:
+        if self._groups is None:
+            self._groups = cheapest_groups(self._parts, as_array(self._s.positions))
+        return self._groups
+
+    def _is_cheaper(self, groups: Groups, rows: BlockRows) -> bool:
+        """True if columns of clusters take less time than products with the fewest colours."""
+        n_colours = int(np.diff(rows.pattern.indptr).max())
+        products = 3 * n_colours + LINEARISATION
+        return groups.cost < products * len(self._s.positions) * len(self._parts)
+
+    def _energy(self) -> Callable[[Tensor], Tensor]:
+        s, energy = self._s, self._potential.energy_fn(self._s.topology)
+        return lambda x: energy(x, s.cell, self._potential.params)
+
+    def _rigid_motions(self, rows: BlockRows) -> np.ndarray:
+        """Return the rigid motions in mass-weighted coordinates, (3N, r)."""
+        s, matrix = self._s, csr_array(rows.matrix())
+
+        def block(atoms: np.ndarray) -> np.ndarray:
+            chosen = (3 * atoms[:, None] + np.arange(3)).ravel()
+            return np.asarray(matrix[chosen][:, chosen].todense())
+
+        return rigid_motions_of(
+            as_array(s.positions),
+            as_array(s.masses),
+            as_array(s.cell),
+            parts_of(s.topology, s.positions, s.cell),
+            block=block,
+            epsilon=float(torch.finfo(s.positions.dtype).eps),
+        ).basis
+
+    def _with_error(self, result: SparseHessian, seed: int) -> SparseHessian:
+        """Measure the error of a truncated matrix."""
+        exact = HessianOperator.from_potential(
+            self._potential, self._atoms, memory_budget=self._memory_budget
+        ).to_scipy()
+        stored = result.mass_weighted()
+        error = truncation_error(exact.matmat, lambda v: stored @ v, result.rigid, seed=seed)
+        return replace(result, truncation=error)

@@ -1,0 +1,125 @@
+"""The bound of a truncated heat capacity, against eigenvalues of exact and truncated matrices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers import assert_close
+from layered_springs import dense, diamond, layered_springs
+
+import mace_functional as mf
+from mace_functional.sparse import truncation_error as module
+from mace_functional.sparse.truncation_error import truncation_error
+from mace_functional.units import K_B, frequency_factor
+
+SIZE = 40
+
+
+def heat_capacity(matrix: np.ndarray, rigid: np.ndarray, temperature: float) -> float:
+    """Of all modes but the rigid ones, by `harmonic_thermo`."""
+    internal = np.linalg.qr(rigid, mode="complete")[0][:, rigid.shape[1] :]
+    values = torch.as_tensor(np.linalg.eigvalsh(internal.T @ matrix @ internal))
+    assert values.min() > 0
+    frequencies = frequency_factor("THz") * values.sqrt()
+    return float(mf.harmonic_thermo(frequencies, temperature, unit="THz").heat_capacity)
+
+
+def random_matrices(size_of_error: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A stored and an exact matrix, and three rigid motions."""
+    random = np.random.default_rng(3)
+    q = np.linalg.qr(random.standard_normal((SIZE, SIZE)))[0]
+    stored = (q * np.linspace(0.5, 35.0, SIZE)) @ q.T
+    error = random.standard_normal((SIZE, SIZE))
+    exact = stored + size_of_error * (error + error.T) / (2 * SIZE**0.5)
+    return stored, exact, np.linalg.qr(random.standard_normal((SIZE, 3)))[0]
+
+
+@pytest.mark.parametrize("temperature", [100.0, 300.0, 1000.0])
+@pytest.mark.parametrize("size_of_error", [1e-3, 0.1])
+def test_the_bound_holds(size_of_error: float, temperature: float) -> None:
+    stored, exact, rigid = random_matrices(size_of_error)
+    difference = heat_capacity(exact, rigid, temperature) - heat_capacity(
+        stored, rigid, temperature
+    )
+    projector = np.eye(SIZE) - rigid @ rigid.T
+    norm = np.linalg.norm(projector @ (exact - stored) @ projector)
+    for seed in range(3):
+        found = truncation_error(lambda v: exact @ v, lambda v: stored @ v, rigid, seed=seed)
+        assert norm < found.norm < 3 * norm
+        error = found.heat_capacity(temperature)
+        assert abs(difference) <= error.bound
+        assert abs(difference - error.shift) <= error.bound
+
+
+def test_many_probes_find_the_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To first order in the error, the shift is the difference of the heat capacities."""
+    monkeypatch.setattr(module, "N_PROBES", 100)
+    stored, _, rigid = random_matrices(0.0)
+    exact = 1.001 * stored
+    difference = heat_capacity(exact, rigid, 300.0) - heat_capacity(stored, rigid, 300.0)
+    found = truncation_error(lambda v: exact @ v, lambda v: stored @ v, rigid).heat_capacity(300.0)
+    assert abs(found.shift / difference - 1) < 0.1
+    assert abs(found.heat_capacity / heat_capacity(stored, rigid, 300.0) - 1) < 0.1
+
+
+def test_the_norm_holds_as_often_as_it_says() -> None:
+    """Errors of rank one are hardest: a few vectors may all be nearly orthogonal to them."""
+    vector = np.zeros((SIZE, 1))
+    vector[3] = 1.0
+    n_tries = 200
+    norms = [
+        truncation_error(
+            lambda v: vector @ (vector.T @ v), lambda v: 0 * v, np.zeros((SIZE, 0)), seed=seed
+        ).norm
+        for seed in range(n_tries)
+    ]
+    assert np.mean(np.array(norms) < 1) < 0.02
+    assert np.median(norms) < 2.5
+
+
+@pytest.mark.parametrize("temperature", [30.0, 300.0])
+def test_derivatives_of_the_heat_capacity(temperature: float) -> None:
+    y = np.concatenate([np.linspace(1e-6, 2e-3, 50), np.linspace(0.01, 50, 200)])
+    c, slope = module._heat_capacity(y, temperature)
+    frequencies = torch.as_tensor(frequency_factor("meV") * np.sqrt(y))
+    exact = [
+        mf.harmonic_thermo(frequencies[None, k], temperature, unit="meV").heat_capacity
+        for k in range(len(y))
+    ]
+    assert_close(c, torch.stack(exact), 1e-9)
+    h = 1e-6
+    below, above = (module._heat_capacity(y + d, temperature) for d in (-h, h))
+    largest_slope, largest_curvature = module._largest_derivatives(temperature)
+    assert_close(slope, (above[0] - below[0]) / (2 * h), 1e-6)
+    assert np.abs(slope).max() <= largest_slope
+    assert np.abs((above[1] - below[1]) / (2 * h)).max() <= 1.0001 * largest_curvature
+    at_zero, tangent = module._heat_capacity(np.array([0.0, -1.0]), temperature)
+    assert_close(at_zero, K_B + largest_slope * np.array([0.0, 1.0]), 1e-12)
+    assert_close(tangent, np.full(2, -largest_slope), 1e-12)
+
+
+@pytest.mark.parametrize("method", ["products", "local"])
+@pytest.mark.parametrize("hops", [1, 2, 3])
+def test_the_bound_of_a_truncated_crystal_holds(method: str, hops: int) -> None:
+    potential, atoms = layered_springs(coupling=0.05), diamond(4, 3, 2)
+    result = mf.sparse_hessian(potential, atoms, hops=hops, method=method)
+    weights = np.repeat(atoms.get_masses() ** -0.5, 3)
+    exact = dense(potential, atoms) * np.outer(weights, weights)
+    stored = result.mass_weighted().toarray()
+    assert result.truncation is not None
+    for temperature in (100.0, 300.0):
+        difference = sum(
+            sign * _sum_over_modes(matrix, result.rigid, temperature)
+            for sign, matrix in ((1, exact), (-1, stored))
+        )
+        error = result.truncation.heat_capacity(temperature)
+        assert abs(difference) <= error.bound
+        assert error.relative_bound == error.bound / error.heat_capacity
+
+
+def _sum_over_modes(matrix: np.ndarray, rigid: np.ndarray, temperature: float) -> float:
+    """Of the function whose trace is bounded: imaginary modes are continued by the tangent."""
+    internal = np.linalg.qr(rigid, mode="complete")[0][:, rigid.shape[1] :]
+    values = np.linalg.eigvalsh(internal.T @ matrix @ internal)
+    return float(module._heat_capacity(values, temperature)[0].sum())
