@@ -129,6 +129,7 @@ def _run(options: argparse.Namespace, executor: Executor | None) -> None:
                 options.temperatures,
                 mesh=(1, 1, 1) if on_mesh is None else on_mesh.mesh,
                 symprec=symprec_of(options),
+                executor=executor,
                 progress=console.is_terminal,
             )
         subject = structure_results(options, atoms, model, relaxation)

@@ -32,6 +32,7 @@ from mace_functional.vibrations.result_text import html_table, result_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Executor
 
     from ase import Atoms
 
@@ -377,6 +378,7 @@ def elastic_constants(
     tolerance: float = TOLERANCE,
     chunk_size: ChunkSize = "auto",
     memory_budget: int | None = None,
+    executor: Executor | None = None,
     progress: bool = False,
 ) -> ElasticConstants:
     """Compute elastic constants with relaxed and with clamped ions.
@@ -399,6 +401,8 @@ def elastic_constants(
             constants is of second order in it.
         chunk_size: Columns of the Hessian at once; see `hessian`.
         memory_budget: Bytes that "auto" may fill; see `hessian`.
+        executor: Executor whose workers share the columns of the Hessian; see `WorkerProcesses`.
+            None to compute in this process.
         progress: Show the progress.
 
     Returns:
@@ -408,7 +412,9 @@ def elastic_constants(
         TypeError: If the arguments are of other classes, or swapped.
         ValueError: If the structure is a molecule or a saddle point, does not fit the potential
             (see `from_ase`), or constraints fix ions; an option is invalid; conjugate gradients do
-            not converge; or parameters require grad or are inside of a transform.
+            not converge; parameters require grad or are inside of a transform; or the potential
+            cannot be sent to processes.
+        ChildProcessError: If the executor is broken, or its workers die again and again.
 
     Warns:
         UserWarning: Ions or cell are not relaxed, strains drive motions that cost no energy, or the
@@ -441,7 +447,9 @@ def elastic_constants(
     e = strain_derivatives(energy, pbc=atoms.pbc.tolist(), **options)(*e_args)
     largest_force = float(forces(energy)(*e_args).norm(dim=1).max())
     ions = relax_ions(
-        HessianOperator(energy, *e_args, **options),
+        HessianOperator.from_potential(
+            potential, atoms, mass_weighted=False, executor=executor, **options
+        ),
         e.mixed,
         solver=solver,
         tolerance=tolerance,

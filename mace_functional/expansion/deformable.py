@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
 
 from mace_functional.autodiff.concrete import refuse_transforms
-from mace_functional.derivatives import hessian
 from mace_functional.derivatives.forces_and_virial import energy_forces_virial
+from mace_functional.derivatives.hessian_products import hessian_of
 from mace_functional.elasticity.tensor import Ions, solve_hessian, strain_derivatives
 from mace_functional.elasticity.voigt import expand, from_voigt
 from mace_functional.expansion.mode_gruneisen import StrainedMatrix, strained_matrix_fn
-from mace_functional.phonons.dynamical_matrix import dynamical_matrix_fn
+from mace_functional.phonons.cell_matrix import CellMatrix
 from mace_functional.phonons.modes import check_crystal, rigid_basis
 from mace_functional.phonons.phonons import Diagnostics, Phonons
 from mace_functional.structure.connectivity import parts_of
@@ -25,9 +26,44 @@ from mace_functional.support.validation import in_order
 from mace_functional.vibrations.rigid import internal_motions
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ase import Atoms
 
     from mace_functional.potential.protocol import Potential
+
+
+@dataclass(frozen=True, eq=False)
+class StrainedCellMatrix:
+    """D(q) of a structure and its derivatives by strain; it can be pickled.
+
+    Attributes:
+        matrix: The dynamical matrix.
+        response: Response of the ions to a strain, Å, (N, 3, 3, 3); None for clamped ions.
+    """
+
+    matrix: CellMatrix
+    response: Tensor | None
+
+    def __call__(self, q: Tensor, strains: Tensor) -> StrainedMatrix:
+        """Return D and dD/de at a wave vector (3,), for strains (S, 3, 3)."""
+        s = self.matrix.structure
+        response = None if self.response is None else self.response.to(s.cell)
+        args = s.positions, s.cell, self.matrix.potential.params, s.masses
+        return self._function(q, *args, strains.to(s.cell), response)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The cached function cannot be pickled.
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @cached_property
+    def _function(self) -> Callable[..., StrainedMatrix]:
+        matrix = self.matrix
+        columns: dict[str, Any] = {
+            "chunk_size": matrix.chunk_size,
+            "memory_budget": matrix.memory_budget,
+        }
+        return strained_matrix_fn(matrix.function, **columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +86,18 @@ class DeformableCrystal:
     energy: float
     virial: Tensor
     stiffness: Tensor
-    strained_matrix: Callable[[Tensor, Tensor], StrainedMatrix]
+    strained_matrix: StrainedCellMatrix
 
     @classmethod
     def of(
-        cls, potential: Potential, atoms: Atoms, *, ions: Ions, what: str, **columns: Any
+        cls,
+        potential: Potential,
+        atoms: Atoms,
+        *,
+        ions: Ions,
+        what: str,
+        executor: Executor | None = None,
+        **columns: Any,
     ) -> DeformableCrystal:
         """Compute a crystal's derivatives by strain.
 
@@ -63,6 +106,8 @@ class DeformableCrystal:
             atoms: The crystal, relaxed.
             ions: "relaxed" or "clamped".
             what: Name of the requested result, for errors.
+            executor: Executor whose workers share the columns of the Hessian; None to compute in
+                this process.
             **columns: `chunk_size` and `memory_budget`; see `hessian`.
 
         Raises:
@@ -82,21 +127,16 @@ class DeformableCrystal:
         by_strain = strain_derivatives(energy, **columns)(*e_args)
         second, response = by_strain.second, None
         if ions == "relaxed":
-            h = hessian(energy, **columns)(*e_args)
+            h = hessian_of(potential, atoms, s, executor=executor, **columns)
             voigt_response = -solve_hessian(h, by_strain.mixed)
             second = second + torch.einsum("iak,ial->kl", by_strain.mixed, voigt_response)
             response = expand(voigt_response)
-        dynamical_matrix = dynamical_matrix_fn(potential, s.topology, **columns)
-        matrix = strained_matrix_fn(dynamical_matrix, **columns)
-
-        def strained_matrix(q: Tensor, strains: Tensor) -> StrainedMatrix:
-            return matrix(q, *e_args, s.masses, strains.to(s.cell), response)
-
+        matrix = CellMatrix(potential, s, **columns)
         first = energy_forces_virial(energy)(*e_args)
         return cls(
             atoms=atoms.copy(),
             phonons=Phonons(
-                dynamical_matrix=lambda q: dynamical_matrix(q, *e_args, s.masses),
+                dynamical_matrix=matrix,
                 atoms=atoms.copy(),
                 masses=s.masses,
                 diagnostics=Diagnostics(
@@ -110,7 +150,23 @@ class DeformableCrystal:
             energy=float(first.energy),
             virial=by_strain.virial,
             stiffness=from_voigt(second),
-            strained_matrix=strained_matrix,
+            strained_matrix=StrainedCellMatrix(matrix, response),
+        )
+
+    def on(self, device: str | None, memory_budget: int | None) -> DeformableCrystal:
+        """Return the crystal with phonons and matrices on a device.
+
+        Args:
+            device: The device; the present one if None.
+            memory_budget: Bytes for columns, where the crystal was given none.
+        """
+        matrix = self.strained_matrix
+        return replace(
+            self,
+            phonons=self.phonons.on(device, memory_budget),
+            strained_matrix=replace(
+                matrix, matrix=matrix.matrix.on(device, self.atoms, memory_budget)
+            ),
         )
 
     def stiffness_along(self, strains: Tensor) -> Tensor:

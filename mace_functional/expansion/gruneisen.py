@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,6 +19,8 @@ from mace_functional.expansion.deformable import DeformableCrystal, confined
 from mace_functional.expansion.mode_functions import mode_functions
 from mace_functional.expansion.mode_gruneisen import gruneisen_of
 from mace_functional.expansion.symmetric_strains import invariant_strains
+from mace_functional.parallel.parts import delivery_of, mapped, workers_of
+from mace_functional.parallel.workers import memory_of_worker
 from mace_functional.phonons.bands import BandStructure
 from mace_functional.phonons.mesh import Mesh
 from mace_functional.phonons.modes import (
@@ -33,6 +36,8 @@ from mace_functional.vibrations.imaginary import ImaginaryMode, imaginary_modes
 from mace_functional.vibrations.result_text import frequencies_text, result_text, values_text
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ase import Atoms
 
     from mace_functional.autodiff.columns import ChunkSize
@@ -146,6 +151,7 @@ def gruneisen(
     symprec: float = SYMPREC,
     chunk_size: ChunkSize = "auto",
     memory_budget: int | None = None,
+    executor: Executor | None = None,
     progress: bool = False,
 ) -> Gruneisen:
     """Compute mode Grüneisen tensors of a crystal, exactly, without strained cells.
@@ -169,6 +175,8 @@ def gruneisen(
         symprec: Tolerance of the symmetry, Å; used by "symmetric".
         chunk_size: Columns at once; see `hessian`.
         memory_budget: Bytes that "auto" may fill; see `hessian`.
+        executor: Executor whose workers share the columns of the Hessian and the wave vectors; see
+            `WorkerProcesses`. None to compute in this process.
         progress: Show a progress bar.
 
     Returns:
@@ -178,7 +186,9 @@ def gruneisen(
         TypeError: If the arguments are of other classes, swapped, or the potential has no dynamical
             matrix.
         ValueError: If the structure is a molecule or does not fit the potential, the mesh belongs
-            to another structure, wave vectors are not (Q, 3), or an option is unknown.
+            to another structure, wave vectors are not (Q, 3), an option is unknown, or the
+            potential cannot be sent to processes.
+        ChildProcessError: If the executor is broken, or its workers die again and again.
 
     Warns:
         UserWarning: The structure is far from relaxed; there are imaginary modes, which are NaN.
@@ -192,6 +202,7 @@ def gruneisen(
         atoms,
         ions=ions,
         what="gruneisen",
+        executor=executor,
         chunk_size=chunk_size,
         memory_budget=memory_budget,
     )
@@ -202,7 +213,9 @@ def gruneisen(
         basis = invariant_strains(atoms, symprec=symprec, proper=not is_mirror_symmetric(potential))
     else:
         basis = unit_strains(torch.eye(3, dtype=torch.float64))
-    eigenvalues, parameters = modes_and_parameters(crystal, q, basis, progress=progress)
+    eigenvalues, parameters = modes_and_parameters(
+        crystal, q, basis, executor=executor, progress=progress
+    )
     found = Gruneisen(
         q=q,
         eigenvalues=eigenvalues,
@@ -218,7 +231,12 @@ def gruneisen(
 
 
 def modes_and_parameters(
-    crystal: DeformableCrystal, q: Tensor, strains: Tensor, *, progress: bool = False
+    crystal: DeformableCrystal,
+    q: Tensor,
+    strains: Tensor,
+    *,
+    executor: Executor | None = None,
+    progress: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Compute modes and Grüneisen parameters along strains at several wave vectors.
 
@@ -226,6 +244,7 @@ def modes_and_parameters(
         crystal: The crystal.
         q: Wave vectors in units of the reciprocal lattice vectors, (Q, 3).
         strains: Strains, (S, 3, 3).
+        executor: Executor whose workers share the wave vectors; None to compute in this process.
         progress: Show a progress bar.
 
     Returns:
@@ -233,21 +252,55 @@ def modes_and_parameters(
         NaN.
     """
     unique, inverse = np.unique(q.numpy(), axis=0, return_inverse=True)
-    found = []
-    for q_i in track(torch.as_tensor(unique), "Grüneisen parameters", disable=not progress):
-        like = crystal.phonons.masses
-        q_i = wave_vector(q_i, crystal.atoms.pbc.tolist(), like)
-        d = confined(crystal.strained_matrix(q_i, strains), crystal.internal(q_i))
-        values, parameters, _ = gruneisen_of(d, strains.to(like))
-        n_rigid = 3 * len(like) - len(values)
-        values = torch.cat([values.new_zeros(n_rigid), values])
-        parameters = torch.cat(
-            [parameters.new_full((len(strains), n_rigid), torch.nan), parameters], 1
-        )
-        values, order = values.sort(stable=True)
-        found.append((values, parameters[:, order]))
+    unique_q = torch.as_tensor(unique).unbind()
+    job = _WaveVectors(crystal, strains)
+    if executor is None:
+        coming = (pair for pair in map(job.begun(None), unique_q))
+    else:
+        _ = crystal.phonons.rigid  # kept by the phonons, so that workers need not compute them
+        workers = workers_of(executor)
+        budget = memory_of_worker(workers, crystal.phonons.masses.device)
+        delivery = delivery_of(replace(job, memory_budget=budget), workers)
+        coming = mapped(delivery, (q_i.clone() for q_i in unique_q), workers)
+    shown = track(coming, "Grüneisen parameters", total=len(unique_q), disable=not progress)
+    with closing(coming):
+        found = [(values.to(job.device), found.to(job.device)) for values, found in shown]
     rows = inverse.reshape(-1)
     return torch.stack([found[i][0] for i in rows]), torch.stack([found[i][1] for i in rows])
+
+
+@dataclass(frozen=True)
+class _WaveVectors:
+    """The job: eigenvalues (3N,) and Grüneisen parameters (S, 3N) at a wave vector."""
+
+    crystal: DeformableCrystal
+    strains: Tensor
+    memory_budget: int | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the crystal."""
+        return self.crystal.phonons.masses.device
+
+    def begun(self, device: str | None) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """Return the function of a wave vector (3,); its results are on the CPU."""
+        crystal = self.crystal.on(device, self.memory_budget)
+        like = crystal.phonons.masses
+        strains = self.strains.to(like.device)
+
+        def compute(q: Tensor) -> tuple[Tensor, Tensor]:
+            q = wave_vector(q, crystal.atoms.pbc.tolist(), like)
+            d = confined(crystal.strained_matrix(q, strains), crystal.internal(q))
+            values, parameters, _ = gruneisen_of(d, strains.to(like))
+            n_rigid = 3 * len(like) - len(values)
+            values = torch.cat([values.new_zeros(n_rigid), values])
+            parameters = torch.cat(
+                [parameters.new_full((len(strains), n_rigid), torch.nan), parameters], 1
+            )
+            values, order = values.sort(stable=True)
+            return values.cpu(), parameters[:, order].cpu()
+
+        return compute
 
 
 def warn_of_imaginary(eigenvalues: Tensor, consequence: str) -> None:

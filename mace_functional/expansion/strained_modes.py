@@ -31,6 +31,8 @@ from mace_functional.phonons.modes import warn_if_not_relaxed
 from mace_functional.potential.protocol import Potential, is_mirror_symmetric
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ase import Atoms
 
     from mace_functional.autodiff.columns import ChunkSize
@@ -125,6 +127,7 @@ def strained_modes(
     what: str,
     chunk_size: ChunkSize = "auto",
     memory_budget: int | None = None,
+    executor: Executor | None = None,
     progress: bool = False,
 ) -> StrainedModes:
     """Compute modes, Grüneisen parameters and stiffness of a crystal, from one cell.
@@ -137,6 +140,8 @@ def strained_modes(
         what: Name of the requested result, for errors.
         chunk_size: Columns at once; see `hessian`.
         memory_budget: Bytes that "auto" may fill; see `hessian`.
+        executor: Executor whose workers share the columns of the Hessian and the wave vectors; see
+            `WorkerProcesses`. None to compute in this process.
         progress: Show a progress bar.
 
     Raises:
@@ -155,6 +160,7 @@ def strained_modes(
         what=what,
         chunk_size=chunk_size,
         memory_budget=memory_budget,
+        executor=executor,
     )
     warn_if_not_relaxed(crystal.phonons)
     strains = invariant_strains(atoms, symprec=symprec, proper=not is_mirror_symmetric(potential))
@@ -162,7 +168,9 @@ def strained_modes(
     stiffness = crystal.stiffness_along(strains)
     slopes = torch.tensordot(strains, crystal.virial, 2)
     _check_minimum(slopes, stiffness, strains)
-    eigenvalues, parameters = modes_and_parameters(crystal, mesh.q, strains, progress=progress)
+    eigenvalues, parameters = modes_and_parameters(
+        crystal, mesh.q, strains, executor=executor, progress=progress
+    )
     return StrainedModes(
         eigenvalues=eigenvalues,
         parameters=parameters,

@@ -30,6 +30,8 @@ from mace_functional.units import EV_PER_MOLECULE
 from mace_functional.vibrations.result_text import html_table, result_text, values_text
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ase import Atoms
 
     from mace_functional.autodiff.columns import ChunkSize
@@ -111,6 +113,7 @@ def thermal_expansion(
     symprec: float = SYMPREC,
     chunk_size: ChunkSize = "auto",
     memory_budget: int | None = None,
+    executor: Executor | None = None,
     progress: bool = False,
 ) -> ThermalExpansion:
     """Compute thermal expansion and Cp to first order, from one cell.
@@ -129,6 +132,8 @@ def thermal_expansion(
         symprec: Tolerance of the symmetry, Å.
         chunk_size: Columns at once; see `hessian`.
         memory_budget: Bytes that "auto" may fill; see `hessian`.
+        executor: Executor whose workers share the columns of the Hessian and the wave vectors; see
+            `WorkerProcesses`. None to compute in this process.
         progress: Show a progress bar.
 
     Returns:
@@ -159,6 +164,7 @@ def thermal_expansion(
         what="thermal_expansion",
         chunk_size=chunk_size,
         memory_budget=memory_budget,
+        executor=executor,
         progress=progress,
     )
     warn_of_imaginary(

@@ -37,14 +37,15 @@ class CellMatrix:
     def __call__(self, q: WaveVector) -> Tensor:
         """Compute D(q) in eV/Å²/amu, complex (3N, 3N), with q in reciprocal lattice vectors."""
         s = self.structure
-        return self._matrix(q, s.positions, s.cell, self.potential.params, s.masses)
+        return self.function(q, s.positions, s.cell, self.potential.params, s.masses)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The cached function _matrix cannot be pickled.
+        # The cached function cannot be pickled.
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @cached_property
-    def _matrix(self) -> DynamicalMatrix:
+    def function(self) -> DynamicalMatrix:
+        """The function `D(q, positions, cell, params, masses)`."""
         return dynamical_matrix_fn(
             self.potential,
             self.structure.topology,

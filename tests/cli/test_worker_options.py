@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mace_functional.cli import main
+from mace_functional.cli import main, make_parser
+from mace_functional.cli.worker_options import executor_of
 from mace_functional.parallel import dask_workers, processes
 
-MESH = ["quartz", "--model", "embedded", "--mesh", "1", "1", "3", "--temperatures", "300"]
+MESH = ["quartz", "--model", "embedded", "--mesh", "1", "1", "2", "--temperatures", "300"]
 COMMANDS = {"thermo": ["thermo", *MESH], "phonons": ["phonons", *MESH, "--points", "2"]}
 
 
@@ -38,9 +39,16 @@ def test_workers_change_no_digit_of_the_results(command, asked, tmp_path):
     one = results(COMMANDS[command], tmp_path)
     assert not asked
     assert results([*COMMANDS[command], "--workers", "2"], tmp_path) == one
-    assert results([*COMMANDS[command], "--devices", "cpu", "cpu"], tmp_path) == one
-    assert results([*COMMANDS[command], "--dask", "local", "--workers", "2"], tmp_path) == one
-    assert asked == [(2, None), (None, ["cpu", "cpu"]), ("local", 2)]
+    assert asked == [(2, None)]
+
+
+def test_options_name_the_executor(asked):
+    for words in [], ["--workers", "1"]:
+        with executor_of(make_parser().parse_args([*COMMANDS["thermo"], *words])) as executor:
+            assert executor is None
+    for words in ["--devices", "cpu", "cpu"], ["--dask", "local", "--workers", "2"]:
+        executor_of(make_parser().parse_args([*COMMANDS["thermo"], *words]))
+    assert asked == [(None, ["cpu", "cpu"]), ("local", 2)]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk
 from small_jobs import Threads
 
 import mace_functional as mf
 from mace_functional.parallel.dask_workers import dask_executor
 from mace_functional.parallel.parts import delivery_of, mapped, workers_of
+from mace_functional.phonons import mesh as mesh_module
 from mace_functional.phonons import modes_at_q, solved_modes
 
 pytestmark = pytest.mark.slow
@@ -79,6 +82,16 @@ def test_modes_on_a_mesh_are_equal_to_the_last_digit(method, two, model):
     assert torch.equal(many.eigenvectors, one.eigenvectors)
 
 
+def test_thermal_expansion_is_equal_to_the_last_digit(two, model):
+    salt = mf.relax(model, bulk("NaCl", "rocksalt", a=5.64), relax_cell=True, fmax=1e-4).atoms
+    one, many = (
+        mf.thermal_expansion(model, salt, [100.0, 300.0], mesh=(2, 2, 2), executor=executor)
+        for executor in (None, two)
+    )
+    assert torch.equal(many.expansion, one.expansion)
+    assert torch.equal(many.cp, one.cp)
+
+
 @pytest.mark.parametrize("kind", ["own processes", "dask"])
 def test_killed_worker_loses_nothing(kind, model, tmp_path, monkeypatch):
     quartz = mf.example_structure("quartz")
@@ -100,14 +113,19 @@ def test_killed_worker_loses_nothing(kind, model, tmp_path, monkeypatch):
     assert torch.equal(torch.stack([vectors for _, vectors in found]), one.eigenvectors)
 
 
-def test_interrupt_ends_the_work_and_keeps_the_checkpoint(model, tmp_path):
+def test_interrupt_ends_the_work_and_keeps_the_checkpoint(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(mesh_module, "SAVE_INTERVAL", 0.0)
     quartz, path = mf.example_structure("quartz"), tmp_path / "mesh.npz"
     phonons = mf.phonons_of(model, quartz, method="replicas")
     mesh = mf.Mesh.of(quartz, (9, 9, 9), symmetry=False)
+
+    def interrupt():
+        while not path.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
     with mf.WorkerProcesses(2) as executor:
-        few = mf.Mesh.of(quartz, (1, 1, 3))
-        assert len(mf.mesh_modes(phonons, few, executor=executor).eigenvalues) == 2
-        threading.Timer(3.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        threading.Thread(target=interrupt, daemon=True).start()
         with pytest.raises(KeyboardInterrupt):
             mf.mesh_modes(phonons, mesh, checkpoint=path, executor=executor)
         assert all(not process.futures for process in executor.processes)

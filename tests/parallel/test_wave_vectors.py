@@ -41,11 +41,29 @@ def test_bands_and_meshes_are_those_of_one_process(phonons, threads):
     assert same(*bands)
 
 
+@pytest.mark.filterwarnings("ignore:the heat capacity has an error")
 def test_convergence_is_that_of_one_process(phonons, threads):
     options = {"tolerance": 100.0, "most_wave_vectors": 3}
     one = converged_mesh_thermo(phonons, 300.0, **options)
     two = converged_mesh_thermo(phonons, 300.0, executor=threads, **options)
     assert two.steps == one.steps
+
+
+def test_gruneisen_tensors_are_those_of_one_process(model, threads):
+    q = [[0.0, 0.0, 0.0], [0.1, 0.2, 0.0]]
+    salt = bulk("NaCl", "rocksalt", a=5.64)
+    options = {"strains": "symmetric", "ions": "clamped"}
+    one, two = (mf.gruneisen(model, salt, q, executor=e, **options) for e in (None, threads))
+    assert torch.equal(two.eigenvalues, one.eigenvalues)
+    torch.testing.assert_close(two.tensors, one.tensors, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.filterwarnings("ignore:the cell carries a stress")
+def test_elastic_constants_are_those_of_one_process(model, threads):
+    salt = bulk("NaCl", "rocksalt", a=5.64)
+    one, two = (mf.elastic_constants(model, salt, executor=e) for e in (None, threads))
+    assert torch.equal(two.stiffness, one.stiffness)
+    assert two.n_products == one.n_products
 
 
 def test_checkpoint_of_many_workers_continues_in_one(phonons, threads, tmp_path):
