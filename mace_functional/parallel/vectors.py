@@ -6,7 +6,7 @@ therefore agree with those of one process to the last digit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass
@@ -30,6 +30,108 @@ class LinearMap(Protocol):
         Args:
             device: Device to compute on; that of the map's data if None.
         """
+
+
+class SharedMap:
+    """A linear map that the workers of an executor apply to chunks of vectors.
+
+    Args:
+        linear: The map.
+        executor: Executor of `concurrent.futures` or Dask, or `WorkerProcesses`.
+        memory_budget: Bytes of each worker that a chunk may fill; a share of the free memory if
+            None.
+        device: Device of the vectors.
+
+    Raises:
+        TypeError: If it is no executor.
+        ValueError: If the map cannot be sent to processes.
+    """
+
+    def __init__(
+        self,
+        linear: LinearMap,
+        executor: Executor,
+        *,
+        memory_budget: int | None,
+        device: torch.device,
+    ) -> None:
+        self._workers, self._device = workers_of(executor), device
+        if memory_budget is None:
+            memory_budget = memory_of_worker(self._workers, device)
+        self._delivery = delivery_of(_Chunks(linear, memory_budget), self._workers)
+
+    def measured(self, vectors: Tensor) -> tuple[Tensor, int]:
+        """Map the first two vectors in one worker, and measure the size of chunks of the rest.
+
+        Args:
+            vectors: At least two vectors.
+
+        Returns:
+            The two mapped vectors, and the size.
+
+        Raises:
+            ChildProcessError: See `mapped`.
+            MemoryError: If a single vector does not fit the budget.
+        """
+        ((columns, size),) = self._results([vectors[:2]], measure=True)
+        return columns.to(self._device), size
+
+    def mapped(self, chunks: Iterable[Tensor]) -> Generator[Tensor]:
+        """Map chunks of vectors, and yield them in their order.
+
+        Raises:
+            ChildProcessError: If the executor is broken, no process can start, or workers die again
+                and again.
+        """
+        with closing(self._results(chunks)) as results:
+            for columns, _ in results:
+                yield columns.to(self._device)
+
+    def _results(self, chunks: Iterable[Tensor], *, measure: bool = False) -> Generator[_Mapped]:
+        # A chunk is a view, and is pickled with all vectors unless it is copied.
+        parts = (_Chunk(chunk.clone().cpu(), measure) for chunk in chunks)
+        return mapped(self._delivery, parts, self._workers)
+
+
+class OwnMap:
+    """A linear map that this process applies to chunks of vectors, as a `SharedMap` does.
+
+    Args:
+        linear: The map.
+        memory_budget: Bytes that a chunk may fill; a fraction of the free memory if None.
+    """
+
+    def __init__(self, linear: LinearMap, *, memory_budget: int | None) -> None:
+        self._apply, self._memory_budget = linear.begun(None), memory_budget
+
+    def measured(self, vectors: Tensor) -> tuple[Tensor, int]:
+        """Map the first two vectors, and measure the size of chunks of the rest."""
+        columns, sizes = zip(*measured(self._apply, vectors, self._memory_budget), strict=True)
+        return torch.cat(columns), sizes[-1]
+
+    def mapped(self, chunks: Iterable[Tensor]) -> Generator[Tensor]:
+        """Map chunks of vectors, and yield them in their order."""
+        yield from map(self._apply, chunks)
+
+
+def map_of(
+    linear: LinearMap,
+    executor: Executor | None,
+    *,
+    memory_budget: int | None,
+    device: torch.device,
+) -> OwnMap | SharedMap:
+    """Return a linear map that an executor shares, or that this process computes if it is None.
+
+    Args:
+        linear: The map.
+        executor: The executor.
+        memory_budget: Bytes that a chunk may fill; see `SharedMap`.
+        device: Device of the vectors.
+    """
+    if executor is None:
+        return OwnMap(linear, memory_budget=memory_budget)
+    return SharedMap(linear, executor, memory_budget=memory_budget, device=device)
 
 
 def mapped_vectors(
@@ -67,30 +169,19 @@ def mapped_vectors(
     """
     chunk_size = validation.chunk_size(chunk_size)
     memory_budget = validation.memory_budget(memory_budget)
-    workers = workers_of(executor)
-    if memory_budget is None:
-        memory_budget = memory_of_worker(workers, vectors.device)
-    delivery = delivery_of(_Chunks(linear, memory_budget), workers)
-
-    def results(chunks: Sequence[Tensor], *, measure: bool = False) -> Generator[_Mapped]:
-        # A chunk is a view, and is pickled with all vectors unless it is copied.
-        return mapped(delivery, (_Chunk(chunk.clone().cpu(), measure) for chunk in chunks), workers)
-
+    shared = SharedMap(linear, executor, memory_budget=memory_budget, device=vectors.device)
     done: list[Tensor] = []
-    n_done = 0
     with columns_bar(description, len(vectors), progress) as advance:
         if chunk_size == "auto" and len(vectors) > 2:
-            with closing(results([vectors[:2]], measure=True)) as first:
-                for columns, size in first:
-                    done.append(columns)
-                    n_done, chunk_size = len(columns), size
-                    advance(n_done)
+            columns, chunk_size = shared.measured(vectors)
+            done.append(columns)
+            advance(len(columns))
         step = len(vectors) if chunk_size is None or chunk_size == "auto" else chunk_size
-        with closing(results(vectors[n_done:].split(max(step, 1)))) as rest:
-            for columns, _ in rest:
+        with closing(shared.mapped(vectors[2 * len(done) :].split(max(step, 1)))) as rest:
+            for columns in rest:
                 done.append(columns)
                 advance(len(columns))
-    return torch.cat(done).to(vectors.device)
+    return torch.cat(done)
 
 
 class _Chunk(NamedTuple):

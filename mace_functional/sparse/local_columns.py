@@ -7,8 +7,10 @@ group shares the linearisation of its gradient among many columns, and has a lar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,10 +19,18 @@ from torch import Tensor
 from torch.func import grad, vjp, vmap
 
 from mace_functional.autodiff.columns import measured
-from mace_functional.potential.protocol import EdgePotential
+from mace_functional.parallel.parts import delivery_of, mapped, workers_of
+from mace_functional.parallel.workers import memory_of_worker
+from mace_functional.phonons.force_constant_rows import finite_parts
+from mace_functional.potential.protocol import EdgePotential, Potential
 from mace_functional.sparse.block_rows import BlockRows
 from mace_functional.structure.arrays import as_array
 from mace_functional.structure.cluster import Cluster
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from ase import Atoms
 
 LINEARISATION = 10
 """Time to linearise a gradient, in columns of the same structure.
@@ -38,6 +48,23 @@ class EdgePart(NamedTuple):
     potential: EdgePotential
     topology: Any
     params: Any
+
+
+def edge_parts(potential: Potential, topology: Any) -> list[EdgePart]:
+    """Return the terms of a potential with their topologies and parameters.
+
+    Raises:
+        ValueError: If a term has no edges.
+    """
+    finite = finite_parts(potential, topology, potential.params) or []
+    parts = [EdgePart(p, *rest) for p, *rest in finite if isinstance(p, EdgePotential)]
+    if not finite or len(parts) < len(finite):
+        raise ValueError(
+            f"a part of {potential} has no edges, so the pattern of its Hessian is unknown: take "
+            "HessianOperator.from_potential for products with the Hessian, lowest_modes for its "
+            "lowest modes, or gamma_modes for all modes of a small structure"
+        )
+    return parts
 
 
 class Groups(NamedTuple):
@@ -102,11 +129,11 @@ def divided(positions: np.ndarray, size: int) -> list[np.ndarray]:
 def fill_by_clusters(
     rows: BlockRows,
     groups: list[np.ndarray],
-    parts: list[EdgePart],
-    positions: Tensor,
-    cell: Tensor,
+    potential: Potential,
+    atoms: Atoms,
     *,
     memory_budget: int | None,
+    executor: Executor | None,
     advance: Callable[[int], None],
 ) -> None:
     """Compute the blocks of a pattern, exactly, from a cluster for each group of atoms.
@@ -114,34 +141,61 @@ def fill_by_clusters(
     Args:
         rows: The matrix, zero so far.
         groups: Numbers of the atoms of each group.
-        parts: The potential, as terms with edges.
-        positions: Positions in Å, (N, 3).
-        cell: Lattice vectors in Å as rows, (3, 3).
+        potential: The potential; all its terms have edges.
+        atoms: The structure.
         memory_budget: Bytes that a chunk of columns may fill; a fraction of the free memory if
             None.
+        executor: Executor whose workers share the groups; None to compute in this process.
         advance: Called with the number of columns that are finished.
 
     Raises:
         MemoryError: If a single column does not fit the budget.
+        ChildProcessError: If the executor is broken, or its workers die again and again.
     """
-    for number, part in enumerate(parts):
-        chunk, nodes = 1, 0
-        for atoms in groups:
-            cluster = _cluster(part, atoms)
-            apply, displacements = _linearised(part, cluster, atoms, positions, cell)
-            products: list[Tensor] = []
-            if len(cluster.order) > nodes:  # a larger cluster needs more memory for a column
-                nodes = len(cluster.order)
-                for product, fitting in measured(apply, displacements, memory_budget):
-                    products.append(product)
-                    chunk = fitting
-            products += [apply(some) for some in displacements[len(products) :].split(chunk)]
-            columns = torch.cat(products).detach().cpu().numpy()
-            folded = _folded(columns, as_array(cluster.atom), len(positions))
-            for atom, column in zip(atoms.tolist(), folded, strict=True):
-                rows.add_column(atom, column)
-            if number == len(parts) - 1:
-                advance(3 * len(atoms))
+    job = _Groups(potential, atoms, memory_budget)
+    results: Generator[list[_Images]]
+    if executor is None:
+        results = (images for images in map(job.begun(None), groups))
+    else:
+        workers = workers_of(executor)
+        if memory_budget is None:
+            job = replace(job, memory_budget=memory_of_worker(workers, potential.device))
+        results = mapped(delivery_of(job, workers), groups, workers)
+    with closing(results):
+        for group, parts in zip(groups, results, strict=True):
+            for columns, images in parts:
+                folded = _folded(columns, images, len(atoms))
+                for atom, column in zip(group.tolist(), folded, strict=True):
+                    rows.add_column(atom, column)
+            advance(3 * len(group))
+
+
+_Images = tuple[np.ndarray, np.ndarray]
+"""Changes of the gradients of images, (3k, images, 3), and the atom of each image, (images,)."""
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """The job: columns of groups of atoms, from each term of the potential."""
+
+    potential: Potential
+    atoms: Atoms
+    memory_budget: int | None
+
+    def begun(self, device: str | None) -> Callable[[np.ndarray], list[_Images]]:
+        """Return the function of a group."""
+        potential = self.potential if device is None else self.potential.to(device=device)
+        s = potential.structure(self.atoms)
+        parts = edge_parts(potential, s.topology)
+
+        def of_part(part: EdgePart, group: np.ndarray) -> _Images:
+            cluster = _cluster(part, group)
+            apply, displacements = _linearised(part, cluster, group, s.positions, s.cell)
+            first, sizes = zip(*measured(apply, displacements, self.memory_budget), strict=True)
+            rest = (apply(chunk) for chunk in displacements[2:].split(sizes[-1]))
+            return torch.cat([*first, *rest]).detach().cpu().numpy(), as_array(cluster.atom)
+
+        return lambda group: [of_part(part, group) for part in parts]
 
 
 def _cluster(part: EdgePart, atoms: np.ndarray) -> Cluster:

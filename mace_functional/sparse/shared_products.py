@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import grad, vjp, vmap
 
-from mace_functional.autodiff.columns import measured
+from mace_functional.derivatives.hessian_products import HessianProducts
+from mace_functional.parallel.vectors import map_of
+from mace_functional.potential.protocol import Potential
 from mace_functional.sparse.block_rows import BlockRows
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from ase import Atoms
 
 SLAB = 2**25
 """Largest size of the displacements that are made at once, bytes; at least three are made."""
@@ -20,10 +28,12 @@ SLAB = 2**25
 def fill_by_products(
     rows: BlockRows,
     colours: np.ndarray,
-    energy: Callable[[Tensor], Tensor],
+    potential: Potential,
+    atoms: Atoms,
     positions: Tensor,
     *,
     memory_budget: int | None,
+    executor: Executor | None,
     advance: Callable[[int], None],
 ) -> None:
     """Compute the blocks of a pattern from three products for each colour.
@@ -31,17 +41,24 @@ def fill_by_products(
     Args:
         rows: The matrix, zero so far.
         colours: Colour of each atom, (N,).
-        energy: Energy of the positions, eV.
+        potential: The potential.
+        atoms: The structure.
         positions: Positions in Å, (N, 3).
         memory_budget: Bytes that a chunk of products may fill; a fraction of the free memory if
             None.
+        executor: Executor whose workers share the products; None to compute in this process.
         advance: Called with the number of products that are finished.
 
     Raises:
         MemoryError: If a single product does not fit the budget.
+        ChildProcessError: If the executor is broken, or its workers die again and again.
     """
-    pull_back = vjp(grad(energy), positions)[1]
-    apply = vmap(lambda u: pull_back(u)[0])
+    multiply = map_of(
+        HessianProducts(potential, atoms),
+        executor,
+        memory_budget=memory_budget,
+        device=positions.device,
+    )
     members = np.split(np.argsort(colours, kind="stable"), np.cumsum(np.bincount(colours))[:-1])
     size = positions.element_size() * positions.numel()
     step, chunk = max(1, SLAB // (3 * size)), None
@@ -50,16 +67,16 @@ def fill_by_products(
         displacements = _displacements(slab, positions)
         products: list[Tensor] = []
         if chunk is None:
-            for product, fitting in measured(apply, displacements, memory_budget):
-                products.append(product)
-                chunk = fitting
-                advance(1)
-        for part in displacements[len(products) :].split(chunk or 1):
-            products.append(apply(part))
-            advance(len(part))
-        for atoms, columns in zip(slab, torch.cat(products).split(3), strict=True):
+            first, chunk = multiply.measured(displacements)
+            products.append(first)
+            advance(len(first))
+        with closing(multiply.mapped(displacements[2 * len(products) :].split(chunk))) as rest:
+            for some in rest:
+                products.append(some)
+                advance(len(some))
+        for same_colour, columns in zip(slab, torch.cat(products).split(3), strict=True):
             gradients = columns.detach().cpu().numpy()
-            for atom in atoms.tolist():
+            for atom in same_colour.tolist():
                 rows.add_column(atom, gradients)
 
 

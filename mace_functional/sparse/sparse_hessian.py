@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from torch import Tensor
 
 from mace_functional.autodiff.columns import columns_bar
 from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.autodiff.memory import check_fits, tune_allocator
 from mace_functional.derivatives.hessian_operator import HessianOperator
-from mace_functional.phonons.force_constant_rows import finite_parts
-from mace_functional.potential.protocol import EdgePotential, Potential
+from mace_functional.potential.protocol import Potential
 from mace_functional.sparse.block_rows import BlockRows
 from mace_functional.sparse.colouring import coloured
 from mace_functional.sparse.hop_graph import one_hop, union, within_hops
@@ -25,6 +22,7 @@ from mace_functional.sparse.local_columns import (
     EdgePart,
     Groups,
     cheapest_groups,
+    edge_parts,
     fill_by_clusters,
 )
 from mace_functional.sparse.shared_products import fill_by_products
@@ -39,6 +37,8 @@ from mace_functional.support.validation import in_order
 from mace_functional.vibrations.rigid import rigid_motions_of
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ase import Atoms
 
 Method = Literal["auto", "products", "local"]
@@ -57,6 +57,7 @@ def sparse_hessian(
     method: Method = "auto",
     sum_rule: bool | None = None,
     memory_budget: int | None = None,
+    executor: Executor | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> SparseHessian:
@@ -85,6 +86,8 @@ def sparse_hessian(
             stored blocks (`BlockRows.add_sum_rule`). None imposes it on truncated matrices only.
         memory_budget: Bytes that a chunk of products may fill; a fraction of the free memory if
             None. The matrix itself takes 72 bytes for each pair of coupled atoms.
+        executor: Executor whose workers share the columns; see `WorkerProcesses`. None to compute
+            in this process.
         seed: Seed of the vectors that measure the error.
         progress: Show a progress bar.
 
@@ -95,8 +98,9 @@ def sparse_hessian(
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
         ValueError: If the potential has no edges, the structure does not fit it, constraints fix
-            atoms, an option is out of range, or parameters require grad or are inside of a
-            transform.
+            atoms, an option is out of range, parameters require grad or are inside of a transform,
+            or the potential cannot be sent to processes.
+        ChildProcessError: If the executor is broken, or its workers die again and again.
         MemoryError: If the matrix does not fit into the free memory.
 
     Source: Curtis, Powell, Reid, J. Inst. Math. Appl. 1974, 13, 117; for truncated Hessians of MACE
@@ -118,16 +122,11 @@ def sparse_hessian(
     hops = None if hops is None else validation.count("hops", hops)
     memory_budget = validation.memory_budget(memory_budget)
     s = potential.structure(atoms)
-    finite = finite_parts(potential, s.topology, potential.params) or []
-    parts = [EdgePart(p, *rest) for p, *rest in finite if isinstance(p, EdgePotential)]
-    if not finite or len(parts) < len(finite):
-        raise ValueError(
-            f"a part of {potential} has no edges, so the pattern of its Hessian is unknown: take "
-            "HessianOperator.from_potential for products with the Hessian, lowest_modes for its "
-            "lowest modes, or gamma_modes for all modes of a small structure"
-        )
+    parts = edge_parts(potential, s.topology)
     tune_allocator()
-    computation = _Computation(potential, atoms, s, parts, method, memory_budget, progress)
+    computation = _Computation(
+        potential, atoms.copy(), s, parts, method, memory_budget, executor, progress
+    )
     if tolerance is None:
         return computation.at(hops, sum_rule, seed)
     tolerance = validation.positive("tolerance", tolerance)
@@ -152,6 +151,7 @@ class _Computation:
         parts: The potential, as terms with edges.
         method: "auto", "products" or "local".
         memory_budget: Bytes that a chunk of products may fill.
+        executor: Executor whose workers share the columns; None to compute in this process.
         progress: True to show progress bars.
 
     Attributes:
@@ -166,10 +166,12 @@ class _Computation:
         parts: list[EdgePart],
         method: str,
         memory_budget: int | None,
+        executor: Executor | None,
         progress: bool,
     ) -> None:
         self._potential, self._atoms, self._s, self._parts = potential, atoms, s, parts
         self._method, self._memory_budget, self._progress = method, memory_budget, progress
+        self._executor = executor
         self._steps = [one_hop(part.topology) for part in parts]
         self._layers = [part.potential.layers for part in parts]
         self.full_hops = 2 * max(self._layers)
@@ -229,10 +231,10 @@ class _Computation:
                 fill_by_clusters(
                     rows,
                     groups.atoms,
-                    self._parts,
-                    s.positions,
-                    s.cell,
+                    self._potential,
+                    self._atoms,
                     memory_budget=self._memory_budget,
+                    executor=self._executor,
                     advance=advance,
                 )
             return "local", 3 * n_atoms * len(self._parts)
@@ -242,9 +244,11 @@ class _Computation:
             fill_by_products(
                 rows,
                 colours,
-                self._energy(),
+                self._potential,
+                self._atoms,
                 s.positions,
                 memory_budget=self._memory_budget,
+                executor=self._executor,
                 advance=advance,
             )
         return "products", n_products
@@ -259,10 +263,6 @@ class _Computation:
         n_colours = int(np.diff(rows.pattern.indptr).max())
         products = 3 * n_colours + LINEARISATION
         return groups.cost < products * len(self._s.positions) * len(self._parts)
-
-    def _energy(self) -> Callable[[Tensor], Tensor]:
-        s, energy = self._s, self._potential.energy_fn(self._s.topology)
-        return lambda x: energy(x, s.cell, self._potential.params)
 
     def _rigid_motions(self, rows: BlockRows) -> np.ndarray:
         """Return the rigid motions in mass-weighted coordinates, (3N, r)."""
@@ -284,7 +284,10 @@ class _Computation:
     def _with_error(self, result: SparseHessian, seed: int) -> SparseHessian:
         """Measure the error of a truncated matrix."""
         exact = HessianOperator.from_potential(
-            self._potential, self._atoms, memory_budget=self._memory_budget
+            self._potential,
+            self._atoms,
+            memory_budget=self._memory_budget,
+            executor=self._executor,
         ).to_scipy()
         stored = result.mass_weighted()
         error = truncation_error(exact.matmat, lambda v: stored @ v, result.rigid, seed=seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -166,6 +168,19 @@ def test_chunks_of_a_small_budget_give_the_same_matrix() -> None:
         assert_close(small.matrix.toarray(), whole.matrix.toarray(), 1e-13)
         with pytest.raises(MemoryError, match="memory_budget"):
             mf.sparse_hessian(potential, atoms, method=method, memory_budget=1000)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("hops", [None, 1])
+def test_many_workers_give_the_matrix_of_one_process(method: str, hops: int | None) -> None:
+    potential, atoms = layered_springs(2), ribbon()
+    one = mf.sparse_hessian(potential, atoms, method=method, hops=hops)
+    with ThreadPoolExecutor(2) as executor:
+        two = mf.sparse_hessian(potential, atoms, method=method, hops=hops, executor=executor)
+    np.testing.assert_array_equal(two.matrix.toarray(), one.matrix.toarray())
+    if one.truncation is not None and two.truncation is not None:
+        errors = (result.heat_capacity(300.0) for result in (one.truncation, two.truncation))
+        np.testing.assert_array_equal(*errors)
 
 
 def test_potentials_without_edges_are_refused_with_what_to_call() -> None:
