@@ -14,6 +14,7 @@ from . import (
     potential,
     screening,
     sparse,
+    stochastic,
     structure,
     units,
     vibrations,
@@ -64,6 +65,8 @@ from .screening.run import Screening, screen
 from .screening.screen_settings import ScreenSettings
 from .sparse.sparse_hessian import sparse_hessian
 from .sparse.stored_hessian import SparseHessian
+from .stochastic.density import StochasticDensityOfStates, stochastic_dos
+from .stochastic.thermo import StochasticThermo, stochastic_thermo
 from .structure.batching import batch
 from .structure.examples import example_structure
 from .structure.graph import Graph
@@ -112,6 +115,8 @@ __all__ = [
     "ScreenSettings",
     "Screening",
     "SparseHessian",
+    "StochasticDensityOfStates",
+    "StochasticThermo",
     "Structure",
     "StructureError",
     "StructureRecord",
@@ -168,6 +173,9 @@ __all__ = [
     "screening",
     "sparse",
     "sparse_hessian",
+    "stochastic",
+    "stochastic_dos",
+    "stochastic_thermo",
     "strained",
     "stress",
     "structure",
