@@ -38,8 +38,11 @@ LINEARISATION = 10
 Measured on clusters of 140 to 430 nodes of MOF-5 with the embedded model: 9.6 to 10.5.
 """
 
-SAMPLES = 3
-"""Number of groups whose clusters are built to estimate the cost of a size of groups."""
+SAMPLES = 8
+"""Number of atoms whose groups are made for every size of groups, to estimate the costs."""
+
+MAX_COST = 1.5
+"""Cost of a size of groups, relative to the least, above which no larger ones are tried."""
 
 
 class EdgePart(NamedTuple):
@@ -86,22 +89,28 @@ def cheapest_groups(parts: list[EdgePart], positions: np.ndarray) -> Groups:
         parts: The potential, as terms with edges.
         positions: Positions in Å, (N, 3).
     """
+    n_atoms = len(positions)
+    samples = np.unique(np.linspace(0, n_atoms - 1, SAMPLES).astype(int))
     best: Groups | None = None
     size = 1
     while True:
         groups = divided(positions, size)
-        chosen = groups[:: max(1, len(groups) // SAMPLES)][:SAMPLES]
-        cost = 0.0
-        for atoms in chosen:
-            n_columns = 3 * len(atoms) + LINEARISATION
-            cost += n_columns * sum(len(_cluster(part, atoms).order) for part in parts)
-        cost *= len(positions) / sum(map(len, chosen))
-        if best is not None and cost > best.cost:
-            return best
-        best = Groups(groups, cost)
-        if len(groups) == 1:
+        number = np.empty(n_atoms, dtype=int)
+        for k, atoms in enumerate(groups):
+            number[atoms] = k
+        per_atom = [_cost(parts, groups[k]) / len(groups[k]) for k in number[samples]]
+        cost = n_atoms * float(np.mean(per_atom))
+        if best is None or cost < best.cost:
+            best = Groups(groups, cost)
+        if len(groups) == 1 or cost > MAX_COST * best.cost:
             return best
         size *= 2
+
+
+def _cost(parts: list[EdgePart], atoms: np.ndarray) -> float:
+    """Return the time of the columns of a group, in columns of a structure of one node."""
+    nodes = sum(len(_cluster(part, atoms).order) for part in parts)
+    return float((3 * len(atoms) + LINEARISATION) * nodes)
 
 
 def divided(positions: np.ndarray, size: int) -> list[np.ndarray]:
