@@ -17,7 +17,8 @@ from mace_functional.support import validation
 ChunkSize = int | Literal["auto"] | None
 
 CPU_WORKING_SET = 256 * 2**20
-"""Largest memory of a chunk on the CPU, bytes. Larger chunks leave the caches and gain no speed."""
+"""Largest memory of a chunk on the CPU, bytes, if not said otherwise. Larger chunks leave the
+caches and gain no speed."""
 
 CPU_COLUMNS = 16
 """Largest number of vectors in a chunk on the CPU. More are no faster where vectors pass along
@@ -41,6 +42,7 @@ def chunked_map(
     *,
     chunk_size: ChunkSize = "auto",
     memory_budget: int | None = None,
+    working_set: int = CPU_WORKING_SET,
     progress: bool = False,
     description: str = "Hessian",
 ) -> Tensor:
@@ -53,6 +55,8 @@ def chunked_map(
             vector alone, which leaves behind what all others share. It then maps the second one
             alone, measures its memory, and chooses the largest chunks that fit the budget.
         memory_budget: Bytes that "auto" may fill; a fraction of the free memory if None.
+        working_set: Largest memory of a chunk of "auto" on the CPU, bytes. Where each chunk repeats
+            work that its vectors share, larger chunks are faster.
         progress: Show a progress bar.
         description: Title of the progress bar.
 
@@ -73,7 +77,7 @@ def chunked_map(
     done: list[Tensor] = []
     with columns_bar(description, vectors.shape[0], progress) as advance:
         if chunk_size == "auto" and vectors.shape[0] > 2:
-            for column, size in measured(apply, vectors, memory_budget):
+            for column, size in measured(apply, vectors, memory_budget, working_set):
                 done.append(column)
                 chunk_size = size
                 advance(1)
@@ -116,7 +120,10 @@ def columns_bar(description: str, count: int, progress: bool) -> Iterator[Callab
 
 
 def measured(
-    apply: Callable[[Tensor], Tensor], vectors: Tensor, memory_budget: int | None
+    apply: Callable[[Tensor], Tensor],
+    vectors: Tensor,
+    memory_budget: int | None,
+    working_set: int = CPU_WORKING_SET,
 ) -> Iterator[tuple[Tensor, int]]:
     """Map the first two vectors, each alone, and yield them with the size of chunks of the rest.
 
@@ -127,6 +134,7 @@ def measured(
         apply: A linear map of any number of vectors.
         vectors: At least two vectors.
         memory_budget: Bytes that a chunk may fill; a fraction of the free memory if None.
+        working_set: Largest memory of a chunk on the CPU, bytes.
 
     Raises:
         MemoryError: If a single vector does not fit the budget.
@@ -142,10 +150,10 @@ def measured(
         budget = memory_budget - meter.live
     with MemoryMeter() as meter:
         column = apply(second)
-    yield column, _chunk_size(meter.peak, vectors.device, budget)
+    yield column, _chunk_size(meter.peak, vectors.device, budget, working_set)
 
 
-def _chunk_size(size: int, device: torch.device, budget: int) -> int:
+def _chunk_size(size: int, device: torch.device, budget: int, working_set: int) -> int:
     """Return the number of vectors that fit the budget, if one needs `size` bytes."""
     if size > budget:
         raise MemoryError(
@@ -155,5 +163,5 @@ def _chunk_size(size: int, device: torch.device, budget: int) -> int:
         )
     fit = budget // max(size, 1)
     if device.type == "cpu":
-        fit = min(fit, CPU_WORKING_SET // max(size, 1), CPU_COLUMNS)
+        fit = min(fit, working_set // max(size, 1), CPU_COLUMNS)
     return max(1, fit)

@@ -104,7 +104,8 @@ def _add_computation(parser: Parser) -> None:
         "--cp",
         action="store_true",
         help="add the heat capacities of crystals at constant pressure, to first order in their "
-        "thermal expansion, which takes derivatives of the dynamical matrices by strain",
+        "thermal expansion; takes third derivatives of the energy along all modes, much longer "
+        "than the modes",
     )
     add_temperatures(
         parser,

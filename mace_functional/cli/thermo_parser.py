@@ -33,8 +33,8 @@ def add_parser(subparsers: Any) -> None:
         "--cp",
         action="store_true",
         help="add the heat capacity of a crystal at constant pressure, to first order in its "
-        "thermal expansion; needs relaxed positions and cell, and takes one more derivative of the "
-        "dynamical matrices for each strain that keeps the symmetry",
+        "thermal expansion; needs relaxed positions and cell, and takes third derivatives of the "
+        "energy along all modes, much longer than the modes",
     )
     parser.add_several(
         "--free",

@@ -1,6 +1,7 @@
 """Thermal expansion: how strain changes vibrations, and vibrations the cell.
 
 mode_gruneisen     mode Grüneisen tensors at a wave vector, as a function transform
+mode_slopes        derivatives of squared frequencies by strain, as a function
 gruneisen          mode Grüneisen tensors on a mesh and along a path
 thermal_expansion  expansion and Cp to first order, from one cell
 quasi_harmonic     cell, expansion, Cp and moduli over temperature, from a few cells

@@ -17,6 +17,7 @@ from mace_functional.derivatives.hessian_products import hessian_of
 from mace_functional.elasticity.tensor import Ions, solve_hessian, strain_derivatives
 from mace_functional.elasticity.voigt import expand, from_voigt
 from mace_functional.expansion.mode_gruneisen import StrainedMatrix, strained_matrix_fn
+from mace_functional.expansion.mode_slopes import ModeSlopes, mode_slopes_fn
 from mace_functional.phonons.cell_matrix import CellMatrix
 from mace_functional.phonons.modes import check_crystal, rigid_basis
 from mace_functional.phonons.phonons import Diagnostics, Phonons
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class StrainedCellMatrix:
-    """D(q) of a structure and its derivatives by strain; it can be pickled.
+    """D(q) of a structure, and derivatives by strain of it and its modes; it can be pickled.
 
     Attributes:
         matrix: The dynamical matrix.
@@ -52,18 +53,30 @@ class StrainedCellMatrix:
         args = s.positions, s.cell, self.matrix.potential.params, s.masses
         return self._function(q, *args, strains.to(s.cell), response)
 
+    def mode_slopes(self, q: Tensor, eigenvectors: Tensor, strains: Tensor) -> Tensor:
+        """Return the derivatives (S, M) of the eigenvalues of eigenvectors (3N, M)."""
+        s = self.matrix.structure
+        response = None if self.response is None else self.response.to(s.cell)
+        args = s.positions, s.cell, self.matrix.potential.params, s.masses
+        return self._mode_slopes(q, eigenvectors, *args, strains.to(s.cell), response)
+
     def __getstate__(self) -> dict[str, Any]:
-        # The cached function cannot be pickled.
+        # The cached functions cannot be pickled.
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @cached_property
     def _function(self) -> Callable[..., StrainedMatrix]:
+        return strained_matrix_fn(self.matrix.function, **self._columns)
+
+    @cached_property
+    def _mode_slopes(self) -> ModeSlopes:
         matrix = self.matrix
-        columns: dict[str, Any] = {
-            "chunk_size": matrix.chunk_size,
-            "memory_budget": matrix.memory_budget,
-        }
-        return strained_matrix_fn(matrix.function, **columns)
+        return mode_slopes_fn(matrix.potential, matrix.structure.topology, **self._columns)
+
+    @property
+    def _columns(self) -> dict[str, Any]:
+        matrix = self.matrix
+        return {"chunk_size": matrix.chunk_size, "memory_budget": matrix.memory_budget}
 
 
 @dataclass(frozen=True, eq=False)

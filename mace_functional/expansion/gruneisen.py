@@ -47,6 +47,11 @@ Strains = Literal["all", "symmetric"]
 """Strains of Grüneisen tensors: all six, or those that keep the symmetry of the crystal."""
 
 
+ModesAt = Callable[[DeformableCrystal, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Function of a crystal, a wave vector (3,) and strains (S, 3, 3) that returns eigenvalues (M,) and
+Grüneisen parameters (S, M) of all modes but rigid motions; it can be pickled."""
+
+
 @dataclass(frozen=True, eq=False)
 class Gruneisen:
     """Mode Grüneisen tensors of a crystal at several wave vectors.
@@ -214,7 +219,7 @@ def gruneisen(
     else:
         basis = unit_strains(torch.eye(3, dtype=torch.float64))
     eigenvalues, parameters = modes_and_parameters(
-        crystal, q, basis, executor=executor, progress=progress
+        crystal, q, basis, _separate_modes, executor=executor, progress=progress
     )
     found = Gruneisen(
         q=q,
@@ -234,6 +239,7 @@ def modes_and_parameters(
     crystal: DeformableCrystal,
     q: Tensor,
     strains: Tensor,
+    modes_at: ModesAt,
     *,
     executor: Executor | None = None,
     progress: bool = False,
@@ -244,6 +250,7 @@ def modes_and_parameters(
         crystal: The crystal.
         q: Wave vectors in units of the reciprocal lattice vectors, (Q, 3).
         strains: Strains, (S, 3, 3).
+        modes_at: Function of crystal, wave vector and strains.
         executor: Executor whose workers share the wave vectors; None to compute in this process.
         progress: Show a progress bar.
 
@@ -253,7 +260,7 @@ def modes_and_parameters(
     """
     unique, inverse = np.unique(q.numpy(), axis=0, return_inverse=True)
     unique_q = torch.as_tensor(unique).unbind()
-    job = _WaveVectors(crystal, strains)
+    job = _WaveVectors(crystal, strains, modes_at)
     if executor is None:
         coming = (pair for pair in map(job.begun(None), unique_q))
     else:
@@ -269,12 +276,21 @@ def modes_and_parameters(
     return torch.stack([found[i][0] for i in rows]), torch.stack([found[i][1] for i in rows])
 
 
+def _separate_modes(
+    crystal: DeformableCrystal, q: Tensor, strains: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return modes and parameters with degenerate modes told apart; see `mode_gruneisen`."""
+    d = confined(crystal.strained_matrix(q, strains), crystal.internal(q))
+    return gruneisen_of(d, strains.to(crystal.phonons.masses))[:2]
+
+
 @dataclass(frozen=True)
 class _WaveVectors:
     """The job: eigenvalues (3N,) and Grüneisen parameters (S, 3N) at a wave vector."""
 
     crystal: DeformableCrystal
     strains: Tensor
+    modes_at: ModesAt
     memory_budget: int | None = None
 
     @property
@@ -290,8 +306,7 @@ class _WaveVectors:
 
         def compute(q: Tensor) -> tuple[Tensor, Tensor]:
             q = wave_vector(q, crystal.atoms.pbc.tolist(), like)
-            d = confined(crystal.strained_matrix(q, strains), crystal.internal(q))
-            values, parameters, _ = gruneisen_of(d, strains.to(like))
+            values, parameters = self.modes_at(crystal, q, strains)
             n_rigid = 3 * len(like) - len(values)
             values = torch.cat([values.new_zeros(n_rigid), values])
             parameters = torch.cat(

@@ -68,7 +68,7 @@ class StrainedModes:
     Attributes:
         eigenvalues: Squared frequencies, eV/Å²/amu, (Q, M).
         parameters: Grüneisen parameters along each strain, (Q, S, M); NaN for rigid motions and
-            imaginary modes.
+            imaginary modes. In a block of degenerate modes only their sum has a meaning.
         weights: Weights of the wave vectors, (Q,), with sum 1.
         strains: The strains, (S, 3, 3).
         stiffness: Second derivatives of the energy by the strains, eV, (S, S).
@@ -169,7 +169,7 @@ def strained_modes(
     slopes = torch.tensordot(strains, crystal.virial, 2)
     _check_minimum(slopes, stiffness, strains)
     eigenvalues, parameters = modes_and_parameters(
-        crystal, mesh.q, strains, executor=executor, progress=progress
+        crystal, mesh.q, strains, _modes_at, executor=executor, progress=progress
     )
     return StrainedModes(
         eigenvalues=eigenvalues,
@@ -179,6 +179,23 @@ def strained_modes(
         stiffness=stiffness,
         slopes=slopes,
     )
+
+
+def _modes_at(crystal: DeformableCrystal, q: Tensor, strains: Tensor) -> tuple[Tensor, Tensor]:
+    """Return modes and parameters, of which only sums over degenerate modes have a meaning."""
+    d, internal = crystal.phonons.dynamical_matrix(q), crystal.internal(q)
+    if internal is not None:
+        p = internal.to(d.dtype)
+        d = p.mH @ d @ p
+    d = 0.5 * (d + d.mH)
+    eigenvalues, e = torch.linalg.eigh(d if bool(d.imag.any()) else d.real)
+    if internal is not None:
+        kind = torch.promote_types(internal.dtype, e.dtype)
+        e = internal.to(kind) @ e.to(kind)
+    slopes = crystal.strained_matrix.mode_slopes(q, e, strains)
+    stable = eigenvalues > 0
+    two_omega2 = 2 * torch.where(stable, eigenvalues, 1.0)
+    return eigenvalues, torch.where(stable, -slopes / two_omega2, torch.nan)
 
 
 def _check_minimum(slopes: Tensor, stiffness: Tensor, strains: Tensor) -> None:

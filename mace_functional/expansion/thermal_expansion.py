@@ -121,8 +121,8 @@ def thermal_expansion(
         alpha = (1/V) S : sum gamma c,      Cp - Cv = T V alpha : C : alpha
 
     with the mode Grüneisen tensors gamma, the heat capacities c of the modes, the elastic tensor C
-    with relaxed ions and its inverse S. It takes one derivative of D(q) for each strain that keeps
-    the symmetry.
+    with relaxed ions and its inverse S. It takes D(q) and one third derivative of the energy along
+    each mode, whatever the number of strains; see `mode_slopes`.
 
     Args:
         potential: A potential with a dynamical matrix; see `dynamical_matrix_fn`.

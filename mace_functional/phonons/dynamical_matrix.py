@@ -160,7 +160,7 @@ def _of_edges(potential: EdgePotential, graph: Graph, columns: dict[str, Any]) -
         if isinstance(potential, HasWaveHessian):
             product = potential.wave_hessian(graph, q, positions, cell, params)
         if product is None:
-            wave = images.at(graph, _on_device_of(positions, q), _replicas(q))
+            wave = images.at(graph, _on_device_of(positions, q), n_replicas(q))
             product = _by_replicas(potential, wave, positions, cell, params)
         rsqrt_m = masses.rsqrt()[:, None]
         identity = torch.eye(3 * atoms, dtype=positions.dtype, device=positions.device)
@@ -203,7 +203,7 @@ def _on_device_of(positions: Tensor, q: Tensor) -> Tensor:
     return q.to(positions.device, non_blocking=True)
 
 
-def _replicas(q: Tensor) -> int:
+def n_replicas(q: Tensor) -> int:
     """Return the number of replicas that a wave needs: 1, 2 or 3."""
     if not is_concrete(q):
         return 3
