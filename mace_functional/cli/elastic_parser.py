@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
-from mace_functional.cli.arguments import Parser, checked, is_number, number
-from mace_functional.cli.options import add_options, check_options
+from mace_functional.cli.arguments import Parser, checked, is_number
+from mace_functional.cli.options import add_options, add_pressure, check_options
 from mace_functional.cli.output_files import FIGURES
 from mace_functional.support.defaults import FMAX, ElasticSolver
-from mace_functional.support.validation import STRONGEST, finite, pressure
+from mace_functional.support.validation import finite
 
 
 def add_parser(subparsers: Any) -> None:
@@ -24,14 +24,7 @@ def add_parser(subparsers: Any) -> None:
         "structure is relaxed first.",
     )
     add_options(parser, relax=True, fmax=FMAX)
-    parser.add_argument(
-        "--pressure",
-        type=number("--pressure", pressure),
-        default=0.0,
-        metavar="P",
-        help=f"external pressure on a crystal, GPa, from {-STRONGEST:g} to {STRONGEST:g} "
-        "(%(default)s)",
-    )
+    add_pressure(parser)
     parser.add_argument(
         "--solver",
         choices=get_args(ElasticSolver),

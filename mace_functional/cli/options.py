@@ -29,12 +29,14 @@ from mace_functional.support.defaults import (
 from mace_functional.support.validation import (
     HOTTEST,
     LOOSEST,
+    STRONGEST,
     TIGHTEST,
     between,
     compute_device,
     count,
     functional_name,
     positive,
+    pressure,
     symmetry_tolerance,
 )
 
@@ -101,6 +103,18 @@ def add_limits(parser: Parser, needs: str = "", fmax: float = QUICK_FMAX) -> Non
         type=number("--max-steps", count),
         metavar="n",
         help=f"largest number of gradients of a relaxation, at least 1 ({MAX_STEPS}){needs}",
+    )
+
+
+def add_pressure(parser: Parser) -> None:
+    """Add the option --pressure."""
+    parser.add_argument(
+        "--pressure",
+        type=number("--pressure", pressure),
+        default=0.0,
+        metavar="P",
+        help=f"external pressure on a crystal, GPa, from {-STRONGEST:g} to {STRONGEST:g} "
+        "(%(default)s)",
     )
 
 

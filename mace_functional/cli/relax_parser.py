@@ -6,16 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mace_functional.cli.arguments import Parser, checked, is_any_of, number
+from mace_functional.cli.arguments import Parser, checked, is_any_of
 from mace_functional.cli.options import (
     add_limits,
+    add_pressure,
     add_structure_and_model,
     add_symprec,
     check_needs,
     set_limits,
 )
 from mace_functional.cli.output_files import check_outputs
-from mace_functional.support.validation import STRONGEST, pressure
 
 ALL_STRAINS: dict[str, bool | str] = {"all": True, "none": False, "isotropic": "isotropic"}
 """Names of sets of strains on the command line, with the argument of `relax`."""
@@ -53,14 +53,7 @@ def add_parser(subparsers: Any) -> None:
         help=f"strains that relax: {', '.join(ALL_STRAINS)}, or some of "
         f"{' '.join(STRAIN_NAMES)} (all)",
     )
-    parser.add_argument(
-        "--pressure",
-        type=number("--pressure", pressure),
-        default=0.0,
-        metavar="P",
-        help=f"external pressure on a crystal, GPa, from {-STRONGEST:g} to {STRONGEST:g} "
-        "(%(default)s)",
-    )
+    add_pressure(parser)
     parser.add_argument(
         "--symmetry", action="store_true", help="keep the space group found by spglib"
     )
