@@ -50,7 +50,8 @@ def young_figure(constants: ElasticConstants) -> Figure:
 
 
 def _draw_surface(axes, constants: ElasticConstants) -> None:  # type: ignore[no-untyped-def]
-    polar = np.linspace(0, np.pi, POLAR)
+    # The surface ends just before the poles: a facet needs a normal, for its shade.
+    polar = np.linspace(1e-3, np.pi - 1e-3, POLAR)
     azimuth = np.linspace(0, 2 * np.pi, AZIMUTHS)
     theta, phi = np.meshgrid(polar, azimuth, indexing="ij")
     n = np.stack([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)], -1)
