@@ -2,6 +2,7 @@
 
     python benchmarks/phonons.py                  silicon and quartz, a framework, a supercell
     python benchmarks/phonons.py --part crystals
+    python benchmarks/phonons.py --part constants   exact force constants and meshes from them
 
 Weights and structures are read from `../shared`, or from `$MACE_FUNCTIONAL_SHARED`. Every task runs
 in its own process, so that peak memory is measured for each task.
@@ -31,13 +32,19 @@ from ase.optimize import BFGS
 import mace_functional as mf
 from mace_functional.mace.subnormal import flush_subnormal
 from mace_functional.phonons import Mesh, band_structure, dynamical_matrix_fn, mesh_modes
+from mace_functional.phonons.force_constants import operations_of
 from mace_functional.phonons.mesh_sums import mesh_thermo
+from mace_functional.structure.symmetry import plan
+from mace_functional.support.defaults import SYMPREC
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("MACE_FUNCTIONAL_SHARED", ROOT.parent / "shared"))
 WEIGHTS = SHARED / "weights" / "MACE-MP-0_small.model"
 FRAMEWORK = SHARED / "heatcapacity" / "relaxed" / "RSM0011.xyz"
 MESH, POINTS = (10, 10, 10), 200
+CONSTANTS = {"silicon": (10, 10, 10), "quartz": (10, 10, 10), "RSM0010": (10, 7, 5)}
+"""Crystals whose force constants are timed, with the size of a mesh."""
+
 DISPLACEMENT = 0.01
 """Displacement of the finite differences, Å; phonopy's default."""
 
@@ -48,7 +55,9 @@ SUPERCELLS = {"silicon": (2, 3, 4, 5), "quartz": (1, 2, 3)}
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--part", choices=("all", "crystals", "framework"), default="all")
+    parser.add_argument(
+        "--part", choices=("all", "crystals", "framework", "constants"), default="all"
+    )
     parser.add_argument("--model", default=str(WEIGHTS), help="%(default)s")
     options = parser.parse_args()
     if options.part in ("all", "crystals"):
@@ -56,6 +65,8 @@ def main() -> None:
             _crystal(name, options.model)
     if options.part in ("all", "framework"):
         _framework(options.model)
+    if options.part in ("all", "constants"):
+        _constants(options.model)
 
 
 def _crystal(name: str, model: str) -> None:
@@ -96,6 +107,45 @@ def _framework(model: str) -> None:
     print(f"| 2x2x2 mesh, {mesh['q']} q | {mesh['cv']:.6f} | {mesh['s']:.1f} | {mesh['MiB']:.0f} |")
     print(f"| 2x2x2 supercell | {cell['cv']:.6f} | {cell['s']:.1f} | {cell['MiB']:.0f} |")
     print(f"| Gamma | {mesh['gamma']:.6f} | | |\n\ndifference {difference:.1e} J/(g K)")
+
+
+def _constants(model: str) -> None:
+    """Print processor time and memory of exact force constants, and of a mesh from them."""
+    print("\n| | rows | s | MiB | mesh | q | s | one D(q), s | difference, eV/Å²/amu |")
+    print("| --- |" + " ---: |" * 8)
+    for name, mesh in CONSTANTS.items():
+        print("| " + " | ".join(_in_new_process(_cost_of_constants, name, mesh, model)) + " |")
+
+
+def _cost_of_constants(name: str, mesh: tuple[int, int, int], source: str) -> list[str]:
+    torch.set_num_threads(1)
+    model = mf.load_model(source)
+    if name == "silicon":
+        atoms = bulk("Si", "diamond", a=5.43)
+    elif name == "quartz":
+        atoms = mf.example_structure(name)
+    else:
+        atoms = ase.io.read(FRAMEWORK.with_stem(name))
+    s = mf.from_ase(atoms, model)
+    mf.energy_fn(model, s.graph)(s.positions, s.cell, model.params)
+    before, start = _peak_memory(), time.process_time()
+    phonons = mf.phonons_of(model, atoms, method="force-constants")
+    constants_s, memory = time.process_time() - start, _peak_memory() - before
+    start = time.process_time()
+    points = Mesh.of(atoms, mesh)
+    mesh_modes(phonons, points)
+    mesh_s = time.process_time() - start
+    matrix, q = dynamical_matrix_fn(model, s.graph), torch.tensor([0.13, -0.29, 0.41]).double()
+    args = q, s.positions, s.cell, model.params, s.masses
+    matrix(*args)
+    start = time.process_time()
+    expected = matrix(*args)
+    matrix_s = time.process_time() - start
+    difference = float((expected - phonons.dynamical_matrix(q)).abs().max())
+    rows = len(plan(operations_of(model, atoms, SYMPREC)).sources)
+    size = " x ".join(map(str, mesh))
+    cost = f"{constants_s:.1f}", f"{memory:.0f}", size, f"{len(points.q)}", f"{mesh_s:.1f}"
+    return [name, f"{rows}", *cost, f"{matrix_s:.2f}", f"{difference:.0e}"]
 
 
 def _structure(name: str, source: str) -> Atoms:

@@ -150,11 +150,28 @@ def measured(
         budget = memory_budget - meter.live
     with MemoryMeter() as meter:
         column = apply(second)
-    yield column, _chunk_size(meter.peak, vectors.device, budget, working_set)
+    yield column, chunk_that_fits(meter.peak, vectors.device, budget, working_set)
 
 
-def _chunk_size(size: int, device: torch.device, budget: int, working_set: int) -> int:
-    """Return the number of vectors that fit the budget, if one needs `size` bytes."""
+def chunk_that_fits(
+    size: int,
+    device: torch.device,
+    budget: int,
+    working_set: int = CPU_WORKING_SET,
+    most_on_cpu: int = CPU_COLUMNS,
+) -> int:
+    """Return the number of vectors of a chunk.
+
+    Args:
+        size: Bytes that one vector needs.
+        device: Device of the vectors.
+        budget: Bytes that a chunk may fill.
+        working_set: Bytes that a chunk may fill on the CPU.
+        most_on_cpu: Largest number of vectors on the CPU.
+
+    Raises:
+        MemoryError: If one vector does not fit the budget.
+    """
     if size > budget:
         raise MemoryError(
             f"one column needs {size / 2**20:.0f} MiB, but only {max(budget, 0) / 2**20:.0f} MiB "
@@ -163,5 +180,5 @@ def _chunk_size(size: int, device: torch.device, budget: int, working_set: int) 
         )
     fit = budget // max(size, 1)
     if device.type == "cpu":
-        fit = min(fit, working_set // max(size, 1), CPU_COLUMNS)
+        fit = min(fit, working_set // max(size, 1), most_on_cpu)
     return max(1, fit)

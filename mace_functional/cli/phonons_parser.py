@@ -78,7 +78,7 @@ def add_parser(subparsers: Any) -> None:
         "--method",
         choices=get_args(PhononMethod),
         default="auto",
-        help="force constants of all cells, computed once, or coupled replicas of the cell for "
+        help="force constants of all cells, computed once, or replicas of the cell for "
         "each wave vector; both are exact (%(default)s: the cheaper method)",
     )
     add_temperatures(parser)

@@ -5,6 +5,7 @@ second             Hessian-vector products and Hessians
 hessian_operator   the Hessian at one geometry as a linear operator
 hessian_products   products and Hessians of a structure, also by many workers
 forces_and_virial  energy, forces and virial of a structure, from one gradient
+local_columns      columns of the Hessian of a crystal, each in the neighbourhood of its atom
 """
 
 from mace_functional.derivatives.first import forces, strained, stress

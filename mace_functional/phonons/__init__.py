@@ -4,7 +4,7 @@ phonons              phonons of a structure: dynamical matrix and diagnostics
 dynamical_matrix     dynamical matrix D(q) as a pure function, from the primitive cell
 cell_matrix          D(q) of one structure, as a function of q that can be pickled
 force_constants      force constants in real space, exact to their full range
-force_constant_rows  force constants of displaced atoms, from clusters and supercells
+force_constant_rows  force constants of displaced atoms, from neighbourhoods and supercells
 wave_vector          conversion and checks of wave vectors
 
 modes                frequencies and eigenvectors at a wave vector

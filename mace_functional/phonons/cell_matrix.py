@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mace_functional.autodiff.columns import ChunkSize
 from mace_functional.phonons.dynamical_matrix import DynamicalMatrix, dynamical_matrix_fn
+from mace_functional.phonons.force_constants import ForceConstants
 from mace_functional.phonons.wave_vector import WaveVector
 from mace_functional.potential.protocol import Potential
 from mace_functional.structure.structure import Structure
@@ -67,3 +68,27 @@ class CellMatrix:
         potential = self.potential.to(device=device)
         structure = potential.structure(atoms)
         return replace(self, potential=potential, structure=structure, memory_budget=budget)
+
+
+@dataclass(frozen=True, eq=False)
+class ShortAndLongRange:
+    """D(q) of a sum: from force constants, and of terms without a finite range for each q.
+
+    Attributes:
+        constants: Force constants of the terms with a finite range.
+        matrices: Dynamical matrices of the other terms.
+    """
+
+    constants: ForceConstants
+    matrices: tuple[CellMatrix, ...]
+
+    def __call__(self, q: WaveVector) -> Tensor:
+        """Compute D(q) in eV/Å²/amu, complex (3N, 3N), with q in reciprocal lattice vectors."""
+        return sum((m(q) for m in self.matrices), self.constants.dynamical_matrix(q))
+
+    def on(self, device: str | None, atoms: Atoms, memory_budget: int | None) -> ShortAndLongRange:
+        """Return the matrices on a device; see `CellMatrix.on`."""
+        return ShortAndLongRange(
+            self.constants if device is None else self.constants.to(device),
+            tuple(m.on(device, atoms, memory_budget) for m in self.matrices),
+        )

@@ -1,10 +1,8 @@
 """Rows of the force constants: changes of all forces of a crystal as one atom is displaced.
 
 In a potential with edges and n layers, the energy of an atom depends on all atoms within n steps
-along the edges of the graph. Two atoms are therefore coupled only if 2n steps connect them. The
-rows are computed in a cluster: the crystal within 2n steps of the displaced atoms. Atoms further
-out are not coupled to the displaced atoms, so the rows of the cluster are exactly those of the
-crystal, although the energies of atoms at its surface are not.
+along the edges of the graph. Two atoms are therefore coupled only if 2n steps connect them, and a
+row is computed exactly in this neighbourhood (`derivatives/local_columns.py`).
 
 A potential without edges may state the reach of its force constants. The rows are then computed in
 a supercell whose lattice planes are more than twice the reach apart. Each atom has one image within
@@ -13,24 +11,29 @@ reach of a displaced atom, so the rows of the supercell are exactly those of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from rich.progress import track
 from torch import Tensor
 from torch.func import grad, vjp
 
 from mace_functional.autodiff.columns import chunked_vmap
+from mace_functional.derivatives.local_columns import LocalColumns
 from mace_functional.potential.protocol import EdgePotential, HasParts, HasReach, Potential
 from mace_functional.structure.arrays import as_array
-from mace_functional.structure.cluster import Cluster
 
 if TYPE_CHECKING:
     from ase import Atoms
 
     from mace_functional.structure.structure import Structure
     from mace_functional.structure.symmetry import AtomDisplacement
+
+DESCRIPTION = "Force constants"
+"""Title of the progress bar."""
 
 MAX_BEYOND_REACH = 1e-8
 """Largest force constant beyond the reach of a potential, relative to the largest of all.
@@ -39,11 +42,11 @@ Larger values show that the reach is too short; smaller values are rounding erro
 """
 
 
-class Rows(NamedTuple):
-    """Rows of the force constants, for displaced atoms in the home cell.
+class Row(NamedTuple):
+    """A row of the force constants, for a displaced atom in the home cell.
 
     Attributes:
-        values: Force constants of each source with each image, eV/Å², (sources, images, 3).
+        values: Force constants of the displacement with each image, eV/Å², (images, 3).
         atom: Number of the atom of each image, (images,).
         cells: Cell of each image, (images, 3).
     """
@@ -53,37 +56,34 @@ class Rows(NamedTuple):
     cells: np.ndarray
 
 
-class FinitePart(NamedTuple):
-    """A potential whose force constants have a finite range, with its topology and parameters."""
+class Part(NamedTuple):
+    """A term of a potential, with its topology and parameters."""
 
-    potential: EdgePotential | HasReach
+    potential: Potential
     topology: Any
     params: Any
 
+    @property
+    def is_finite(self) -> bool:
+        """True if the range of the force constants is known to be finite."""
+        return isinstance(self.potential, (EdgePotential, HasReach))
 
-def finite_parts(potential: Potential, topology: Any, params: Any) -> list[FinitePart] | None:
-    """Return the parts of a potential if all force constants have a finite range, else None."""
-    if isinstance(potential, (EdgePotential, HasReach)):
-        return [FinitePart(potential, topology, params)]
+
+def parts_of_potential(potential: Potential, topology: Any, params: Any) -> list[Part]:
+    """Return the terms of a potential, and of the sums in it; or the potential as the only one."""
     if not isinstance(potential, HasParts):
-        return None
-    columns = potential.potentials, topology.parts, potential.parts_of(params)
-    parts: list[FinitePart] = []
-    for part in zip(*columns, strict=True):
-        subparts = finite_parts(*part)
-        if subparts is None:
-            return None
-        parts += subparts
-    return parts
+        return [Part(potential, topology, params)]
+    terms = zip(potential.potentials, topology.parts, potential.parts_of(params), strict=True)
+    return [part for term in terms for part in parts_of_potential(*term)]
 
 
 def rows_of(
-    part: FinitePart,
+    part: Part,
     s: Structure,
     atoms: Atoms,
     sources: Sequence[AtomDisplacement],
     columns: dict[str, Any],
-) -> Rows:
+) -> list[Row]:
     """Compute rows of the force constants of a potential with a finite range.
 
     Args:
@@ -97,30 +97,30 @@ def rows_of(
         ValueError: If there are force constants beyond the reach that the potential states.
     """
     if isinstance(part.potential, EdgePotential):
-        return _of_cluster(part.potential, part.topology, part.params, s, sources, columns)
+        return _of_edges(part.potential, part.topology, part.params, s, sources, **columns)
+    assert isinstance(part.potential, HasReach)
     return _of_supercell(part.potential, part.params, atoms, sources, columns)
 
 
-def _of_cluster(
+def _of_edges(
     potential: EdgePotential,
     graph: Any,
     params: Any,
     s: Structure,
     sources: Sequence[AtomDisplacement],
-    columns: dict[str, Any],
-) -> Rows:
-    """Compute rows of a potential with edges, from a cluster around the displaced atoms."""
-    cluster = Cluster.around(sorted({source.atom for source in sources}), graph, potential.layers)
-
-    def energy(x: Tensor) -> Tensor:
-        return potential.atom_energies(cluster, x, s.cell, params).sum()
-
-    atom, cells = cluster.atom, cluster.cells
-    positions = s.positions[atom] + cells.to(s.cell) @ s.cell
-    home = (cells == 0).all(1)
-    displaced = [int(torch.nonzero(home & (atom == source.atom))) for source in sources]
-    rows = _changes_of_gradient(energy, positions, displaced, sources, columns)
-    return Rows(rows.cpu().numpy(), atom.cpu().numpy(), cells.cpu().numpy())
+    *,
+    progress: bool,
+    **chunks: Any,
+) -> list[Row]:
+    """Compute rows of a potential with edges, each in the neighbourhood of its atom."""
+    local = LocalColumns(potential, graph, s.positions, s.cell, params, **chunks)
+    rows: list[Row] = []
+    groups = [list(of_atom) for _, of_atom in groupby(sources, key=lambda source: source.atom)]
+    for of_atom in track(groups, DESCRIPTION, disable=not progress):
+        directions = np.array([source.direction for source in of_atom])
+        column = local.column(of_atom[0].atom, torch.as_tensor(directions).to(s.positions))
+        rows += [Row(values, column.atom, column.cells) for values in column.values]
+    return rows
 
 
 def _of_supercell(
@@ -129,7 +129,7 @@ def _of_supercell(
     atoms: Atoms,
     sources: Sequence[AtomDisplacement],
     columns: dict[str, Any],
-) -> Rows:
+) -> list[Row]:
     """Compute rows of a potential with a reach, from a supercell whose images are out of reach."""
     heights = 1 / np.linalg.norm(atoms.cell.complete().reciprocal().array, axis=1)
     repeats = np.where(atoms.pbc, np.floor(2 * potential.reach / heights).astype(int) + 1, 1)
@@ -140,34 +140,14 @@ def _of_supercell(
     def energy(x: Tensor) -> Tensor:
         return supercell_energy(x, s.cell, params)
 
-    displaced = [source.atom for source in sources]
-    rows = _changes_of_gradient(energy, s.positions, displaced, sources, columns)
-    return _unfolded(as_array(rows), atoms, repeats, sources, potential.reach)
-
-
-def _changes_of_gradient(
-    energy: Callable[[Tensor], Tensor],
-    positions: Tensor,
-    displaced: Sequence[int],
-    sources: Sequence[AtomDisplacement],
-    columns: dict[str, Any],
-) -> Tensor:
-    """Compute the change of the gradient for the displacement of each source, (sources, images, 3).
-
-    Args:
-        energy: Energy as a function of the positions, eV.
-        positions: Positions of all images in Å, (images, 3).
-        displaced: Number of the image that each source displaces.
-        sources: Directions of the displacements.
-        columns: Options of `chunked_vmap`.
-    """
-    pull_back = vjp(grad(energy), positions)[1]
-    displacements = positions.new_zeros(len(sources), *positions.shape)
-    for row, image, source in zip(displacements, displaced, sources, strict=True):
-        row[image] = torch.as_tensor(source.direction).to(row)
-    return chunked_vmap(
-        lambda u: pull_back(u)[0], displacements, description="Force constants", **columns
+    pull_back = vjp(grad(energy), s.positions)[1]
+    displacements = s.positions.new_zeros(len(sources), *s.positions.shape)
+    for row, source in zip(displacements, sources, strict=True):
+        row[source.atom] = torch.as_tensor(source.direction).to(row)
+    rows = chunked_vmap(
+        lambda u: pull_back(u)[0], displacements, description=DESCRIPTION, **columns
     )
+    return _unfolded(as_array(rows), atoms, repeats, sources, potential.reach)
 
 
 def _unfolded(
@@ -176,7 +156,7 @@ def _unfolded(
     repeats: np.ndarray,
     sources: Sequence[AtomDisplacement],
     reach: float,
-) -> Rows:
+) -> list[Row]:
     """Convert rows of a supercell to rows of the crystal: each atom becomes its nearest image.
 
     Args:
@@ -190,28 +170,18 @@ def _unfolded(
     home = np.indices(tuple(repeats.tolist())).reshape(3, -1).T.repeat(n_atoms, axis=0)
     atom = np.tile(np.arange(n_atoms), len(home) // n_atoms)
     lattice, x = atoms.cell.complete().array, atoms.positions
-    columns: dict[tuple[int, ...], int] = {}
-    column = np.empty((len(sources), len(home)), dtype=int)
-    within_reach = np.empty((len(sources), len(home)), dtype=bool)
-    for k, source in enumerate(sources):
+    unfolded, beyond = [], 0.0
+    for row, source in zip(rows, sources, strict=True):
         r = x[atom] + home @ lattice - x[source.atom]
         # An image within reach is less than half of the supercell away along each lattice vector.
         wraps = np.rint(r @ np.linalg.inv(lattice) / repeats) * atoms.pbc
         cells = home - (wraps * repeats).astype(int)
-        within_reach[k] = (
-            np.linalg.norm(x[atom] + cells @ lattice - x[source.atom], axis=1) <= reach
-        )
-        for n, key in enumerate(np.column_stack([atom, cells]).tolist()):
-            column[k, n] = columns.setdefault(tuple(key), len(columns))
-    largest = np.abs(rows).max(initial=0.0)
-    beyond = np.abs(rows[~within_reach]).max(initial=0.0)
-    if beyond > MAX_BEYOND_REACH * largest:
+        within = np.linalg.norm(x[atom] + cells @ lattice - x[source.atom], axis=1) <= reach
+        beyond = max(beyond, np.abs(row[~within]).max(initial=0.0))
+        unfolded.append(Row(row[within], atom[within], cells[within]))
+    if beyond > MAX_BEYOND_REACH * np.abs(rows).max(initial=0.0):
         raise ValueError(
             f"there are force constants of {beyond:.2g} eV/Å² beyond the reach of {reach:g} Å that "
             "the potential states: give it a longer reach"
         )
-    keys = np.array(list(columns))
-    values = np.zeros((len(sources), len(keys), 3), dtype=rows.dtype)
-    for k in range(len(sources)):
-        values[k, column[k, within_reach[k]]] = rows[k, within_reach[k]]
-    return Rows(values, keys[:, 0], keys[:, 1:])
+    return unfolded

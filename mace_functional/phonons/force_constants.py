@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from mace_functional.autodiff.columns import ChunkSize
 from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.autodiff.memory import tune_allocator
-from mace_functional.phonons.force_constant_rows import finite_parts, rows_of
+from mace_functional.phonons.force_constant_rows import Part, Row, parts_of_potential, rows_of
 from mace_functional.phonons.wave_vector import WaveVector, wave_vector
 from mace_functional.potential.protocol import (
     Potential,
@@ -35,6 +35,8 @@ from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+    from mace_functional.structure.structure import Structure
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,13 +188,43 @@ def force_constants(
     refuse_transforms("force_constants", "hessian or dynamical_matrix_fn", potential.params)
     refuse_constraints(atoms, "force_constants", "take hessian(..., indices=...) of free atoms")
     s = potential.structure(atoms)
-    parts = finite_parts(potential, s.topology, potential.params)
-    if parts is None:
+    parts = parts_of_potential(potential, s.topology, potential.params)
+    if not all(part.is_finite for part in parts):
         raise ValueError(
             f"a part of {potential} has neither edges nor a reach, so the range of its force "
             "constants is unknown: compute the dynamical matrix at each wave vector with "
-            "dynamical_matrix_fn or phonons_of(method='replicas'), or give the potential a reach"
+            "dynamical_matrix_fn or phonons_of, or give the potential a reach"
         )
+    columns = {"chunk_size": chunk_size, "memory_budget": memory_budget, "progress": progress}
+    return force_constants_of_parts(
+        potential, parts, atoms, s, symmetry=symmetry, symprec=symprec, columns=columns
+    )
+
+
+def force_constants_of_parts(
+    potential: Potential,
+    parts: list[Part],
+    atoms: Atoms,
+    s: Structure,
+    *,
+    symmetry: bool,
+    symprec: float,
+    columns: dict[str, Any],
+) -> ForceConstants:
+    """Compute the force constants of those terms of a potential that have a finite range.
+
+    Args:
+        potential: The potential.
+        parts: The terms.
+        atoms: The crystal.
+        s: The crystal as a structure of the potential.
+        symmetry: Use the space group.
+        symprec: Tolerance of the symmetry, Å.
+        columns: Options of `chunked_vmap`.
+
+    Raises:
+        ValueError: If the structure is not periodic.
+    """
     if not bool(s.topology.pbc.any()):
         raise ValueError(
             "force constants between cells need a crystal, and the structure is not periodic: set "
@@ -200,15 +232,12 @@ def force_constants(
         )
     tune_allocator()
     if symmetry:
-        proper = not is_mirror_symmetric(potential)
-        kinds_of_atoms = _kinds(atoms, features_of(potential, atoms))
-        operations = Operations.of(atoms, kinds_of_atoms, symprec, proper)
+        operations = operations_of(potential, atoms, symprec)
     else:
         operations = Operations.identity(len(atoms))
-    columns = {"chunk_size": chunk_size, "memory_budget": memory_budget, "progress": progress}
     chosen = plan(operations)
     per_part = [
-        _assembled(*rows_of(part, s, atoms, chosen.sources, columns), operations, chosen)
+        _assembled(rows_of(part, s, atoms, chosen.sources, columns), operations, chosen)
         for part in parts
     ]
     cells, values = _added(per_part)
@@ -220,6 +249,12 @@ def force_constants(
         pbc=s.topology.pbc,
         masses=s.masses,
     )
+
+
+def operations_of(potential: Potential, atoms: Atoms, symprec: float) -> Operations:
+    """Return the operations of the space group that leave the energy of a potential unchanged."""
+    proper = not is_mirror_symmetric(potential)
+    return Operations.of(atoms, _kinds(atoms, features_of(potential, atoms)), symprec, proper)
 
 
 def _added(terms: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -242,49 +277,45 @@ def _kinds(atoms: Atoms, features: dict[str, Tensor]) -> np.ndarray:
 
 
 def _assembled(
-    rows: np.ndarray,
-    atom: np.ndarray,
-    cells: np.ndarray,
-    operations: Operations,
-    chosen: Plan,
+    rows: list[Row], operations: Operations, chosen: Plan
 ) -> tuple[np.ndarray, np.ndarray]:
     """Assemble all force constants from the computed rows.
 
     Args:
-        rows: Force constants of each source with each image, eV/Å², (sources, images, 3).
-        atom: Number of the atom of each image, (images,).
-        cells: Cell of each image, (images, 3).
+        rows: Force constants of each source.
         operations: Operations of the space group.
         chosen: The sources, and the images of rows that give all other rows.
 
     Returns:
         Cells (R, 3), and values (R, N, 3, N, 3).
     """
-    coupled = [np.flatnonzero(row.any(1)) for row in rows]
+    coupled = [row.values.any(1) for row in rows]
+    rows = [Row(*(array[k] for array in row)) for row, k in zip(rows, coupled, strict=True)]
 
     def image_cells(image: RowImage) -> np.ndarray:
         """Return the cells of a transformed row, relative to that of its displaced atom."""
         s, g = image
         shift = operations.shift[g]
-        ends = coupled[s]
-        rotated = cells[ends] @ operations.lattice[g].T
-        return rotated + shift[atom[ends]] - shift[chosen.sources[s].atom]
+        rotated = rows[s].cells @ operations.lattice[g].T
+        return rotated + shift[rows[s].atom] - shift[chosen.sources[s].atom]
 
-    needed = {image for images in chosen.images for image in images}
-    max_cell = np.max([np.abs(image_cells(image)).max(0, initial=0) for image in needed], axis=0)
-    n_atoms = len(chosen.images)
-    values = np.zeros((*(2 * max_cell + 1), n_atoms, 3, n_atoms, 3), dtype=rows.dtype)
+    needed = {image: image_cells(image) for images in chosen.images for image in images}
+    home = np.zeros((1, 3), dtype=int)
+    cells = np.unique(np.concatenate([home, *needed.values()]), axis=0)
+    max_cell = np.abs(cells).max(0)
+    number = np.empty(2 * max_cell + 1, dtype=int)
+    number[tuple((cells + max_cell).T)] = np.arange(len(cells))
+    n_atoms, dtype = len(chosen.images), rows[0].values.dtype
+    values = np.zeros((len(cells), n_atoms, 3, n_atoms, 3), dtype=dtype)
     for j, images in enumerate(chosen.images):
         directions = [operations.cartesian[g] @ chosen.sources[s].direction for s, g in images]
         for image, weights in zip(images, np.linalg.inv(directions).T, strict=True):
             s, g = image
-            row = rows[s, coupled[s]] @ operations.cartesian[g].T
-            end = operations.atom[g, atom[coupled[s]]]
-            values[(*(image_cells(image) + max_cell).T, j, slice(None), end)] += (
-                weights[:, None] * row[:, None]
-            )
-    magnitudes = np.abs(values).max((4, 6), keepdims=True)
-    values *= magnitudes > np.finfo(rows.dtype).eps * magnitudes.max()
-    kept = np.abs(values).max((3, 4, 5, 6)) > 0
-    kept[tuple(max_cell)] = True
-    return np.argwhere(kept) - max_cell, values[kept]
+            row = rows[s].values @ operations.cartesian[g].T
+            end = operations.atom[g, rows[s].atom]
+            cell = number[tuple((needed[image] + max_cell).T)]
+            values[cell, j, :, end] += weights[:, None] * row[:, None]
+    magnitudes = np.abs(values).max((2, 4), keepdims=True)
+    values *= magnitudes > np.finfo(dtype).eps * magnitudes.max()
+    kept = values.any((1, 2, 3, 4)) | ~cells.any(1)
+    return cells[kept], values[kept]

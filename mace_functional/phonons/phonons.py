@@ -15,18 +15,15 @@ from torch import Tensor
 from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.autodiff.memory import BUDGET_FRACTION, free_memory
 from mace_functional.derivatives.forces_and_virial import energy_forces_virial
-from mace_functional.phonons.cell_matrix import CellMatrix
+from mace_functional.phonons.cell_matrix import CellMatrix, ShortAndLongRange
 from mace_functional.phonons.dynamical_matrix import has_dynamical_matrix
-from mace_functional.phonons.force_constant_rows import finite_parts
-from mace_functional.phonons.force_constants import (
-    ForceConstants,
-    force_constants,
-)
+from mace_functional.phonons.force_constant_rows import Part, parts_of_potential
+from mace_functional.phonons.force_constants import ForceConstants, force_constants_of_parts
 from mace_functional.phonons.wave_vector import WaveVector
 from mace_functional.potential.protocol import EdgePotential, Potential
 from mace_functional.structure.arrays import as_array
-from mace_functional.structure.cluster import Cluster
 from mace_functional.structure.connectivity import Parts, parts_of
+from mace_functional.structure.hops import Hops
 from mace_functional.structure.lattice import volume_of
 from mace_functional.structure.selection import refuse_constraints
 from mace_functional.support import validation
@@ -42,13 +39,26 @@ if TYPE_CHECKING:
 
     from mace_functional.autodiff.columns import ChunkSize
 
-ASSUMED_WAVE_VECTORS = 1000
+ASSUMED_WAVE_VECTORS = 100
 """Number of wave vectors for which the cost of force constants and replicas is compared."""
 
+OVERHEAD_ATOMS = 20
+"""Number of atoms that a dynamical matrix without atoms would cost as much as.
+
+With it, the force constants of silicon, quartz and RSM0010 (22 atoms) with MACE-MP-0 small cost as
+much as 40, 70 and 40 dynamical matrices, if symmetry does not help.
+"""
+
 FLOATS_PER_WEIGHT = 10
-"""Floats that a linearised gradient stores for each radial weight of each edge.
+"""Floats that linearised stars store for each radial weight of each edge.
 
 The value is an upper bound of measurements.
+"""
+
+FLOATS_PER_PAIR = 30
+"""Floats that force constants take for each atom of the cell and each image that it reaches.
+
+There are 9 in the rows, and twice 9 while force constants are assembled.
 """
 
 
@@ -81,7 +91,7 @@ class Phonons:
         masses: Masses in amu, (N,).
         diagnostics: Deviations from a relaxed structure and an exact matrix.
         force_constants: Force constants from which the dynamical matrix is computed; None if it is
-            computed without.
+            computed without. They do not contain terms of the potential without a finite range.
         parts: Connected parts of the structure, each with its own rigid motions; None for one part
             that is connected to its images along all periodic directions.
     """
@@ -127,6 +137,9 @@ class Phonons:
         matrix, constants = self.dynamical_matrix, self.force_constants
         if isinstance(matrix, CellMatrix):
             matrix = matrix.on(device, self.atoms, memory_budget)
+        elif isinstance(matrix, ShortAndLongRange):
+            matrix = matrix.on(device, self.atoms, memory_budget)
+            constants = matrix.constants
         elif device is not None and constants is not None:
             constants = constants.to(device)
             matrix = constants.dynamical_matrix
@@ -139,12 +152,20 @@ class Phonons:
         vars(other)["rigid"] = self.rigid
         return other
 
+    @property
+    def long_range(self) -> tuple[Potential, ...]:
+        """Terms without a finite range, such as dispersion; they are not in `force_constants`."""
+        matrix = self.dynamical_matrix
+        matrices = matrix.matrices if isinstance(matrix, ShortAndLongRange) else ()
+        return tuple(m.potential for m in matrices)
+
     def __repr__(self) -> str:
         stress, constants = self.diagnostics.largest_stress, self.force_constants
         return result_text(
             self,
             f"{self.atoms.get_chemical_formula()}, {len(self.atoms)} atoms",
-            "D(q) from coupled replicas" if constants is None else f"D(q) from {constants!r}",
+            "D(q) at each q" if constants is None else f"D(q) from {constants!r}",
+            *(f"{potential} at each q" for potential in self.long_range),
             f"largest force {self.diagnostics.largest_force:.1e} eV/Å",
             None if stress is None else f"largest stress {stress / GPa:.1e} GPa",
         )
@@ -185,10 +206,10 @@ def phonons_of(
             `dynamical_matrix_fn`.
         atoms: The structure, relaxed; periodic in any directions.
         method: "force-constants" computes the force constants of all cells first; D(q) then costs
-            almost nothing. "replicas" computes D(q) for every q by `dynamical_matrix_fn`, in less
-            memory. Both are exact. "auto" chooses force constants of a crystal if they fit into
-            memory and cost less than replicas at a thousand wave vectors, else replicas. Potentials
-            without edges, such as dispersion, always use replicas.
+            almost nothing. The dynamical matrix of dispersion is added at every q in closed form.
+            "replicas" computes D(q) for every q by `dynamical_matrix_fn`. Both are exact. "auto"
+            chooses force constants of a crystal if they fit into memory and cost less than a
+            hundred D(q), else replicas.
         symmetry: Use the space group to compute fewer force constants.
         symprec: Tolerance of the symmetry, Å; see `force_constants`.
         chunk_size: Columns at once; see `hessian`.
@@ -204,8 +225,8 @@ def phonons_of(
         TypeError: If the arguments are of other classes, or swapped.
         ValueError: If the method is unknown, the structure does not fit the potential (see
             `from_ase`), constraints fix atoms, or parameters require grad or are inside of a
-            transform. With method "force-constants", also if the structure is not periodic or a
-            part of the potential has no edges.
+            transform. With method "force-constants", also if the structure is not periodic or no
+            part of the potential has edges or a reach.
     """
     in_order("phonons_of(potential, atoms)", (potential, "Potential"), (atoms, "Atoms"))
     if method not in get_args(PhononMethod):
@@ -218,21 +239,33 @@ def phonons_of(
     refuse_constraints(atoms, "phonons_of", "take gamma_modes, which keeps them")
     s = potential.structure(atoms)
     e_args = (s.positions, s.cell, potential.params)
+    chunks: dict[str, Any] = {"chunk_size": chunk_size, "memory_budget": memory_budget}
     constants = None
     dynamical_matrix: Callable[[WaveVector], Tensor]
+    parts = parts_of_potential(potential, s.topology, potential.params)
+    finite = [part for part in parts if part.is_finite]
+    others = [part for part in parts if not part.is_finite]
     if method == "force-constants" or (
-        method == "auto" and _cluster_pays(potential, s.topology, memory_budget)
+        method == "auto" and _force_constants_pay(potential, parts, s.topology, memory_budget)
     ):
-        constants = force_constants(
+        if not finite:
+            raise ValueError(
+                f"{potential} has neither edges nor a reach, so it has no force constants of "
+                "finite range: take method='replicas', or give the potential a reach"
+            )
+        constants = force_constants_of_parts(
             potential,
+            finite,
             atoms,
+            s,
             symmetry=symmetry,
             symprec=symprec,
-            chunk_size=chunk_size,
-            memory_budget=memory_budget,
-            progress=progress,
+            columns={**chunks, "progress": progress},
         )
         dynamical_matrix = constants.dynamical_matrix
+        if others:
+            matrices = [CellMatrix(p.potential, replace(s, topology=p.topology)) for p in others]
+            dynamical_matrix = ShortAndLongRange(constants, tuple(matrices))
     else:
         dynamical_matrix = CellMatrix(potential, s, chunk_size, memory_budget)
 
@@ -253,30 +286,33 @@ def phonons_of(
     )
 
 
-def _cluster_pays(potential: Potential, topology: Any, memory_budget: int | None) -> bool:
+def _force_constants_pay(
+    potential: Potential, parts: list[Part], topology: Any, memory_budget: int | None
+) -> bool:
     """Return True if force constants cost less than replicas and fit into memory.
 
-    Both methods linearise the network once for 3N columns: force constants on the nodes of a
-    cluster, replicas on 3N nodes for every wave vector.
+    A row costs what the nodes cost that it reaches in the layer before the last one. A dynamical
+    matrix has as many columns as there are rows, of all nodes of the cell.
     """
-    parts = finite_parts(potential, topology, potential.params)
-    if parts is None or not bool(topology.pbc.any()):
+    finite = [part for part in parts if part.is_finite]
+    others = [part.potential for part in parts if not part.is_finite]
+    if not finite or not bool(topology.pbc.any()) or not all(map(has_dynamical_matrix, others)):
         return False
     if not has_dynamical_matrix(potential):
         return True
     atoms, floats, nodes = topology.n_atoms, 0, 0
-    for part, graph, _ in parts:
+    for part, graph, _ in finite:
         if not isinstance(part, EdgePotential):
             return False
-        cluster = Cluster.around(list(range(atoms)), graph, part.layers)
+        *_, inner, images = Hops.around(0, graph, 2 * part.layers).counts
         n_weights = part.n_edge_features * part.layers
-        n_column_floats = 3 * atoms * cluster.cells.numel()
-        floats += FLOATS_PER_WEIGHT * n_weights * cluster.senders.numel() + 3 * n_column_floats
-        nodes += len(cluster.senders)
+        floats += FLOATS_PER_WEIGHT * n_weights * graph.senders.numel()
+        floats += FLOATS_PER_PAIR * atoms * images
+        nodes += inner
     if memory_budget is None:
         memory_budget = int(BUDGET_FRACTION * free_memory(potential.device))
     fits = floats * potential.dtype.itemsize < memory_budget
-    return fits and nodes < ASSUMED_WAVE_VECTORS * 3 * atoms
+    return fits and nodes < ASSUMED_WAVE_VECTORS * (atoms + OVERHEAD_ATOMS)
 
 
 def matrix_diagnostics(

@@ -21,7 +21,7 @@ from torch.func import grad, vjp, vmap
 from mace_functional.autodiff.columns import measured
 from mace_functional.parallel.parts import delivery_of, mapped, workers_of
 from mace_functional.parallel.workers import memory_of_worker
-from mace_functional.phonons.force_constant_rows import finite_parts
+from mace_functional.phonons.force_constant_rows import parts_of_potential
 from mace_functional.potential.protocol import EdgePotential, Potential
 from mace_functional.sparse.block_rows import BlockRows
 from mace_functional.structure.arrays import as_array
@@ -59,9 +59,9 @@ def edge_parts(potential: Potential, topology: Any) -> list[EdgePart]:
     Raises:
         ValueError: If a term has no edges.
     """
-    finite = finite_parts(potential, topology, potential.params) or []
-    parts = [EdgePart(p, *rest) for p, *rest in finite if isinstance(p, EdgePotential)]
-    if not finite or len(parts) < len(finite):
+    terms = parts_of_potential(potential, topology, potential.params)
+    parts = [EdgePart(p, *rest) for p, *rest in terms if isinstance(p, EdgePotential)]
+    if len(parts) < len(terms):
         raise ValueError(
             f"a part of {potential} has no edges, so the pattern of its Hessian is unknown: take "
             "HessianOperator.from_potential for products with the Hessian, lowest_modes for its "

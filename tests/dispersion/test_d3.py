@@ -438,17 +438,24 @@ def test_derivatives_of_force_constants_in_a_wave_are_those_of_differences():
         torch.testing.assert_close(pulled, (slope * weights).sum(), rtol=1e-9, atol=1e-12)
 
 
-def test_phonons_of_a_model_with_dispersion_go_by_the_dynamical_matrix():
+def test_phonons_of_a_model_with_dispersion_have_force_constants_of_the_model_alone():
     atoms = rattled("graphite")
     model = with_dispersion(**SHORT)
-    phonons = mf.phonons_of(model, atoms)
-    assert phonons.force_constants is None
+    phonons = mf.phonons_of(model, atoms, method="force-constants")
+    assert phonons.force_constants is not None
+    assert "D3(pbe) at each q" in repr(phonons)
     modes, expected = phonons.gamma_modes().frequencies, mf.gamma_modes(model, atoms).frequencies
     torch.testing.assert_close(modes, expected, rtol=0, atol=1e-6)
-    with pytest.raises(ValueError, match="replicas"):
-        mf.phonons_of(model, atoms, method="force-constants")
+    by_waves = mf.phonons_of(model, atoms, method="replicas")
+    alone = mf.phonons_of(model.potentials[0], atoms, method="force-constants")
+    q = torch.tensor([0.13, -0.29, 0.41], dtype=torch.float64)
+    found, expected = phonons.dynamical_matrix(q), by_waves.dynamical_matrix(q)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert (found - alone.dynamical_matrix(q)).abs().max() > 1e-3
     with pytest.raises(ValueError, match="dynamical_matrix_fn"):
         mf.force_constants(model, atoms)
+    with pytest.raises(ValueError, match="method='replicas'"):
+        mf.phonons_of(model.potentials[1], atoms, method="force-constants")
 
 
 def test_graphite_binds_where_dispersion_is():
