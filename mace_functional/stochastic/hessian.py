@@ -23,6 +23,7 @@ from mace_functional.vibrations.rigid import (
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from scipy.sparse.linalg import LinearOperator
 
     from mace_functional.autodiff.columns import ChunkSize
     from mace_functional.potential.protocol import Potential
@@ -39,6 +40,8 @@ class VibrationalHessian:
         what: Name of the function that needs it, for errors.
         chunk_size: Vectors that are multiplied at once; see `hessian`.
         memory_budget: Bytes that chunks may fill; see `hessian`.
+        operator: Mass-weighted Hessian of the structure as a linear operator, (3N, 3N), in
+            eV/Å²/amu; None for that of the potential, by Hessian-vector products.
 
     Attributes:
         positions, cell, masses, numbers, pbc: The structure, as arrays; Å and amu.
@@ -58,22 +61,27 @@ class VibrationalHessian:
         what: str,
         chunk_size: ChunkSize = "auto",
         memory_budget: int | None = None,
+        operator: LinearOperator | None = None,
     ) -> None:
         in_order(f"{what}(potential, atoms)", (potential, "Potential"), (atoms, "Atoms"))
         refuse_transforms(what, f"{DIFFERENTIABLE_CALL} of mf.hessian(E)", potential.params)
         refuse_constraints(atoms, what, "use gamma_modes, which computes partial Hessians")
         s = potential.structure(atoms)
         energy = potential.energy_fn(s.topology)
-        self._op = HessianOperator(
-            energy,
-            s.positions,
-            s.cell,
-            potential.params,
-            s.masses,
-            chunk_size=chunk_size,
-            memory_budget=memory_budget,
-        )
-        self._energy, self._params = energy, potential.params
+        self._op: HessianOperator | StoredOperator
+        if operator is None:
+            self._op = HessianOperator(
+                energy,
+                s.positions,
+                s.cell,
+                potential.params,
+                s.masses,
+                chunk_size=chunk_size,
+                memory_budget=memory_budget,
+            )
+        else:
+            self._op = StoredOperator(operator, s.positions)
+        self._structure, self._energy, self._params = s, energy, potential.params
         self.positions, self.cell = as_array(s.positions), as_array(s.cell)
         self.masses, self.numbers = as_array(s.masses), atoms.numbers.copy()
         self.pbc = np.array(atoms.pbc)
@@ -101,13 +109,14 @@ class VibrationalHessian:
     @cached_property
     def largest_force(self) -> float:
         """Largest force on an atom, eV/Å."""
-        f = forces(self._energy)(self._op.positions, self._op.cell, self._params)
+        f = forces(self._energy)(self._structure.positions, self._structure.cell, self._params)
         return float(f.detach().norm(dim=1).max())
 
     @cached_property
     def energy(self) -> float:
         """Energy of the structure, eV."""
-        return float(self._energy(self._op.positions, self._op.cell, self._params).detach())
+        s = self._structure
+        return float(self._energy(s.positions, s.cell, self._params).detach())
 
     def project(self, vectors: Tensor) -> Tensor:
         """Remove rigid motions from vectors (v, 3N)."""
@@ -130,8 +139,41 @@ class VibrationalHessian:
     def _block(self, atoms: np.ndarray) -> np.ndarray:
         """Compute the block of the Hessian of some atoms, (3n, 3n), eV/Å²."""
         rows = (3 * atoms[:, None] + np.arange(3)).reshape(-1)
-        unit = self._op.positions.new_zeros(len(rows), 3 * self.n_atoms)
+        unit = self._structure.positions.new_zeros(len(rows), 3 * self.n_atoms)
         unit[torch.arange(len(rows)), torch.as_tensor(rows)] = 1.0
         root = np.sqrt(np.repeat(self.masses[atoms], 3))
         weighted = as_array((self._op @ unit.mT).mT[:, torch.as_tensor(rows)])
         return weighted * np.outer(root, root)
+
+
+class StoredOperator:
+    """A linear operator of scipy with the members of `HessianOperator` that are needed here.
+
+    Args:
+        operator: Mass-weighted Hessian, (3N, 3N), in eV/Å²/amu.
+        positions: Positions in Å, (N, 3).
+
+    Attributes:
+        dtype, device: Floating-point type and device of the positions.
+
+    Raises:
+        ValueError: If the operator does not fit the positions.
+    """
+
+    def __init__(self, operator: LinearOperator, positions: Tensor) -> None:
+        size = positions.numel()
+        if tuple(operator.shape) != (size, size):
+            raise ValueError(
+                f"the operator must be ({size}, {size}) for {len(positions)} atoms, not "
+                f"{tuple(operator.shape)}"
+            )
+        self._operator, self._size = operator, size
+        self.dtype, self.device = positions.dtype, positions.device
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        """Multiply a vector (3N,) or a matrix (3N, k)."""
+        return torch.as_tensor(self._operator @ as_array(vectors)).to(vectors)
+
+    def dense(self, *, progress: bool = False) -> Tensor:
+        """Return the matrix (3N, 3N); there is nothing to show of its progress."""
+        return self @ torch.eye(self._size, dtype=self.dtype, device=self.device)

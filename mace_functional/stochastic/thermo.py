@@ -42,6 +42,7 @@ from mace_functional.vibrations.result_text import result_text, values_text
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from scipy.sparse.linalg import LinearOperator
 
     from mace_functional.autodiff.columns import ChunkSize
     from mace_functional.potential.protocol import Potential
@@ -167,6 +168,7 @@ def stochastic_thermo(
     chunk_size: ChunkSize = "auto",
     memory_budget: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    operator: LinearOperator | None = None,
     progress: bool = False,
 ) -> StochasticThermo:
     """Compute heat capacity, entropy and energies of a large cell without its Hessian.
@@ -196,6 +198,8 @@ def stochastic_thermo(
         memory_budget: Bytes that chunks may fill; see `hessian`.
         checkpoint: File (npz) to which finished passes are written, and from which an interrupted
             calculation continues.
+        operator: Mass-weighted Hessian as a linear operator, such as `SparseHessian.to_scipy()`,
+            (3N, 3N), in eV/Å²/amu; None to multiply by the Hessian of the potential.
         progress: Show a line of progress.
 
     Returns:
@@ -204,8 +208,8 @@ def stochastic_thermo(
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
         ValueError: If the structure does not fit the potential, constraints hold atoms, an option
-            is out of range, or the checkpoint belongs to another calculation; also under a
-            transform.
+            is out of range, the checkpoint belongs to another calculation, or the operator does not
+            fit the structure or is given with a checkpoint; also under a transform.
         ArithmeticError: If a product is not finite.
 
     Warns:
@@ -219,12 +223,18 @@ def stochastic_thermo(
     if entropy_error is not None:
         entropy_error = validation.positive("entropy_error", entropy_error)
     seed = validation.count("seed", seed, least=0)
+    if operator is not None and checkpoint is not None:
+        raise ValueError(
+            "a checkpoint is for Hessian-vector products, which take time: leave it out where an "
+            "operator is given"
+        )
     hessian = VibrationalHessian(
         potential,
         atoms,
         what="stochastic_thermo",
         chunk_size=chunk_size,
         memory_budget=memory_budget,
+        operator=operator,
     )
     if max_products is None:
         max_products = max(6 * hessian.n_atoms, 200)
