@@ -13,7 +13,7 @@ from mace_functional.autodiff.columns import ChunkSize, chunked_vmap
 from mace_functional.autodiff.concrete import is_concrete
 from mace_functional.autodiff.tf32 import warn_of_tf32
 from mace_functional.derivatives.hessian_products import HessianProducts
-from mace_functional.parallel.vectors import mapped_vectors
+from mace_functional.parallel.vectors import SharedMap
 from mace_functional.support.renamed import positional_for_a_release
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class HessianOperator:
         self.dtype, self.device = positions.dtype, positions.device
         self.atoms: Atoms | None = None
         self.structure: Structure | None = None
-        self._shared: tuple[HessianProducts, Executor] | None = None
+        self._shared: SharedMap | None = None
 
     @classmethod
     def from_potential(
@@ -108,8 +108,8 @@ class HessianOperator:
             **options: `chunk_size` and `memory_budget`.
 
         Raises:
-            ValueError: If the structure does not fit the potential. Products raise it if the
-                potential cannot be sent to processes.
+            ValueError: If the structure does not fit the potential, or the potential cannot be sent
+                to processes.
         """
         s = potential.structure(atoms)
         masses = s.masses if mass_weighted else None
@@ -117,7 +117,8 @@ class HessianOperator:
         op = cls(energy, s.positions, s.cell, potential.params, masses, **options)
         op.atoms, op.structure = atoms.copy(), s
         if executor is not None:
-            op._shared = HessianProducts(potential, op.atoms), executor
+            products, budget = HessianProducts(potential, op.atoms), op._options["memory_budget"]
+            op._shared = SharedMap(products, executor, memory_budget=budget, device=op.device)
         return op
 
     def __repr__(self) -> str:
@@ -168,10 +169,10 @@ class HessianOperator:
         if self._shared is None:
             mapped = chunked_vmap(self._apply, vectors, progress=progress, **self._options)
         else:
-            products, executor = self._shared
             weights = 1.0 if self._weights is None else self._weights
-            options = {"progress": progress, **self._options}
-            mapped = weights * mapped_vectors(products, weights * vectors, executor, **options)
+            mapped = weights * self._shared.map(
+                weights * vectors, chunk_size=self._options["chunk_size"], progress=progress
+            )
         return mapped.reshape(rows.shape)
 
     def _apply(self, vector: Tensor) -> Tensor:

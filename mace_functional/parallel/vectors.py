@@ -59,6 +59,38 @@ class SharedMap:
         if memory_budget is None:
             memory_budget = memory_of_worker(self._workers, device)
         self._delivery = delivery_of(_Chunks(linear, memory_budget), self._workers)
+        self._size: int | None = None
+
+    def map(
+        self,
+        vectors: Tensor,
+        *,
+        chunk_size: ChunkSize = "auto",
+        progress: bool = False,
+        description: str = "Hessian",
+    ) -> Tensor:
+        """Map vectors in the chunks of `chunked_map`; see `mapped_vectors`.
+
+        With "auto", the first call measures the memory. Later calls take the size that it found.
+        """
+        chunk_size = validation.chunk_size(chunk_size)
+        done: list[Tensor] = []
+        with columns_bar(description, len(vectors), progress) as advance:
+            if chunk_size != "auto" or len(vectors) <= 2:
+                step = chunk_size if isinstance(chunk_size, int) else len(vectors)
+                chunks = vectors.split(max(1, step))
+            elif self._size is None:
+                columns, self._size = self.measured(vectors)
+                done.append(columns)
+                advance(len(columns))
+                chunks = vectors[2:].split(self._size)
+            else:
+                chunks = (*vectors[:2].split(1), *vectors[2:].split(self._size))
+            with closing(self.mapped(chunks)) as rest:
+                for columns in rest:
+                    done.append(columns)
+                    advance(len(columns))
+        return torch.cat(done)
 
     def measured(self, vectors: Tensor) -> tuple[Tensor, int]:
         """Map the first two vectors in one worker, and measure the size of chunks of the rest.
@@ -167,21 +199,9 @@ def mapped_vectors(
             again.
         MemoryError: If a single vector does not fit the budget.
     """
-    chunk_size = validation.chunk_size(chunk_size)
     memory_budget = validation.memory_budget(memory_budget)
     shared = SharedMap(linear, executor, memory_budget=memory_budget, device=vectors.device)
-    done: list[Tensor] = []
-    with columns_bar(description, len(vectors), progress) as advance:
-        if chunk_size == "auto" and len(vectors) > 2:
-            columns, chunk_size = shared.measured(vectors)
-            done.append(columns)
-            advance(len(columns))
-        step = len(vectors) if chunk_size is None or chunk_size == "auto" else chunk_size
-        with closing(shared.mapped(vectors[2 * len(done) :].split(max(step, 1)))) as rest:
-            for columns in rest:
-                done.append(columns)
-                advance(len(columns))
-    return torch.cat(done)
+    return shared.map(vectors, chunk_size=chunk_size, progress=progress, description=description)
 
 
 class _Chunk(NamedTuple):

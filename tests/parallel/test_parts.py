@@ -11,7 +11,7 @@ from small_jobs import DiesOnce, Matrix, Raises, Sleeps, Squares
 from mace_functional.autodiff.columns import chunked_map
 from mace_functional.parallel.delivery import Pickled
 from mace_functional.parallel.parts import delivery_of, mapped, workers_of
-from mace_functional.parallel.vectors import mapped_vectors
+from mace_functional.parallel.vectors import SharedMap, mapped_vectors
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +100,15 @@ def test_vectors_are_mapped_in_the_chunks_of_one_process(chunk_size, n, threads)
     most = max(chunks, default=0)
     found = mapped_vectors(Matrix(matrix, most), vectors, threads, chunk_size=chunk_size)
     assert torch.equal(found, expected)
+
+
+def test_later_calls_take_the_chunks_that_the_first_one_measured(threads):
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(5, 5, generator=generator, dtype=torch.float64)
+    shared = SharedMap(Matrix(matrix), threads, memory_budget=None, device=torch.device("cpu"))
+    for n in 40, 2, 40, 7:
+        vectors = torch.randn(n, 5, generator=generator, dtype=torch.float64)
+        assert torch.equal(shared.map(vectors), chunked_map(lambda v: v @ matrix, vectors))
 
 
 def test_vector_that_does_not_fit_the_memory_is_an_error(threads):
