@@ -103,8 +103,7 @@ class HessianOperator:
             atoms: The structure, periodic in any directions.
             mass_weighted: True for `M^(-1/2) H M^(-1/2)`, False for H.
             executor: Executor whose workers share the products with several vectors; see
-                `WorkerProcesses`. None to compute in this process. A product with one vector is
-                always computed in this process.
+                `WorkerProcesses`. None to compute in this process.
             **options: `chunk_size` and `memory_budget`.
 
         Raises:
@@ -128,14 +127,14 @@ class HessianOperator:
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """Compute `H v` for a vector (3N,) or (N, 3), or `H V` for a matrix (3N, k)."""
         if vectors.shape == self._atoms_shape:
-            return self._apply(vectors)
+            return self._product(vectors)
         if vectors.ndim not in (1, 2) or vectors.shape[0] != self.shape[1]:
             raise ValueError(
                 f"expected shape ({self.shape[1]},), {tuple(self._atoms_shape)} or "
                 f"({self.shape[1]}, k), not {tuple(vectors.shape)}"
             )
         if vectors.ndim == 1:
-            return self._apply(vectors.view(self._atoms_shape)).reshape(-1)
+            return self._product(vectors.view(self._atoms_shape)).reshape(-1)
         return self._map(vectors.T, progress=False).T
 
     @positional_for_a_release("progress")
@@ -163,6 +162,11 @@ class HessianOperator:
             rmatmat=product,
             dtype=dtype,
         )
+
+    def _product(self, vector: Tensor) -> Tensor:
+        if self._shared is None:
+            return self._apply(vector)
+        return self._map(vector[None], progress=False)[0]
 
     def _map(self, rows: Tensor, progress: bool) -> Tensor:
         vectors = rows.reshape(-1, *self._atoms_shape)

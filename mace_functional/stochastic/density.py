@@ -37,6 +37,8 @@ from mace_functional.units import frequency_factor
 from mace_functional.vibrations.result_text import result_text, values_text
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ase import Atoms
 
     from mace_functional.autodiff.columns import ChunkSize
@@ -105,6 +107,7 @@ def stochastic_dos(
     seed: int = 0,
     chunk_size: ChunkSize = "auto",
     memory_budget: int | None = None,
+    executor: Executor | None = None,
     progress: bool = False,
 ) -> StochasticDensityOfStates:
     """Compute the density of states of a large cell at Gamma without its Hessian.
@@ -125,6 +128,8 @@ def stochastic_dos(
         seed: Seed of the random signs.
         chunk_size: Vectors that are multiplied at once; see `hessian`.
         memory_budget: Bytes that chunks may fill; see `hessian`.
+        executor: Executor whose workers share products with several vectors; see `WorkerProcesses`.
+            A small `chunk_size` shares few vectors better. None to compute in this process.
         progress: Show a line of progress.
 
     Returns:
@@ -150,6 +155,7 @@ def stochastic_dos(
         what="stochastic_dos",
         chunk_size=chunk_size,
         memory_budget=memory_budget,
+        executor=executor,
     )
     if hessian.n_modes == 0:
         raise ValueError("a single atom has no vibrations, and no density of states")

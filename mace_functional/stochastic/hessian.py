@@ -22,6 +22,8 @@ from mace_functional.vibrations.rigid import (
 )
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ase import Atoms
     from scipy.sparse.linalg import LinearOperator
 
@@ -42,6 +44,8 @@ class VibrationalHessian:
         memory_budget: Bytes that chunks may fill; see `hessian`.
         operator: Mass-weighted Hessian of the structure as a linear operator, (3N, 3N), in
             eV/Å²/amu; None for that of the potential, by Hessian-vector products.
+        executor: Executor whose workers share products with several vectors; None to compute in
+            this process.
 
     Attributes:
         positions, cell, masses, numbers, pbc: The structure, as arrays; Å and amu.
@@ -62,26 +66,25 @@ class VibrationalHessian:
         chunk_size: ChunkSize = "auto",
         memory_budget: int | None = None,
         operator: LinearOperator | None = None,
+        executor: Executor | None = None,
     ) -> None:
         in_order(f"{what}(potential, atoms)", (potential, "Potential"), (atoms, "Atoms"))
         refuse_transforms(what, f"{DIFFERENTIABLE_CALL} of mf.hessian(E)", potential.params)
         refuse_constraints(atoms, what, "use gamma_modes, which computes partial Hessians")
         s = potential.structure(atoms)
-        energy = potential.energy_fn(s.topology)
         self._op: HessianOperator | StoredOperator
         if operator is None:
-            self._op = HessianOperator(
-                energy,
-                s.positions,
-                s.cell,
-                potential.params,
-                s.masses,
+            self._op = HessianOperator.from_potential(
+                potential,
+                atoms,
+                executor=executor,
                 chunk_size=chunk_size,
                 memory_budget=memory_budget,
             )
         else:
             self._op = StoredOperator(operator, s.positions)
-        self._structure, self._energy, self._params = s, energy, potential.params
+        self._structure, self._params = s, potential.params
+        self._energy = potential.energy_fn(s.topology)
         self.positions, self.cell = as_array(s.positions), as_array(s.cell)
         self.masses, self.numbers = as_array(s.masses), atoms.numbers.copy()
         self.pbc = np.array(atoms.pbc)

@@ -41,6 +41,8 @@ from mace_functional.vibrations.harmonic_modes import LARGEST_FORCE
 from mace_functional.vibrations.result_text import result_text, values_text
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ase import Atoms
     from scipy.sparse.linalg import LinearOperator
 
@@ -167,6 +169,7 @@ def stochastic_thermo(
     seed: int = 0,
     chunk_size: ChunkSize = "auto",
     memory_budget: int | None = None,
+    executor: Executor | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     operator: LinearOperator | None = None,
     progress: bool = False,
@@ -196,6 +199,8 @@ def stochastic_thermo(
         seed: Seed of the random signs. Equal seeds give equal results.
         chunk_size: Vectors that are multiplied at once; see `hessian`.
         memory_budget: Bytes that chunks may fill; see `hessian`.
+        executor: Executor whose workers share products with several vectors; see `WorkerProcesses`.
+            A small `chunk_size` shares few vectors better. None to compute in this process.
         checkpoint: File (npz) to which finished passes are written, and from which an interrupted
             calculation continues.
         operator: Mass-weighted Hessian as a linear operator, such as `SparseHessian.to_scipy()`,
@@ -235,6 +240,7 @@ def stochastic_thermo(
         chunk_size=chunk_size,
         memory_budget=memory_budget,
         operator=operator,
+        executor=executor,
     )
     if max_products is None:
         max_products = max(6 * hessian.n_atoms, 200)

@@ -58,6 +58,18 @@ def test_gruneisen_tensors_are_those_of_one_process(model, threads):
     torch.testing.assert_close(two.tensors, one.tensors, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_sampled_heat_capacities_are_those_of_one_process(model, threads):
+    salt = bulk("NaCl", "rocksalt", a=5.64).repeat(3)
+    options = {"max_products": 60, "rel_error": 0.1, "chunk_size": 2}
+    one, two = (
+        mf.stochastic_thermo(model, salt, [300.0], executor=e, **options) for e in (None, threads)
+    )
+    assert one.n_vectors > 1
+    assert torch.equal(two.heat_capacity, one.heat_capacity)
+    assert torch.equal(two.entropy_error, one.entropy_error)
+
+
 @pytest.mark.filterwarnings("ignore:the cell carries a stress")
 def test_elastic_constants_are_those_of_one_process(model, threads):
     salt = bulk("NaCl", "rocksalt", a=5.64)
