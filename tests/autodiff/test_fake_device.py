@@ -17,6 +17,7 @@ from models import TOTAL_CHARGE, build, crystal
 from torch.func import grad, jvp, vmap
 
 import mace_functional as mf
+from mace_functional.derivatives.hessian_products import HessianProducts
 from mace_functional.phonons import (
     acoustic_branches,
     mean_square_displacements,
@@ -327,6 +328,19 @@ def screening(device: str, folder: Path) -> Any:
     return torch.tensor([record.energy, record.lowest_frequency])
 
 
+def worker_of_a_caller_on_the_cpu(device: str, folder: Path) -> Any:
+    """What a process for a GPU computes with the potential of a caller on the CPU."""
+    model, vectors = mf.load_model("embedded"), torch.eye(6, dtype=torch.float64).view(6, 2, 3)
+    products = HessianProducts(model, salt()).begun(device)(vectors).cpu()
+    found = []
+    for method in "replicas", "force-constants":
+        phonons = mf.phonons_of(model, salt(), method=method)
+        matrix = phonons.on(device, None).dynamical_matrix(Q)
+        assert matrix.device.type == device
+        found.append(matrix.cpu().real)
+    return [products, *found]
+
+
 RESULTS = [
     stress,
     single_precision,
@@ -341,6 +355,7 @@ RESULTS = [
     calculator,
     operator_for_scipy,
     screening,
+    worker_of_a_caller_on_the_cpu,
 ]
 
 
