@@ -38,6 +38,8 @@ def no_warnings_of_printed_results() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*imaginary modes")
         warnings.filterwarnings("ignore", message="the largest force is")
         warnings.filterwarnings("ignore", message="the heat capacity has an error")
+        warnings.filterwarnings("ignore", message="after .* Hessian-vector products, the largest")
+        warnings.filterwarnings("ignore", message="the structure is no minimum: the lowest Ritz")
         yield
 
 

@@ -37,6 +37,7 @@ from mace_functional.cli.printed_results import (
     thermo_results,
 )
 from mace_functional.cli.ranges import numbers_in
+from mace_functional.cli.stochastic_results import print_stochastic, stochastic_results
 from mace_functional.cli.worker_options import executor_of
 from mace_functional.expansion import thermal_expansion
 from mace_functional.phonons import (
@@ -87,6 +88,19 @@ def _run(options: argparse.Namespace, executor: Executor | None) -> None:
     if choice is None:
         check_vibrates(atoms, free, options.file)
     model, relaxation = load_and_relax(options, atoms, console)
+    results: dict[str, Any]
+    if options.stochastic:
+        results = {
+            **structure_results(options, atoms, model, relaxation),
+            "structure": reading.record.as_dict(),
+            **stochastic_results(options, atoms, model, executor, progress=console.is_terminal),
+            "seconds": time.perf_counter() - started,
+        }
+        if options.json is not None:
+            write_json(options.json, results)
+        print_stochastic(Console(), results)
+        print_written(console, options.json)
+        return
     on_mesh = converged = phonons = None
     branches = NO_BRANCHES
     with no_warnings_of_printed_results():
@@ -134,7 +148,7 @@ def _run(options: argparse.Namespace, executor: Executor | None) -> None:
             )
         subject = structure_results(options, atoms, model, relaxation)
         gas = ideal_gas_results(options, subject["energy_eV"], atoms, modes, free)
-    results: dict[str, Any] = {
+    results = {
         **subject,
         "structure": reading.record.as_dict(),
         "free_atoms": free,

@@ -12,6 +12,7 @@ from mace_functional.cli.mesh_options import add_mesh, mesh_choice
 from mace_functional.cli.options import add_options, add_temperatures, check_options
 from mace_functional.cli.output_files import FIGURES
 from mace_functional.cli.ranges import RANGE
+from mace_functional.cli.stochastic_options import add_stochastic, check_stochastic
 from mace_functional.cli.worker_options import add_workers, check_workers
 
 
@@ -44,6 +45,7 @@ def add_parser(subparsers: Any) -> None:
         "and ranges, as in 0 1 2 or 0-5,9; negative numbers count from the end (-3--1 for the last "
         "three). (all atoms that the file does not fix)",
     )
+    add_stochastic(parser)
     add_ideal_gas(parser)
     add_temperatures(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="file for all results")
@@ -58,7 +60,8 @@ def add_parser(subparsers: Any) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     """Check the options, then import the code that computes, and run it."""
-    check_options(options, {"--json": options.json})
+    check_options(options, {"--json": options.json, "--checkpoint": options.checkpoint})
+    check_stochastic(options)
     mesh_choice(options)
     check_workers(options)
     check_ideal_gas(options)

@@ -36,6 +36,7 @@ from mace_functional.stochastic.mode_functions import ModeFunctions
 from mace_functional.stochastic.passes import Estimate
 from mace_functional.stochastic.sampling import Sampling
 from mace_functional.support import validation
+from mace_functional.support.defaults import ENTROPY_ERROR, REL_ERROR
 from mace_functional.units import EV_PER_MOLECULE, FREQUENCY_UNITS
 from mace_functional.vibrations.harmonic_modes import LARGEST_FORCE
 from mace_functional.vibrations.result_text import result_text, values_text
@@ -48,9 +49,6 @@ if TYPE_CHECKING:
 
     from mace_functional.autodiff.columns import ChunkSize
     from mace_functional.potential.protocol import Potential
-
-ENTROPY_ERROR = 1e-2
-"""Default relative standard error of the entropy."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +160,7 @@ def stochastic_thermo(
     potential: Potential,
     atoms: Atoms,
     temperatures: Tensor | Sequence[float] | float,
-    rel_error: float = 1e-3,
+    rel_error: float = REL_ERROR,
     *,
     entropy_error: float | None = ENTROPY_ERROR,
     max_products: int | None = None,

@@ -74,6 +74,19 @@ MESH_TOLERANCE = 1e-3
 It is a tenth of the errors of potentials. A tenth of it takes ten times the wave vectors.
 """
 
+REL_ERROR = 1e-3
+"""Default relative standard error of the heat capacity of `stochastic_thermo`.
+
+It is a tenth of the errors of potentials.
+"""
+
+ENTROPY_ERROR = 1e-2
+"""Default relative standard error of the entropy of `stochastic_thermo`.
+
+The entropy of MOF-5 with 2 862 atoms at 300 K takes 300 products to 1e-2, its heat capacity alone
+120 to 1e-3.
+"""
+
 CHECK_DISPLACEMENT = 0.05
 """Default of the largest random displacement along each axis in `check_potential`, Å.
 
