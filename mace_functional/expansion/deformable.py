@@ -187,6 +187,19 @@ class DeformableCrystal:
         strains = strains.to(self.stiffness)
         return torch.einsum("sij,ijkl,tkl->st", strains, self.stiffness, strains)
 
+    def modes(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Return eigenvalues (M,) and mass-weighted eigenvectors (3N, M), without rigid motions."""
+        d, internal = self.phonons.dynamical_matrix(q), self.internal(q)
+        if internal is not None:
+            p = internal.to(d.dtype)
+            d = p.mH @ d @ p
+        d = 0.5 * (d + d.mH)
+        eigenvalues, e = torch.linalg.eigh(d if bool(d.imag.any()) else d.real)
+        if internal is None:
+            return eigenvalues, e
+        kind = torch.promote_types(internal.dtype, e.dtype)
+        return eigenvalues, internal.to(kind) @ e.to(kind)
+
     def internal(self, q: Tensor) -> Tensor | None:
         """Return a basis of all motions at q but the rigid ones, (3N, M); None if all are."""
         rigid = rigid_basis(self.phonons, q)

@@ -24,6 +24,7 @@ from mace_functional.parallel.workers import memory_of_worker
 from mace_functional.phonons.bands import BandStructure
 from mace_functional.phonons.mesh import Mesh
 from mace_functional.phonons.modes import (
+    degenerate_blocks,
     signed_frequencies,
     warn_if_not_relaxed,
 )
@@ -174,9 +175,10 @@ def gruneisen(
             the reciprocal lattice vectors, (Q, 3).
         ions: "relaxed" for ions that follow the strain; "clamped" for ions that keep their
             fractional coordinates.
-        strains: "all" for complete tensors, with six derivatives of D(q). "symmetric" for one
-            derivative for each strain that keeps the symmetry, one in a cubic crystal: the tensors
-            lack the parts that break it. Parameters and macroscopic tensors are complete with both.
+        strains: "all" for complete tensors. "symmetric" for the strains that keep the symmetry, one
+            in a cubic crystal: the tensors lack the parts that break it. Parameters and macroscopic
+            tensors are complete with both. The price is the same where no modes are degenerate, and
+            one derivative of D(q) for each strain where some are.
         symprec: Tolerance of the symmetry, Å; used by "symmetric".
         chunk_size: Columns at once; see `hessian`.
         memory_budget: Bytes that "auto" may fill; see `hessian`.
@@ -276,12 +278,33 @@ def modes_and_parameters(
     return torch.stack([found[i][0] for i in rows]), torch.stack([found[i][1] for i in rows])
 
 
+def parameters_of_sums(
+    crystal: DeformableCrystal, q: Tensor, strains: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return modes and parameters, of which only sums over degenerate modes have a meaning."""
+    eigenvalues, e = crystal.modes(q)
+    return eigenvalues, _parameters(crystal, q, strains, eigenvalues, e)
+
+
 def _separate_modes(
     crystal: DeformableCrystal, q: Tensor, strains: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return modes and parameters with degenerate modes told apart; see `mode_gruneisen`."""
+    """Return modes and parameters, with degenerate modes told apart; see `mode_gruneisen`."""
+    eigenvalues, e = crystal.modes(q)
+    if bool(degenerate_blocks(eigenvalues).diff().all()):
+        return eigenvalues, _parameters(crystal, q, strains, eigenvalues, e)
     d = confined(crystal.strained_matrix(q, strains), crystal.internal(q))
     return gruneisen_of(d, strains.to(crystal.phonons.masses))[:2]
+
+
+def _parameters(
+    crystal: DeformableCrystal, q: Tensor, strains: Tensor, eigenvalues: Tensor, e: Tensor
+) -> Tensor:
+    """Return parameters (S, M) of modes that need not be told apart; NaN if not stable."""
+    slopes = crystal.strained_matrix.mode_slopes(q, e, strains)
+    stable = eigenvalues > 0
+    two_omega2 = 2 * torch.where(stable, eigenvalues, 1.0)
+    return torch.where(stable, -slopes / two_omega2, torch.nan)
 
 
 @dataclass(frozen=True)

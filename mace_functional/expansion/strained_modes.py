@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mace_functional.expansion.deformable import DeformableCrystal
-from mace_functional.expansion.gruneisen import modes_and_parameters
+from mace_functional.expansion.gruneisen import modes_and_parameters, parameters_of_sums
 from mace_functional.expansion.mode_functions import mode_functions
 from mace_functional.expansion.symmetric_strains import invariant_strains
 from mace_functional.phonons.modes import warn_if_not_relaxed
@@ -169,7 +169,7 @@ def strained_modes(
     slopes = torch.tensordot(strains, crystal.virial, 2)
     _check_minimum(slopes, stiffness, strains)
     eigenvalues, parameters = modes_and_parameters(
-        crystal, mesh.q, strains, _modes_at, executor=executor, progress=progress
+        crystal, mesh.q, strains, parameters_of_sums, executor=executor, progress=progress
     )
     return StrainedModes(
         eigenvalues=eigenvalues,
@@ -179,23 +179,6 @@ def strained_modes(
         stiffness=stiffness,
         slopes=slopes,
     )
-
-
-def _modes_at(crystal: DeformableCrystal, q: Tensor, strains: Tensor) -> tuple[Tensor, Tensor]:
-    """Return modes and parameters, of which only sums over degenerate modes have a meaning."""
-    d, internal = crystal.phonons.dynamical_matrix(q), crystal.internal(q)
-    if internal is not None:
-        p = internal.to(d.dtype)
-        d = p.mH @ d @ p
-    d = 0.5 * (d + d.mH)
-    eigenvalues, e = torch.linalg.eigh(d if bool(d.imag.any()) else d.real)
-    if internal is not None:
-        kind = torch.promote_types(internal.dtype, e.dtype)
-        e = internal.to(kind) @ e.to(kind)
-    slopes = crystal.strained_matrix.mode_slopes(q, e, strains)
-    stable = eigenvalues > 0
-    two_omega2 = 2 * torch.where(stable, eigenvalues, 1.0)
-    return eigenvalues, torch.where(stable, -slopes / two_omega2, torch.nan)
 
 
 def _check_minimum(slopes: Tensor, stiffness: Tensor, strains: Tensor) -> None:
