@@ -15,6 +15,7 @@ from mace_functional.cli.found_structures import find_structure
 from mace_functional.cli.loaded_models import load_and_relax
 from mace_functional.cli.output_files import write_figure, write_json
 from mace_functional.cli.printed_results import print_subject, print_written, structure_results
+from mace_functional.cli.worker_options import executor_of
 from mace_functional.elasticity import ElasticConstants, IsotropicModuli, elastic_constants
 from mace_functional.elasticity.voigt import PAIRS
 from mace_functional.structure.selection import refuse_constraints
@@ -28,13 +29,15 @@ def run(options: argparse.Namespace) -> None:
     atoms = reading.atoms
     _check(options, atoms)
     model, relaxation = load_and_relax(options, atoms, console, pressure=options.pressure)
-    constants = elastic_constants(
-        model,
-        atoms,
-        pressure=options.pressure,
-        solver=options.solver,
-        progress=console.is_terminal,
-    )
+    with executor_of(options) as executor:
+        constants = elastic_constants(
+            model,
+            atoms,
+            pressure=options.pressure,
+            solver=options.solver,
+            executor=executor,
+            progress=console.is_terminal,
+        )
     directions = options.directions or constants.axes.tolist()
     results: dict[str, Any] = {
         **structure_results(options, atoms, model, relaxation),

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from mace_functional.cli.arguments import Parser, checked, is_number
 from mace_functional.cli.options import add_options, add_pressure, check_options
 from mace_functional.cli.output_files import FIGURES
+from mace_functional.cli.worker_options import add_workers, check_workers
 from mace_functional.support.defaults import FMAX, ElasticSolver
 from mace_functional.support.validation import finite
 
@@ -25,6 +26,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add_options(parser, relax=True, fmax=FMAX)
     add_pressure(parser)
+    add_workers(parser, "columns of the Hessian")
     parser.add_argument(
         "--solver",
         choices=get_args(ElasticSolver),
@@ -53,6 +55,7 @@ def add_parser(subparsers: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     """Check the options, then import the code that computes, and run it."""
     check_options(options, {"--json": options.json})
+    check_workers(options)
     from mace_functional.cli import elastic_command
 
     elastic_command.run(options)
