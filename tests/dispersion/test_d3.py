@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -452,6 +453,9 @@ def test_phonons_of_a_model_with_dispersion_have_force_constants_of_the_model_al
     found, expected = phonons.dynamical_matrix(q), by_waves.dynamical_matrix(q)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     assert (found - alone.dynamical_matrix(q)).abs().max() > 1e-3
+    for other in (pickle.loads(pickle.dumps(phonons)), phonons.on("cpu", None)):
+        assert torch.equal(other.dynamical_matrix(q), found)
+        assert [str(p) for p in other.long_range] == ["D3(pbe)"]
     with pytest.raises(ValueError, match="dynamical_matrix_fn"):
         mf.force_constants(model, atoms)
     with pytest.raises(ValueError, match="method='replicas'"):
