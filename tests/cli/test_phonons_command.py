@@ -172,7 +172,7 @@ def test_imaginary_modes_are_reported_with_their_wave_vector(tmp_path, monkeypat
 def test_modes_on_the_mesh_are_kept_and_continued(tmp_path, monkeypatch, capsys):
     words = ["--path", "GX", "--points", 2, "--mesh", 3, 3, 3, "--method", "replicas"]
     words += ["--checkpoint", "modes.npz", "--json", "o.json"]
-    real, calls = mf.phonons.mesh.modes_at_q, []
+    real, calls = mf.phonons.solved_modes.modes_at_q, []
 
     def interrupted(*arguments):
         if len(calls) == 2:
@@ -180,13 +180,13 @@ def test_modes_on_the_mesh_are_kept_and_continued(tmp_path, monkeypatch, capsys)
         calls.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr("mace_functional.phonons.mesh.modes_at_q", interrupted)
+    monkeypatch.setattr("mace_functional.phonons.solved_modes.modes_at_q", interrupted)
     assert call(*words) == 130
     assert "interrupted" in capsys.readouterr().err
     assert not (tmp_path / "o.json").exists()
     with np.load("modes.npz") as kept:
         assert len(kept["eigenvalues"]) == 2
-    monkeypatch.setattr("mace_functional.phonons.mesh.modes_at_q", real)
+    monkeypatch.setattr("mace_functional.phonons.solved_modes.modes_at_q", real)
     assert call(*words) == 0
     count = len(Mesh.of(SALT, (3, 3, 3)).q)
     assert len(json.loads((tmp_path / "o.json").read_text())["mesh"]["q"]) == count
