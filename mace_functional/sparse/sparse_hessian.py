@@ -226,7 +226,9 @@ class _Computation:
         """Compute the blocks by the faster method; return its name and the number of products."""
         s, n_atoms = self._s, len(self._s.positions)
         groups = self._groups_of_atoms() if self._method != "products" else None
-        if groups is not None and (self._method == "local" or self._is_cheaper(groups, rows)):
+        colours = coloured(rows.pattern) if self._method != "local" else np.arange(n_atoms)
+        n_products = 3 * (int(colours.max()) + 1)
+        if groups is not None and (self._method == "local" or self._is_cheaper(groups, n_products)):
             with columns_bar("Local columns", 3 * n_atoms, self._progress) as advance:
                 fill_by_clusters(
                     rows,
@@ -238,8 +240,6 @@ class _Computation:
                     advance=advance,
                 )
             return "local", 3 * n_atoms * len(self._parts)
-        colours = coloured(rows.pattern)
-        n_products = 3 * (int(colours.max()) + 1)
         with columns_bar("Sparse Hessian", n_products, self._progress) as advance:
             fill_by_products(
                 rows,
@@ -258,11 +258,10 @@ class _Computation:
             self._groups = cheapest_groups(self._parts, as_array(self._s.positions))
         return self._groups
 
-    def _is_cheaper(self, groups: Groups, rows: BlockRows) -> bool:
-        """True if columns of clusters take less time than products with the fewest colours."""
-        n_colours = int(np.diff(rows.pattern.indptr).max())
-        products = 3 * n_colours + LINEARISATION
-        return groups.cost < products * len(self._s.positions) * len(self._parts)
+    def _is_cheaper(self, groups: Groups, n_products: int) -> bool:
+        """True if columns of clusters take less time than products of the whole structure."""
+        columns = n_products + LINEARISATION
+        return groups.cost < columns * len(self._s.positions) * len(self._parts)
 
     def _rigid_motions(self, rows: BlockRows) -> np.ndarray:
         """Return the rigid motions in mass-weighted coordinates, (3N, r)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -18,6 +19,9 @@ from scipy.sparse.csgraph import shortest_path
 
 import mace_functional as mf
 from mace_functional.sparse.hop_graph import one_hop
+from mace_functional.sparse.local_columns import Groups
+
+sparse_hessian_module = importlib.import_module("mace_functional.sparse.sparse_hessian")
 
 METHODS = ["products", "local"]
 
@@ -216,3 +220,14 @@ def test_transforms_are_refused() -> None:
 
     with pytest.raises(ValueError, match="sparse_hessian reads numbers out of tensors"):
         torch.func.grad(entry)(potential.params["k"])
+
+
+@pytest.mark.parametrize(("columns", "chosen"), [(60.0, "local"), (70.0, "products")])
+def test_the_way_with_less_estimated_time_is_chosen(
+    columns: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """18 atoms in a small cell share no products: 54 of them, and a linearisation like ten more."""
+    atoms = sheet(3, 3)
+    groups = Groups([np.arange(18)], columns * len(atoms))
+    monkeypatch.setattr(sparse_hessian_module, "cheapest_groups", lambda *_: groups)
+    assert mf.sparse_hessian(layered_springs(), atoms).method == chosen
