@@ -307,7 +307,7 @@ def _parameters(
     return torch.where(stable, -slopes / two_omega2, torch.nan)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _WaveVectors:
     """The job: eigenvalues (3N,) and Grüneisen parameters (S, 3N) at a wave vector."""
 
