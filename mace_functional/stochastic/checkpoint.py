@@ -11,7 +11,7 @@ import numpy as np
 
 from mace_functional.support.atomic_write import atomic_write
 
-FORMAT = 1
+FORMAT = 2
 """Version of the names of arrays in a checkpoint and of their meaning."""
 
 TOLERANCE = 1e-7

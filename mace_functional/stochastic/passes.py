@@ -13,7 +13,10 @@ g of coordinate i, so that Q = sum_i q_i. Over passes, q_i scatters by sum_j F_i
     variance of Q = 2 sum_i variance of q_i.
 
 Hence two passes give an error with about as many degrees of freedom as there are atoms, where the
-scatter of the two sums alone would have one.
+scatter of the two sums alone would have one. The images f(D) y are polynomials of half the degree
+of the sums, and with few steps they miss couplings of distant atoms. The variance is therefore at
+least that of the sums of the single vectors, whose scatter has as many degrees of freedom as there
+are vectors.
 
 **Systematic error.** k Lanczos steps bracket y^T f(D) y. For the heat capacity and the energies the
 ends are the quadratures of Gauss and of Gauss-Radau with a node at zero. The entropy diverges at
@@ -125,7 +128,7 @@ class Stage:
         self._seed, self.base = seed, base
         self.steps = self.n_passes = 0
         self.lowest, self.highest, self.below_zero = (np.inf, 0.0), (-np.inf, 0.0), 0.0
-        f, d = functions.count, 3 * n_atoms
+        f, d, g = functions.count, 3 * n_atoms, self.n_vectors
         self._sums = {
             "ends": torch.zeros(2, f, dtype=torch.float64),
             "norm": torch.zeros((), dtype=torch.float64),
@@ -134,6 +137,8 @@ class Stage:
             "qn": torch.zeros(f, d, dtype=torch.float64),
             "n": torch.zeros(d, dtype=torch.float64),
             "nn": torch.zeros(d, dtype=torch.float64),
+            **{name: torch.zeros(f, g, dtype=torch.float64) for name in ("v", "vv", "vm")},
+            **{name: torch.zeros(g, dtype=torch.float64) for name in ("m", "mm")},
         }
 
     @property
@@ -196,6 +201,7 @@ class Stage:
                 image = image - lanczos.images(self._functions, v, self.base)
             q += (signs[v].to(image) * image).cpu()
         n = (signs * start).sum(0).cpu()
+        of_vectors, sizes = ends.mean(0).cpu(), start.square().sum(1).cpu()
         added = {
             "ends": ends.sum(-1).cpu(),
             "norm": n.sum(),
@@ -204,6 +210,11 @@ class Stage:
             "qn": q * n,
             "n": n,
             "nn": n * n,
+            "v": of_vectors,
+            "vv": of_vectors * of_vectors,
+            "vm": of_vectors * sizes,
+            "m": sizes,
+            "mm": sizes * sizes,
         }
         for name, value in added.items():
             self._sums[name] += value
@@ -224,9 +235,16 @@ class Stage:
         scale = self._n_modes / float(s["norm"])
         first, second = s["ends"]
         c = (s["q"].sum(1) / s["norm"])[:, None]
-        squares = s["qq"] - 2 * c * s["qn"] + c**2 * s["nn"]
-        scatter = (squares - (s["q"] - c * s["n"]).square() / p).sum(1).clamp(min=0)
-        variance = 2 * scatter / (p - 1) * p * scale**2 if p > 1 else torch.full_like(first, np.inf)
+
+        def scatter(x: str, y: str) -> Tensor:
+            """Return the sum of squared deviations of x - c y from their means over passes."""
+            squares = s[x + x] - 2 * c * s[x + y] + c**2 * s[y + y]
+            return (squares - (s[x] - c * s[y]).square() / p).sum(1).clamp(min=0)
+
+        variance = torch.full_like(first, np.inf)
+        if p > 1:
+            of_a_pass = torch.maximum(2 * scatter("q", "n"), scatter("v", "m")) / (p - 1)
+            variance = p * scale**2 * of_a_pass
         return Estimate(
             value=scale * (first + second) / 2,
             variance=variance,
