@@ -73,7 +73,12 @@ def _run(options: argparse.Namespace, executor: Executor | None) -> None:
     model, relaxation = load_and_relax(options, atoms, console)
     symprec = symprec_of(options)
     phonons = phonons_of(
-        model, atoms, method=options.method, symprec=symprec, progress=console.is_terminal
+        model,
+        atoms,
+        method=options.method,
+        symprec=symprec,
+        executor=executor,
+        progress=console.is_terminal,
     )
     with no_warnings_of_printed_results():
         bands = band_structure(

@@ -108,7 +108,7 @@ def _run(options: argparse.Namespace, executor: Executor | None) -> None:
             modes = gamma_modes(model, atoms, executor=executor, progress=console.is_terminal)
         else:
             with console.status("phonons"):
-                phonons = phonons_of(model, atoms, symprec=symprec_of(options))
+                phonons = phonons_of(model, atoms, symprec=symprec_of(options), executor=executor)
             modes = replace(phonons.gamma_modes(), largest_force=phonons.diagnostics.largest_force)
         if choice in (None, AUTO):
             branches = acoustic_branches(model, atoms, modes)

@@ -11,7 +11,9 @@ reach of a displaced atom, so the rows of the supercell are exactly those of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,14 +21,19 @@ import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
-from torch.func import grad, vjp
 
-from mace_functional.autodiff.columns import chunked_vmap
-from mace_functional.derivatives.local_columns import LocalColumns
+from mace_functional.autodiff.columns import chunked_map
+from mace_functional.derivatives.hessian_products import HessianProducts
+from mace_functional.derivatives.local_columns import Column, LocalColumns
+from mace_functional.parallel.parts import delivery_of, mapped, workers_of
+from mace_functional.parallel.vectors import mapped_vectors
+from mace_functional.parallel.workers import memory_of_worker
 from mace_functional.potential.protocol import EdgePotential, HasParts, HasReach, Potential
 from mace_functional.structure.arrays import as_array
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ase import Atoms
 
     from mace_functional.structure.structure import Structure
@@ -91,62 +98,93 @@ def rows_of(
         s: The structure.
         atoms: The same structure as an ASE Atoms object.
         sources: Rows to compute: atoms, and directions of their displacements.
-        columns: Options of `chunked_vmap`.
+        columns: Options of `chunked_vmap`, and `executor`.
 
     Raises:
         ValueError: If there are force constants beyond the reach that the potential states.
     """
     if isinstance(part.potential, EdgePotential):
-        return _of_edges(part.potential, part.topology, part.params, s, sources, **columns)
+        return _of_edges(part.potential, atoms, s.positions, sources, **columns)
     assert isinstance(part.potential, HasReach)
-    return _of_supercell(part.potential, part.params, atoms, sources, columns)
+    return _of_supercell(part.potential, atoms, sources, **columns)
 
 
 def _of_edges(
     potential: EdgePotential,
-    graph: Any,
-    params: Any,
-    s: Structure,
+    atoms: Atoms,
+    like: Tensor,
     sources: Sequence[AtomDisplacement],
     *,
+    executor: Executor | None,
     progress: bool,
     **chunks: Any,
 ) -> list[Row]:
     """Compute rows of a potential with edges, each in the neighbourhood of its atom."""
-    local = LocalColumns(potential, graph, s.positions, s.cell, params, **chunks)
-    rows: list[Row] = []
     groups = [list(of_atom) for _, of_atom in groupby(sources, key=lambda source: source.atom)]
-    for of_atom in track(groups, DESCRIPTION, disable=not progress):
-        directions = np.array([source.direction for source in of_atom])
-        column = local.column(of_atom[0].atom, torch.as_tensor(directions).to(s.positions))
-        rows += [Row(values, column.atom, column.cells) for values in column.values]
+    tasks = [
+        (of_atom[0].atom, np.array([source.direction for source in of_atom])) for of_atom in groups
+    ]
+    job = _RowsOfAtoms(potential, atoms.copy(), chunks)
+    columns: Generator[Column]
+    if executor is None:
+        columns = (column for column in map(job.begun(None), tasks))
+    else:
+        workers = workers_of(executor)
+        if chunks["memory_budget"] is None:
+            budget = memory_of_worker(workers, like.device)
+            job = replace(job, chunks={**chunks, "memory_budget": budget})
+        columns = mapped(delivery_of(job, workers), tasks, workers)
+    rows: list[Row] = []
+    with closing(columns):
+        for column in track(columns, DESCRIPTION, total=len(tasks), disable=not progress):
+            rows += [Row(values, column.atom, column.cells) for values in column.values]
     return rows
+
+
+@dataclass(frozen=True)
+class _RowsOfAtoms:
+    """The job: columns of one atom each, for displacements along some directions."""
+
+    potential: EdgePotential
+    atoms: Atoms
+    chunks: dict[str, Any]
+
+    def begun(self, device: str | None) -> Callable[[tuple[int, np.ndarray]], Column]:
+        """Linearise one cell, and return the function of an atom and directions (n, 3)."""
+        potential: Any = self.potential if device is None else self.potential.to(device=device)
+        s = potential.structure(self.atoms)
+        local = LocalColumns(
+            potential, s.topology, s.positions, s.cell, potential.params, **self.chunks
+        )
+
+        def compute(task: tuple[int, np.ndarray]) -> Column:
+            atom, directions = task
+            return local.column(atom, torch.as_tensor(directions).to(s.positions))
+
+        return compute
 
 
 def _of_supercell(
     potential: HasReach,
-    params: Any,
     atoms: Atoms,
     sources: Sequence[AtomDisplacement],
-    columns: dict[str, Any],
+    *,
+    executor: Executor | None,
+    **columns: Any,
 ) -> list[Row]:
     """Compute rows of a potential with a reach, from a supercell whose images are out of reach."""
     heights = 1 / np.linalg.norm(atoms.cell.complete().reciprocal().array, axis=1)
     repeats = np.where(atoms.pbc, np.floor(2 * potential.reach / heights).astype(int) + 1, 1)
     supercell = atoms.repeat(tuple(repeats.tolist()))
     s = potential.structure(supercell)
-    supercell_energy = potential.energy_fn(s.topology)
-
-    def energy(x: Tensor) -> Tensor:
-        return supercell_energy(x, s.cell, params)
-
-    pull_back = vjp(grad(energy), s.positions)[1]
     displacements = s.positions.new_zeros(len(sources), *s.positions.shape)
     for row, source in zip(displacements, sources, strict=True):
         row[source.atom] = torch.as_tensor(source.direction).to(row)
-    rows = chunked_vmap(
-        lambda u: pull_back(u)[0], displacements, description=DESCRIPTION, **columns
-    )
+    products = HessianProducts(potential, supercell)
+    if executor is None:
+        rows = chunked_map(products.begun(None), displacements, description=DESCRIPTION, **columns)
+    else:
+        rows = mapped_vectors(products, displacements, executor, description=DESCRIPTION, **columns)
     return _unfolded(as_array(rows), atoms, repeats, sources, potential.reach)
 
 

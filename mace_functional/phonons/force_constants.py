@@ -34,6 +34,8 @@ from mace_functional.support.defaults import SYMPREC
 from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ase import Atoms
 
     from mace_functional.structure.structure import Structure
@@ -152,6 +154,7 @@ def force_constants(
     symprec: float = SYMPREC,
     chunk_size: ChunkSize = "auto",
     memory_budget: int | None = None,
+    executor: Executor | None = None,
     progress: bool = False,
 ) -> ForceConstants:
     """Compute exact force constants of a crystal: no supercell, no finite step, no truncation.
@@ -171,6 +174,8 @@ def force_constants(
             in proportion.
         chunk_size: Displacements at once; see `hessian`.
         memory_budget: Bytes that "auto" may fill; see `hessian`.
+        executor: Executor whose workers share the displaced atoms; see `WorkerProcesses`. None to
+            compute in this process.
         progress: Show a progress bar.
 
     Returns:
@@ -181,7 +186,9 @@ def force_constants(
         TypeError: If the arguments are of other classes, or swapped.
         ValueError: If the structure is not periodic, does not fit the potential (see `from_ase`), a
             part of the potential has neither edges nor a reach, such as D3, constraints fix atoms,
-            or parameters require grad or are inside of a transform.
+            parameters require grad or are inside of a transform, or the potential cannot be sent to
+            processes.
+        ChildProcessError: If the executor is broken, or its workers die again and again.
     """
     kinds = (potential, "Potential"), (atoms, "Atoms")
     in_order("force_constants(potential, atoms)", *kinds)
@@ -195,7 +202,12 @@ def force_constants(
             "constants is unknown: compute the dynamical matrix at each wave vector with "
             "dynamical_matrix_fn or phonons_of, or give the potential a reach"
         )
-    columns = {"chunk_size": chunk_size, "memory_budget": memory_budget, "progress": progress}
+    columns = {
+        "chunk_size": chunk_size,
+        "memory_budget": memory_budget,
+        "executor": executor,
+        "progress": progress,
+    }
     return force_constants_of_parts(
         potential, parts, atoms, s, symmetry=symmetry, symprec=symprec, columns=columns
     )
@@ -220,7 +232,7 @@ def force_constants_of_parts(
         s: The crystal as a structure of the potential.
         symmetry: Use the space group.
         symprec: Tolerance of the symmetry, Å.
-        columns: Options of `chunked_vmap`.
+        columns: Options of `chunked_vmap`, and `executor`.
 
     Raises:
         ValueError: If the structure is not periodic.

@@ -35,6 +35,8 @@ from mace_functional.vibrations.result_text import result_text
 from mace_functional.vibrations.rigid import RigidMotions, rigid_motions_of
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ase import Atoms
 
     from mace_functional.autodiff.columns import ChunkSize
@@ -197,6 +199,7 @@ def phonons_of(
     symprec: float = SYMPREC,
     chunk_size: ChunkSize = "auto",
     memory_budget: int | None = None,
+    executor: Executor | None = None,
     progress: bool = False,
 ) -> Phonons:
     """Compute the phonons of a structure from its primitive cell, for any wave vector.
@@ -215,6 +218,8 @@ def phonons_of(
         chunk_size: Columns at once; see `hessian`.
         memory_budget: Bytes that "auto" may fill, as method and as chunk size; None for a fraction
             of the free memory.
+        executor: Executor whose workers share the rows of the force constants; see
+            `WorkerProcesses`. None to compute in this process.
         progress: Show a progress bar for the force constants. Functions that compute many wave
             vectors have their own.
 
@@ -260,7 +265,7 @@ def phonons_of(
             s,
             symmetry=symmetry,
             symprec=symprec,
-            columns={**chunks, "progress": progress},
+            columns={**chunks, "executor": executor, "progress": progress},
         )
         dynamical_matrix = constants.dynamical_matrix
         if others:

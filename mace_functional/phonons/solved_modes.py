@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mace_functional.phonons.phonons import Phonons
 
 WAVE_VECTORS_OF_A_PART = 16
-"""Wave vectors that a worker solves at once if D(q) comes from force constants.
+"""Wave vectors that a worker solves at once if D(q) comes from force constants alone.
 
 Each takes only milliseconds in small cells. Matrices that are computed anew take far longer than
 the way to a worker, and go there one by one.
@@ -53,7 +53,8 @@ def solved_modes(
     workers = workers_of(executor)
     device = phonons.masses.device
     job = _Modes(_with_rigid_motions(phonons), eigenvectors, memory_of_worker(workers, device))
-    size = 1 if phonons.force_constants is None else WAVE_VECTORS_OF_A_PART
+    is_cheap = phonons.force_constants is not None and not phonons.long_range
+    size = WAVE_VECTORS_OF_A_PART if is_cheap else 1
     parts = (part.clone() for part in q.split(size)) if len(q) else ()
     for solved in mapped(delivery_of(job, workers), parts, workers):
         for values, vectors in solved:

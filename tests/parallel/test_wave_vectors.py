@@ -33,6 +33,15 @@ def same(one, other):
     )
 
 
+def test_force_constants_are_those_of_one_process(model, threads):
+    quartz = mf.example_structure("quartz")
+    one, two = (mf.force_constants(model, quartz, executor=e) for e in (None, threads))
+    assert torch.equal(two.cells, one.cells)
+    assert torch.equal(two.values, one.values)
+    phonons = mf.phonons_of(model, quartz, method="force-constants", executor=threads)
+    assert torch.equal(phonons.force_constants.values, one.values)
+
+
 def test_bands_and_meshes_are_those_of_one_process(phonons, threads):
     mesh = mf.Mesh.of(phonons.atoms, (1, 2, 2))
     assert same(mf.mesh_modes(phonons, mesh), mf.mesh_modes(phonons, mesh, executor=threads))
