@@ -218,7 +218,7 @@ class _Mapped(NamedTuple):
     chunk_size: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Chunks:
     """The job: chunks of vectors."""
 

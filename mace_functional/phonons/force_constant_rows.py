@@ -141,7 +141,7 @@ def _of_edges(
     return rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _RowsOfAtoms:
     """The job: columns of one atom each, for displacements along some directions."""
 

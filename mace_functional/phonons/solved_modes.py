@@ -67,7 +67,7 @@ def _with_rigid_motions(phonons: Phonons) -> Phonons:
     return phonons
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Modes:
     """The job: modes at some wave vectors."""
 

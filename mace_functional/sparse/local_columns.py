@@ -183,7 +183,7 @@ _Images = tuple[np.ndarray, np.ndarray]
 """Changes of the gradients of images, (3k, images, 3), and the atom of each image, (images,)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Groups:
     """The job: columns of groups of atoms, from each term of the potential."""
 
