@@ -15,9 +15,7 @@ from mace_functional.autodiff.memory import check_fits, tune_allocator
 from mace_functional.derivatives.hessian_operator import HessianOperator
 from mace_functional.potential.protocol import Potential
 from mace_functional.sparse.block_rows import BlockRows
-from mace_functional.sparse.colouring import coloured
-from mace_functional.sparse.hop_graph import one_hop, union, within_hops
-from mace_functional.sparse.local_columns import (
+from mace_functional.sparse.cluster_columns import (
     LINEARISATION,
     EdgePart,
     Groups,
@@ -25,6 +23,8 @@ from mace_functional.sparse.local_columns import (
     edge_parts,
     fill_by_clusters,
 )
+from mace_functional.sparse.colouring import coloured
+from mace_functional.sparse.hop_graph import one_hop, union, within_hops
 from mace_functional.sparse.shared_products import fill_by_products
 from mace_functional.sparse.stored_hessian import TEMPERATURE, SparseHessian
 from mace_functional.sparse.truncation_error import TruncationError, truncation_error
@@ -65,7 +65,7 @@ def sparse_hessian(
 
     Two atoms are coupled only within 2n edges of a potential with n layers (`hop_graph`). Columns
     come from products in which atoms that share no neighbourhood are displaced together
-    (`colouring`), or from the neighbourhoods of a few atoms (`local_columns`).
+    (`colouring`), or from the neighbourhoods of a few atoms (`cluster_columns`).
 
     A truncated matrix has the blocks of atoms within fewer hops. From products, each of them also
     contains blocks beyond: with one hop these are large. From neighbourhoods, all blocks are those

@@ -18,8 +18,8 @@ from scipy.sparse import bsr_array
 from scipy.sparse.csgraph import shortest_path
 
 import mace_functional as mf
+from mace_functional.sparse.cluster_columns import Groups
 from mace_functional.sparse.hop_graph import one_hop
-from mace_functional.sparse.local_columns import Groups
 
 sparse_hessian_module = importlib.import_module("mace_functional.sparse.sparse_hessian")
 
