@@ -3,6 +3,7 @@
     python benchmarks/relaxation.py                       four frameworks, positions and cell
     python benchmarks/relaxation.py --cases RSM0011 --repeats 5
     python benchmarks/relaxation.py --structure FILE --model CHECKPOINT
+    python benchmarks/relaxation.py --large               MOF-5 of 106 and 848 atoms, rattled
 
 Weights and structures are read from `../shared`, or from `$MACE_FUNCTIONAL_SHARED`. Every run has
 its own process; the methods alternate.
@@ -22,6 +23,7 @@ from statistics import median
 from typing import NamedTuple
 
 import ase.io
+import large_relaxation
 import torch
 from ase import Atoms
 from ase.filters import FrechetCellFilter
@@ -66,7 +68,22 @@ def main() -> None:
     parser.add_argument("--model", default=str(WEIGHTS), help="%(default)s")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each method (%(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--large",
+        nargs="*",
+        type=int,
+        metavar="N",
+        help="MOF-5 repeated N x N x N, rattled and strained; see `large_relaxation.py` (1 2)",
+    )
+    parser.add_argument(
+        "--methods", nargs="+", choices=large_relaxation.METHODS, default=large_relaxation.METHODS
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="with --large")
     options = parser.parse_args()
+    if options.large is not None:
+        repeats = options.large or [1, 2]
+        large_relaxation.print_table(repeats, options.methods, options.seeds, options.threads)
+        return
     paths = {case: SHARED / "heatcapacity" / "structures" / f"{case}.cif" for case in options.cases}
     if options.structure:
         paths = {Path(options.structure).stem: Path(options.structure)}

@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.sparse import block_array, coo_array, csr_array
 
-from mace_functional.optimize.coordinates import STRAINS, Coordinates
+from mace_functional.optimize.coordinates import STRAINS, Coordinates, Matrix
 from mace_functional.optimize.trust_region import Springs
 from mace_functional.structure.neighbours import search
 
@@ -59,14 +60,15 @@ class BondSprings:
 
     @classmethod
     def from_hessian(
-        cls, coordinates: Coordinates, y: np.ndarray, hessian: np.ndarray, pbc: np.ndarray
+        cls, coordinates: Coordinates, y: np.ndarray, hessian: Matrix, pbc: np.ndarray
     ) -> BondSprings:
         """Make springs with the stiffness from a Hessian, at their natural lengths at y.
 
         Args:
             coordinates: Coordinates that define y.
             y: The geometry, (3N + 6,).
-            hessian: Hessian by y at y, eV/Å², (3N + 6, 3N + 6); zero where it is not known.
+            hessian: Hessian by y at y, eV/Å², (3N + 6, 3N + 6), dense or sparse; zero where it is
+                not known.
             pbc: True for each periodic direction, (3,).
         """
         reference_x, reference_h = (
@@ -78,7 +80,10 @@ class BondSprings:
         vectors = positions[first] - positions[second] + shifts @ cell
         lengths = np.linalg.norm(vectors, axis=1)
         n = vectors / lengths[:, None]
-        blocks = hessian[:-6, :-6].reshape(len(positions), 3, -1, 3)[first, :, second]
+        axes = np.arange(3)
+        rows = np.broadcast_to(3 * first[:, None, None] + axes[:, None], (len(first), 3, 3))
+        columns = np.broadcast_to(3 * second[:, None, None] + axes, (len(first), 3, 3))
+        blocks = np.asarray(hessian[rows.ravel(), columns.ravel()]).reshape(-1, 3, 3)
         stiffness = -np.einsum("pa,pab,pb->p", n, blocks, n)
         stiffness /= _multiplicity(first, second, len(positions))
         kept = stiffness > 0
@@ -98,7 +103,7 @@ class BondSprings:
         softening = np.exp(-(lengths - self.lengths) / SOFTENING_LENGTH)
         return replace(self, lengths=lengths, stiffness=self.stiffness * softening)
 
-    def as_step_function(self, y: np.ndarray, basis: np.ndarray) -> Springs:
+    def as_step_function(self, y: np.ndarray, basis: Matrix) -> Springs:
         """Return springs with their natural lengths at y, as a function of a step from y.
 
         Args:
@@ -106,14 +111,15 @@ class BondSprings:
             basis: Orthonormal columns, (3N + 6, d).
 
         Returns:
-            A function of a step (d,) that returns energy, gradient (d,) and Hessian (d, d).
+            A function of a step (d,) that returns energy, gradient (d,) and Hessian (d, d), which
+            is sparse if the basis is.
         """
         springs = self.with_current_lengths(y)
 
         def at_step(step: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
             y_new = y + basis @ step
             energy, gradient = springs(y_new)
-            return energy, basis.T @ gradient, basis.T @ springs.hessian(y_new) @ basis
+            return energy, basis.T @ gradient, basis.T @ (springs.hessian(y_new) @ basis)
 
         return at_step
 
@@ -129,8 +135,8 @@ class BondSprings:
         gradient.ravel()[-6:] = np.einsum("pa,kab,pb->k", unstrained, self.strains, forces)
         return 0.5 * float(self.stiffness @ extension**2), gradient.ravel()
 
-    def hessian(self, y: np.ndarray) -> np.ndarray:
-        """Compute the Hessian V'', (3N + 6, 3N + 6).
+    def hessian(self, y: np.ndarray) -> csr_array:
+        """Compute the Hessian V'', sparse, (3N + 6, 3N + 6).
 
         The mixed block lacks the term that is proportional to the force of each pair.
         """
@@ -145,20 +151,15 @@ class BondSprings:
         mixed = deformation @ k_dr_de
         blocks = deformation @ blocks @ deformation
         n_atoms = len(y) // 3 - 2
-        result = np.zeros((len(y), len(y)))
-        atom_blocks = np.zeros((n_atoms, n_atoms, 3, 3))
-        np.add.at(atom_blocks, (self.first, self.first), blocks)
-        np.add.at(atom_blocks, (self.second, self.second), blocks)
-        np.subtract.at(atom_blocks, (self.first, self.second), blocks)
-        np.subtract.at(atom_blocks, (self.second, self.first), blocks)
-        result[:-6, :-6] = atom_blocks.transpose(0, 2, 1, 3).reshape(3 * n_atoms, 3 * n_atoms)
         mixed_block = np.zeros((n_atoms, 3, 6))
         np.add.at(mixed_block, self.first, mixed)
         np.subtract.at(mixed_block, self.second, mixed)
-        result[:-6, -6:] = mixed_block.reshape(3 * n_atoms, 6)
-        result[-6:, :-6] = result[:-6, -6:].T
-        result[-6:, -6:] = np.einsum("pak,pal->kl", dr_de, k_dr_de)
-        return result
+        of_atoms = _pair_matrix(self.first, self.second, blocks, n_atoms)
+        of_atoms_and_strain = csr_array(mixed_block.reshape(3 * n_atoms, 6))
+        of_strain = csr_array(np.einsum("pak,pal->kl", dr_de, k_dr_de))
+        return csr_array(
+            block_array([[of_atoms, of_atoms_and_strain], [of_atoms_and_strain.T, of_strain]])
+        )
 
     def _strained(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the pair vectors with and without the strain, (P, 3) each, and 1 + e."""
@@ -176,14 +177,36 @@ def _near_pairs(
     ordered = first < second
     first, second, shifts = first[ordered], second[ordered], shifts[ordered]
     lengths = np.linalg.norm(positions[first] - positions[second] + shifts @ cell, axis=1)
-    nearest = np.full((len(positions), len(positions)), np.inf)
-    np.minimum.at(nearest, (first, second), lengths)
-    kept = lengths <= MAX_IMAGE_RATIO * nearest[first, second]
+    pair, count = _numbered(first, second, len(positions))
+    nearest = np.full(count, np.inf)
+    np.minimum.at(nearest, pair, lengths)
+    kept = lengths <= MAX_IMAGE_RATIO * nearest[pair]
     return first[kept], second[kept], shifts[kept]
 
 
 def _multiplicity(first: np.ndarray, second: np.ndarray, n_atoms: int) -> np.ndarray:
     """Return the number of images of each pair, (P,)."""
-    images = np.zeros((n_atoms, n_atoms))
-    np.add.at(images, (first, second), 1)
-    return images[first, second]
+    pair, count = _numbered(first, second, n_atoms)
+    images: np.ndarray = np.bincount(pair, minlength=count)[pair]
+    return images
+
+
+def _numbered(first: np.ndarray, second: np.ndarray, n_atoms: int) -> tuple[np.ndarray, int]:
+    """Return the number of the two atoms of each pair, the same for all images, and their count."""
+    atoms, pair = np.unique(first * n_atoms + second, return_inverse=True)
+    return pair, len(atoms)
+
+
+def _pair_matrix(
+    first: np.ndarray, second: np.ndarray, blocks: np.ndarray, n_atoms: int
+) -> csr_array:
+    """Sum symmetric blocks (P, 3, 3) of relative displacements of pairs, sparse, (3N, 3N)."""
+    rows = np.concatenate([first, second, first, second])
+    columns = np.concatenate([first, second, second, first])
+    values = np.concatenate([blocks, blocks, -blocks, -blocks])
+    axes = np.arange(3)
+    at_rows = np.broadcast_to(3 * rows[:, None, None] + axes[:, None], values.shape)
+    at_columns = np.broadcast_to(3 * columns[:, None, None] + axes, values.shape)
+    size = 3 * n_atoms
+    matrix = coo_array((values.ravel(), (at_rows.ravel(), at_columns.ravel())), shape=(size, size))
+    return csr_array(matrix)

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import torch
+from scipy.sparse import block_diag, csr_array
 from torch import Tensor
 
 from mace_functional.structure.arrays import as_array
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 CellFreedom = bool | Literal["isotropic"] | Sequence[bool]
 """Free strains: all or none, "isotropic", or six booleans for xx, yy, zz, yz, xz, xy."""
+
+Matrix: TypeAlias = np.ndarray | csr_array
+"""A dense or a sparse matrix."""
 
 STRAIN_WEIGHT = 2.0
 """Length L over the root mean square displacement that a unit strain causes.
@@ -64,24 +68,46 @@ class Coordinates:
     Attributes:
         positions: Reference positions x, Å, (N, 3).
         cell: Reference cell h, Å, (3, 3).
-        basis: Orthonormal columns, (3N + 6, d).
+        basis: Orthonormal columns, dense or sparse, (3N + 6, d).
         strain_length: Length L, Å.
     """
 
     positions: Tensor
     cell: Tensor
-    basis: np.ndarray
+    basis: Matrix
     strain_length: float
 
     @property
     def count(self) -> int:
         """Number d of free coordinates."""
-        return self.basis.shape[1]
+        return int(self.basis.shape[1])
 
     @property
     def involved(self) -> np.ndarray:
         """Indices of the components of y that are not always zero."""
-        return np.flatnonzero(np.abs(self.basis).sum(1))
+        return np.flatnonzero(abs(self.basis).sum(1))
+
+    def by_free(self, hessian: Matrix) -> Matrix:
+        """Return a Hessian by z, (d, d), for one by y, (3N + 6, 3N + 6); both dense or sparse."""
+        return self.basis.T @ (hessian @ self.basis)
+
+    def groups(self) -> np.ndarray:
+        """Return the number of the atom that each coordinate moves, (d,); -1 for strains.
+
+        Each column of the basis moves one atom, or none.
+        """
+        rows = np.asarray(abs(self.basis).argmax(axis=0))
+        return np.where(rows < 3 * len(self.positions), rows // 3, -1)
+
+    def translations(self) -> np.ndarray:
+        """Return the free translations of all atoms, orthonormal directions of z, (d, t)."""
+        n_atoms = len(self.positions)
+        moves = np.zeros((3 * n_atoms + 6, 3))
+        moves[:-6] = np.kron(np.full((n_atoms, 1), n_atoms**-0.5), np.eye(3))
+        free = self.basis.T @ moves
+        values, axes = np.linalg.eigh(free.T @ free)
+        directions: np.ndarray = free @ axes[:, values > 1 - 1e-9]
+        return directions
 
     def joint(self, z: np.ndarray) -> Tensor:
         """Return the joint vector `y = basis z`, (3N + 6,)."""
@@ -152,6 +178,7 @@ def free_coordinates(
     *,
     cell_freedom: CellFreedom = True,
     symmetry: Operations | None = None,
+    sparse: bool = False,
 ) -> Coordinates:
     """Return the free coordinates of a structure.
 
@@ -161,20 +188,26 @@ def free_coordinates(
         cell: Reference lattice vectors in Å as rows, (3, 3).
         cell_freedom: Free strains, among those along periodic directions.
         symmetry: Operations of the space group that all motions preserve; None for none.
+        sparse: True for a sparse basis, which includes translations; without symmetry and
+            constraints of the centre of mass.
 
     Raises:
         ValueError: If a constraint is of an unknown kind, or the choice of strains is invalid.
     """
     n_atoms = len(atoms)
-    motions = _free_motions(freedom(atoms, "relax"))
     strains = _free_strains(cell_freedom, atoms)
+    rms_size = float((positions - positions.mean(0)).norm()) / 3**0.5
+    strain_length = STRAIN_WEIGHT * max(rms_size, n_atoms**0.5)
+    if sparse:
+        motions_by_atoms = csr_array(freedom(atoms, "relax").sparse_basis())
+        both = csr_array(block_diag([motions_by_atoms, csr_array(strains)]))
+        return Coordinates(positions.cpu(), cell.cpu(), both, strain_length)
+    motions = _free_motions(freedom(atoms, "relax"))
     basis = np.zeros((3 * n_atoms + 6, motions.shape[1] + strains.shape[1]))
     basis[:-6, : motions.shape[1]] = motions
     basis[-6:, motions.shape[1] :] = strains
     if symmetry is not None:
         basis = _invariant(basis, symmetry, n_atoms)
-    rms_size = float((positions - positions.mean(0)).norm()) / 3**0.5
-    strain_length = STRAIN_WEIGHT * max(rms_size, n_atoms**0.5)
     return Coordinates(positions.cpu(), cell.cpu(), basis, strain_length)
 
 

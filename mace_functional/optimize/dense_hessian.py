@@ -5,11 +5,13 @@ Around coordinates z with gradient g, the model is
     m(s) = g s + s H s / 2,
 
 with a part of H replaced by springs (`bond_springs`). `HessianModel` defines the operations that an
-optimiser needs. `DenseHessian` stores the matrix, which is suitable for a few hundred atoms.
+optimiser needs. `DenseHessian` stores the matrix, which is suitable for a few hundred atoms;
+`SparseHessian` is for more.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
 
@@ -28,7 +30,7 @@ the singular value, is left out. Directions of a relaxation have 1e-2 or more.
 
 
 STIFFNESS_FLOOR = 1e-4
-"""Smallest eigenvalue of |H|, relative to the largest, in |H|^(-1/2); smaller ones are raised."""
+"""Smallest eigenvalue of |H|, relative to the largest, in |H|^-1; smaller ones are raised."""
 
 ZERO_CURVATURE = 1e-4
 """Curvature below which a direction counts as flat, eV/Å²: 1.5 cm-1 for a carbon atom."""
@@ -94,11 +96,12 @@ class HessianModel(Protocol):
             minimum.
         """
 
-    def inverse_root(self, rigid: np.ndarray) -> np.ndarray:
-        """Return W = |H|^(-1/2) without some directions, as columns (d, n), the lowest modes first.
+    def inverse(self, rigid: np.ndarray, flat: float) -> Callable[[np.ndarray], np.ndarray]:
+        """Return K^-1 as a function of a vector (d,), with K close to |H| and positive definite.
 
         Args:
             rigid: Directions that are left out, orthonormal, (d, r).
+            flat: Curvature below which a direction counts as flat, eV/Å².
         """
 
 
@@ -157,12 +160,12 @@ class DenseHessian:
             return np.inf
         return 0.5 * float(((vectors.T @ gradient) ** 2 / np.maximum(values, flat)).sum())
 
-    def inverse_root(self, rigid: np.ndarray) -> np.ndarray:
-        """Return W = |H|^(-1/2) without some directions, (d, n); see `HessianModel`."""
+    def inverse(self, rigid: np.ndarray, flat: float) -> Callable[[np.ndarray], np.ndarray]:
+        """Return |H|^-1 as a function, without some directions; see `HessianModel`."""
         projector = np.eye(len(self.matrix)) - rigid @ rigid.T
         values, vectors = eigh(projector @ self.matrix @ projector)
         internal = np.linalg.norm(rigid.T @ vectors, axis=0) < 0.5
         sizes = np.abs(values[internal])
         floor = STIFFNESS_FLOOR * sizes.max(initial=0.0) + ZERO_CURVATURE
-        w: np.ndarray = vectors[:, internal] / np.sqrt(np.maximum(sizes, floor))
-        return w
+        modes, stiffness = vectors[:, internal], np.maximum(sizes, floor)
+        return lambda vector: modes @ ((modes.T @ vector) / stiffness)

@@ -1,9 +1,9 @@
 """Search for negative curvature at a stationary point, by a few exact Hessian products.
 
 With the approximate Hessian H of an optimiser and K = |H|, the exact Hessian H' has as many
-negative eigenvalues as K^(-1/2) H' K^(-1/2) (Sylvester's law of inertia). That matrix is close to
-one except along directions in which H is wrong. Lanczos' method with a random starting vector
-therefore finds its lowest eigenvalue in few products.
+negative eigenvalues as K^-1 H' (Sylvester's law of inertia). That matrix is close to one except
+along directions in which H is wrong. Lanczos' method in the metric of K, with a random starting
+vector, therefore finds its lowest eigenvalue in few products.
 """
 
 from __future__ import annotations
@@ -54,26 +54,31 @@ def lowest_curvature(
     Returns:
         The curvature, with the products.
     """
-    w = hessian.inverse_root(rigid)
-    d, n = w.shape
-    basis, products = np.empty((n, 0)), np.empty((d, 0))
-    curvature = np.inf
-    if n == 0:
-        return LowestCurvature(curvature, products, products)
-    v = np.random.default_rng(0).standard_normal((n,))
-    v[0] += np.linalg.norm(v)  # lowest modes come first
-    while products.shape[1] < min(MAX_PRODUCTS, n):
+    inverse, d = hessian.inverse(rigid, flat), len(rigid)
+    basis, k_basis, products = np.empty((d, 0)), np.empty((d, 0)), np.empty((d, 0))
+    curvature, count = np.inf, min(MAX_PRODUCTS, d - rigid.shape[1])
+    ritz = np.empty(0)
+    k_v = np.random.default_rng(0).standard_normal(d)
+    while products.shape[1] < count:
+        k_v = k_v - rigid @ (rigid.T @ k_v)
+        v = inverse(k_v)
+        residual = max(float(v @ k_v), 0.0) ** 0.5
+        if len(ritz):
+            converged = len(ritz) >= MIN_PRODUCTS and residual < 0.5 * ritz[0]
+            if curvature < -flat or converged or not residual > ZERO_CURVATURE:
+                break
         for _ in range(2):  # the second time removes rounding errors of the first
-            v = v - basis @ (basis.T @ v)
-            v = v / np.linalg.norm(v)
-        basis = np.column_stack([basis, v])
-        products = np.column_stack([products, product(w @ basis[:, -1])])
-        images = w.T @ products
-        ritz, ritz_vectors = eigh(basis.T @ images)
-        lowest = basis @ ritz_vectors[:, 0]
-        v = images @ ritz_vectors[:, 0] - ritz[0] * lowest  # the residual
-        curvature = float(ritz[0]) / float(np.sum((w @ lowest) ** 2))
-        converged = products.shape[1] >= MIN_PRODUCTS and np.linalg.norm(v) < 0.5 * ritz[0]
-        if curvature < -flat or converged or not np.linalg.norm(v) > ZERO_CURVATURE:
-            break
-    return LowestCurvature(curvature, w @ basis, products)
+            overlap = k_basis.T @ v
+            v, k_v = v - basis @ overlap, k_v - k_basis @ overlap
+            length = max(float(v @ k_v), 0.0) ** 0.5
+            if not length > 0:
+                return LowestCurvature(curvature, basis, products)
+            v, k_v = v / length, k_v / length
+        basis, k_basis = np.column_stack([basis, v]), np.column_stack([k_basis, k_v])
+        products = np.column_stack([products, product(v)])
+        projected = basis.T @ products
+        ritz, ritz_vectors = eigh((projected + projected.T) / 2)
+        lowest = ritz_vectors[:, 0]
+        k_v = products @ lowest - ritz[0] * (k_basis @ lowest)
+        curvature = float(ritz[0]) / float(np.sum((basis @ lowest) ** 2))
+    return LowestCurvature(curvature, basis, products)

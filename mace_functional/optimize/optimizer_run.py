@@ -13,8 +13,8 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from mace_functional.optimize.bond_springs import BondSprings
-from mace_functional.optimize.coordinates import Coordinates
-from mace_functional.optimize.dense_hessian import DenseHessian
+from mace_functional.optimize.coordinates import Coordinates, Matrix
+from mace_functional.optimize.dense_hessian import DenseHessian, HessianModel
 from mace_functional.optimize.trust_region import Springs
 from mace_functional.optimize.trust_region_state import (
     ROUNDING_UNITS,
@@ -112,13 +112,14 @@ class OptimizerRun(Generic[P]):
 
     def start_at(self, point: P) -> None:
         """Start at a point, with a Hessian of zero."""
-        sqrt_n = (len(self.surface.coordinates.basis) / 3 - 2) ** 0.5  # square root of N
+        sqrt_n = (self.surface.coordinates.basis.shape[0] / 3 - 2) ** 0.5  # square root of N
+        no_curvature = np.broadcast_to(0.0, (len(point.z), len(point.z)))
         self.point = point
         self.state = TrustRegionState(
             z=point.z,
             energy=point.energy,
             gradient=point.gradient,
-            hessian=DenseHessian(np.zeros((len(point.z), len(point.z)))),
+            hessian=DenseHessian(no_curvature),
             radius=self.strategy.first_radius * sqrt_n,
             max_radius=self.strategy.max_radius * sqrt_n,
             rounding=self._rounding,
@@ -139,10 +140,20 @@ class OptimizerRun(Generic[P]):
                 none.
         """
         c = self.surface.coordinates
-        matrix = c.basis.T @ hessian @ c.basis
+        matrix = c.by_free(hessian)
         if stiffness is not None:
             matrix = matrix + stiffness
-        self.state = replace(self.state, hessian=DenseHessian(matrix))
+        self.set_model(DenseHessian(matrix), hessian)
+
+    def set_model(self, model: HessianModel, hessian: Matrix) -> None:
+        """Replace the model of the Hessian, and take the springs from a Hessian.
+
+        Args:
+            model: Hessian by z.
+            hessian: Hessian by the joint vector y, dense or sparse, eV/Å², (3N + 6, 3N + 6).
+        """
+        c = self.surface.coordinates
+        self.state = replace(self.state, hessian=model)
         self.springs = BondSprings.from_hessian(c, c.basis @ self.state.z, hessian, self._pbc)
         self.rejected = self.trials = self.accepted = 0
 

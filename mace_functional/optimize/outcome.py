@@ -19,7 +19,7 @@ class Outcome(Enum):
         NOTHING_FREE: Constraints fix everything.
         MAX_STEPS: The limit of gradients or products was reached.
         NOISE_LIMIT: Remaining changes are below the rounding error or the noise of the energy.
-        STUCK: No step is accepted, even with the exact Hessian.
+        STUCK: No step is accepted, even with the exact Hessian, or in large cells with a new one.
         NOT_FINITE: The exact Hessian has entries that are not finite.
         FRAGMENTED: Forces vanish, but the structure has more connected parts than at the start.
         NEGATIVE_EIGENVALUE: The search was meant to end with the first negative eigenvalue, and
@@ -35,7 +35,7 @@ class Outcome(Enum):
     NOTHING_FREE = "nothing is free to move"
     MAX_STEPS = "not converged: the limit of evaluations was reached"
     NOISE_LIMIT = "not converged: remaining changes are below the rounding error"
-    STUCK = "not converged: no step is accepted, even with the exact Hessian"
+    STUCK = "not converged: no step is accepted, even with a new Hessian"
     NOT_FINITE = "not converged: the exact Hessian has entries that are not finite"
     FRAGMENTED = "forces vanish, but the structure has broken into fragments"
     NEGATIVE_EIGENVALUE = "a negative eigenvalue was found"

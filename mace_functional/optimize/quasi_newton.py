@@ -27,19 +27,38 @@ def updated_hessian(hessian: np.ndarray, step: np.ndarray, change: np.ndarray) -
     Source: Bofill, Int. J. Quantum Chem. 2003, 94, 324; called TS-BFGS by Hermes, Sargsyan, Najm,
     Zador, J. Chem. Theory Comput. 2019, 15, 6536.
     """
+    vectors = update_vectors(step, change, hessian @ step, absolute(hessian, step))
+    if vectors is None:
+        return hessian
+    u, v, u_s = vectors
+    u_vt = np.outer(u, v)
+    return hessian + u_vt + u_vt.T - u_s * np.outer(v, v)
+
+
+def update_vectors(
+    step: np.ndarray, change: np.ndarray, h_s: np.ndarray, abs_h_s: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """Return u, v and u^T s of `updated_hessian`, for the step scaled to length 1.
+
+    Args:
+        step: Step s, (d,).
+        change: Change of the gradient y, (d,).
+        h_s: H s, (d,).
+        abs_h_s: |H| s, (d,).
+
+    Returns:
+        The three, or None if the step is zero or the update is not defined.
+    """
     length = np.linalg.norm(step)
     if not length > 0:
-        return hessian
-    step, change = step / length, change / length
-    u = change - hessian @ step
-    abs_h_s = absolute(hessian, step)
+        return None
+    step, change, h_s, abs_h_s = step / length, change / length, h_s / length, abs_h_s / length
+    u = change - h_s
     m = (change @ step) * change + (step @ abs_h_s) * abs_h_s
     m_s = m @ step
     if not m_s > 0:
-        return hessian
-    v = m / m_s
-    u_vt = np.outer(u, v)
-    return hessian + u_vt + u_vt.T - (u @ step) * np.outer(v, v)
+        return None
+    return u, m / m_s, float(u @ step)
 
 
 def absolute(hessian: np.ndarray, vector: np.ndarray) -> np.ndarray:

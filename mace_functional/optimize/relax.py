@@ -6,6 +6,9 @@ every gradient and, near the minimum, with exact Hessian products along the soft
 Springs in the model of the energy describe rotating bonds (`bond_springs`). Before the relaxation
 ends, exact products check that the structure is no saddle point. The exact Hessian is computed only
 if steps fail: at the start it would cost more gradients than it saves.
+
+Above `relaxation.MAX_DENSE_ATOMS` atoms the method is the same, but no matrix is dense
+(`sparse_hessian`): memory is proportional to the number of atoms.
 """
 
 from __future__ import annotations
@@ -99,6 +102,8 @@ def relax(
 
     The energy never rises. The relaxation ends in a minimum: if forces vanish at a saddle point, it
     continues downhill. As with any optimiser, the path decides which of several minima it finds.
+    Above 300 atoms, memory is proportional to the number of atoms, and no atom moves more than
+    0.2 Å in a step, unless `symmetry` or a constraint of the centre of mass is asked for.
 
     Args:
         potential: A potential, such as a model of `load_model`.

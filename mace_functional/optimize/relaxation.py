@@ -12,13 +12,16 @@ from ase import Atoms
 from mace_functional.optimize.coordinates import CellFreedom, free_coordinates, rigid_directions
 from mace_functional.optimize.dense_hessian import ZERO_CURVATURE
 from mace_functional.optimize.descend import Descend
-from mace_functional.optimize.first_hessian import first_hessian
+from mace_functional.optimize.first_hessian import first_hessian, sparse_first_hessian
 from mace_functional.optimize.negative_curvature import lowest_curvature
 from mace_functional.optimize.optimizer_run import CLASH_FORCE, MAX_REJECTED_STEPS
 from mace_functional.optimize.outcome import Ending, Outcome
 from mace_functional.optimize.search_loop import Search
+from mace_functional.optimize.sparse_factors import SparseFactors
+from mace_functional.optimize.sparse_hessian import SparseHessian
 from mace_functional.optimize.surface import Point, Surface
 from mace_functional.potential.protocol import Potential, is_mirror_symmetric
+from mace_functional.structure.selection import freedom
 from mace_functional.structure.symmetry import Operations
 
 EXPECTED_GAIN = 1e-3
@@ -27,8 +30,16 @@ EXPECTED_GAIN = 1e-3
 On flat surfaces, the criterion of forces alone ends too early.
 """
 
+MAX_DENSE_ATOMS = 300
+"""Largest number of atoms for which the Hessian is a dense matrix, (3N + 6)^2 numbers.
+
+More atoms have a `SparseHessian`, unless a symmetry or a constraint of the centre of mass is kept,
+whose free coordinates move many atoms at once. MOF-5 of 106 atoms takes the same number of
+gradients with both (`benchmarks/README.md`).
+"""
+
 HESSIAN_MAX_TRIALS = 80
-"""Number of trial steps after which the exact Hessian is computed."""
+"""Number of trial steps after which the exact Hessian of at most `MAX_DENSE_ATOMS` is computed."""
 
 REFINE_FORCE = 0.02
 """Largest force, eV/Å, below which exact products along the softest directions refine the Hessian.
@@ -101,8 +112,18 @@ class Relaxation(Search[RelaxStep]):
         if symprec is not None:
             proper_only = not is_mirror_symmetric(potential)
             symmetry = Operations.of(atoms, atoms.numbers, symprec, proper_only)
+        self._sparse = (
+            len(atoms) > MAX_DENSE_ATOMS
+            and symmetry is None
+            and not freedom(atoms, "relax").sums.size
+        )
         coordinates = free_coordinates(
-            atoms, structure.positions, structure.cell, cell_freedom=cell, symmetry=symmetry
+            atoms,
+            structure.positions,
+            structure.cell,
+            cell_freedom=cell,
+            symmetry=symmetry,
+            sparse=self._sparse,
         )
         strains = cell if isinstance(cell, str) else np.asarray(cell).tolist()
         super().__init__(
@@ -119,7 +140,7 @@ class Relaxation(Search[RelaxStep]):
         """Evaluate the initial structure, and set the Hessian of a valence force field."""
         self.start_at(self.surface.at(np.zeros(self.surface.coordinates.count)))
         self._record(self.point, accepted=True)
-        self._reset_hessian(self._first_hessian())
+        self._set_first_hessian()
 
     def step(self) -> bool:
         """Evaluate a trial step; return True if it was accepted."""
@@ -135,7 +156,10 @@ class Relaxation(Search[RelaxStep]):
         return accepted
 
     def ending(self, fmax: float, max_steps: int) -> Ending | None:
-        """Return the reason to end, if there is one; compute the exact Hessian if steps fail."""
+        """Return the reason to end, if there is one; replace the Hessian if steps fail.
+
+        Few atoms get the exact Hessian, many the valence Hessian of the current geometry.
+        """
         if self.surface.coordinates.count == 0:
             return Ending(Outcome.NOTHING_FREE)
         # A force f that rotates with a group of atoms looks like a curvature f / 1 Å.
@@ -153,19 +177,24 @@ class Relaxation(Search[RelaxStep]):
             return Ending(Outcome.MAX_STEPS, self.limit_of_steps(max_steps))
         if self._noise_steps >= MAX_NOISE_STEPS:
             return Ending(Outcome.NOISE_LIMIT, "raise fmax, or use float64")
-        if self.rejected >= MAX_REJECTED_STEPS or self.trials >= HESSIAN_MAX_TRIALS:
+        too_many = self.trials >= HESSIAN_MAX_TRIALS and not self._sparse
+        if self.rejected >= MAX_REJECTED_STEPS or too_many:
             if self.is_exact:
                 return Ending(
                     Outcome.STUCK,
                     "the energy is not smooth, or not finite, near this structure" + self.clash(),
                 )
-            hessian = self.surface.joint_hessian(self.state.z, self.float32_potential)
-            if not np.isfinite(hessian).all():
-                return Ending(Outcome.NOT_FINITE, self.clash().removeprefix("; "))
-            self._reset_hessian(hessian)
+            if self._sparse:
+                self._set_first_hessian()
+            else:
+                hessian = self.surface.joint_hessian(self.state.z, self.float32_potential)
+                if not np.isfinite(hessian).all():
+                    return Ending(Outcome.NOT_FINITE, self.clash().removeprefix("; "))
+                self.set_hessian(hessian)
+                self._begin_anew()
             self._exact_at = self.state.z
         elif self._residual_at_hessian > CLASH_FORCE and self.point.residual < CLASH_FORCE / 10:
-            self._reset_hessian(self._first_hessian())
+            self._set_first_hessian()
         return None
 
     def describe(self) -> str:
@@ -198,17 +227,25 @@ class Relaxation(Search[RelaxStep]):
         gain = self.state.hessian.expected_gain(self.state.gradient, flat)
         return gain <= EXPECTED_GAIN * fmax * len(self.start_atoms)
 
-    def _reset_hessian(self, hessian: np.ndarray) -> None:
-        """Replace the Hessian, given by the joint vector y, (3N + 6, 3N + 6); reset the radius."""
-        self.set_hessian(hessian)
+    def _begin_anew(self) -> None:
+        """Reset the radius and the counters after the Hessian was replaced."""
         self.reset_radius()
         self._residual_at_hessian, self._refined = self.point.residual, False
 
-    def _first_hessian(self) -> np.ndarray:
-        """Compute the Hessian of a valence force field at this geometry, (3N + 6, 3N + 6)."""
+    def _set_first_hessian(self) -> None:
+        """Replace the Hessian by that of a valence force field at this geometry."""
         c = self.surface.coordinates
-        y = c.basis @ self.state.z
-        return first_hessian(c, y, self.start_atoms.numbers, np.asarray(self.start_atoms.pbc))
+        pbc = np.asarray(self.start_atoms.pbc)
+        geometry = c, c.basis @ self.state.z, self.start_atoms.numbers, pbc
+        if self._sparse:
+            found = sparse_first_hessian(*geometry)
+            factors = SparseFactors(c.by_free(found.near))
+            by_z = c.by_free(found.hessian)
+            model = SparseHessian(by_z, c.groups(), c.translations(), factors)
+            self.set_model(model, found.hessian)
+        else:
+            self.set_hessian(first_hessian(*geometry))
+        self._begin_anew()
 
     def _refine_soft_directions(self) -> None:
         """Refine the Hessian with exact products along its softest directions."""

@@ -24,10 +24,16 @@ from rich.console import Console
 from rich.text import Text
 
 from mace_functional.optimize.bond_springs import BondSprings
-from mace_functional.optimize.dense_hessian import DenseHessian
 from mace_functional.optimize.optimizer_run import OptimizerRun
 from mace_functional.optimize.outcome import Ending
-from mace_functional.optimize.search_checkpoint import read_checkpoint, write_checkpoint
+from mace_functional.optimize.search_checkpoint import (
+    hessian_arrays,
+    hessian_of,
+    matrix_arrays,
+    matrix_of,
+    read_checkpoint,
+    write_checkpoint,
+)
 from mace_functional.optimize.surface import Point, Surface, in_single_precision
 from mace_functional.optimize.trust_region_state import Strategy
 from mace_functional.potential.protocol import Potential, energy_jump_of
@@ -177,9 +183,6 @@ class Search(OptimizerRun[Point], ABC, Generic[StepT]):
 
     def save(self, path: Path) -> None:
         """Write a checkpoint."""
-        hessian = self.state.hessian
-        if not isinstance(hessian, DenseHessian):
-            raise TypeError(f"a checkpoint holds a DenseHessian, not {type(hessian).__name__}")
         write_checkpoint(
             path,
             self.identity(),
@@ -188,9 +191,9 @@ class Search(OptimizerRun[Point], ABC, Generic[StepT]):
                 "energy": self.state.energy,
                 "gradient": self.state.gradient,
                 "radius": self.state.radius,
-                "hessian": hessian.matrix,
+                **hessian_arrays(self.state.hessian),
                 **{f"springs_{f.name}": getattr(self.springs, f.name) for f in fields(BondSprings)},
-                "basis": self.surface.coordinates.basis,
+                **matrix_arrays("basis", self.surface.coordinates.basis),
                 "history": np.array([astuple(step) for step in self.history], dtype=float),
                 "counts": (self.surface.n_gradients, self.surface.n_hvps),
                 "since_hessian": (self.rejected, self.trials, self.accepted),
@@ -207,7 +210,7 @@ class Search(OptimizerRun[Point], ABC, Generic[StepT]):
         """
         data = read_checkpoint(path, self.identity(), self.surface.coordinates.basis)
         # Another machine may choose another basis of the same space; z refers to that of the file.
-        self.surface.coordinates = replace(self.surface.coordinates, basis=data["basis"])
+        self.surface.coordinates = replace(self.surface.coordinates, basis=matrix_of("basis", data))
         self.surface.n_gradients, self.surface.n_hvps = map(int, data["counts"])
         self._gradients_before = self.surface.n_gradients
         self.start_at(self.surface.at(data["z"]))
@@ -220,7 +223,7 @@ class Search(OptimizerRun[Point], ABC, Generic[StepT]):
             energy=float(data["energy"]),
             gradient=data["gradient"],
             radius=float(data["radius"]),
-            hessian=DenseHessian(data["hessian"]),
+            hessian=hessian_of(data),
         )
         self.springs = BondSprings(
             **{f.name: data[f"springs_{f.name}"] for f in fields(BondSprings)}

@@ -163,7 +163,7 @@ class Surface:
         basis = self.coordinates.basis
 
         def product(vectors: np.ndarray) -> np.ndarray:
-            columns = torch.as_tensor((basis @ vectors).T.reshape(-1, len(basis))).to(like)
+            columns = torch.as_tensor((basis @ vectors).T.reshape(-1, basis.shape[0])).to(like)
             self.n_hvps += len(columns)
             images = as_array(chunked_vmap(pull_back, columns)) @ basis
             if not np.isfinite(images).all():

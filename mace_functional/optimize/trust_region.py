@@ -6,7 +6,7 @@ The model is quadratic (`quadratic_step`), or quadratic with springs (`model_ste
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh, solve_triangular
@@ -30,7 +30,7 @@ INNER_STEPS = 8
 INNER_TOLERANCE = 1e-3
 """Relative change of the step below which these Newton steps end."""
 
-Springs = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
+Springs = Callable[[np.ndarray], tuple[float, np.ndarray, Any]]
 """Function of a step that returns energy, gradient and Hessian of the part with springs."""
 
 
@@ -48,7 +48,7 @@ class Step(NamedTuple):
     step: np.ndarray
     energy: float
     gradient: np.ndarray
-    hessian: np.ndarray
+    hessian: Any
     inside: bool
 
 
@@ -154,7 +154,14 @@ def _step_by_eigenvectors(gradient: np.ndarray, hessian: np.ndarray) -> tuple[np
     return s / max(1.0, float(np.linalg.norm(s))), False
 
 
-def model_step(gradient: np.ndarray, hessian: np.ndarray, radius: float, springs: Springs) -> Step:
+def model_step(
+    gradient: np.ndarray,
+    hessian: Any,
+    radius: float,
+    springs: Springs,
+    minimised: Callable[[np.ndarray, Any, float], tuple[np.ndarray, bool]] = quadratic_step,
+    tolerance: float = INNER_TOLERANCE,
+) -> Step:
     """Minimise a quadratic model with springs within the radius.
 
     The model is m(s) = g s + s (H - V''(0)) s / 2 + V(s). Newton's method makes steps within the
@@ -162,15 +169,18 @@ def model_step(gradient: np.ndarray, hessian: np.ndarray, radius: float, springs
 
     Args:
         gradient: Gradient g, (d,).
-        hessian: Hessian H, symmetric, (d, d).
+        hessian: Hessian H, symmetric, (d, d): an array, or a class with +, - and products.
         radius: Trust radius, positive.
         springs: Function that returns V, V' and V'' at a step; V and V' are zero at zero.
+        minimised: Function of a gradient, a Hessian and a radius that minimises the quadratic
+            model, as `quadratic_step`.
+        tolerance: Relative change of the step below which the search ends.
     """
     h_without_springs = hessian - springs(np.zeros_like(gradient))[2]
     best = Step(np.zeros_like(gradient), 0.0, np.zeros_like(gradient), hessian, True)
     for _ in range(INNER_STEPS):
         slope = gradient + best.gradient
-        target, inside = quadratic_step(slope - best.hessian @ best.step, best.hessian, radius)
+        target, inside = minimised(slope - best.hessian @ best.step, best.hessian, radius)
         fraction = 1.0
         while True:
             s = best.step + fraction * (target - best.step)
@@ -183,13 +193,13 @@ def model_step(gradient: np.ndarray, hessian: np.ndarray, radius: float, springs
                 h_without_springs + d2v,
                 inside,
             )
-            if trial.energy <= best.energy or fraction < INNER_TOLERANCE:
+            if trial.energy <= best.energy or fraction < tolerance:
                 break
             fraction *= 0.5
         change = np.linalg.norm(trial.step - best.step)
         if not trial.energy <= best.energy:  # the model rises, or is not finite
             break
         best = trial
-        if change < INNER_TOLERANCE * np.linalg.norm(best.step):
+        if change < tolerance * np.linalg.norm(best.step):
             break
     return best

@@ -184,6 +184,41 @@ def valence_hessian(
     >>> K.shape, int((torch.linalg.eigvalsh(K) > 0.1).sum())
     (torch.Size([9, 9]), 3)
     """
+    k_matrix = valence_stiffness(positions, cell, numbers, pbc)
+    x, vectors = (t.detach().cpu().double() for t in (positions, cell))
+    matrix = torch.as_tensor(k_matrix.toarray())
+    rigid = rigid_motions(x, [1.0] * len(x), pbc=list(map(bool, pbc)), cell=vectors)
+    complement = torch.eye(len(matrix), dtype=matrix.dtype) - rigid @ rigid.mT
+    projected = complement @ matrix @ complement
+    return ((projected + projected.mT) / 2).to(positions)
+
+
+def valence_stiffness(
+    positions: Tensor,
+    cell: Tensor,
+    numbers: Tensor | Sequence[int],
+    pbc: Sequence[bool],
+    max_pair_distance: float = MAX_PAIR_DISTANCE,
+) -> csr_array:
+    """Compute K as a sparse matrix, without the projection of rotations.
+
+    Only the transverse part of pairs without a bond has stiffness against rotations. In crystals
+    the result equals `valence_hessian`.
+
+    Args:
+        positions: Positions in Å, (N, 3).
+        cell: Lattice vectors in Å as rows, (3, 3).
+        numbers: Atomic numbers, (N,).
+        pbc: True for each periodic cell vector, (3,).
+        max_pair_distance: Largest distance of a pair without a bond, at most `MAX_PAIR_DISTANCE`,
+            Å.
+
+    Returns:
+        Matrix in eV/Å², symmetric, positive semidefinite, (3N, 3N).
+
+    Raises:
+        ValueError: As `valence_hessian`.
+    """
     x, vectors = (t.detach().cpu().double().numpy() for t in (positions, cell))
     z = torch.as_tensor(numbers).cpu().numpy()
     if x.ndim != 2 or x.shape[1] != 3 or z.shape != x.shape[:1]:
@@ -209,7 +244,7 @@ def valence_hessian(
         first=np.cumsum(degree) - degree,
         degree=degree,
     )
-    not_bonded = s >= MAX_BOND_RATIO
+    not_bonded = (s >= MAX_BOND_RATIO) & (lengths <= max_pair_distance)
     pairs = start[not_bonded], end[not_bonded], lengths[not_bonded], directions[not_bonded]
     kinds = itertools.chain(
         [_stretches(bonds, radii), _pyramids(bonds), *_pairs(*pairs)],
@@ -219,13 +254,7 @@ def valence_hessian(
     k_matrix = csr_array((3 * len(x), 3 * len(x)))
     for kind in kinds:
         k_matrix = k_matrix + _assembled(kind, len(x))
-    matrix = torch.as_tensor(k_matrix.toarray())
-    rigid = rigid_motions(
-        torch.as_tensor(x), [1.0] * len(x), pbc=periodic.tolist(), cell=torch.as_tensor(vectors)
-    )
-    complement = torch.eye(len(matrix), dtype=matrix.dtype) - rigid @ rigid.mT
-    projected = complement @ matrix @ complement
-    return ((projected + projected.mT) / 2).to(positions)
+    return k_matrix
 
 
 def _assembled(kind: InternalCoordinates, size: int) -> csr_array:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms, FixCartesian, FixCom, FixedLine, FixedPlane, FixScaled
+from scipy.sparse import bsr_array, csc_array, csr_array
 from torch import Tensor
 
 Selection = Sequence[int] | Sequence[bool] | np.ndarray | Tensor
@@ -66,6 +67,19 @@ class Freedom:
         sums = self.sums[(3 * numbers[:, None] + np.arange(3)).ravel()]
         values, vectors = np.linalg.eigh(forbidden.reshape(3 * count, -1) + sums @ sums.T)
         return vectors[:, values < 1e-9]
+
+    def sparse_basis(self) -> csr_array:
+        """Return an orthonormal basis of the free Cartesian displacements, sparse, (3N, m).
+
+        Each column moves one atom, so that `sums` must be empty.
+        """
+        values, vectors = np.linalg.eigh(self.held)
+        along_axes = (self.held == self.held * np.eye(3)).all((1, 2))
+        vectors[along_axes] = np.eye(3)
+        values[along_axes] = self.held[along_axes][:, range(3), range(3)]
+        blocks = np.arange(len(self.held))
+        by_atoms = bsr_array((vectors, blocks, np.arange(len(blocks) + 1)))
+        return csr_array(csc_array(by_atoms)[:, values.ravel() < 1e-9])
 
     def basis_of_atoms(self) -> np.ndarray | None:
         """Return the basis for the atoms in `atoms`; None if all their coordinates are free."""

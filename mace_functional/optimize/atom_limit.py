@@ -1,0 +1,71 @@
+"""Limit of the step of each atom, by a stiffness that is added where the step is too long.
+
+The trust radius limits a step as a whole, and grows with the number of atoms. Without another limit
+one atom of a large cell could take all of it. A diagonal stiffness l_i for each atom i is raised
+until
+
+    s = -(H + l + mu)^-1 g,        |s_i| <= MAX_ATOM_STEP.
+
+For an atom with the stiffness k_i, whose neighbours do not move, the rule
+
+    l_i -> (k_i + l_i) |s_i| / MAX_ATOM_STEP - k_i
+
+is exact. k_i is the mean of the diagonal of H; where neighbours move too it is more than is needed,
+and l_i is lowered again.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_array, diags_array
+
+MAX_ATOM_STEP = 0.2
+"""Largest displacement of an atom in one step, Å.
+
+MOF-5 of 848 atoms, rattled by 0.1 Å and strained, ends in a minimum 8 eV higher without a limit.
+"""
+
+SLIGHTLY_LONGER = 1.05
+"""Length of a step over `MAX_ATOM_STEP` that is accepted."""
+
+
+class AtomLimit:
+    """Stiffness that limits the steps of atoms.
+
+    Args:
+        groups: Number of the atom that each coordinate moves, (d,); -1 for none.
+        diagonal: Diagonal of the Hessian, eV/Å², (d,).
+
+    Attributes:
+        active: True if the step of an atom was limited.
+    """
+
+    def __init__(self, groups: np.ndarray, diagonal: np.ndarray) -> None:
+        self._moves_atom = groups >= 0
+        self._atom = np.where(self._moves_atom, groups, 0)
+        count = self._sums(np.ones(len(groups)))
+        self._stiffness = self._sums(diagonal) / np.maximum(count, 1.0)
+        self._added = np.zeros_like(self._stiffness)
+
+    @property
+    def active(self) -> bool:
+        """True if the step of an atom was limited."""
+        return bool(self._added.any())
+
+    def matrix(self) -> csr_array:
+        """Return the stiffness that is added to the Hessian, diagonal, (d, d)."""
+        return diags_array(np.where(self._moves_atom, self._added[self._atom], 0.0)).tocsr()
+
+    def raised(self, step: np.ndarray) -> bool:
+        """Adjust the stiffness after a step (d,); return True if the step is too long."""
+        ratio = np.sqrt(self._sums(step**2)) / MAX_ATOM_STEP
+        if ratio.max(initial=0.0) <= SLIGHTLY_LONGER:
+            return False
+        limited = (ratio > 1) | (self._added > 0)
+        stiffness = (self._stiffness + self._added) * ratio - self._stiffness
+        self._added = np.where(limited, np.maximum(stiffness, 0.0), 0.0)
+        return True
+
+    def _sums(self, values: np.ndarray) -> np.ndarray:
+        """Sum values (d,) over the coordinates of each atom."""
+        return np.bincount(self._atom, self._moves_atom * values)
