@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_array, diags_array
 
-MAX_ATOM_STEP = 0.2
+MAX_ATOM_STEP = 0.1
 """Largest displacement of an atom in one step, Å.
 
 MOF-5 of 848 atoms, rattled by 0.1 Å and strained, ends in a minimum 8 eV higher without a limit.

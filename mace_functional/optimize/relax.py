@@ -103,7 +103,7 @@ def relax(
     The energy never rises. The relaxation ends in a minimum: if forces vanish at a saddle point, it
     continues downhill. As with any optimiser, the path decides which of several minima it finds.
     Above 300 atoms, memory is proportional to the number of atoms, and no atom moves more than
-    0.2 Å in a step, unless `symmetry` or a constraint of the centre of mass is asked for.
+    0.1 Å in a step, unless `symmetry` or a constraint of the centre of mass is asked for.
 
     Args:
         potential: A potential, such as a model of `load_model`.
