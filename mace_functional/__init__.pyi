@@ -65,7 +65,7 @@ from .screening.run import Screening, screen
 from .screening.screen_settings import ScreenSettings
 from .sparse.sparse_hessian import sparse_hessian
 from .sparse.stored_hessian import SparseHessian
-from .stochastic.density import StochasticDensityOfStates, stochastic_dos
+from .stochastic.spectral_density import StochasticDensityOfStates, stochastic_dos
 from .stochastic.thermo import StochasticThermo, stochastic_thermo
 from .structure.batching import batch
 from .structure.examples import example_structure

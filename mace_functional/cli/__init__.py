@@ -15,6 +15,9 @@ computes. `..._command`, and torch with it, is imported only if the options are 
     mesh_options        options for meshes of wave vectors
     ideal_gas_options   options for the ideal gas of a molecule
     ideal_gas_results   its results for JSON files and their printed text
+    stochastic_options  options for large cells without a Hessian
+    stochastic_results  their results for JSON files and their printed text
+    worker_options      options for many workers
     ranges              ranges of atoms, such as 0-5
     found_structures    reading of the structure
     loaded_models       loading of the model, and relaxation of the structure with it

@@ -53,7 +53,7 @@ def stochastic_results(
             model,
             atoms,
             options.temperatures,
-            REL_ERROR if options.rel_error is None else options.rel_error,
+            rel_error=REL_ERROR if options.rel_error is None else options.rel_error,
             entropy_error=ENTROPY_ERROR if options.entropy_error is None else options.entropy_error,
             max_products=options.max_products,
             seed=options.seed or 0,

@@ -12,7 +12,6 @@ free_energy        Gibbs energy by strain and temperature
 strain_interpolation  interpolation between strained cells
 expansion_checkpoint  files from which `quasi_harmonic` continues
 symmetric_strains  strains that keep the symmetry of a crystal
-mode_functions     thermodynamic functions of single modes
 """
 
 from mace_functional.expansion.gruneisen import Gruneisen, gruneisen

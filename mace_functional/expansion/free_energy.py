@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.func import grad, hessian
 
-from mace_functional.expansion.mode_functions import mode_functions
 from mace_functional.expansion.strain_interpolation import StrainInterpolation
 from mace_functional.structure.lattice import volume_of
+from mace_functional.vibrations.mode_functions import mode_functions
 
 EQUAL_EIGENVALUES = 1e-6
 """Relative difference of two eigenvalues up to which they count as equal in h."""

@@ -16,10 +16,9 @@ from torch import Tensor
 from mace_functional.elasticity.tensor import Ions
 from mace_functional.elasticity.voigt import unit_strains
 from mace_functional.expansion.deformable import DeformableCrystal, confined
-from mace_functional.expansion.mode_functions import mode_functions
 from mace_functional.expansion.mode_gruneisen import gruneisen_of
 from mace_functional.expansion.symmetric_strains import invariant_strains
-from mace_functional.parallel.parts import delivery_of, mapped, workers_of
+from mace_functional.parallel.shared_parts import delivery_of, mapped, workers_of
 from mace_functional.parallel.workers import memory_of_worker
 from mace_functional.phonons.bands import BandStructure
 from mace_functional.phonons.mesh import Mesh
@@ -34,6 +33,7 @@ from mace_functional.structure.lattice import periodic_projector
 from mace_functional.support import validation
 from mace_functional.support.defaults import SYMPREC
 from mace_functional.vibrations.imaginary import ImaginaryMode, imaginary_modes
+from mace_functional.vibrations.mode_functions import mode_functions
 from mace_functional.vibrations.result_text import frequencies_text, result_text, values_text
 
 if TYPE_CHECKING:

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from mace_functional.expansion.deformable import DeformableCrystal
 from mace_functional.expansion.gruneisen import modes_and_parameters, parameters_of_sums
-from mace_functional.expansion.mode_functions import mode_functions
 from mace_functional.expansion.symmetric_strains import invariant_strains
 from mace_functional.phonons.modes import warn_if_not_relaxed
 from mace_functional.potential.protocol import Potential, is_mirror_symmetric
+from mace_functional.vibrations.mode_functions import mode_functions
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor

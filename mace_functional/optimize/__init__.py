@@ -11,7 +11,7 @@ search_checkpoint                 checkpoint files
 trust_region_state                state of a search, and its update after an evaluation
 descend, climb_mode               the two strategies: to minima, and to saddle points
 dense_hessian, quasi_newton       approximate Hessian, and its quasi-Newton update
-sparse_hessian, sparse_factors    approximate Hessian of large cells, and its preconditioner
+limited_hessian, sparse_factors   approximate Hessian of large cells, and its preconditioner
 trust_region                      steps within a trust radius
 subspace_step, atom_limit         such steps of large cells, and the limit of each atom's step
 bond_springs                      part of the energy model that describes rotating bonds

@@ -6,7 +6,7 @@ Around coordinates z with gradient g, the model is
 
 with a part of H replaced by springs (`bond_springs`). `HessianModel` defines the operations that an
 optimiser needs. `DenseHessian` stores the matrix, which is suitable for a few hundred atoms;
-`SparseHessian` is for more.
+`LimitedHessian` is for more.
 """
 
 from __future__ import annotations

@@ -13,12 +13,12 @@ from mace_functional.optimize.coordinates import CellFreedom, free_coordinates, 
 from mace_functional.optimize.dense_hessian import ZERO_CURVATURE
 from mace_functional.optimize.descend import Descend
 from mace_functional.optimize.first_hessian import first_hessian, sparse_first_hessian
+from mace_functional.optimize.limited_hessian import LimitedHessian
 from mace_functional.optimize.negative_curvature import lowest_curvature
 from mace_functional.optimize.optimizer_run import CLASH_FORCE, MAX_REJECTED_STEPS
 from mace_functional.optimize.outcome import Ending, Outcome
 from mace_functional.optimize.search_loop import Search
 from mace_functional.optimize.sparse_factors import SparseFactors
-from mace_functional.optimize.sparse_hessian import SparseHessian
 from mace_functional.optimize.surface import Point, Surface
 from mace_functional.potential.protocol import Potential, is_mirror_symmetric
 from mace_functional.structure.selection import freedom
@@ -33,7 +33,7 @@ On flat surfaces, the criterion of forces alone ends too early.
 MAX_DENSE_ATOMS = 300
 """Largest number of atoms for which the Hessian is a dense matrix, (3N + 6)^2 numbers.
 
-More atoms have a `SparseHessian`, unless a symmetry or a constraint of the centre of mass is kept,
+More atoms have a `LimitedHessian`, unless a symmetry or a constraint of the centre of mass is kept,
 whose free coordinates move many atoms at once. MOF-5 of 106 atoms takes the same number of
 gradients with both (`benchmarks/README.md`).
 """
@@ -241,7 +241,7 @@ class Relaxation(Search[RelaxStep]):
             found = sparse_first_hessian(*geometry)
             factors = SparseFactors(c.by_free(found.near))
             by_z = c.by_free(found.hessian)
-            model = SparseHessian(by_z, c.groups(), c.translations(), factors)
+            model = LimitedHessian(by_z, c.groups(), c.translations(), factors)
             self.set_model(model, found.hessian)
         else:
             self.set_hessian(first_hessian(*geometry))

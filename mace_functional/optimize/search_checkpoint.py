@@ -15,8 +15,8 @@ from scipy.sparse import csr_array
 
 from mace_functional.optimize.coordinates import Matrix
 from mace_functional.optimize.dense_hessian import DenseHessian, HessianModel
+from mace_functional.optimize.limited_hessian import LimitedHessian, Update
 from mace_functional.optimize.sparse_factors import SparseFactors
-from mace_functional.optimize.sparse_hessian import SparseHessian, Update
 from mace_functional.support.atomic_write import atomic_write
 
 FORMAT = 2
@@ -68,11 +68,11 @@ def hessian_arrays(hessian: HessianModel) -> dict[str, np.ndarray]:
     """Return the arrays of a model of the Hessian, by name.
 
     Raises:
-        TypeError: If it is of another class than `DenseHessian` and `SparseHessian`.
+        TypeError: If it is of another class than `DenseHessian` and `LimitedHessian`.
     """
     if isinstance(hessian, DenseHessian):
         return {"hessian": hessian.matrix}
-    if not isinstance(hessian, SparseHessian):
+    if not isinstance(hessian, LimitedHessian):
         raise TypeError(f"a checkpoint does not hold a {type(hessian).__name__}")
     widths = [u.columns.shape[1] for u in hessian.updates]
     return {
@@ -95,7 +95,7 @@ def hessian_of(data: Mapping[str, np.ndarray]) -> HessianModel:
     ends = data["hessian_translations"].shape[1] + np.cumsum(data["hessian_widths"])
     slices = [slice(e - w, e) for e, w in zip(ends, data["hessian_widths"], strict=True)]
     columns, core = data["hessian_columns"], data["hessian_core"]
-    return SparseHessian(
+    return LimitedHessian(
         matrix,
         data["hessian_groups"],
         data["hessian_translations"],

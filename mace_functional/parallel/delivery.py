@@ -61,16 +61,16 @@ class Delivery(Protocol[P_contra, R_co]):
     def submit(self, worker: Submit, part: P_contra, *, with_job: bool) -> Future[Any]:
         """Send a part to a worker, and the job too if `with_job`."""
 
-    def result(self, future: Future[Any]) -> R_co | Missing:
+    def result(self, future: Future[Any]) -> R_co | MissingJob:
         """Return the result of a part, or `MISSING` if its worker does not have the job."""
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingJob:
     """Answer of a worker that does not have the job of a part."""
 
 
-MISSING: Final = Missing()
+MISSING: Final = MissingJob()
 
 
 class InMemory(Generic[P, R]):
@@ -121,7 +121,7 @@ class Pickled(Generic[P, R]):
             _run, self._digest, data, worker.device, worker.threads, pickle.dumps(part)
         )
 
-    def result(self, future: Future[bytes | None]) -> R | Missing:
+    def result(self, future: Future[bytes | None]) -> R | MissingJob:
         """Return the result of a part, or `MISSING` if its worker does not have the job."""
         answer = future.result()
         if answer is None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mace_functional.autodiff.columns import ChunkSize, columns_bar, measured
-from mace_functional.parallel.parts import delivery_of, mapped, workers_of
+from mace_functional.parallel.shared_parts import delivery_of, mapped, workers_of
 from mace_functional.parallel.workers import memory_of_worker
 from mace_functional.support import validation
 
@@ -119,7 +119,7 @@ class SharedMap:
             for columns, _ in results:
                 yield columns.to(self._device)
 
-    def _results(self, chunks: Iterable[Tensor], *, measure: bool = False) -> Generator[_Mapped]:
+    def _results(self, chunks: Iterable[Tensor], *, measure: bool = False) -> Generator[_Columns]:
         # A chunk is a view, and is pickled with all vectors unless it is copied.
         parts = (_Chunk(chunk.clone().cpu(), measure) for chunk in chunks)
         return mapped(self._delivery, parts, self._workers)
@@ -211,7 +211,7 @@ class _Chunk(NamedTuple):
     measure: bool
 
 
-class _Mapped(NamedTuple):
+class _Columns(NamedTuple):
     """Mapped vectors, and the size of the other chunks if it was measured."""
 
     vectors: Tensor
@@ -225,14 +225,14 @@ class _Chunks:
     linear: LinearMap
     memory_budget: int | None
 
-    def begun(self, device: str | None) -> Callable[[_Chunk], _Mapped]:
+    def begun(self, device: str | None) -> Callable[[_Chunk], _Columns]:
         """Prepare the map, and return the function of a chunk."""
         apply = self.linear.begun(device)
 
-        def apply_to(chunk: _Chunk) -> _Mapped:
+        def apply_to(chunk: _Chunk) -> _Columns:
             if not chunk.measure:
-                return _Mapped(apply(chunk.vectors).cpu(), len(chunk.vectors))
+                return _Columns(apply(chunk.vectors).cpu(), len(chunk.vectors))
             columns, sizes = zip(*measured(apply, chunk.vectors, self.memory_budget), strict=True)
-            return _Mapped(torch.cat(columns).cpu(), sizes[-1])
+            return _Columns(torch.cat(columns).cpu(), sizes[-1])
 
         return apply_to

@@ -25,7 +25,7 @@ from torch import Tensor
 from mace_functional.autodiff.columns import chunked_map
 from mace_functional.derivatives.hessian_products import HessianProducts
 from mace_functional.derivatives.local_columns import Column, LocalColumns
-from mace_functional.parallel.parts import delivery_of, mapped, workers_of
+from mace_functional.parallel.shared_parts import delivery_of, mapped, workers_of
 from mace_functional.parallel.vectors import mapped_vectors
 from mace_functional.parallel.workers import memory_of_worker
 from mace_functional.potential.protocol import EdgePotential, HasParts, HasReach, Potential
@@ -49,7 +49,7 @@ Larger values show that the reach is too short; smaller values are rounding erro
 """
 
 
-class Row(NamedTuple):
+class DisplacedRow(NamedTuple):
     """A row of the force constants, for a displaced atom in the home cell.
 
     Attributes:
@@ -90,7 +90,7 @@ def rows_of(
     atoms: Atoms,
     sources: Sequence[AtomDisplacement],
     columns: dict[str, Any],
-) -> list[Row]:
+) -> list[DisplacedRow]:
     """Compute rows of the force constants of a potential with a finite range.
 
     Args:
@@ -118,7 +118,7 @@ def _of_edges(
     executor: Executor | None,
     progress: bool,
     **chunks: Any,
-) -> list[Row]:
+) -> list[DisplacedRow]:
     """Compute rows of a potential with edges, each in the neighbourhood of its atom."""
     groups = [list(of_atom) for _, of_atom in groupby(sources, key=lambda source: source.atom)]
     tasks = [
@@ -134,10 +134,10 @@ def _of_edges(
             budget = memory_of_worker(workers, like.device)
             job = replace(job, chunks={**chunks, "memory_budget": budget})
         columns = mapped(delivery_of(job, workers), tasks, workers)
-    rows: list[Row] = []
+    rows: list[DisplacedRow] = []
     with closing(columns):
         for column in track(columns, DESCRIPTION, total=len(tasks), disable=not progress):
-            rows += [Row(values, column.atom, column.cells) for values in column.values]
+            rows += [DisplacedRow(values, column.atom, column.cells) for values in column.values]
     return rows
 
 
@@ -171,7 +171,7 @@ def _of_supercell(
     *,
     executor: Executor | None,
     **columns: Any,
-) -> list[Row]:
+) -> list[DisplacedRow]:
     """Compute rows of a potential with a reach, from a supercell whose images are out of reach."""
     heights = 1 / np.linalg.norm(atoms.cell.complete().reciprocal().array, axis=1)
     repeats = np.where(atoms.pbc, np.floor(2 * potential.reach / heights).astype(int) + 1, 1)
@@ -194,7 +194,7 @@ def _unfolded(
     repeats: np.ndarray,
     sources: Sequence[AtomDisplacement],
     reach: float,
-) -> list[Row]:
+) -> list[DisplacedRow]:
     """Convert rows of a supercell to rows of the crystal: each atom becomes its nearest image.
 
     Args:
@@ -216,7 +216,7 @@ def _unfolded(
         cells = home - (wraps * repeats).astype(int)
         within = np.linalg.norm(x[atom] + cells @ lattice - x[source.atom], axis=1) <= reach
         beyond = max(beyond, np.abs(row[~within]).max(initial=0.0))
-        unfolded.append(Row(row[within], atom[within], cells[within]))
+        unfolded.append(DisplacedRow(row[within], atom[within], cells[within]))
     if beyond > MAX_BEYOND_REACH * np.abs(rows).max(initial=0.0):
         raise ValueError(
             f"there are force constants of {beyond:.2g} eV/Å² beyond the reach of {reach:g} Å that "

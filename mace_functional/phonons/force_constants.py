@@ -20,7 +20,12 @@ from torch import Tensor
 from mace_functional.autodiff.columns import ChunkSize
 from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.autodiff.memory import tune_allocator
-from mace_functional.phonons.force_constant_rows import Part, Row, parts_of_potential, rows_of
+from mace_functional.phonons.force_constant_rows import (
+    DisplacedRow,
+    Part,
+    parts_of_potential,
+    rows_of,
+)
 from mace_functional.phonons.wave_vector import WaveVector, wave_vector
 from mace_functional.potential.protocol import (
     Potential,
@@ -289,7 +294,7 @@ def _kinds(atoms: Atoms, features: dict[str, Tensor]) -> np.ndarray:
 
 
 def _assembled(
-    rows: list[Row], operations: Operations, chosen: Plan
+    rows: list[DisplacedRow], operations: Operations, chosen: Plan
 ) -> tuple[np.ndarray, np.ndarray]:
     """Assemble all force constants from the computed rows.
 
@@ -302,7 +307,9 @@ def _assembled(
         Cells (R, 3), and values (R, N, 3, N, 3).
     """
     coupled = [row.values.any(1) for row in rows]
-    rows = [Row(*(array[k] for array in row)) for row, k in zip(rows, coupled, strict=True)]
+    rows = [
+        DisplacedRow(*(array[k] for array in row)) for row, k in zip(rows, coupled, strict=True)
+    ]
 
     def image_cells(image: RowImage) -> np.ndarray:
         """Return the cells of a transformed row, relative to that of its displaced atom."""

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from mace_functional.parallel.parts import completed, delivery_of, workers_of
 from mace_functional.parallel.processes import WorkerProcesses
+from mace_functional.parallel.shared_parts import completed, delivery_of, workers_of
 from mace_functional.parallel.workers import Worker, cores, memory_of_worker
 from mace_functional.potential.protocol import Potential
 from mace_functional.screening.constant_pressure import GRUNEISEN, load_modes

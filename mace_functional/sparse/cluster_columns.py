@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.func import grad, vjp, vmap
 
 from mace_functional.autodiff.columns import measured
-from mace_functional.parallel.parts import delivery_of, mapped, workers_of
+from mace_functional.parallel.shared_parts import delivery_of, mapped, workers_of
 from mace_functional.parallel.workers import memory_of_worker
 from mace_functional.phonons.force_constant_rows import parts_of_potential
 from mace_functional.potential.protocol import EdgePotential, Potential

@@ -41,8 +41,8 @@ import torch
 from torch import Tensor
 
 from mace_functional.stochastic.lanczos import Lanczos
-from mace_functional.stochastic.mode_functions import ModeFunctions
 from mace_functional.stochastic.probes import probes
+from mace_functional.stochastic.spectral_functions import SpectralFunctions
 
 Bracket = tuple[Tensor, Tensor]
 """Both ends of a quadrature of F functions, (F,) or (F, v) each."""
@@ -81,7 +81,7 @@ class Estimate:
         )
 
 
-def bracket(lanczos: Lanczos, functions: ModeFunctions, steps: int) -> Bracket:
+def bracket(lanczos: Lanczos, functions: SpectralFunctions, steps: int) -> Bracket:
     """Return both ends of the quadratures of all functions and vectors, (F, v) each."""
     gauss = lanczos.gauss(steps).sums(functions)
     if lanczos.complete and steps == lanczos.steps:
@@ -115,7 +115,7 @@ class Stage:
         self,
         multiply: Callable[[Tensor], Tensor],
         project: Callable[[Tensor], Tensor],
-        functions: ModeFunctions,
+        functions: SpectralFunctions,
         *,
         n_modes: int,
         colour: np.ndarray | None,

@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.status import Status
 from torch import Tensor
 
-from mace_functional.stochastic.checkpoint import read_stages, write_stages
 from mace_functional.stochastic.hessian import VibrationalHessian
-from mace_functional.stochastic.mode_functions import ModeFunctions
 from mace_functional.stochastic.passes import Bracket, Estimate, Stage
 from mace_functional.stochastic.probes import colours
+from mace_functional.stochastic.saved_stages import read_stages, write_stages
+from mace_functional.stochastic.spectral_functions import SpectralFunctions
 from mace_functional.units import K_B
 
 SCATTER = {1: 0.39, 2: 0.17, 3: 0.081, 4: 0.048, 6: 0.022, 8: 0.012, 12: 0.0062, 16: 0.0035}
@@ -102,7 +102,7 @@ class Sampling:
         path: Path | None,
         progress: bool,
     ) -> None:
-        self._hessian, self._functions = hessian, ModeFunctions(temperatures)
+        self._hessian, self._functions = hessian, SpectralFunctions(temperatures)
         self._max_products, self._seed, self._path = max_products, seed, path
         self._progress = progress
         n, warm = len(temperatures), temperatures > 0

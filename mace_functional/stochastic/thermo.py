@@ -32,9 +32,9 @@ import torch
 from torch import Tensor
 
 from mace_functional.stochastic.hessian import VibrationalHessian
-from mace_functional.stochastic.mode_functions import ModeFunctions
 from mace_functional.stochastic.passes import Estimate
 from mace_functional.stochastic.sampling import Sampling
+from mace_functional.stochastic.spectral_functions import SpectralFunctions
 from mace_functional.support import validation
 from mace_functional.support.defaults import ENTROPY_ERROR, REL_ERROR
 from mace_functional.units import EV_PER_MOLECULE, FREQUENCY_UNITS
@@ -160,8 +160,8 @@ def stochastic_thermo(
     potential: Potential,
     atoms: Atoms,
     temperatures: Tensor | Sequence[float] | float,
-    rel_error: float = REL_ERROR,
     *,
+    rel_error: float = REL_ERROR,
     entropy_error: float | None = ENTROPY_ERROR,
     max_products: int | None = None,
     seed: int = 0,
@@ -290,7 +290,7 @@ def _exact(
 ) -> StochasticThermo:
     """Return the results of all eigenvalues of the Hessian."""
     eigenvalues = hessian.eigenvalues(progress=progress)
-    values = ModeFunctions(t)(eigenvalues).sum(-1).cpu()
+    values = SpectralFunctions(t)(eigenvalues).sum(-1).cpu()
     n_imaginary = float((eigenvalues < 0).sum())
     extremes = (eigenvalues.min(), eigenvalues.max()) if len(eigenvalues) else (0.0, 0.0)
     return StochasticThermo(
@@ -310,7 +310,7 @@ def _exact(
 
 
 def _by_name(t: Tensor, values: Tensor, errors: Tensor) -> dict[str, Any]:
-    """Return values and errors of all functions of `ModeFunctions` by their attributes."""
+    """Return values and errors of all functions of `SpectralFunctions` by their attributes."""
     found: dict[str, Any] = {"temperatures": t}
     for suffix, numbers in ("", values), ("_error", errors):
         c, s, f, u, (zero_point, below_zero) = numbers.split([len(t)] * 4 + [2])

@@ -5,6 +5,7 @@ rigid           rigid motions: translations and rotations of connected parts
 imaginary       imaginary modes
 gamma           normal modes of a structure, from the Hessian of a potential
 thermodynamics  energies, entropies and heat capacities of harmonic modes
+mode_functions  the same of each mode, as functions of its eigenvalue
 ideal_gas       thermodynamics of an ideal gas of molecules
 rigid_rotor     moments of inertia and rotational entropies
 soft_modes      soft vibrations as rotations

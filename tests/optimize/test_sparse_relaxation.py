@@ -10,7 +10,7 @@ from helpers import mostly_slow
 
 import mace_functional as mf
 from mace_functional.optimize import relaxation
-from mace_functional.optimize.sparse_hessian import SparseHessian
+from mace_functional.optimize.limited_hessian import LimitedHessian
 
 
 @pytest.fixture
@@ -88,10 +88,10 @@ def test_centre_of_mass_and_symmetry_take_the_dense_method(model, monkeypatch):
     for atoms, symprec in ((ethanol, None), (mf.example_structure("quartz"), 1e-3)):
         search = relaxation.Relaxation(model, atoms, True, 0.0, symprec)
         search.begin()
-        assert not isinstance(search.state.hessian, SparseHessian)
+        assert not isinstance(search.state.hessian, LimitedHessian)
     search = relaxation.Relaxation(model, mf.example_structure("quartz"), True, 0.0, None)
     search.begin()
-    assert isinstance(search.state.hessian, SparseHessian)
+    assert isinstance(search.state.hessian, LimitedHessian)
 
 
 def test_leaves_a_saddle_point(model, sparse):

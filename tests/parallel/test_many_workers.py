@@ -17,7 +17,7 @@ from small_jobs import Threads
 
 import mace_functional as mf
 from mace_functional.parallel.dask_workers import dask_executor
-from mace_functional.parallel.parts import delivery_of, mapped, workers_of
+from mace_functional.parallel.shared_parts import delivery_of, mapped, workers_of
 from mace_functional.phonons import mesh as mesh_module
 from mace_functional.phonons import modes_at_q, solved_modes
 

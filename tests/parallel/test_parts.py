@@ -10,7 +10,7 @@ from small_jobs import DiesOnce, Matrix, Raises, Sleeps, Squares
 
 from mace_functional.autodiff.columns import chunked_map
 from mace_functional.parallel.delivery import Pickled
-from mace_functional.parallel.parts import delivery_of, mapped, workers_of
+from mace_functional.parallel.shared_parts import delivery_of, mapped, workers_of
 from mace_functional.parallel.vectors import SharedMap, mapped_vectors
 
 

@@ -12,7 +12,7 @@ from ase.build import molecule
 from small_jobs import DiesOnce, Squares, Threads
 
 import mace_functional as mf
-from mace_functional.parallel.parts import delivery_of, mapped, workers_of
+from mace_functional.parallel.shared_parts import delivery_of, mapped, workers_of
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import torch
 from helpers import random
 from torch import Tensor
 
-from mace_functional.stochastic.mode_functions import ModeFunctions
 from mace_functional.stochastic.passes import Stage
+from mace_functional.stochastic.spectral_functions import SpectralFunctions
 
 N_ATOMS = 24
 TEMPERATURES = torch.tensor([100.0, 300.0, 1000.0], dtype=torch.float64)
-FUNCTIONS = ModeFunctions(TEMPERATURES)
+FUNCTIONS = SpectralFunctions(TEMPERATURES)
 N_FUNCTIONS = FUNCTIONS.count - 1
 """Number of functions, without the count of eigenvalues below zero."""
 

@@ -31,7 +31,9 @@ def exact(salt) -> mf.HarmonicThermo:
 def sampled(atoms: Atoms, temperatures=T, rel_error=5e-3, **options) -> mf.StochasticThermo:
     """A result from probing vectors: the Hessian would take more products than are allowed."""
     most = {"max_products": 3 * len(atoms) - 1, "entropy_error": 5e-2}
-    return mf.stochastic_thermo(ions(), atoms, temperatures, rel_error, **{**most, **options})
+    return mf.stochastic_thermo(
+        ions(), atoms, temperatures, rel_error=rel_error, **{**most, **options}
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -181,7 +183,12 @@ def test_constraints_and_transforms_are_refused(salt):
 
 def test_single_precision_products_are_enough(salt, exact):
     found = mf.stochastic_thermo(
-        ions().to(dtype=torch.float32), salt, T, 5e-3, entropy_error=None, max_products=161
+        ions().to(dtype=torch.float32),
+        salt,
+        T,
+        rel_error=5e-3,
+        entropy_error=None,
+        max_products=161,
     )
     deviation = (found.heat_capacity - exact.heat_capacity).abs()
     assert found.heat_capacity.dtype == torch.float64

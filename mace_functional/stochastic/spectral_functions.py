@@ -1,14 +1,9 @@
 r"""Thermodynamics of a mode, as functions of the eigenvalue l of the mass-weighted Hessian.
 
-With the quantum e = hbar sqrt(l), x = e / kT and y = x / 2,
-
-    C = k (y / sinh y)^2                        U = kT y coth y
-    S = k (y coth y - log(2 sinh y))            F = U - T S
-
-In this form C, U and y coth y are smooth functions of l at l = 0, with C = k and U = kT there. S is
--k/2 log(l) and a smooth function. Eigenvalues at and below zero have no harmonic thermodynamics:
-all functions are zero there, as imaginary modes are left out by `harmonic_thermo`. Only the limits
-of C and U at l = 0 are kept, for quadratures with a node at zero.
+`vibrations.mode_functions` has the formulas. C and U are smooth functions of l at l = 0, with C = k
+and U = kT there; S is -k/2 log(l) and a smooth function. Eigenvalues at and below zero have no
+harmonic thermodynamics: all functions are zero there, as imaginary modes are left out by
+`harmonic_thermo`. Only the limits of C and U at l = 0 are kept, for quadratures with a node there.
 """
 
 from __future__ import annotations
@@ -16,16 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mace_functional.units import FREQUENCY_UNITS, K_B
-
-HBAR_OMEGA = FREQUENCY_UNITS["meV"] / 1e3
-"""Quantum of a mode with l = 1 eV/Å²/amu, eV."""
-
-FROZEN = 500.0
-"""Largest x / 2 of a mode that is excited: beyond it, exp(-x) is zero in double precision."""
+from mace_functional.units import K_B
+from mace_functional.vibrations.mode_functions import mode_functions
 
 
-class ModeFunctions:
+class SpectralFunctions:
     """The thermodynamic functions of a mode at T temperatures, with its zero-point energy.
 
     The functions are stacked as C, S, F and U at all temperatures, then the zero-point energy and
@@ -37,6 +27,7 @@ class ModeFunctions:
 
     def __init__(self, temperatures: Tensor) -> None:
         self._t = temperatures.to(torch.float64)
+        self._kelvins = self._t.tolist()
 
     @property
     def count(self) -> int:
@@ -45,21 +36,17 @@ class ModeFunctions:
 
     def __call__(self, values: Tensor) -> Tensor:
         """Compute all functions of eigenvalues (...), in eV and eV/K, (4 T + 2, ...)."""
-        t = self._t.to(values.device).reshape(-1, *[1] * values.ndim)
-        e = HBAR_OMEGA * values.clamp(min=0).sqrt()
-        positive = values > 0
-        warm = positive & (e < 2 * FROZEN * K_B * t)
-        y = torch.where(warm, e, 1.0) / torch.where(warm, 2 * K_B * t, 1.0)
-        y_coth_y = y / torch.tanh(y)
-        c = torch.where(warm, K_B * (y / torch.sinh(y)).square(), 0.0)
-        u = torch.where(warm, K_B * t * y_coth_y, e / 2)
-        # log(2 sinh y) = y + log(1 - exp(-2 y)) without overflow
-        s = torch.where(warm, K_B * (y_coth_y - y - torch.log(-torch.expm1(-2 * y))), 0.0)
-        at_zero = values == 0
+        values = values.to(torch.float64)
+        at = [mode_functions(values, t) for t in self._kelvins]
+        c, s, f, u = (
+            torch.stack([getattr(of_t, name) for of_t in at])
+            for name in ("heat_capacity", "entropy", "free_energy", "energy")
+        )
+        t, at_zero = self._t.to(values.device).reshape(-1, *[1] * values.ndim), values == 0
         c = torch.where(at_zero & (t > 0), K_B, c)
         u = torch.where(at_zero, K_B * t, u)
-        zero_point = torch.where(positive, e / 2, 0.0)
-        return torch.cat([c, s, u - t * s, u, zero_point[None], (values < 0).to(e)[None]])
+        zero_point = mode_functions(values, 0.0).energy
+        return torch.cat([c, s, f, u, zero_point[None], (values < 0).to(c)[None]])
 
     def other_end(self, gauss: Tensor, radau: Tensor, shorter: Tensor) -> Tensor:
         """Return the other end of the bracket that starts at the Gauss quadratures, (4 T + 2, v).

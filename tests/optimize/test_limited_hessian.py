@@ -13,9 +13,9 @@ from mace_functional.optimize.atom_limit import MAX_ATOM_STEP
 from mace_functional.optimize.coordinates import free_coordinates
 from mace_functional.optimize.dense_hessian import DenseHessian
 from mace_functional.optimize.first_hessian import first_hessian, sparse_first_hessian
+from mace_functional.optimize.limited_hessian import LimitedHessian
 from mace_functional.optimize.negative_curvature import lowest_curvature
 from mace_functional.optimize.sparse_factors import SparseFactors
-from mace_functional.optimize.sparse_hessian import SparseHessian
 from mace_functional.optimize.subspace_step import subspace_step
 from mace_functional.optimize.trust_region import quadratic_step
 from mace_functional.optimize.valence_hessian import valence_hessian, valence_stiffness
@@ -28,7 +28,7 @@ def model_of(matrix):
     """Return the sparse model of a matrix, whose coordinates move one atom each."""
     sparse = csr_array(matrix)
     groups = np.full(len(matrix), -1)
-    return SparseHessian(sparse, groups, np.empty((len(matrix), 0)), SparseFactors(sparse))
+    return LimitedHessian(sparse, groups, np.empty((len(matrix), 0)), SparseFactors(sparse))
 
 
 def positive_definite(seed=0, lowest=0.5):
@@ -131,7 +131,7 @@ def test_no_atom_takes_the_step_of_all():
     matrix = positive_definite(lowest=5.0)
     sparse = csr_array(matrix)
     groups = np.arange(SIZE) // 3
-    model = SparseHessian(sparse, groups, NONE, SparseFactors(sparse))
+    model = LimitedHessian(sparse, groups, NONE, SparseFactors(sparse))
     gradient = 0.1 * np.random.default_rng(0).normal(size=SIZE)
     gradient[3:6] = 30.0
     free = np.linalg.solve(matrix, -gradient).reshape(-1, 3)

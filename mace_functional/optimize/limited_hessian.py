@@ -75,7 +75,7 @@ class Update(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class SparseHessian:
+class LimitedHessian:
     """Approximate Hessian of many coordinates; a `HessianModel`.
 
     Attributes:
@@ -113,7 +113,7 @@ class SparseHessian:
             return energy + 0.5 * float(step @ pull), slope + pull, curvature + stiffness
 
         def minimised(
-            slope: np.ndarray, hessian: SparseHessian, limit: float
+            slope: np.ndarray, hessian: LimitedHessian, limit: float
         ) -> tuple[np.ndarray, bool]:
             near = subspace_step(slope, hessian, limit, self.factors.solve, directions)
             directions[-1] = near.step
@@ -145,15 +145,15 @@ class SparseHessian:
         """Compute H times a vector (d,), or times the columns of a matrix (d, m)."""
         return self.product(vectors)
 
-    def __add__(self, matrix: csr_array) -> SparseHessian:
+    def __add__(self, matrix: csr_array) -> LimitedHessian:
         """Add a matrix to the sparse part."""
         return replace(self, sparse=self.sparse + matrix)
 
-    def __sub__(self, matrix: csr_array) -> SparseHessian:
+    def __sub__(self, matrix: csr_array) -> LimitedHessian:
         """Subtract a matrix from the sparse part."""
         return replace(self, sparse=self.sparse - matrix)
 
-    def update(self, step: np.ndarray, gradient_error: np.ndarray) -> SparseHessian:
+    def update(self, step: np.ndarray, gradient_error: np.ndarray) -> LimitedHessian:
         """Return H after a quasi-Newton update; see `quasi_newton`, with H s in place of |H| s."""
         change = self @ step + gradient_error
         model = self._with_room_for(2)
@@ -165,7 +165,7 @@ class SparseHessian:
         update = Update(np.column_stack([u, v]), np.array([[0.0, 1.0], [1.0, -u_s]]))
         return replace(model, updates=(*model.updates, update))
 
-    def refine(self, directions: np.ndarray, products: np.ndarray) -> SparseHessian:
+    def refine(self, directions: np.ndarray, products: np.ndarray) -> LimitedHessian:
         """Return H with exact products along some directions; see `DenseHessian.refine`."""
         q, singular_values, rotation = svd(directions, full_matrices=False)
         kept = singular_values > MIN_SINGULAR_VALUE * singular_values.max(initial=0.0)
@@ -233,7 +233,7 @@ class SparseHessian:
 
         return solve
 
-    def _with_room_for(self, count: int) -> SparseHessian:
+    def _with_room_for(self, count: int) -> LimitedHessian:
         """Return H without the oldest updates, where more columns would be too many."""
         updates = self.updates
         while updates and count + sum(u.columns.shape[1] for u in updates) > MAX_COLUMNS:

@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import closing
 from typing import Any, TypeVar
 
-from mace_functional.parallel.delivery import Delivery, InMemory, Job, Missing, Pickled
+from mace_functional.parallel.delivery import Delivery, InMemory, Job, MissingJob, Pickled
 from mace_functional.parallel.processes import WorkerProcesses
 from mace_functional.parallel.workers import Worker, died, executor_slots
 
@@ -129,7 +129,7 @@ def completed(
                             "of memory: take fewer workers, or a smaller memory_budget"
                         ) from death
                     result = lost(part)
-                if isinstance(result, Missing):
+                if isinstance(result, MissingJob):
                     running[delivery.submit(worker, part, with_job=True)] = i, part, worker
                     continue
                 idle.append(worker)
