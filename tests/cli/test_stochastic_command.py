@@ -27,7 +27,7 @@ def test_results_are_those_of_the_library(tmp_path, capsys):
         mf.load_model("embedded"),
         ase.io.read(file),
         [300.0, 1000.0],
-        0.02,
+        rel_error=0.02,
         entropy_error=0.2,
         max_products=47,
         seed=3,

@@ -8,7 +8,7 @@ import torch
 from optimizer_problems import coordinates_of, random_matrix, rattled_quartz
 from scipy.sparse import csr_array
 
-from mace_functional.optimize import sparse_hessian
+from mace_functional.optimize import limited_hessian
 from mace_functional.optimize.atom_limit import MAX_ATOM_STEP
 from mace_functional.optimize.coordinates import free_coordinates
 from mace_functional.optimize.dense_hessian import DenseHessian
@@ -93,7 +93,7 @@ def test_updates_and_products_are_those_of_the_matrix():
 
 
 def test_memory_is_limited(monkeypatch):
-    monkeypatch.setattr(sparse_hessian, "MAX_COLUMNS", 6)
+    monkeypatch.setattr(limited_hessian, "MAX_COLUMNS", 6)
     random, exact = np.random.default_rng(0), positive_definite(lowest=3.0)
     model = model_of(positive_definite())
     for _ in range(10):

@@ -17,7 +17,13 @@ def test_the_stored_matrix_gives_what_products_give() -> None:
     stored = mf.sparse_hessian(potential, atoms).to_scipy()
     exact, found = (
         mf.stochastic_thermo(
-            potential, atoms, [300.0], 0.05, entropy_error=None, max_products=200, operator=operator
+            potential,
+            atoms,
+            [300.0],
+            rel_error=0.05,
+            entropy_error=None,
+            max_products=200,
+            operator=operator,
         )
         for operator in (None, stored)
     )
