@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mace_functional.support.atomic_write import atomic_write
+from mace_functional.support.checkpoint_arrays import read_arrays, write_arrays
 
 FORMAT = 1
 """Version of the names of arrays in a checkpoint and of their meaning."""
@@ -53,8 +52,7 @@ def write_cells(path: Path, identity: Mapping[str, Any], cells: Sequence[SavedCe
         arrays[f"cell{k}_n_gradients"] = np.array(cell.n_gradients)
         for i, matrices in enumerate(cell.matrices):
             arrays[f"cell{k}_matrices{i}"] = matrices.cpu().numpy()
-    with atomic_write(path) as partial, partial.open("wb") as file:
-        np.savez(file, **arrays)
+    write_arrays(path, arrays)
 
 
 def read_cells(path: Path, identity: Mapping[str, Any]) -> list[SavedCell]:
@@ -69,24 +67,8 @@ def read_cells(path: Path, identity: Mapping[str, Any]) -> list[SavedCell]:
     """
     if not path.exists():
         return []
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no checkpoint of quasi_harmonic: {error}") from error
     expected = {"format": np.array(FORMAT), **identity}
-    differing = [
-        name
-        for name, value in expected.items()
-        if name not in arrays
-        or arrays[name].shape != np.shape(value)
-        or not np.allclose(arrays[name], value, rtol=0, atol=TOLERANCE)
-    ]
-    if differing:
-        raise ValueError(
-            f"{path} belongs to another calculation: it differs in {', '.join(differing)}. Remove "
-            "it, or name another file"
-        )
+    arrays = read_arrays(path, expected, of="quasi_harmonic", atol=TOLERANCE)
     cells: list[SavedCell] = []
     while f"cell{len(cells)}_cell" in arrays:
         name = f"cell{len(cells)}"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mace_functional.support.atomic_write import atomic_write
+from mace_functional.support.checkpoint_arrays import read_arrays, write_arrays
 
 FORMAT = 2
 """Version of the names of arrays in a checkpoint and of their meaning."""
@@ -31,8 +30,7 @@ def write_stages(
     arrays: dict[str, Any] = {"format": np.array(FORMAT), **identity}
     for k, stage in enumerate(stages):
         arrays |= {f"stage{k}_{name}": value for name, value in stage.items()}
-    with atomic_write(path) as partial, partial.open("wb") as file:
-        np.savez(file, **arrays)
+    write_arrays(path, arrays)
 
 
 def read_stages(path: Path, identity: Mapping[str, Any]) -> list[dict[str, np.ndarray]]:
@@ -47,24 +45,8 @@ def read_stages(path: Path, identity: Mapping[str, Any]) -> list[dict[str, np.nd
     """
     if not path.exists():
         return []
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no checkpoint of stochastic_thermo: {error}") from error
     expected = {"format": np.array(FORMAT), **identity}
-    differing = [
-        name
-        for name, value in expected.items()
-        if name not in arrays
-        or arrays[name].shape != np.shape(value)
-        or not np.allclose(arrays[name], value, rtol=TOLERANCE, atol=TOLERANCE)
-    ]
-    if differing:
-        raise ValueError(
-            f"{path} belongs to another calculation: it differs in {', '.join(differing)}. Remove "
-            "it, or name another file"
-        )
+    arrays = read_arrays(path, expected, of="stochastic_thermo", rtol=TOLERANCE, atol=TOLERANCE)
     stages: list[dict[str, np.ndarray]] = []
     while f"stage{len(stages)}_steps" in arrays:
         name = f"stage{len(stages)}_"
