@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,10 +16,9 @@ from torch import Tensor
 from mace_functional.elasticity.tensor import Ions
 from mace_functional.elasticity.voigt import unit_strains
 from mace_functional.expansion.deformable import DeformableCrystal, confined
-from mace_functional.expansion.mode_gruneisen import gruneisen_of
+from mace_functional.expansion.mode_gruneisen import gruneisen_of, parameters_of
 from mace_functional.expansion.symmetric_strains import invariant_strains
-from mace_functional.parallel.shared_parts import delivery_of, mapped, workers_of
-from mace_functional.parallel.workers import memory_of_worker
+from mace_functional.parallel.shared_parts import computed
 from mace_functional.phonons.bands import BandStructure
 from mace_functional.phonons.mesh import Mesh
 from mace_functional.phonons.modes import (
@@ -263,14 +262,8 @@ def modes_and_parameters(
     unique, inverse = np.unique(q.numpy(), axis=0, return_inverse=True)
     unique_q = torch.as_tensor(unique).unbind()
     job = _WaveVectors(crystal, strains, modes_at)
-    if executor is None:
-        coming = (pair for pair in map(job.begun(None), unique_q))
-    else:
-        _ = crystal.phonons.rigid  # kept by the phonons, so that workers need not compute them
-        workers = workers_of(executor)
-        budget = memory_of_worker(workers, crystal.phonons.masses.device)
-        delivery = delivery_of(replace(job, memory_budget=budget), workers)
-        coming = mapped(delivery, (q_i.clone() for q_i in unique_q), workers)
+    _ = crystal.phonons.rigid  # kept by the phonons, so that workers need not compute them
+    coming = computed(job, (q_i.clone() for q_i in unique_q), executor, job.device)
     shown = track(coming, "Grüneisen parameters", total=len(unique_q), disable=not progress)
     with closing(coming):
         found = [(values.to(job.device), found.to(job.device)) for values, found in shown]
@@ -301,10 +294,7 @@ def _parameters(
     crystal: DeformableCrystal, q: Tensor, strains: Tensor, eigenvalues: Tensor, e: Tensor
 ) -> Tensor:
     """Return parameters (S, M) of modes that need not be told apart; NaN if not stable."""
-    slopes = crystal.strained_matrix.mode_slopes(q, e, strains)
-    stable = eigenvalues > 0
-    two_omega2 = 2 * torch.where(stable, eigenvalues, 1.0)
-    return torch.where(stable, -slopes / two_omega2, torch.nan)
+    return parameters_of(eigenvalues, crystal.strained_matrix.mode_slopes(q, e, strains))
 
 
 @dataclass(frozen=True, eq=False)

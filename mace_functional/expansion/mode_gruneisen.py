@@ -91,15 +91,27 @@ def strained_matrix_fn(
             return dynamical_matrix(q, x, h, params, masses)
 
         def slope(strain: Tensor) -> Tensor:
-            motion = positions @ strain
-            if response is not None:
-                motion = motion + torch.tensordot(response, strain, 2)
+            motion = motion_of_ions(positions, strain, response)
             return jvp(matrix_of, (positions, cell), (motion, cell @ strain))[1]
 
         slopes = chunked_vmap(slope, strains, description="Strains", **columns)
         return StrainedMatrix(_hermitian(matrix_of(positions, cell)), _hermitian(slopes))
 
     return strained_matrix
+
+
+def motion_of_ions(positions: Tensor, strain: Tensor, response: Tensor | None) -> Tensor:
+    """Compute the derivatives of positions by strains, (..., N, 3), in Å.
+
+    Args:
+        positions: Positions in Å, (N, 3).
+        strain: A strain (3, 3), or several (S, 3, 3).
+        response: Response of the ions, (N, 3, 3, 3); None for clamped ions.
+    """
+    motion = positions @ strain
+    if response is None:
+        return motion
+    return motion + torch.einsum("naij,...ij->...na", response, strain)
 
 
 def gruneisen_fn(dynamical_matrix: Callable[..., Tensor]) -> Callable[..., ModeGruneisen]:
@@ -158,11 +170,15 @@ def gruneisen_of(d: StrainedMatrix, strains: Tensor) -> ModeGruneisen:
         separation = 1 + 2 * within_blocks.norm()
         values, u = torch.linalg.eigh(within_blocks + torch.diag(separation * blocks))
         e, slopes, blocks = e @ u, u.mH @ slopes @ u, degenerate_blocks(values)
+    parameters = parameters_of(eigenvalues, slopes.diagonal(dim1=1, dim2=2).real)
+    return ModeGruneisen(eigenvalues, parameters, e)
+
+
+def parameters_of(eigenvalues: Tensor, slopes: Tensor) -> Tensor:
+    """Compute the parameters of modes from `d(omega^2)/d strain`, (S, M); NaN if not stable."""
     stable = eigenvalues > 0
     two_omega2 = 2 * torch.where(stable, eigenvalues, 1.0)
-    diagonals = slopes.diagonal(dim1=1, dim2=2).real
-    parameters = torch.where(stable, -diagonals / two_omega2, torch.nan)
-    return ModeGruneisen(eigenvalues, parameters, e)
+    return torch.where(stable, -slopes / two_omega2, torch.nan)
 
 
 def _hermitian(matrix: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.func import grad, vjp
 
 from mace_functional.autodiff.columns import chunked_vmap
-from mace_functional.expansion.mode_gruneisen import strained_matrix_fn
+from mace_functional.expansion.mode_gruneisen import motion_of_ions, strained_matrix_fn
 from mace_functional.phonons.dynamical_matrix import dynamical_matrix_of, n_replicas
 from mace_functional.potential.protocol import (
     EdgePotential,
@@ -102,9 +102,7 @@ def _of_edges(potential: EdgePotential, graph: Graph, columns: dict[str, Any]) -
         wave = images.at(graph, q, n_replicas(q))
         u = e.mT.unflatten(1, (-1, 3)) * masses.rsqrt()[:, None]
         norm = torch.cos(wave.phases).square().sum()
-        motions, cells = positions @ strains, cell @ strains
-        if response is not None:
-            motions = motions + torch.einsum("naij,sij->sna", response, strains)
+        motions, cells = motion_of_ions(positions, strains, response), cell @ strains
 
         def energy(x: Tensor, h: Tensor) -> Tensor:
             return potential.atom_energies(wave, x, h, params).sum()

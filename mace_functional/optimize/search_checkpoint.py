@@ -17,7 +17,7 @@ from mace_functional.optimize.coordinates import Matrix
 from mace_functional.optimize.dense_hessian import DenseHessian, HessianModel
 from mace_functional.optimize.limited_hessian import LimitedHessian, Update
 from mace_functional.optimize.sparse_factors import SparseFactors
-from mace_functional.support.atomic_write import atomic_write
+from mace_functional.support.checkpoint_arrays import write_arrays
 
 FORMAT = 2
 """Version of the names of arrays in a checkpoint and of their meaning."""
@@ -39,9 +39,7 @@ def write_checkpoint(
         identity: Arrays that are equal in all runs of one search, by name.
         data: All other arrays, by other names.
     """
-    with atomic_write(path) as partial, open(partial, "wb") as file:
-        arrays: dict[str, Any] = {"format": np.array(FORMAT), **identity, **data}
-        np.savez(file, **arrays)
+    write_arrays(path, {"format": np.array(FORMAT), **identity, **data})
 
 
 def matrix_arrays(name: str, matrix: Matrix) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 import torch
 
@@ -40,6 +40,19 @@ class Job(Protocol[P_contra, R_co]):
         Args:
             device: Device to compute on; that of the job's data if None.
         """
+
+
+class BudgetedJob(Job[P_contra, R_co], Protocol[P_contra, R_co]):
+    """A job, a dataclass, whose parts fill at most a number of bytes.
+
+    Attributes:
+        memory_budget: The number; None for a fraction of the free memory.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def memory_budget(self) -> int | None: ...  # noqa: D102
 
 
 class Submit(Protocol):

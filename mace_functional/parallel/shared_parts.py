@@ -1,7 +1,8 @@
 """The parts of a job, computed by many workers.
 
-`mapped` computes them in an executor, and `completed` by workers. Parts are independent, so results
-do not depend on the number of workers. The part of a worker that dies is computed again by another.
+`computed` computes them in this process or in an executor, `mapped` and `completed` by workers.
+Parts are independent, so results do not depend on the number of workers. The part of a worker that
+dies is computed again by another.
 """
 
 from __future__ import annotations
@@ -10,11 +11,21 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from mace_functional.parallel.delivery import Delivery, InMemory, Job, MissingJob, Pickled
+import torch
+
+from mace_functional.parallel.delivery import (
+    BudgetedJob,
+    Delivery,
+    InMemory,
+    Job,
+    MissingJob,
+    Pickled,
+)
 from mace_functional.parallel.processes import WorkerProcesses
-from mace_functional.parallel.workers import Worker, died, executor_slots
+from mace_functional.parallel.workers import Worker, died, executor_slots, memory_of_worker
 
 ATTEMPTS = 2
 """Number of attempts for a part whose worker dies."""
@@ -55,6 +66,31 @@ def delivery_of(job: Job[P, R], workers: Sequence[Worker]) -> Delivery[P, R]:
     """
     in_memory = all(worker.in_memory for worker in workers)
     return InMemory(job) if in_memory else Pickled(job)
+
+
+def computed(
+    job: BudgetedJob[P, R], parts: Iterable[P], executor: Executor | None, device: torch.device
+) -> Generator[R]:
+    """Compute the parts of a job, and return their results in the order of the parts.
+
+    Args:
+        job: The job. Workers whose job has no memory budget share the free memory.
+        parts: The parts.
+        executor: Executor whose workers share the parts; None to compute in this process.
+        device: Device of the job's data.
+
+    Raises:
+        TypeError: If it is no executor.
+        ValueError: If the job cannot be sent to processes.
+        ChildProcessError: See `mapped`.
+        Exception: Exceptions of the parts, as they are.
+    """
+    if executor is None:
+        return (result for result in map(job.begun(None), parts))
+    workers = workers_of(executor)
+    if job.memory_budget is None:
+        job = replace(job, memory_budget=memory_of_worker(workers, device))
+    return mapped(delivery_of(job, workers), parts, workers)
 
 
 def mapped(delivery: Delivery[P, R], parts: Iterable[P], workers: Sequence[Worker]) -> Generator[R]:

@@ -11,9 +11,9 @@ reach of a displaced atom, so the rows of the supercell are exactly those of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,9 +25,8 @@ from torch import Tensor
 from mace_functional.autodiff.columns import chunked_map
 from mace_functional.derivatives.hessian_products import HessianProducts
 from mace_functional.derivatives.local_columns import Column, LocalColumns
-from mace_functional.parallel.shared_parts import delivery_of, mapped, workers_of
+from mace_functional.parallel.shared_parts import computed
 from mace_functional.parallel.vectors import mapped_vectors
-from mace_functional.parallel.workers import memory_of_worker
 from mace_functional.potential.protocol import EdgePotential, HasParts, HasReach, Potential
 from mace_functional.structure.arrays import as_array
 
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
+    from mace_functional.autodiff.columns import ChunkSize
     from mace_functional.structure.structure import Structure
     from mace_functional.structure.symmetry import AtomDisplacement
 
@@ -124,16 +124,8 @@ def _of_edges(
     tasks = [
         (of_atom[0].atom, np.array([source.direction for source in of_atom])) for of_atom in groups
     ]
-    job = _RowsOfAtoms(potential, atoms.copy(), chunks)
-    columns: Generator[Column]
-    if executor is None:
-        columns = (column for column in map(job.begun(None), tasks))
-    else:
-        workers = workers_of(executor)
-        if chunks["memory_budget"] is None:
-            budget = memory_of_worker(workers, like.device)
-            job = replace(job, chunks={**chunks, "memory_budget": budget})
-        columns = mapped(delivery_of(job, workers), tasks, workers)
+    job = _RowsOfAtoms(potential, atoms.copy(), **chunks)
+    columns = computed(job, tasks, executor, like.device)
     rows: list[DisplacedRow] = []
     with closing(columns):
         for column in track(columns, DESCRIPTION, total=len(tasks), disable=not progress):
@@ -147,14 +139,21 @@ class _RowsOfAtoms:
 
     potential: EdgePotential
     atoms: Atoms
-    chunks: dict[str, Any]
+    chunk_size: ChunkSize
+    memory_budget: int | None
 
     def begun(self, device: str | None) -> Callable[[tuple[int, np.ndarray]], Column]:
         """Linearise one cell, and return the function of an atom and directions (n, 3)."""
         potential: Any = self.potential if device is None else self.potential.to(device=device)
         s = potential.structure(self.atoms)
         local = LocalColumns(
-            potential, s.topology, s.positions, s.cell, potential.params, **self.chunks
+            potential,
+            s.topology,
+            s.positions,
+            s.cell,
+            potential.params,
+            chunk_size=self.chunk_size,
+            memory_budget=self.memory_budget,
         )
 
         def compute(task: tuple[int, np.ndarray]) -> Column:

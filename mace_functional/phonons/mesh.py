@@ -37,8 +37,8 @@ from mace_functional.phonons.modes import (
 from mace_functional.phonons.solved_modes import Solved, solved_modes
 from mace_functional.structure.symmetry import Operations
 from mace_functional.support import validation
-from mace_functional.support.atomic_write import atomic_write
 from mace_functional.support.callable_frequencies import callable_frequencies
+from mace_functional.support.checkpoint_arrays import write_arrays
 from mace_functional.support.defaults import MESH_SPACING, SYMPREC
 from mace_functional.support.renamed import OldAttribute, warn_renamed
 from mace_functional.support.validation import MOST_WAVE_VECTORS
@@ -372,13 +372,14 @@ def _identity(phonons: Phonons, mesh: Mesh) -> dict[str, Any]:
 def _save(path: Path, phonons: Phonons, mesh: Mesh, done: Done) -> None:
     values = np.stack([values.cpu().numpy() for values, _ in done])
     vectors = [vectors.cpu().numpy() for _, vectors in done if vectors is not None]
-    with atomic_write(path) as partial, partial.open("wb") as file:
-        np.savez(
-            file,
-            eigenvalues=values,
-            eigenvectors=np.array(vectors),
+    write_arrays(
+        path,
+        {
+            "eigenvalues": values,
+            "eigenvectors": np.array(vectors),
             **_identity(phonons, mesh),
-        )
+        },
+    )
 
 
 def _load(path: Path, phonons: Phonons, mesh: Mesh, eigenvectors: bool) -> Done:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from mace_functional.parallel.shared_parts import delivery_of, mapped, workers_of
-from mace_functional.parallel.workers import memory_of_worker
+from mace_functional.parallel.shared_parts import computed
 from mace_functional.phonons.modes import modes_at_q
 
 if TYPE_CHECKING:
@@ -50,13 +49,12 @@ def solved_modes(
             modes = modes_at_q(phonons, q_i)
             yield modes if eigenvectors else (modes[0], None)
         return
-    workers = workers_of(executor)
     device = phonons.masses.device
-    job = _Modes(_with_rigid_motions(phonons), eigenvectors, memory_of_worker(workers, device))
+    job = _Modes(_with_rigid_motions(phonons), eigenvectors, memory_budget=None)
     is_cheap = phonons.force_constants is not None and not phonons.long_range
     size = WAVE_VECTORS_OF_A_PART if is_cheap else 1
     parts = (part.clone() for part in q.split(size)) if len(q) else ()
-    for solved in mapped(delivery_of(job, workers), parts, workers):
+    for solved in computed(job, parts, executor, device):
         for values, vectors in solved:
             yield values.to(device), None if vectors is None else vectors.to(device)
 

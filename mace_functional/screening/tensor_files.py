@@ -9,16 +9,16 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from mace_functional.support.atomic_write import atomic_write
+from mace_functional.support.checkpoint_arrays import write_arrays
 
 T = TypeVar("T")
 
 
 def save_tensors(path: Path, tensors: Any) -> None:
     """Write a dataclass of tensors to a file; the file is complete or not there."""
-    arrays = {f.name: getattr(tensors, f.name).numpy(force=True) for f in fields(tensors)}
-    with atomic_write(path) as partial, partial.open("wb") as file:
-        np.savez(file, **arrays)
+    write_arrays(
+        path, {f.name: getattr(tensors, f.name).numpy(force=True) for f in fields(tensors)}
+    )
 
 
 def load_tensors(cls: type[T], path: Path) -> T:

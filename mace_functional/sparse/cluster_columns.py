@@ -7,9 +7,9 @@ group shares the linearisation of its gradient among many columns, and has a lar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.func import grad, vjp, vmap
 
 from mace_functional.autodiff.columns import measured
-from mace_functional.parallel.shared_parts import delivery_of, mapped, workers_of
-from mace_functional.parallel.workers import memory_of_worker
+from mace_functional.parallel.shared_parts import computed
 from mace_functional.phonons.force_constant_rows import parts_of_potential
 from mace_functional.potential.protocol import EdgePotential, Potential
 from mace_functional.sparse.block_rows import BlockRows
@@ -162,14 +161,7 @@ def fill_by_clusters(
         ChildProcessError: If the executor is broken, or its workers die again and again.
     """
     job = _Groups(potential, atoms, memory_budget)
-    results: Generator[list[_Images]]
-    if executor is None:
-        results = (images for images in map(job.begun(None), groups))
-    else:
-        workers = workers_of(executor)
-        if memory_budget is None:
-            job = replace(job, memory_budget=memory_of_worker(workers, potential.device))
-        results = mapped(delivery_of(job, workers), groups, workers)
+    results = computed(job, groups, executor, potential.device)
     with closing(results):
         for group, parts in zip(groups, results, strict=True):
             for columns, images in parts:
