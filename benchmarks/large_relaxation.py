@@ -3,6 +3,7 @@
     python benchmarks/relaxation.py --large                      106 and 848 atoms, 3 seeds
     python benchmarks/relaxation.py --large 3 --seeds 0          2 862 atoms, one start
     python benchmarks/relaxation.py --large 2 --methods relax
+    python benchmarks/relaxation.py --large 3 --max-gradients 200    give up after 200 gradients
 
 Atoms are displaced by random numbers of 0.1 Å in each direction. The cell is strained by a random
 symmetric matrix with 2 % along the axis that changes most. Positions and cell are relaxed to
@@ -37,7 +38,7 @@ RATTLE, STRAIN = 0.1, 0.02
 """Displacement of atoms in each direction, Å; largest principal strain."""
 
 MAX_GRADIENTS = 3000
-"""Number of gradients after which a relaxation is given up."""
+"""Number of gradients after which a relaxation is given up, unless another number is asked for."""
 
 DENSE_ONLY_BELOW = 300
 """Number of atoms above which BFGSLineSearch, which has a dense matrix, is left out."""
@@ -91,7 +92,11 @@ def distorted(repeats: int, seed: int) -> Atoms:
 
 
 def print_table(
-    repeats: Sequence[int], methods: Sequence[str], seeds: Sequence[int], threads: int
+    repeats: Sequence[int],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    threads: int,
+    max_gradients: int,
 ) -> None:
     """Run all relaxations and print a row for each, and medians over the seeds."""
     print(
@@ -105,7 +110,7 @@ def print_table(
                 if method == "BFGSLineSearch" and 106 * n**3 > DENSE_ONLY_BELOW:
                     continue
                 with multiprocessing.get_context("spawn").Pool(1) as pool:
-                    run = pool.apply(relaxed, (method, n, seed, threads))
+                    run = pool.apply(relaxed, (method, n, seed, threads, max_gradients))
                 mark = "" if run.converged else "more than "
                 print(
                     f"| {run.atoms} | {seed} | {method} | {mark}{run.gradients} | {run.products} "
@@ -121,14 +126,14 @@ def print_table(
         print(flush=True)
 
 
-def relaxed(method: str, repeats: int, seed: int, threads: int) -> LargeRun:
+def relaxed(method: str, repeats: int, seed: int, threads: int, max_gradients: int) -> LargeRun:
     """Relax one start by one method."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
     model, atoms = mf.load_model("embedded"), distorted(repeats, seed)
     before, start = _peak_memory(), time.process_time()
     run = _by_relax if method == "relax" else _by_ase
-    final, counts = run(method, model, atoms)
+    final, counts = run(method, model, atoms, max_gradients)
     seconds = time.process_time() - start
     energy = final.get_potential_energy() / repeats**3
     return LargeRun(len(atoms), *counts[:4], seconds, counts[4], energy, _peak_memory() - before)
@@ -138,14 +143,16 @@ Counts = tuple[bool, int, int, float, float]
 """Converged, gradients, products, products in gradients, processor seconds of a gradient."""
 
 
-def _by_relax(_: str, model: mf.MaceModel, atoms: Atoms) -> tuple[Atoms, Counts]:
+def _by_relax(
+    _: str, model: mf.MaceModel, atoms: Atoms, max_gradients: int
+) -> tuple[Atoms, Counts]:
     gradients, products = _Timer(), _Timer()
     at, of_products = Surface.at, Surface.products
     Surface.at = gradients.timed(at)  # type: ignore[method-assign]
     Surface.products = (  # type: ignore[method-assign]
         lambda *arguments: products.timed(products.timed(of_products)(*arguments))
     )
-    result = mf.relax(model, atoms, fmax=FMAX, max_steps=MAX_GRADIENTS)
+    result = mf.relax(model, atoms, fmax=FMAX, max_steps=max_gradients)
     each = gradients.seconds / result.n_gradients
     counts = (
         result.converged,
@@ -157,13 +164,15 @@ def _by_relax(_: str, model: mf.MaceModel, atoms: Atoms) -> tuple[Atoms, Counts]
     return result.atoms, counts
 
 
-def _by_ase(method: str, model: mf.MaceModel, atoms: Atoms) -> tuple[Atoms, Counts]:
+def _by_ase(
+    method: str, model: mf.MaceModel, atoms: Atoms, max_gradients: int
+) -> tuple[Atoms, Counts]:
     gradients = _Timer()
     calculator = mf.MaceCalculator(model)
     calculator.calculate = gradients.timed(calculator.calculate)  # type: ignore[method-assign]
     atoms.calc = calculator
     optimiser = OPTIMISERS[method](FrechetCellFilter(atoms))
-    converged = optimiser.run(fmax=FMAX, steps=MAX_GRADIENTS)
+    converged = optimiser.run(fmax=FMAX, steps=max_gradients)
     return atoms, (converged, gradients.calls, 0, 0.0, gradients.seconds / gradients.calls)
 
 

@@ -79,10 +79,18 @@ def main() -> None:
         "--methods", nargs="+", choices=large_relaxation.METHODS, default=large_relaxation.METHODS
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="with --large")
+    parser.add_argument(
+        "--max-gradients",
+        type=int,
+        default=large_relaxation.MAX_GRADIENTS,
+        help="gradients after which a relaxation is given up, with --large (%(default)s)",
+    )
     options = parser.parse_args()
     if options.large is not None:
         repeats = options.large or [1, 2]
-        large_relaxation.print_table(repeats, options.methods, options.seeds, options.threads)
+        large_relaxation.print_table(
+            repeats, options.methods, options.seeds, options.threads, options.max_gradients
+        )
         return
     paths = {case: SHARED / "heatcapacity" / "structures" / f"{case}.cif" for case in options.cases}
     if options.structure:
