@@ -22,7 +22,7 @@ from . import (
 from .autodiff.compilation import compile_checked
 from .certificate.certificate import Certificate
 from .certificate.checking import check_potential
-from .derivatives import forces, hessian, hvp, strained, stress
+from .derivatives import forces, hessian, hvp, strained, stress, third
 from .derivatives.hessian_operator import HessianOperator
 from .dispersion.d3 import dispersion_fn
 from .dispersion.d3_potential import D3
@@ -182,6 +182,7 @@ __all__ = [
     "structure_record",
     "symmetry_number",
     "thermal_expansion",
+    "third",
     "units",
     "vibrational_frequencies",
     "vibrations",

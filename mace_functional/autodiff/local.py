@@ -11,13 +11,16 @@ batched matrix products, which need the components in consecutive memory.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from mace_functional.autodiff.blocks import node_slices
+from mace_functional.autodiff.derivative_rules import apply_operation
+from mace_functional.autodiff.forward_mode import jvp
 from mace_functional.autodiff.primitive import Arguments, Memo, Outputs
 from mace_functional.autodiff.second_order import (
     Primals,
@@ -26,6 +29,7 @@ from mace_functional.autodiff.second_order import (
     Tensors,
     Vectors,
     Wanted,
+    filled,
 )
 
 MAX_BLOCK_FLOATS = 2**17
@@ -41,7 +45,7 @@ class LocalFunction(ABC):
 
     def __call__(self, x: Tensor, *rest: Tensor) -> Tensor:
         """Compute F(x), (points..., M), with fast rules for its derivatives."""
-        return _Matrices(self).apply([x], rest)[0]
+        return apply_operation(_Matrices(self), [x], rest)[0]
 
     @abstractmethod
     def value(self, x: Tensor, *rest: Tensor) -> Tensor:
@@ -95,7 +99,8 @@ class _Matrices(SecondOrderOperation):
 
     def __init__(self, function: LocalFunction) -> None:
         self.function = function
-        self.jacobians, self.d_jacobians, self.hessians = Memo(), Memo(), Memo()
+        self.jacobians, self.d_jacobians = Memo(), Memo()
+        self.hessians, self.d_hessians = Memo(), Memo()
 
     @override
     def value(self, at: Primals, strategy: Strategy) -> Outputs:
@@ -115,6 +120,27 @@ class _Matrices(SecondOrderOperation):
         if wanted.pushforward:
             out = (*out, _times(self._jacobian(at, strategy), v, strategy))
         return out
+
+    @override
+    def product_along(
+        self, at: Primals, v: Vectors, w: Tensors, dg: Tensors, wanted: Wanted, strategy: Strategy
+    ) -> Outputs:
+        if strategy == "differentiable":
+            return super().product_along(at, v, w, dg, wanted, strategy)
+        out: Outputs = ()
+        if wanted.hessian:
+            out = (_times(self._hessian_along(at, w, dg), v, strategy),)
+        if wanted.pushforward:
+            out = (*out, _times(self._jacobian_along(at, w), v, strategy))
+        return out
+
+    @override
+    def pull_back_along(
+        self, at: Primals, g: Vectors, w: Tensors, optional: bool, strategy: Strategy
+    ) -> Outputs:
+        if strategy == "differentiable":
+            return super().pull_back_along(at, g, w, optional, strategy)
+        return (_times(self._jacobian_along(at, w).mT, g, strategy),)
 
     @override
     def value_along(self, at: Primals, v: Tensors) -> tuple[Outputs, Outputs] | None:
@@ -157,9 +183,31 @@ class _Matrices(SecondOrderOperation):
             return build(*primals)
         return self.hessians.get_or_build(primals, lambda: build(*primals))
 
+    def _jacobian_along(self, at: Primals, w: Tensors) -> Tensor:
+        """Compute the derivative of the Jacobian as x moves along w."""
+
+        def build() -> Tensor:
+            jacobian = partial(_with_rest, self.function.jacobian, at.rest)
+            return jvp(jacobian, tuple(at.x), tuple(w))[1]
+
+        return self.d_jacobians.get_or_build((*w, *at.x, *at.rest), build)
+
+    def _hessian_along(self, at: Primals, w: Tensors, dg: Tensors) -> Tensor:
+        """Compute the derivative of the weighted Hessian as x moves along w, and g along dg."""
+
+        def build() -> Tensor:
+            hessian = partial(_with_rest, self.function.weighted_hessian, at.rest)
+            return jvp(hessian, (*at.g, *at.x), (*filled(dg or [None], at.g), *w))[1]
+
+        return self.d_hessians.get_or_build((*w, *dg, *at.g, *at.x, *at.rest), build)
+
     def _value_and_jacobian(self, at: Primals) -> tuple[Tensor, Tensor]:
         primals, build = (*at.x, *at.rest), self.function.value_and_jacobian
         return self.jacobians.get_or_build(primals, lambda: build(*primals))
+
+
+def _with_rest(function: Callable[..., Tensor], rest: Tensors, *variables: Tensor) -> Tensor:
+    return function(*variables, *rest)
 
 
 def _times(matrices: Tensor, vectors: Vectors, strategy: Strategy) -> Tensor:

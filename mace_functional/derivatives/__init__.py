@@ -2,6 +2,7 @@
 
 first              forces, stress, and the energy as a function of strain
 second             Hessian-vector products and Hessians
+third              third derivatives along two directions
 hessian_operator   the Hessian at one geometry as a linear operator
 hessian_products   products and Hessians of a structure, also by many workers
 forces_and_virial  energy, forces and virial of a structure, from one gradient
@@ -11,5 +12,6 @@ local_columns      columns of the Hessian of a crystal, each in the neighbourhoo
 from mace_functional.derivatives.first import forces, strained, stress
 from mace_functional.derivatives.hessian_operator import HessianOperator
 from mace_functional.derivatives.second import hessian, hvp
+from mace_functional.derivatives.third import third
 
-__all__ = ["HessianOperator", "forces", "hessian", "hvp", "strained", "stress"]
+__all__ = ["HessianOperator", "forces", "hessian", "hvp", "strained", "stress", "third"]

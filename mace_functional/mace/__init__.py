@@ -43,6 +43,7 @@ The layers:
     layer_messages       messages as a function of points, cell and features, with rules
     edge_arguments       chain rule from points and cell to lengths and couplings
     messages             formulas of the messages and their derivatives
+    messages_along       their derivatives as the structure moves along a vector
     message_passing      evaluation of these formulas, slice by slice of the nodes
     dense_messages       derivatives of the messages as matrices between all points
     waves                batches of Bloch waves, as pairs of real vectors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -70,6 +70,18 @@ class EdgeArguments:
     def weighted_hessian(self, phi: Tensors) -> Tensor:
         """Compute `phi_r d2r/dv2 + phi_T d2T/dv2`, (nodes, K, 3, 3)."""
         return self.point.weighted_hessian(*self._r_y(phi))
+
+    def moved_along(self, vectors: Tensor) -> EdgeArguments:
+        """Return the arguments with the derivative of J along one dv, (nodes, K, 3), in place of J.
+
+        Their `along` and `pulled_back` are the derivatives of these functions along dv.
+        """
+        return replace(self, point=replace(self.point, jacobian=self.point.jacobian_along(vectors)))
+
+    def weighted_hessian_along(self, phi: Tensors, d_phi: Tensors, vectors: Tensor) -> Tensor:
+        """Compute the derivative of the weighted Hessian along one dv, and of phi along d_phi."""
+        moved = self.point.weighted_hessian_along(*self._r_y(phi), vectors)
+        return self.weighted_hessian(d_phi) + moved
 
     def _r_y(self, phi: Tensors) -> tuple[Tensor, Tensor]:
         """Return the cotangents of lengths and harmonics, (nodes, K, ..., 1 or M)."""

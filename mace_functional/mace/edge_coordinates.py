@@ -14,11 +14,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mace_functional.autodiff.forward_mode import jvp
 from mace_functional.autodiff.primitive import Memo
 from mace_functional.autodiff.second_order import Strategy
 from mace_functional.mace.edge_geometry import EdgeGeometry
@@ -77,6 +79,11 @@ class EdgePoint:
         """
         return torch.cat([lengths, harmonics], -1) @ self.jacobian
 
+    def jacobian_along(self, vectors: Tensor) -> Tensor:
+        """Compute the derivative of J, (nodes, K, 1 + M, 3), along one dv, (nodes, K, 3)."""
+        jacobian = self.geometry.jacobian
+        return jvp(jacobian, (self.vectors,), (vectors,))[1] * self.within[..., None]
+
     def to_points(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Add cotangents of the edge vectors (nodes, K, n, 3) up to those of points and cell.
 
@@ -99,6 +106,12 @@ class EdgePoint:
         """
         cotangent = torch.cat([lengths, harmonics], -1) * self.within
         return self.geometry.weighted_hessian(cotangent, self.vectors)
+
+    def weighted_hessian_along(self, lengths: Tensor, harmonics: Tensor, vectors: Tensor) -> Tensor:
+        """Compute the derivative of the weighted Hessian along one dv, (nodes, K, 3)."""
+        cotangent = torch.cat([lengths, harmonics], -1) * self.within
+        hessian = partial(self.geometry.weighted_hessian, cotangent)
+        return jvp(hessian, (self.vectors,), (vectors,))[1]
 
 
 class EdgeCoordinates:

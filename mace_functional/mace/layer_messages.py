@@ -6,7 +6,10 @@ The lengths r and couplings `T = Y W` of the edges are functions of points and c
 vector v,
 
     dPhi/dv = J^T (phi_r, phi_T W^T),
-    d2Phi/dv2 dv = J^T (hv_r, hv_T W^T) + (phi_r d2r/dv2 + phi_T W^T d2Y/dv2) dv.
+    d2Phi/dv2 dv = J^T (hv_r, hv_T W^T) + (phi_r d2r/dv2 + phi_T W^T d2Y/dv2) dv,
+
+and likewise their derivatives as points, cell and features move along a single vector w, with the
+derivative of J along w.
 
 Many vectors at a single small structure are multiplied by matrices between all points instead
 (`dense_messages`).
@@ -20,6 +23,7 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import override
 
+from mace_functional.autodiff.derivative_rules import apply_operation
 from mace_functional.autodiff.primitive import Arguments, Memo, Outputs
 from mace_functional.autodiff.second_order import (
     Primals,
@@ -62,8 +66,9 @@ class LayerMessages(SecondOrderOperation):
         self.paths, self.coordinates = paths, coordinates
         self.passing = MessagePassing(paths, radial)
         self.outputs, self.optional = self.passing.outputs, self.passing.optional
-        self.couplings, self.bending = Memo(), Memo()
-        self.linear, self.curvature, self.last_product = Memo(), Memo(), Memo()
+        self.couplings, self.bending, self.bending_along = Memo(), Memo(), Memo()
+        self.linear, self.curvature, self.moves = Memo(), Memo(), Memo()
+        self.last_product, self.last_along = Memo(), Memo()
 
     def __call__(
         self,
@@ -85,7 +90,7 @@ class LayerMessages(SecondOrderOperation):
             coupling: W, (M, sum over paths of (2 l1+1) (2 l3+1)).
         """
         rest: list[Any] = [*edges, r_max, coupling, *self.passing.radial.tensors]
-        return list(self.apply([points, cell, *features], rest))
+        return list(apply_operation(self, [points, cell, *features], rest))
 
     @override
     def value(self, at: Primals, strategy: Strategy) -> Outputs:
@@ -126,6 +131,47 @@ class LayerMessages(SecondOrderOperation):
         bent = dv @ self._bending(at, here, strategy)
         hv = products[: len(products) - self.outputs * wanted.pushforward]
         return (*here.pulled_back(hv, bent), *products[len(hv) :])
+
+    @override
+    def product_along(
+        self, at: Primals, v: Vectors, w: Tensors, dg: Tensors, wanted: Wanted, strategy: Strategy
+    ) -> Outputs:
+        if strategy == "differentiable":
+            return super().product_along(at, v, w, dg, wanted, strategy)
+        if strategy == "streamed" and self.last_along.note([*w, *dg, *at.g, *at.x, *at.rest]):
+            strategy = "cached"
+        batch, passing = _batch(v), self.passing
+        here, (moved, tangents) = self._at(at, strategy), self._move(at, w)
+        dv, vectors = here.along(batch)
+        bends = moved.along(Vectors(batch.tensors[:2], batch.dims[:2]))[1]
+        primals = here.primals
+        along = passing.product_along(primals, vectors, tangents, dg, wanted, strategy)
+        bent = passing.product(primals, bends, wanted, strategy)
+        products = tuple(a + b for a, b in zip(along, bent, strict=True))
+        if wanted.hessian:
+            rows = len(products) - self.outputs * wanted.pushforward
+            hessian = Wanted(hessian=True, pushforward=False, optional=False)
+            hv = passing.product(primals, vectors, hessian, strategy)
+            to_vectors = dv @ self._bending_along(at, w, dg, strategy)
+            points, cell, *features = here.pulled_back(products[:rows], to_vectors)
+            d_points, d_cell = moved.pulled_back(hv)
+            products = (points + d_points, cell + d_cell, *features, *products[rows:])
+        return products if v.batched else _first(products)
+
+    @override
+    def pull_back_along(
+        self, at: Primals, g: Vectors, w: Tensors, optional: bool, strategy: Strategy
+    ) -> Outputs:
+        if strategy == "differentiable":
+            return super().pull_back_along(at, g, w, optional, strategy)
+        batch = _batch(g)
+        here, (moved, tangents) = self._at(at, strategy), self._move(at, w)
+        phi = self.passing.gradient(here.primals, batch, False, strategy)
+        d_phi = self.passing.pull_back_along(here.primals, batch, tangents, optional, strategy)
+        points, cell, *features = here.pulled_back(d_phi)
+        d_points, d_cell = moved.pulled_back(phi)
+        gradient = (points + d_points, cell + d_cell, *features)
+        return gradient if g.batched else _first(gradient)
 
     @override
     def value_along(self, at: Primals, v: Tensors) -> tuple[Outputs, Outputs]:
@@ -192,6 +238,32 @@ class LayerMessages(SecondOrderOperation):
         if strategy == "differentiable":
             return compute()
         return self.bending.get_or_build([*at.g, *at.x, *at.rest], compute)
+
+    def _move(self, at: Primals, w: Tensors) -> tuple[EdgeArguments, list[Tensor]]:
+        """Return the arguments with the derivative of J along w, and the tangents of r, T and h."""
+
+        def build() -> tuple[EdgeArguments, list[Tensor]]:
+            here = self._at(at, "streamed")
+            dv, tangents = here.along_one(w)
+            return here.moved_along(dv[:, :, 0]), tangents
+
+        return self.moves.get_or_build([*w, *at.x, *at.rest], build)
+
+    def _bending_along(self, at: Primals, w: Tensors, dg: Tensors, strategy: Strategy) -> Tensor:
+        """Compute the derivative of `_bending` along w and dg."""
+
+        def build() -> Tensor:
+            here, passing = self._at(at, strategy), self.passing
+            dv, tangents = here.along_one(w)
+            phi = passing.gradient(here.primals, Vectors.single(at.g), False, strategy)
+            hessian = Wanted(hessian=True, pushforward=False, optional=False)
+            d_phi = passing.product(here.primals, Vectors.single(tangents), hessian, strategy)
+            if dg:
+                by_g = passing.gradient(here.primals, Vectors.single(dg), False, strategy)
+                d_phi = tuple(a + b for a, b in zip(d_phi, by_g, strict=True))
+            return here.weighted_hessian_along(phi, d_phi, dv[:, :, 0])
+
+        return self.bending_along.get_or_build([*w, *dg, *at.g, *at.x, *at.rest], build)
 
     def _dense(self, at: Primals, features: bool) -> bool:
         edges, points = EdgeList(*at.rest[:EDGE_TENSORS]), at.x[0]

@@ -40,6 +40,7 @@ from mace_functional.mace.messages import (
     Path,
     RadialJet,
     Variables,
+    Weighted,
     edge_products,
     gradient,
     gradient_along,
@@ -48,6 +49,11 @@ from mace_functional.mace.messages import (
     messages_along,
     push_forward,
     weight_features,
+)
+from mace_functional.mace.messages_along import (
+    edge_products_along,
+    pull_back_along,
+    push_forward_along,
 )
 from mace_functional.mace.radial_function import RadialFunction
 from mace_functional.mace.radial_inputs import RadialInputs
@@ -80,7 +86,7 @@ class MessagePassing(SecondOrderOperation):
         self.outputs, self.required = len(paths), 1 + len(paths)
         self.optional = 1 + max(path.source for path in paths)
         self.edges, self.curvature, self.last_product = Memo(), Memo(), Memo()
-        self.jets = Memo()
+        self.edges_along, self.curvature_along, self.jets = Memo(), Memo(), Memo()
 
     def blocks(self, at: Primals, order: int, features: bool) -> Iterator[NodeBlock]:
         """Yield all nodes in blocks, with the edge products that derivatives up to an order need.
@@ -121,13 +127,57 @@ class MessagePassing(SecondOrderOperation):
             v_block, r_dh = tangents.of(block)
             parts = Variables(v_block.lengths, ())
             if wanted.hessian:
-                parts = self._hessian(block, v_block, r_dh, wanted.optional)
+                term = Weighted(block.variables.cotangents, block.edges, r_dh)
+                parts = hessian(self.paths, block.curvature, v_block, [term], wanted.optional)
             if wanted.pushforward:
                 pushed = push_forward(block.variables, block.edges, v_block, r_dh)
                 parts = parts._replace(cotangents=pushed)
             out.add(block.senders, parts)
         results = out.results(v.batched)
         return results if wanted.hessian else results[1:]
+
+    @override
+    def product_along(
+        self, at: Primals, v: Vectors, w: Tensors, dg: Tensors, wanted: Wanted, strategy: Strategy
+    ) -> Outputs:
+        if strategy == "differentiable":
+            return super().product_along(at, v, w, dg, wanted, strategy)
+        arguments, tangents = _Arguments.of(self, at), _Tangents(self, v)
+        move = _vector(self, w)._replace(cotangents=dg)
+        features = tangents.has_features or wanted.optional
+        out = _Accumulator(arguments, strategy)
+        order = 2 if wanted.hessian else 1
+        for block, moved in arguments.blocks_along(move, order, features, strategy, tangents.n):
+            v_block, r_dh = tangents.of(block)
+            d_r_dh = weight_features(self.paths, moved.edges, v_block)
+            parts = Variables(v_block.lengths, ())
+            if wanted.hessian:
+                terms = [Weighted(block.variables.cotangents, moved.edges, d_r_dh)]
+                if dg:
+                    terms.append(Weighted(moved.variables.cotangents, block.edges, r_dh))
+                parts = hessian(self.paths, moved.curvature, v_block, terms, wanted.optional)
+            if wanted.pushforward:
+                point = block.variables, moved.variables, block.edges, moved.edges
+                pushed = push_forward_along(*point, v_block, r_dh, d_r_dh)
+                parts = parts._replace(cotangents=pushed)
+            out.add(block.senders, parts)
+        results = out.results(v.batched)
+        return results if wanted.hessian else results[1:]
+
+    @override
+    def pull_back_along(
+        self, at: Primals, g: Vectors, w: Tensors, optional: bool, strategy: Strategy
+    ) -> Outputs:
+        if strategy == "differentiable":
+            return super().pull_back_along(at, g, w, optional, strategy)
+        arguments, move = _Arguments.of(self, at), _vector(self, w)
+        cotangents, n = _columns(g, 1)
+        out = _Accumulator(arguments, strategy)
+        for block, moved in arguments.blocks_along(move, 1, optional, strategy, n):
+            point = block.variables, moved.variables, block.edges, moved.edges
+            g_block = [t[block.rows] for t in cotangents]
+            out.add(block.senders, pull_back_along(self.paths, *point, g_block, optional))
+        return out.results(g.batched)
 
     @override
     def value_along(self, at: Primals, v: Tensors) -> tuple[Outputs, Outputs]:
@@ -160,12 +210,6 @@ class MessagePassing(SecondOrderOperation):
     def _gradient(self, block: NodeBlock, g: Sequence[Tensor], features: bool) -> Variables:
         g_block = [w[block.rows] for w in g]
         return gradient(self.paths, block.variables, block.edges, g_block, features)
-
-    def _hessian(
-        self, block: NodeBlock, v: Variables, r_dh: Sequence[Tensor], features: bool
-    ) -> Variables:
-        x, edges, curvature = block.variables, block.edges, block.curvature
-        return hessian(self.paths, x, edges, curvature, v, r_dh, features)
 
     def radial_jet(self, tensors: Sequence[Tensor], inputs: RadialInputs) -> RadialJet:
         """Compute the radial weights of a slice of nodes for one Hessian-vector product."""
@@ -242,25 +286,88 @@ class _Arguments:
         with_weights = x.lengths if features else None
         return [with_weights, self.senders, x.lengths, *x.features, *self.tensors]
 
+    def blocks_along(
+        self, w: Variables, order: int, features: bool, strategy: Strategy, n: int
+    ) -> Iterator[tuple[NodeBlock, NodeBlock]]:
+        """Yield blocks of nodes, and the same blocks with the derivatives of their tensors along w.
+
+        The first block of each pair has no curvature; the variables of the second are those of w.
+
+        Args:
+            w: A single vector in the space of the variables.
+            order: 2 for the derivatives of the curvature too, 1 for those of edge products alone.
+            features: True if derivatives by the features are needed.
+            strategy: "streamed" or "cached".
+            n: Number of vectors that are multiplied.
+        """
+        passing, x = self.passing, self.variables
+        slices = passing.node_slices(x.lengths, n)
+        if strategy == "cached":
+            edges, none = self._cached(1, features)
+            d_edges, curvature = self._cached_along(w, order, features)
+            for rows in slices:
+                yield (
+                    self._block(rows, x, edges.of(rows), none.of(rows)),
+                    self._block(rows, w, d_edges.of(rows), curvature.of(rows)),
+                )
+            return
+        inputs = passing.radial.inputs(x.lengths, self.senders, self.tensors, order + 1)
+        for rows in slices:
+            block_inputs, here, move = inputs.of(rows), x.of(rows), w.of(rows)
+            senders, jet = block_inputs.senders, passing.radial.jet(self.tensors, block_inputs)
+            products = edge_products(passing.paths, here, senders, jet[:2], features)
+            moved = edge_products_along(passing.paths, here, move, senders, jet, features)
+            yield self._block(rows, x, *products), self._block(rows, w, *moved)
+
+    def _block(
+        self, rows: slice, x: Variables, edges: EdgeProducts, curvature: Curvature
+    ) -> NodeBlock:
+        return NodeBlock(rows, self.senders[rows], x.of(rows), edges, curvature)
+
     def _cached(self, order: int, features: bool) -> tuple[EdgeProducts, Curvature]:
         """Return edge products and curvature of all nodes; the first call makes them."""
-        x, passing, key = self.variables, self.passing, self.key(features)
+        x, passing = self.variables, self.passing
+        features = features or passing.edges.get(self.key(features=True)) is not None
+        key = self.key(features)
 
         def build() -> tuple[EdgeProducts, Curvature]:
-            blocks = self.blocks(order, features, "streamed", 1)
-            first = next(blocks)
-            edges = first.edges.room_for(len(x.lengths))
-            curvature = first.curvature.room_for(len(x.lengths))
-            for block in chain([first], blocks):
-                edges.fill(block.rows, block.edges)
-                curvature.fill(block.rows, block.curvature)
-            return edges, curvature
+            return self._of_all_nodes(self.blocks(order, features, "streamed", 1))
 
         if order < 2:
             return passing.edges.get_or_build(key, build)
         products = passing.curvature.get_or_build([*key, *x.couplings, *x.cotangents], build)
         passing.edges.get_or_build(key, lambda: products)
         return products
+
+    def _cached_along(
+        self, w: Variables, order: int, features: bool
+    ) -> tuple[EdgeProducts, Curvature]:
+        """Return their derivatives along w; the first call makes them."""
+        x, passing = self.variables, self.passing
+        moves = [w.lengths, *w.couplings, *w.features]
+        with_features = [*self.key(features=True), *moves]
+        features = features or passing.edges_along.get(with_features) is not None
+        key = with_features if features else [*self.key(features=False), *moves]
+
+        def build() -> tuple[EdgeProducts, Curvature]:
+            pairs = self.blocks_along(w, order, features, "streamed", 1)
+            return self._of_all_nodes(moved for _, moved in pairs)
+
+        if order < 2:
+            return passing.edges_along.get_or_build(key, build)
+        of_curvature = [*key, *x.couplings, *x.cotangents, *w.cotangents]
+        products = passing.curvature_along.get_or_build(of_curvature, build)
+        passing.edges_along.get_or_build(key, lambda: products)
+        return products
+
+    def _of_all_nodes(self, blocks: Iterator[NodeBlock]) -> tuple[EdgeProducts, Curvature]:
+        """Copy edge products and curvature of all blocks into tensors of all nodes."""
+        nodes, first = len(self.variables.lengths), next(blocks)
+        edges, curvature = first.edges.room_for(nodes), first.curvature.room_for(nodes)
+        for block in chain([first], blocks):
+            edges.fill(block.rows, block.edges)
+            curvature.fill(block.rows, block.curvature)
+        return edges, curvature
 
 
 @dataclass(frozen=True, eq=False)

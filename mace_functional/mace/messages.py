@@ -196,7 +196,7 @@ def edge_products(
         phi_rt.append((slopes[p] @ g.mT).view(t.shape))
         if features:
             t_g = t_g.view(*t.shape[:3], -1)
-            phi_rh[path.source] = _add_product(phi_rh[path.source], weights[1][p], t_g)
+            phi_rh[path.source] = add_product(phi_rh[path.source], weights[1][p], t_g)
     return edges, Curvature([phi_rr], phi_rt, phi_rh if features else [])
 
 
@@ -217,7 +217,7 @@ def gradient(
     Args:
         paths: The paths.
         x: Variables of the nodes; their cotangents are not used.
-        edges: Edge products of the nodes.
+        edges: Edge products of the nodes; without `R h`, the gradient by T is left out.
         cotangents: n cotangents g of each path, (nodes, n, 2 l3+1, channels).
         features: True to include the gradient by h of the senders.
     """
@@ -228,13 +228,14 @@ def gradient(
         t, g = x.couplings[p], cotangents[p]
         shape = (*t.shape[:3], g.shape[1], t.shape[3])
         g_columns = g.flatten(1, 2).mT
-        phi_t.append((edges.values[p] @ g_columns).view(shape))
+        if edges.values:
+            phi_t.append((edges.values[p] @ g_columns).view(shape))
         slopes_g = (edges.slopes[p] @ g_columns).view(shape)
         phi_r = phi_r + (t[..., None, :] * slopes_g).sum((2, 4))
         if features:
             t_g = (t.flatten(1, 2) @ g.transpose(1, 2).flatten(2)).view(*shape[:4], -1)
             total, weights = phi_h[path.source], edges.weights[p][..., None, :]
-            phi_h[path.source] = _add_product(total, weights, t_g)
+            phi_h[path.source] = add_product(total, weights, t_g)
     return Variables(phi_r[..., None], phi_t, phi_h)
 
 
@@ -259,7 +260,7 @@ def push_forward(
 
     Args:
         x: Variables of a slice of nodes.
-        edges: Edge products of the nodes.
+        edges: Edge products of the nodes; without `R h`, tangents along dt are left out.
         v: n vectors.
         r_dh: `R dh`, from `weight_features`.
     """
@@ -268,8 +269,9 @@ def push_forward(
     for p, (t, dt) in enumerate(zip(x.couplings, v.couplings, strict=True)):
         n, components = dt.shape[3:]
         dr_t = dr * t[..., None, :]
-        tangent = dt.flatten(1, 2).flatten(2).mT @ edges.values[p]
-        tangent = tangent + dr_t.flatten(1, 2).flatten(2).mT @ edges.slopes[p]
+        tangent = dr_t.flatten(1, 2).flatten(2).mT @ edges.slopes[p]
+        if edges.values:
+            tangent = tangent + dt.flatten(1, 2).flatten(2).mT @ edges.values[p]
         tangent = tangent.view(-1, n, components, tangent.shape[-1])
         if r_dh:
             from_dh = t.flatten(1, 2).mT @ r_dh[p].flatten(1, 2).flatten(2)
@@ -278,24 +280,35 @@ def push_forward(
     return out
 
 
+class Weighted(NamedTuple):
+    """Cotangents and radial weights, for the part of the Hessian that mixes T and h.
+
+    Attributes:
+        cotangents: g of each path, (nodes, 2 l3+1, channels).
+        edges: Edge products with R.
+        r_dh: `R dh`, from `weight_features`.
+    """
+
+    cotangents: Sequence[Tensor]
+    edges: EdgeProducts
+    r_dh: Sequence[Tensor]
+
+
 def hessian(
     paths: Sequence[Path],
-    x: Variables,
-    edges: EdgeProducts,
     curvature: Curvature,
     v: Variables,
-    r_dh: Sequence[Tensor],
+    terms: Sequence[Weighted],
     features: bool,
 ) -> Variables:
     """Compute the Hessian of Phi by r, T and h times vectors v, for a slice of nodes.
 
     Args:
         paths: The paths.
-        x: Variables of the nodes.
-        edges: Edge products of the nodes.
         curvature: Curvature of the nodes.
         v: n vectors without cotangents, with dh gathered for the edges.
-        r_dh: `R dh`, from `weight_features`.
+        terms: Cotangents g and weights R, whose products are added up: one pair (g, R). The pairs
+            (g, dR) and (dg, R), with the derivative of the curvature, give that of the Hessian.
         features: True to include the Hessian's rows of h of the senders.
     """
     dr = v.lengths[..., 0]
@@ -303,20 +316,20 @@ def hessian(
     dr = dr[:, :, None, :, None]
     hv_t = []
     hv_h = [dr * phi_rh[..., None, :] for phi_rh in curvature.features] if features else []
-    for dh, phi_rh in zip(v.features, curvature.features, strict=bool(r_dh)):
+    for dh, phi_rh in zip(v.features, curvature.features, strict=bool(v.features)):
         hv_r = hv_r + (dh * phi_rh[..., None, :]).sum((2, 4))
-    for p, path in enumerate(paths):
-        g, dt = x.cotangents[p], v.couplings[p]
-        phi_rt = curvature.couplings[p][..., None, :]
+    for dt, by_path in zip(v.couplings, curvature.couplings, strict=True):
+        phi_rt = by_path[..., None, :]
         hv_r = hv_r + (dt * phi_rt).sum((2, 4))
-        hv_t_p = dr * phi_rt
-        if r_dh:
-            hv_t_p = hv_t_p + (r_dh[p].flatten(1, 3) @ g.mT).view(dt.shape)
-        hv_t.append(hv_t_p)
-        if features:
-            dt_g = (dt.flatten(1, 3) @ g).view(*dt.shape[:4], -1)
-            total, weights = hv_h[path.source], edges.weights[p][..., None, :]
-            hv_h[path.source] = _add_product(total, weights, dt_g)
+        hv_t.append(dr * phi_rt)
+    for cotangents, edges, r_dh in terms:
+        for p, (path, g, dt) in enumerate(zip(paths, cotangents, v.couplings, strict=True)):
+            if r_dh:
+                hv_t[p] = hv_t[p] + (r_dh[p].flatten(1, 3) @ g.mT).view(dt.shape)
+            if features:
+                dt_g = (dt.flatten(1, 3) @ g).view(*dt.shape[:4], -1)
+                total, weights = hv_h[path.source], edges.weights[p][..., None, :]
+                hv_h[path.source] = add_product(total, weights, dt_g)
     return Variables(hv_r[..., None], hv_t, hv_h)
 
 
@@ -426,13 +439,13 @@ def gradient_along(
         d_phi_r = d_phi_r + (e.slopes * dq).sum(-1, keepdim=True)
         w_q = w_q + q @ e.matrix.mT
         if features:
-            phi_h[source] = _add_product(phi_h[source], e.weights, t_g)
-            d_phi_h[source] = _add_product(d_phi_h[source], e.weights, d_t_g)
+            phi_h[source] = add_product(phi_h[source], e.weights, t_g)
+            d_phi_h[source] = add_product(d_phi_h[source], e.weights, d_t_g)
             d_phi_h[source] = torch.addcmul(d_phi_h[source], e.d_weights, t_g)
     d_phi_r = d_phi_r + v.lengths * (radial.second * w_q).sum(-1, keepdim=True)
     return Variables(phi_r, phi_t, phi_h), Variables(d_phi_r, d_phi_t, d_phi_h)
 
 
-def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+def add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     """Return `total + a b`; `a b` if total is None."""
     return a * b if total is None else torch.addcmul(total, a, b)

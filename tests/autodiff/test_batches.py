@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import grad, jacfwd, jvp, vjp, vmap
 
 from mace_functional.autodiff.batches import NestedBatch, in_front
+from mace_functional.autodiff.derivative_rules import apply_operation
 from mace_functional.autodiff.second_order import (
     Primals,
     SecondOrderOperation,
@@ -107,7 +108,9 @@ def number(operation: SecondOrderOperation | None) -> Function:
     """A number made of y; by plain operations without an operation."""
 
     def function(x: Tensor, h: Tensor, a: Tensor) -> Tensor:
-        one, other = values(x, h, a) if operation is None else operation.apply([x, h], [a])
+        one, other = (
+            values(x, h, a) if operation is None else apply_operation(operation, [x, h], [a])
+        )
         return (torch.sin(one) * other + one).sum()
 
     return function

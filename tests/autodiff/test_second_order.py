@@ -12,6 +12,7 @@ from nestings import Function, forward, reverse
 from torch import Tensor
 from torch.func import grad, jvp, vjp, vmap
 
+from mace_functional.autodiff.derivative_rules import apply_operation
 from mace_functional.autodiff.second_order import (
     Primals,
     SecondOrderOperation,
@@ -98,7 +99,7 @@ def number(operation: SecondOrderOperation | None) -> Function:
         if operation is None:
             one, other = x * x * h, a * x * h
         else:
-            one, other = operation.apply([x, h], [a])
+            one, other = apply_operation(operation, [x, h], [a])
         return (torch.sin(one) * other + one).sum()
 
     return function

@@ -248,6 +248,29 @@ def test_columns_equal_those_of_the_sum(name, variables, dense):
     assert_close(slopes, grad(plain)(x), 1e-11)
 
 
+@pytest.mark.parametrize("variables", VARIABLES)
+def test_third_order_columns_equal_those_of_the_sum(variables):
+    case = Case("nodes")
+    plain, x = of_some(case.plain, case, VARIABLES[variables])
+    number, _ = of_some(case.engine(), case, VARIABLES[variables])
+    u, unit = random(len(x), seed=31), torch.eye(len(x)).double()
+    expected = jvp(hessian(plain), (x,), (u,))[1]
+
+    def columns(y: Tensor) -> Tensor:
+        return vmap(vjp(grad(number), y)[1])(unit)[0]
+
+    def product(y: Tensor, v: Tensor = u) -> Tensor:
+        return jvp(grad(number), (y,), (v,))[1]
+
+    pull_back = vjp(product, x)[1]
+    for _ in range(2):
+        assert_close(jvp(columns, (x,), (u,))[1], expected, 1e-11)
+        assert_close(vmap(pull_back)(unit)[0], expected, 1e-11)
+        assert_close(pull_back(unit[1])[0], expected[1], 1e-11)
+    both = vmap(lambda v, w: jvp(lambda y: product(y, v), (x,), (w,))[1])
+    assert_close(both(unit, u.expand_as(unit)), expected, 1e-11)
+
+
 def test_slopes_by_points_alone_depend_on_features(dense):
     """Their derivatives are products of vectors without features and with rows of features."""
     case = Case("nodes")
