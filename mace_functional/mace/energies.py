@@ -74,7 +74,7 @@ class Mace(nn.Module):
         """Compute the energies of the atoms in eV, (atoms,).
 
         Args:
-            graph: A graph of `from_ase` or `batch`, replicas of a cell, or an unrolled crystal.
+            graph: A graph of `from_ase` or `batch`, replicas of a cell, or stars.
             positions: Positions in Å, (atoms, 3).
             cell: Lattice vectors in Å as rows, (3, 3).
         """

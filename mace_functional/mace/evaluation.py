@@ -37,7 +37,7 @@ def atom_energies(model: MaceModel) -> AtomEnergies:
 
     Returns:
         `(params, topology, positions, cell)` to energies in eV, (atoms,), for any `EdgeTopology`: a
-        graph, replicas of a cell, or an unrolled crystal. The function calls `check_params`.
+        graph, replicas of a cell, or stars. The function calls `check_params`.
     """
     shapes = parameter_shapes(model)
 

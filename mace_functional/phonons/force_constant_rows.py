@@ -27,7 +27,8 @@ from mace_functional.derivatives.hessian_products import HessianProducts
 from mace_functional.derivatives.local_columns import Column, LocalColumns
 from mace_functional.parallel.shared_parts import computed
 from mace_functional.parallel.vectors import mapped_vectors
-from mace_functional.potential.protocol import EdgePotential, HasParts, HasReach, Potential
+from mace_functional.potential.protocol import EdgePotential, HasReach, Potential
+from mace_functional.potential.terms import Part
 from mace_functional.structure.arrays import as_array
 
 if TYPE_CHECKING:
@@ -63,29 +64,8 @@ class DisplacedRow(NamedTuple):
     cells: np.ndarray
 
 
-class Part(NamedTuple):
-    """A term of a potential, with its topology and parameters."""
-
-    potential: Potential
-    topology: Any
-    params: Any
-
-    @property
-    def is_finite(self) -> bool:
-        """True if the range of the force constants is known to be finite."""
-        return isinstance(self.potential, (EdgePotential, HasReach))
-
-
-def parts_of_potential(potential: Potential, topology: Any, params: Any) -> list[Part]:
-    """Return the terms of a potential, and of the sums in it; or the potential as the only one."""
-    if not isinstance(potential, HasParts):
-        return [Part(potential, topology, params)]
-    terms = zip(potential.potentials, topology.parts, potential.parts_of(params), strict=True)
-    return [part for term in terms for part in parts_of_potential(*term)]
-
-
 def rows_of(
-    part: Part,
+    part: Part[Potential],
     s: Structure,
     atoms: Atoms,
     sources: Sequence[AtomDisplacement],
@@ -158,7 +138,8 @@ class _RowsOfAtoms:
 
         def compute(task: tuple[int, np.ndarray]) -> Column:
             atom, directions = task
-            return local.column(atom, torch.as_tensor(directions).to(s.positions))
+            (column,) = local.columns([atom], torch.as_tensor(directions)[None].to(s.positions))
+            return column
 
         return compute
 

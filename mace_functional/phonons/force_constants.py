@@ -20,18 +20,14 @@ from torch import Tensor
 from mace_functional.autodiff.columns import ChunkSize
 from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.autodiff.memory import tune_allocator
-from mace_functional.phonons.force_constant_rows import (
-    DisplacedRow,
-    Part,
-    parts_of_potential,
-    rows_of,
-)
+from mace_functional.phonons.force_constant_rows import DisplacedRow, rows_of
 from mace_functional.phonons.wave_vector import WaveVector, wave_vector
 from mace_functional.potential.protocol import (
     Potential,
     features_of,
     is_mirror_symmetric,
 )
+from mace_functional.potential.terms import Part, parts_of_potential
 from mace_functional.structure.selection import refuse_constraints
 from mace_functional.structure.symmetry import Operations, Plan, RowImage, plan
 from mace_functional.support.atomic_write import atomic_write
@@ -220,7 +216,7 @@ def force_constants(
 
 def force_constants_of_parts(
     potential: Potential,
-    parts: list[Part],
+    parts: list[Part[Potential]],
     atoms: Atoms,
     s: Structure,
     *,

@@ -17,10 +17,10 @@ from mace_functional.autodiff.memory import BUDGET_FRACTION, free_memory
 from mace_functional.derivatives.forces_and_virial import energy_forces_virial
 from mace_functional.phonons.cell_matrix import CellMatrix, ShortAndLongRange
 from mace_functional.phonons.dynamical_matrix import has_dynamical_matrix
-from mace_functional.phonons.force_constant_rows import Part, parts_of_potential
 from mace_functional.phonons.force_constants import ForceConstants, force_constants_of_parts
 from mace_functional.phonons.wave_vector import WaveVector
 from mace_functional.potential.protocol import EdgePotential, Potential
+from mace_functional.potential.terms import Part, parts_of_potential
 from mace_functional.structure.arrays import as_array
 from mace_functional.structure.connectivity import Parts, parts_of
 from mace_functional.structure.hops import Hops
@@ -292,7 +292,7 @@ def phonons_of(
 
 
 def _force_constants_pay(
-    potential: Potential, parts: list[Part], topology: Any, memory_budget: int | None
+    potential: Potential, parts: list[Part[Potential]], topology: Any, memory_budget: int | None
 ) -> bool:
     """Return True if force constants cost less than replicas and fit into memory.
 
@@ -309,7 +309,7 @@ def _force_constants_pay(
     for part, graph, _ in finite:
         if not isinstance(part, EdgePotential):
             return False
-        *_, inner, images = Hops.around(0, graph, 2 * part.layers).counts
+        *_, inner, images = Hops.around([0], graph, 2 * part.layers).counts
         n_weights = part.n_edge_features * part.layers
         floats += FLOATS_PER_WEIGHT * n_weights * graph.senders.numel()
         floats += FLOATS_PER_PAIR * atoms * images

@@ -3,6 +3,7 @@
 protocol  the interface of potentials, and the optional additions to it
 energy    structures, and their energies as pure functions
 sum       sums of potentials
+terms     the terms of sums, each with its topology and parameters
 function  potentials made from a user's function of the neighbours
 """
 

@@ -82,7 +82,7 @@ class Potential(Protocol):
 class EdgePotential(Potential, Protocol):
     """A potential that depends on neighbours within a cutoff, in one or more layers.
 
-    It computes on any `EdgeTopology`, also on replicas of a cell and on an unrolled crystal. Its
+    It computes on any `EdgeTopology`, also on replicas of a cell and on the stars of one. Its
     dynamical matrix and its force constants are therefore exact without a supercell.
 
     Attributes:

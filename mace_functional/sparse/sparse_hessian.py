@@ -13,18 +13,12 @@ from mace_functional.autodiff.columns import columns_bar
 from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.autodiff.memory import check_fits, tune_allocator
 from mace_functional.derivatives.hessian_operator import HessianOperator
-from mace_functional.potential.protocol import Potential
+from mace_functional.potential.protocol import EdgePotential, Potential
+from mace_functional.potential.terms import Part, has_edges, parts_of_potential
 from mace_functional.sparse.block_rows import BlockRows
-from mace_functional.sparse.cluster_columns import (
-    LINEARISATION,
-    EdgePart,
-    Groups,
-    cheapest_groups,
-    edge_parts,
-    fill_by_clusters,
-)
 from mace_functional.sparse.colouring import coloured
 from mace_functional.sparse.hop_graph import one_hop, union, within_hops
+from mace_functional.sparse.neighbourhood_columns import fill_by_neighbourhoods, local_cost
 from mace_functional.sparse.shared_products import fill_by_products
 from mace_functional.sparse.stored_hessian import TEMPERATURE, SparseHessian
 from mace_functional.sparse.truncation_error import TruncationError, truncation_error
@@ -65,7 +59,7 @@ def sparse_hessian(
 
     Two atoms are coupled only within 2n edges of a potential with n layers (`hop_graph`). Columns
     come from products in which atoms that share no neighbourhood are displaced together
-    (`colouring`), or from the neighbourhoods of a few atoms (`cluster_columns`).
+    (`colouring`), or each from the neighbourhood of its atom (`neighbourhood_columns`).
 
     A truncated matrix has the blocks of atoms within fewer hops. From products, each of them also
     contains blocks beyond: with one hop these are large. From neighbourhoods, all blocks are those
@@ -122,7 +116,14 @@ def sparse_hessian(
     hops = None if hops is None else validation.count("hops", hops)
     memory_budget = validation.memory_budget(memory_budget)
     s = potential.structure(atoms)
-    parts = edge_parts(potential, s.topology)
+    terms = parts_of_potential(potential, s.topology, potential.params)
+    parts = list(filter(has_edges, terms))
+    if len(parts) < len(terms):
+        raise ValueError(
+            f"a part of {potential} has no edges, so the pattern of its Hessian is unknown: take "
+            "HessianOperator.from_potential for products with the Hessian, lowest_modes for its "
+            "lowest modes, or gamma_modes for all modes of a small structure"
+        )
     tune_allocator()
     computation = _Computation(
         potential, atoms.copy(), s, parts, method, memory_budget, executor, progress
@@ -163,7 +164,7 @@ class _Computation:
         potential: Potential,
         atoms: Atoms,
         s: Structure,
-        parts: list[EdgePart],
+        parts: list[Part[EdgePotential]],
         method: str,
         memory_budget: int | None,
         executor: Executor | None,
@@ -175,7 +176,6 @@ class _Computation:
         self._steps = [one_hop(part.topology) for part in parts]
         self._layers = [part.potential.layers for part in parts]
         self.full_hops = 2 * max(self._layers)
-        self._groups: Groups | None = None
         self._full = self._pattern(None)
 
     def is_full(self, hops: int) -> bool:
@@ -225,14 +225,12 @@ class _Computation:
     def _filled(self, rows: BlockRows) -> tuple[str, int]:
         """Compute the blocks by the faster method; return its name and the number of products."""
         s, n_atoms = self._s, len(self._s.positions)
-        groups = self._groups_of_atoms() if self._method != "products" else None
         colours = coloured(rows.pattern) if self._method != "local" else np.arange(n_atoms)
         n_products = 3 * (int(colours.max()) + 1)
-        if groups is not None and (self._method == "local" or self._is_cheaper(groups, n_products)):
+        if self._method == "local" or (self._method == "auto" and self._local_pays(n_products)):
             with columns_bar("Local columns", 3 * n_atoms, self._progress) as advance:
-                fill_by_clusters(
+                fill_by_neighbourhoods(
                     rows,
-                    groups.atoms,
                     self._potential,
                     self._atoms,
                     memory_budget=self._memory_budget,
@@ -253,15 +251,10 @@ class _Computation:
             )
         return "products", n_products
 
-    def _groups_of_atoms(self) -> Groups:
-        if self._groups is None:
-            self._groups = cheapest_groups(self._parts, as_array(self._s.positions))
-        return self._groups
-
-    def _is_cheaper(self, groups: Groups, n_products: int) -> bool:
-        """True if columns of clusters take less time than products of the whole structure."""
-        columns = n_products + LINEARISATION
-        return groups.cost < columns * len(self._s.positions) * len(self._parts)
+    def _local_pays(self, n_products: int) -> bool:
+        """True if columns of neighbourhoods take less time than products of the whole structure."""
+        costs = [local_cost(part, len(self._s.positions)) for part in self._parts]
+        return sum(costs) < n_products * len(costs)
 
     def _rigid_motions(self, rows: BlockRows) -> np.ndarray:
         """Return the rigid motions in mass-weighted coordinates, (3N, r)."""

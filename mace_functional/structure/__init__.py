@@ -4,9 +4,8 @@ structure        positions, cell and masses, and the topology on which the energ
 topology         protocols of topologies, with and without edges
 graph            neighbour graph of a cell
 phase_replicas   replicas of a cell at up to three phases of a Bloch wave
-cluster          all atoms of a crystal within the range of the force constants of some atoms
 stars            every atom of a cell with copies of its neighbours that belong to it alone
-hops             atoms of a crystal around one of them, in the order of the edges that lead to them
+hops             atoms of a crystal around some of them, in the order of the edges that lead there
 batching         structures padded to one shape and stacked
 
 neighbours       the neighbour search

@@ -1,7 +1,8 @@
-"""Atoms of a crystal around one of them, in the order of the edges that lead to them."""
+"""Atoms of a crystal around some of them, in the order of the edges that lead to them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +12,12 @@ from mace_functional.structure.graph import Graph
 
 @dataclass(frozen=True, eq=False)
 class Hops:
-    """Images of the nodes of a cell within a number of edges from one node, the nearest first.
+    """Images of the nodes of a cell within a number of edges from some atoms, the nearest first.
+
+    An image that is near two of the atoms is there twice, once for each of them.
 
     Attributes:
+        centre: Number, in the list of atoms, of the atom that each image is near, (images,).
         node: Node of each image, (images,).
         cells: Cell of each image, (images, 3).
         counts: Number of images within 0, 1, 2, ... edges.
@@ -22,6 +26,7 @@ class Hops:
         place: Number of images of the same node that come before each image, (images,).
     """
 
+    centre: np.ndarray
     node: np.ndarray
     cells: np.ndarray
     counts: list[int]
@@ -29,31 +34,35 @@ class Hops:
     place: np.ndarray
 
     @classmethod
-    def around(cls, atom: int, graph: Graph, n: int) -> Hops:
-        """Find the images within n edges of an atom of the home cell.
+    def around(cls, atoms: Sequence[int], graph: Graph, n: int) -> Hops:
+        """Find the images within n edges of each of some atoms of the home cell.
 
         Args:
-            atom: Number of the atom.
+            atoms: Numbers of the atoms.
             graph: The graph of one cell, with concrete values.
             n: Number of edges.
         """
         senders, mask = graph.senders.cpu().numpy(), graph.edge_mask.cpu().numpy()
         shifts = np.rint(graph.unit_shifts.cpu().numpy()).astype(int)
-        # One integer encodes the node and the cell of an image; an edge adds another integer to it.
+        # One integer encodes centre, node and cell of an image; an edge adds another integer to it.
         reach = n * int(np.abs(shifts).max(initial=0))
         base = 2 * reach + 1
         powers = base ** np.arange(2, -1, -1)
         nodes = np.arange(len(senders))
         steps = ((senders - nodes[:, None]) * base**3 - shifts @ powers) * mask
 
-        shells = [graph.inverse.cpu().numpy()[[atom]] * base**3 + reach * powers.sum()]
+        def node_of(images: np.ndarray) -> np.ndarray:
+            return images // base**3 % len(nodes)
+
+        centres = len(nodes) * np.arange(len(atoms)) + graph.inverse.cpu().numpy()[list(atoms)]
+        shells = [centres * base**3 + reach * powers.sum()]
         for _ in range(n):
             last = shells[-1]
-            reached = np.unique(last[:, None] + steps[last // base**3])
+            reached = np.unique(last[:, None] + steps[node_of(last)])
             shells.append(np.setdiff1d(reached, np.concatenate(shells[-2:]), assume_unique=True))
         images = np.concatenate(shells)
         counts = np.cumsum([len(shell) for shell in shells]).tolist()
-        node = images // base**3
+        node = node_of(images)
 
         inner = node[: counts[-2]]
         by_code = np.argsort(images)
@@ -64,6 +73,7 @@ class Hops:
         place = np.empty(len(images), dtype=int)
         place[by_node] = np.arange(len(images)) - first[node[by_node]]
         return cls(
+            centre=images // base**3 // len(nodes),
             node=node,
             cells=images[:, None] // powers % base - reach,
             counts=counts,

@@ -7,7 +7,6 @@ optimisers and phonons use the protocol `Topology`. Potentials with a cutoff com
 
     Graph           the atoms of a cell
     PhaseReplicas   the atoms of a cell at up to three phases of a Bloch wave
-    Cluster         some atoms of a crystal and all atoms within their range
     Stars           the atoms of a cell, with copies of their neighbours
 
 An edge points from a sender to a node. In a `Graph` the senders are the nodes. In the

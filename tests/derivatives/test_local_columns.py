@@ -12,14 +12,27 @@ from helpers import mostly_slow
 from models import build
 
 import mace_functional as mf
+from mace_functional.derivatives import local_columns as local_columns_module
 from mace_functional.derivatives.local_columns import Column, LocalColumns
 
+UNIT = torch.eye(3, dtype=torch.float64)
 SETTINGS = ("residual", "as MACE-OMOL", "as MACE-MPA-0", "density then attention")
 
 
 def local_columns(model: mf.MaceModel, atoms: object, **options: object) -> LocalColumns:
     s = mf.from_ase(atoms, model)
     return LocalColumns(model, s.graph, s.positions, s.cell, model.params, **options)
+
+
+def column_of(
+    model: mf.MaceModel,
+    atoms: object,
+    atom: int,
+    displacements: torch.Tensor = UNIT,
+    **options: object,
+) -> Column:
+    (column,) = local_columns(model, atoms, **options).columns([atom], displacements[None])
+    return column
 
 
 def stiff(name: str, **settings: object) -> mf.MaceModel:
@@ -42,7 +55,7 @@ def folded(column: Column, repeats: tuple[int, int, int], n_atoms: int) -> np.nd
 def test_folded_column_is_that_of_a_supercell(name):
     """Whatever the supercell's size: columns longer than it overlap with themselves."""
     model, atoms, repeats = stiff(name), slab(), (2, 3, 1)
-    column = local_columns(model, atoms).column(1, torch.eye(3, dtype=torch.float64))
+    column = column_of(model, atoms, 1)
     large = make_supercell(atoms, np.diag(repeats), order="cell-major")
     s = mf.from_ase(large, model)
     hessian = mf.hessian(mf.energy_fn(model, s.graph))(s.positions, s.cell, model.params)
@@ -59,10 +72,22 @@ def test_folded_column_is_that_of_a_supercell(name):
 def test_chunks_and_combinations_of_displacements_do_not_matter(options):
     model = stiff("residual")
     displacements = torch.tensor([[0.3, -0.2, 0.9], [1.0, 0.5, 0.0]], dtype=torch.float64)
-    found = local_columns(model, carbide(), **options).column(0, displacements)
-    units = local_columns(model, carbide()).column(0, torch.eye(3, dtype=torch.float64))
+    found = column_of(model, carbide(), 0, displacements, **options)
+    units = column_of(model, carbide(), 0)
     expected = np.tensordot(displacements.numpy(), units.values, 1)
     np.testing.assert_allclose(found.values, expected, rtol=0, atol=1e-12)
+
+
+def test_atoms_that_share_vectors_have_their_own_columns(monkeypatch):
+    model = stiff("residual")
+    single = [column_of(model, carbide(), atom) for atom in (1, 0, 1)]
+    for together in (local_columns_module.TOGETHER, 1):
+        monkeypatch.setattr(local_columns_module, "TOGETHER", together)
+        columns = local_columns(model, carbide()).columns([1, 0, 1], UNIT.expand(3, 3, 3))
+        for found, expected in zip(columns, single, strict=True):
+            np.testing.assert_array_equal(found.atom, expected.atom)
+            np.testing.assert_array_equal(found.cells, expected.cells)
+            np.testing.assert_allclose(found.values, expected.values, rtol=0, atol=1e-12)
 
 
 def test_a_budget_that_is_too_small_is_told():
@@ -72,9 +97,9 @@ def test_a_budget_that_is_too_small_is_told():
 
 def test_without_autograd_they_are_the_same():
     model = stiff("one layer")
-    expected = local_columns(model, slab()).column(0, torch.eye(3, dtype=torch.float64))
+    expected = column_of(model, slab(), 0)
     with torch.inference_mode():
-        found = local_columns(model, slab()).column(0, torch.eye(3, dtype=torch.float64))
+        found = column_of(model, slab(), 0)
     np.testing.assert_array_equal(found.values, expected.values)
 
 

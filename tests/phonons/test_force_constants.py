@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -245,13 +246,15 @@ def two_kinds_of_carbon() -> Atoms:
 )
 def test_symmetry_gives_what_was_not_computed(model, monkeypatch, make, columns):
     computed = []
-    column = LocalColumns.column
+    columns_of = LocalColumns.columns
 
-    def counted(local: LocalColumns, atom: int, displacements: torch.Tensor) -> Column:
-        computed.append(len(displacements))
-        return column(local, atom, displacements)
+    def counted(
+        local: LocalColumns, atoms: Sequence[int], displacements: torch.Tensor
+    ) -> Iterator[Column]:
+        computed.extend([displacements.shape[1]] * len(atoms))
+        return columns_of(local, atoms, displacements)
 
-    monkeypatch.setattr(LocalColumns, "column", counted)
+    monkeypatch.setattr(LocalColumns, "columns", counted)
     less, all_ = (force_constants(model, make(), symmetry=on) for on in (True, False))
     assert sum(computed) == columns + 3 * len(make())
     assert_equal(less, all_)

@@ -21,7 +21,7 @@ def cube() -> mf.Structure:
 
 
 def test_atoms_reached_by_edges_of_a_simple_cubic_lattice_fill_octahedra():
-    hops = Hops.around(0, cube().topology, 4)
+    hops = Hops.around([0], cube().topology, 4)
     n = np.arange(5)
     assert hops.counts == ((2 * n + 1) * (2 * n**2 + 2 * n + 3) // 3).tolist()
     np.testing.assert_array_equal(
@@ -31,7 +31,7 @@ def test_atoms_reached_by_edges_of_a_simple_cubic_lattice_fill_octahedra():
 
 def test_neighbours_are_one_edge_away():
     graph = mf.from_ase(carbide(), mf.load_model("embedded")).graph
-    hops = Hops.around(1, graph, 2)
+    hops = Hops.around([1], graph, 2)
     images = np.arange(hops.counts[1])
     ends, node = hops.ends(images), hops.node[images]
     mask = graph.edge_mask.numpy()[node]
@@ -44,7 +44,7 @@ def test_neighbours_are_one_edge_away():
 
 def test_rows_hold_every_image_once():
     graph = mf.from_ase(carbide(), mf.load_model("embedded")).graph
-    hops = Hops.around(0, graph, 2)
+    hops = Hops.around([0], graph, 2)
     rows = hops.by_node(hops.counts[1], 2)
     kept = np.sort(rows[rows < len(hops.node)])
     np.testing.assert_array_equal(kept, np.arange(hops.counts[1]))
