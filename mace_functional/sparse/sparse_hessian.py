@@ -20,8 +20,13 @@ from mace_functional.sparse.colouring import coloured
 from mace_functional.sparse.hop_graph import one_hop, union, within_hops
 from mace_functional.sparse.neighbourhood_columns import fill_by_neighbourhoods, local_cost
 from mace_functional.sparse.shared_products import fill_by_products
-from mace_functional.sparse.stored_hessian import TEMPERATURE, SparseHessian
-from mace_functional.sparse.truncation_error import TruncationError, truncation_error
+from mace_functional.sparse.stored_hessian import SparseHessian
+from mace_functional.sparse.truncation_error import (
+    TruncationError,
+    exact_process,
+    truncation_error,
+)
+from mace_functional.stochastic.lanczos import Lanczos
 from mace_functional.structure.arrays import as_array
 from mace_functional.structure.connectivity import parts_of
 from mace_functional.structure.selection import refuse_constraints
@@ -47,7 +52,7 @@ def sparse_hessian(
     *,
     hops: int | None = None,
     tolerance: float | None = None,
-    temperature: float = TEMPERATURE,
+    temperature: float = 300.0,
     method: Method = "auto",
     sum_rule: bool | None = None,
     memory_budget: int | None = None,
@@ -63,8 +68,9 @@ def sparse_hessian(
 
     A truncated matrix has the blocks of atoms within fewer hops. From products, each of them also
     contains blocks beyond: with one hop these are large. From neighbourhoods, all blocks are those
-    of the exact matrix. What a truncated matrix lacks is measured with 16 products of the exact
-    one, which give a bound for the heat capacity (`truncation_error`).
+    of the exact matrix. What a truncated matrix lacks is measured with about 130 products of the
+    exact one. They give an estimate and a bound of the error of the heat capacity
+    (`truncation_error`).
 
     Args:
         potential: A potential with edges, such as a model of `load_model`, or a sum of these.
@@ -73,7 +79,7 @@ def sparse_hessian(
             is exact.
         tolerance: Relative error of the heat capacity at `temperature`. The smallest number of hops
             is taken for which the measured bound is below it.
-        temperature: Temperature for `tolerance`, K.
+        temperature: Lowest temperature at which the error is measured, and that of `tolerance`, K.
         method: "products" displaces atoms of the whole structure, "local" evaluates neighbourhoods.
             "auto" takes the one with less estimated time.
         sum_rule: True to let the blocks of each row sum to zero, by the smallest change of the
@@ -115,6 +121,7 @@ def sparse_hessian(
         raise ValueError("give hops or tolerance, not both: tolerance chooses the hops")
     hops = None if hops is None else validation.count("hops", hops)
     memory_budget = validation.memory_budget(memory_budget)
+    temperature = validation.positive("temperature", temperature, "K")
     s = potential.structure(atoms)
     terms = parts_of_potential(potential, s.topology, potential.params)
     parts = list(filter(has_edges, terms))
@@ -126,12 +133,11 @@ def sparse_hessian(
         )
     tune_allocator()
     computation = _Computation(
-        potential, atoms.copy(), s, parts, method, memory_budget, executor, progress
+        potential, atoms.copy(), s, parts, method, memory_budget, executor, progress, temperature
     )
     if tolerance is None:
         return computation.at(hops, sum_rule, seed)
     tolerance = validation.positive("tolerance", tolerance)
-    temperature = validation.positive("temperature", temperature, "K")
     for k in range(1, computation.full_hops):
         if computation.is_full(k):
             break
@@ -154,6 +160,7 @@ class _Computation:
         memory_budget: Bytes that a chunk of products may fill.
         executor: Executor whose workers share the columns; None to compute in this process.
         progress: True to show progress bars.
+        temperature: Temperature at which errors are measured, K.
 
     Attributes:
         full_hops: Number of hops of the exact pattern.
@@ -169,10 +176,12 @@ class _Computation:
         memory_budget: int | None,
         executor: Executor | None,
         progress: bool,
+        temperature: float,
     ) -> None:
         self._potential, self._atoms, self._s, self._parts = potential, atoms, s, parts
         self._method, self._memory_budget, self._progress = method, memory_budget, progress
-        self._executor = executor
+        self._executor, self._temperature = executor, temperature
+        self._process: Lanczos | None = None
         self._steps = [one_hop(part.topology) for part in parts]
         self._layers = [part.potential.layers for part in parts]
         self.full_hops = 2 * max(self._layers)
@@ -275,12 +284,16 @@ class _Computation:
 
     def _with_error(self, result: SparseHessian, seed: int) -> SparseHessian:
         """Measure the error of a truncated matrix."""
-        exact = HessianOperator.from_potential(
-            self._potential,
-            self._atoms,
-            memory_budget=self._memory_budget,
-            executor=self._executor,
-        ).to_scipy()
+        if self._process is None:
+            exact = HessianOperator.from_potential(
+                self._potential,
+                self._atoms,
+                memory_budget=self._memory_budget,
+                executor=self._executor,
+            ).to_scipy()
+            self._process = exact_process(exact.matmat, result.rigid, seed=seed)
         stored = result.mass_weighted()
-        error = truncation_error(exact.matmat, lambda v: stored @ v, result.rigid, seed=seed)
+        error = truncation_error(
+            self._process, lambda v: stored @ v, result.rigid, temperature=self._temperature
+        )
         return replace(result, truncation=error)

@@ -21,9 +21,6 @@ from mace_functional.vibrations.result_text import result_text
 if TYPE_CHECKING:
     from ase import Atoms
 
-TEMPERATURE = 300.0
-"""Default temperature of the heat capacity whose error is shown, K."""
-
 
 @dataclass(frozen=True, eq=False)
 class SparseHessian:
@@ -37,7 +34,7 @@ class SparseHessian:
         hops: Largest number of edges between two atoms whose block is stored; None if the matrix is
             exact.
         method: "products" or "local"; see `sparse_hessian`.
-        n_products: Number of Hessian-vector products, of the whole structure or of clusters.
+        n_products: Number of Hessian-vector products, or of local columns.
         asymmetry: Largest difference of the computed matrix and its transpose, eV/Å². It shows the
             rounding error, and in a truncated matrix what products mixed.
         sum_residual: Largest entry of a sum of blocks along a row, eV/Å², before a sum rule was
@@ -136,5 +133,6 @@ class SparseHessian:
 
 
 def _text_of(truncation: TruncationError) -> str:
-    error = truncation.heat_capacity(TEMPERATURE)
-    return f"heat capacity at {TEMPERATURE:g} K within {100 * error.relative_bound:.2g} %"
+    temperature = truncation.temperature
+    error = truncation.heat_capacity(temperature)
+    return f"heat capacity at {temperature:g} K within {100 * error.relative_bound:.2g} %"

@@ -56,11 +56,12 @@ class Lanczos:
         start: Start vectors, (v, d).
 
     Attributes:
+        start: Start vectors, (v, d).
         steps: Number k of steps that were made.
     """
 
     def __init__(self, multiply: Callable[[Tensor], Tensor], start: Tensor) -> None:
-        self._multiply, self._sizes = multiply, start.norm(dim=1)
+        self.start, self._multiply, self._sizes = start, multiply, start.norm(dim=1)
         self._basis = self._divide(start, self._sizes)[:, None]  # (v, k + 1, d), and room for more
         self._diagonal: list[Tensor] = []
         self._beside: list[Tensor] = []
@@ -68,6 +69,11 @@ class Lanczos:
     @property
     def steps(self) -> int:  # noqa: D102
         return len(self._diagonal)
+
+    @property
+    def basis(self) -> Tensor:
+        """Orthonormal vectors V of all steps, (v, k, d)."""
+        return self._basis[:, : self.steps]
 
     def step(self) -> None:
         """Multiply the newest vectors, and orthogonalise the products."""
@@ -97,7 +103,7 @@ class Lanczos:
 
     def gauss(self, steps: int | None = None) -> Nodes:
         """Return the nodes of the Gauss quadrature after `steps` steps; None for all."""
-        values, vectors = torch.linalg.eigh(self._tridiagonal(steps or self.steps))
+        values, vectors = torch.linalg.eigh(self.tridiagonal(steps or self.steps))
         return self._nodes(values, vectors)
 
     def radau(self, steps: int | None = None) -> Nodes:
@@ -107,7 +113,7 @@ class Lanczos:
         nodes; the node that is added has no weight.
         """
         k = steps or self.steps
-        matrix = self._tridiagonal(k)
+        matrix = self.tridiagonal(k)
         lowest = torch.linalg.eigvalsh(matrix)[:, 0]
         extended = matrix.new_zeros(len(matrix), k + 1, k + 1)
         extended[:, :k, :k] = matrix
@@ -135,20 +141,21 @@ class Lanczos:
             steps: Number of steps to use; None for all.
         """
         k = steps or self.steps
-        values, vectors = torch.linalg.eigh(self._tridiagonal(k)[vector])
+        values, vectors = torch.linalg.eigh(self.tridiagonal(k)[vector])
         coefficients = (functions(values) * vectors[0]) @ vectors.mT
         return self._sizes[vector] * coefficients @ self._basis[vector, :k]
 
     def extremes(self) -> tuple[Tensor, Tensor]:
         """Return the lowest and highest Ritz value of each vector, and their residuals, (v, 2)."""
-        values, vectors = torch.linalg.eigh(self._tridiagonal(self.steps))
+        values, vectors = torch.linalg.eigh(self.tridiagonal(self.steps))
         ends = [0, -1]
         return values[:, ends], self._beside[-1][:, None] * vectors[:, -1, ends].abs()
 
     def _nodes(self, values: Tensor, vectors: Tensor) -> Nodes:
         return Nodes(values, self._sizes.square()[:, None] * vectors[:, 0].square())
 
-    def _tridiagonal(self, k: int) -> Tensor:
+    def tridiagonal(self, k: int) -> Tensor:
+        """Return the tridiagonal matrices T of the first k steps, (v, k, k)."""
         matrix = torch.diag_embed(torch.stack(self._diagonal[:k], 1))
         if k > 1:
             beside = torch.stack(self._beside[: k - 1], 1)
