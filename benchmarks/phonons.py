@@ -3,6 +3,7 @@
     python benchmarks/phonons.py                  silicon and quartz, a framework, a supercell
     python benchmarks/phonons.py --part crystals
     python benchmarks/phonons.py --part constants   exact force constants and meshes from them
+    python benchmarks/phonons.py --part mesh        RSM0010 on a mesh that stands for 7 700 atoms
 
 Weights and structures are read from `../shared`, or from `$MACE_FUNCTIONAL_SHARED`. Every task runs
 in its own process, so that peak memory is measured for each task.
@@ -17,7 +18,10 @@ import resource
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF
 from statistics import median
 from typing import Any
 
@@ -56,7 +60,7 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "--part", choices=("all", "crystals", "framework", "constants"), default="all"
+        "--part", choices=("all", "crystals", "framework", "constants", "mesh"), default="all"
     )
     parser.add_argument("--model", default=str(WEIGHTS), help="%(default)s")
     options = parser.parse_args()
@@ -67,6 +71,8 @@ def main() -> None:
         _framework(options.model)
     if options.part in ("all", "constants"):
         _constants(options.model)
+    if options.part in ("all", "mesh"):
+        _large_mesh(options.model)
 
 
 def _crystal(name: str, model: str) -> None:
@@ -146,6 +152,46 @@ def _cost_of_constants(name: str, mesh: tuple[int, int, int], source: str) -> li
     size = " x ".join(map(str, mesh))
     cost = f"{constants_s:.1f}", f"{memory:.0f}", size, f"{len(points.q)}", f"{mesh_s:.1f}"
     return [name, f"{rows}", *cost, f"{matrix_s:.2f}", f"{difference:.0e}"]
+
+
+def _large_mesh(model: str) -> None:
+    """Compare meshes of RSM0010 by force constants, alone and by two workers, and by D(q)."""
+    ways = {
+        "force constants": ("force-constants", 0),
+        "force constants, two workers": ("force-constants", 2),
+        "one D(q) after the other": ("replicas", 0),
+    }
+    found = {name: _in_new_process(_mesh_of_framework, model, *way) for name, way in ways.items()}
+    cv, frequencies = (found["force constants"][key] for key in ("cv", "frequencies"))
+    print(f"\nRSM0010 on {CONSTANTS['RSM0010']}, {len(frequencies)} q\n")
+    columns = "s", "s of processors", "MiB", "Cv, J/(g K)", "difference", "of a frequency, cm-1"
+    print(f"| | {' | '.join(columns)} |\n| --- |" + " ---: |" * len(columns))
+    for name, way in found.items():
+        cost = f"{way['s']:.1f} | {way['processor_s']:.1f} | {way['MiB']:.0f}"
+        differences = abs(way["cv"] - cv), abs(way["frequencies"] - frequencies).max()
+        print(
+            f"| {name} | {cost} | {way['cv']:.12f} | {differences[0]:.0e} | {differences[1]:.0e} |"
+        )
+
+
+def _mesh_of_framework(source: str, method: str, workers: int) -> dict[str, Any]:
+    """Compute the heat capacity of RSM0010 on its mesh, from the weights and the file on."""
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    model, atoms = mf.load_model(source), ase.io.read(FRAMEWORK.with_stem("RSM0010"))
+    with mf.WorkerProcesses(workers, threads=1) if workers else nullcontext() as executor:
+        phonons = mf.phonons_of(model, atoms, method=method, executor=executor)
+    modes = mesh_modes(phonons, Mesh.of(atoms, CONSTANTS["RSM0010"]))
+    thermo = mesh_thermo(modes, 300.0)
+    seconds = time.perf_counter() - start
+    own, others = (resource.getrusage(who) for who in (RUSAGE_SELF, RUSAGE_CHILDREN))
+    return {
+        "cv": float(thermo.specific_heat_capacity),
+        "frequencies": modes.frequencies_in("cm-1").numpy(),
+        "s": seconds,
+        "processor_s": sum(u.ru_utime + u.ru_stime for u in (own, others)),
+        "MiB": (own.ru_maxrss + workers * others.ru_maxrss) / 1024,
+    }
 
 
 def _structure(name: str, source: str) -> Atoms:
@@ -284,8 +330,8 @@ def _peak_memory() -> float:
 
 def _in_new_process(task: Callable[..., Any], *args: Any) -> Any:
     """Run a task in a new process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(task, args)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(task, *args).result()
 
 
 if __name__ == "__main__":
