@@ -1,6 +1,6 @@
 """Published times of the vibrations of large cells, and ours, with the hardware of both.
 
-Both are stored numbers. Ours are those of `benchmarks/README.md`, whose commands are in the table.
+Both are stored numbers. `benchmarks/README.md` has the commands of ours.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ PUBLISHED = """\
 OURS = """\
 | ours | atoms | s | model | what |
 | --- | ---: | ---: | --- | --- |
+| MOF-5, 27 cells | 2 862 | 51 | embedded | heat capacity at 300 K, standard error 0.11 % |
 | RSM0010, 22 atoms, 10x7x5 mesh | 7 700 | 61 | MACE-MP-0 small | all modes, exact |
 """
 """Times of this package."""
