@@ -150,14 +150,15 @@ def row(run: Run, seed: int, exact: Sequence[float]) -> str:
     """Return a row of the table: costs, standard errors, and deviations from the exact values."""
     relative = [100 * error / abs(value) for error, value in zip(run.errors, exact, strict=True)]
     differences = [found - value for found, value in zip(run.values, exact, strict=True)]
-    deviations = [
-        f"{difference / error:+.1f}" if error else "all modes"
+    deviations = ", ".join(
+        f"{difference / error:+.1f}"
         for difference, error in zip(differences, run.errors, strict=True)
-    ]
+        if error
+    )
     return (
         f"| {run.atoms} | {seed} | {run.products} | {run.seconds:.0f} "
         f"| {run.product_seconds:.3f} | {run.gib:.2f} | {', '.join(f'{e:.2g}' for e in relative)} "
-        f"| {100 * differences[0] / exact[0]:+.2g} | {', '.join(dict.fromkeys(deviations))} |"
+        f"| {100 * differences[0] / exact[0]:+.2g} | {deviations or 'all modes'} |"
     )
 
 
