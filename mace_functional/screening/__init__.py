@@ -21,7 +21,10 @@ missing             heat capacity that is missing at Gamma alone
 findings            results that a person should look at, with advice
 table               the table of all results
 parity              predicted against reference heat capacities
-report              data of the report
+report              the report: its data and figures, put together
+report_facts        its first table: structures, model and settings in words
+report_comparison   its comparison with one reference
+report_structures   its table of all structures
 page                the page of the report, from a template
 report_figures      figures of the report
 drawing             figures as images

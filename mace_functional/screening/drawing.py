@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from matplotlib.figure import Figure
 
-from mace_functional.screening.page import PngFigure
+from mace_functional.screening.page import PngFigure, ShownFigure
 from mace_functional.screening.rows import Row
 
 RESOLUTION = 160
@@ -37,6 +37,10 @@ class Drawn:
     images: list[PngFigure] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     failure: str | None = None
+
+    def shown(self, name: str, alt: str, caption: str) -> ShownFigure:
+        """The images with a name to link to, a text in their place, and a caption."""
+        return ShownFigure(name, alt, caption, self.images, self.left_out, self.failure)
 
 
 Draw = Callable[[Sequence[Row]], Sequence[Figure]]

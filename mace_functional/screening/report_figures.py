@@ -28,6 +28,9 @@ from mace_functional.screening.parity import Errors, Parity
 from mace_functional.screening.rows import Row, heat_capacities, spectrum_of
 from mace_functional.screening.wording import printable
 
+HEAT, PARITY, SPECTRA = "heat_capacity", "parity-{}", "spectra"
+"""Names of figures."""
+
 COLOURS = (BLUE, RED, *ELEMENTS, "#56616b", "#8fa63a", "#3f3f8f", "#d98880")
 """Colours of structures in figures where each is named."""
 

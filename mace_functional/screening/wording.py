@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 MISSING = "–"
 """Sign that stands for a missing value."""
@@ -47,3 +48,8 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def mesh_words(mesh: Sequence[int]) -> str:
+    """The size of a mesh of wave vectors: 4 × 4 × 4."""
+    return " × ".join(map(str, mesh))

@@ -17,7 +17,7 @@ from screened import MODES, ROWS, SETTINGS, Page, failed, many, row, written
 import mace_functional as mf
 from mace_functional.figures import thermo_figure
 from mace_functional.figures.spectrum import BROADENING, HIGHEST, density_of
-from mace_functional.screening import drawing, report
+from mace_functional.screening import drawing, report, report_structures
 from mace_functional.screening.record import Spectrum
 from mace_functional.screening.references import Reference
 from mace_functional.screening.report import write_report
@@ -215,7 +215,7 @@ def test_a_row_that_cannot_be_shown_is_named(tmp_path, monkeypatch):
             raise RuntimeError("no such element")
         return "SiO2"
 
-    monkeypatch.setattr(report, "formula_words", fragile)
+    monkeypatch.setattr(report_structures, "formula_words", fragile)
     page = written(tmp_path, [*ROWS, row("odd", [100.0], formula="bad")])
     assert "cannot be shown: RuntimeError: no such element" in page.text
     assert "alpha" in page.text
