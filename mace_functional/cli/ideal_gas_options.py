@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mace_functional.cli.arguments import Parser, UsageError, number
-from mace_functional.cli.options import check_needs
+from mace_functional.cli.options import check_needs, is_given
 from mace_functional.support.validation import count, gas_pressure, positive
 
 if TYPE_CHECKING:
@@ -99,5 +99,5 @@ def check_molecule(options: argparse.Namespace, atoms: Atoms, free: Sequence[int
     if atoms.pbc.any():
         reason = f"{options.file} is periodic along {int(atoms.pbc.sum())} directions"
     for name in OPTIONS:
-        if getattr(options, name[2:].replace("-", "_")) not in (None, False):
+        if is_given(options, name):
             raise UsageError(f"{name} is for a gas of free molecules, and {reason}")

@@ -271,8 +271,14 @@ def check_needs(options: argparse.Namespace, name: str, needed: str) -> None:
     Raises:
         UsageError: If the option is given.
     """
-    if getattr(options, name[2:].replace("-", "_")) not in (None, False):
+    if is_given(options, name):
         raise UsageError(f"{name} needs {needed}")
+
+
+def is_given(options: argparse.Namespace, name: str) -> bool:
+    """Return True if an option without a default is given, also with the value 0."""
+    value = getattr(options, name[2:].replace("-", "_"))
+    return value is not None and value is not False
 
 
 def set_limits(options: argparse.Namespace) -> None:

@@ -17,21 +17,28 @@ from mace_functional.cli.mesh_options import mesh_choice, mesh_tolerance
 from mace_functional.cli.options import symprec_of
 from mace_functional.cli.printed_results import print_written
 from mace_functional.cli.screen_parser import FAILED
+from mace_functional.cli.stochastic_options import sampling_of
 from mace_functional.parallel.dask_workers import dask_executor
 from mace_functional.screening.constant_pressure import strain_words
 from mace_functional.screening.missing import missing_at_gamma
 from mace_functional.screening.references import Reference, read_references
 from mace_functional.screening.rows import Row
 from mace_functional.screening.run import Screening, screen
+from mace_functional.screening.sampled_thermo import (
+    imaginary_words,
+    inaccurate_words,
+    method_words,
+)
 from mace_functional.screening.screen_settings import COLDEST, ScreenSettings
 from mace_functional.screening.table import (
     CSV,
     JSON,
     ROOM,
-    heat_capacity,
     heat_capacity_at_constant_pressure,
+    heat_capacity_words,
     relative_error,
 )
+from mace_functional.screening.wording import counted
 from mace_functional.support.defaults import LOCAL
 
 GIB = 2**30
@@ -90,6 +97,8 @@ def _settings(options: argparse.Namespace) -> ScreenSettings:
         symprec=symprec_of(options),
         eigenvectors=options.eigenvectors,
         cp=options.cp,
+        stochastic_above=options.stochastic_above,
+        **sampling_of(options),
     )
 
 
@@ -121,19 +130,28 @@ def _print(screening: Screening, temperatures: list[float], references: list[Ref
     headings = ["atoms", f"Cv {temperature:g} K\nJ/(g K)"]
     if settings.cp:
         headings.append("Cp\nJ/(g K)")
+    if settings.stochastic_above is not None:
+        headings.append("from")
     headings += ["wave\nvectors", "Γ lacks\n%"]
     for reference in references:
         headings += [f"{reference.label}\n{reference.temperature:g} K", "error\n%"]
     for heading in [*headings, "imaginary", "force\neV/Å", "s"]:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        if row.spectrum is not None:
-            table.add_row(*_cells(row, temperature, settings.cp, references))
+        if row.has_result:
+            table.add_row(*_cells(row, temperature, settings, references))
     console = Console(width=None if sys.stdout.isatty() else WIDE)
     if table.row_count:
         console.print(table)
-    for record in (row.record for row in rows):
-        strain = strain_words(record)
+    n_sampled = sum(row.sampled is not None for row in rows)
+    if n_sampled and settings.mesh is not None:
+        words = f"more than {settings.stochastic_above} atoms, so Γ of the given cell and no mesh"
+        _print_of(console, f"{counted(n_sampled, 'structure')}:", words)
+    for row in rows:
+        record, strain = row.record, strain_words(row.record)
+        wide = None if row.sampled is None else inaccurate_words(row.sampled)
+        if wide is not None:
+            _print_of(console, f"{record.name} is less accurate than asked for:", wide)
         if record.failure is not None:
             _print_of(console, f"{record.name} failed:", record.failure)
         elif record.no_cp is not None:
@@ -148,16 +166,21 @@ def _print_of(console: Console, subject: str, words: str) -> None:
     console.print(line, highlight=False, soft_wrap=True)
 
 
-def _cells(row: Row, temperature: float, cp: bool, references: list[Reference]) -> list[str]:
+def _cells(
+    row: Row, temperature: float, settings: ScreenSettings, references: list[Reference]
+) -> list[str]:
     """Return the cells of a row of the table."""
     record = row.record
     cells = [
         record.name,
         str(record.n_atoms),
-        _number(heat_capacity(row, temperature), ".4f"),
-        *([_number(heat_capacity_at_constant_pressure(row, temperature), ".4f")] if cp else []),
-        *_sampling_cells(row, temperature),
+        heat_capacity_words(row, temperature),
     ]
+    if settings.cp:
+        cells.append(_number(heat_capacity_at_constant_pressure(row, temperature), ".4f"))
+    if settings.stochastic_above is not None:
+        cells.append(method_words(record))
+    cells += _sampling_cells(row, temperature)
     for reference in references:
         error = relative_error(row, reference)
         cells += [
@@ -169,7 +192,7 @@ def _cells(row: Row, temperature: float, cp: bool, references: list[Reference]) 
         s or 0.0 for s in (record.seconds_relaxation, record.seconds_modes, record.seconds_cp)
     )
     relaxed = "" if record.converged is not False else " not relaxed"
-    return [*cells, str(record.n_imaginary), force + relaxed, f"{seconds:.1f}"]
+    return [*cells, imaginary_words(record), force + relaxed, f"{seconds:.1f}"]
 
 
 def _sampling_cells(row: Row, temperature: float) -> tuple[str, str]:

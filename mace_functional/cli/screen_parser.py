@@ -20,6 +20,7 @@ from mace_functional.cli.options import (
     list_structures,
     set_limits,
 )
+from mace_functional.cli.stochastic_options import add_sampling, check_sampling
 from mace_functional.cli.worker_options import DEVICES, MAX_WORKERS
 from mace_functional.screening.references import has_temperature
 from mace_functional.screening.screen_settings import COLDEST
@@ -31,6 +32,9 @@ FAILED = 3
 
 Tables and report are written all the same. After exit code 2, invalid input, nothing is computed.
 """
+
+ABOVE = "--stochastic-above"
+"""Option for the size above which structures are computed without their Hessian."""
 
 MIN_MEMORY, MAX_MEMORY = 1e-3, 1e5
 """Smallest and largest accepted memory of a worker, GiB.
@@ -96,6 +100,15 @@ def _add_computation(parser: Parser) -> None:
     add_limits(parser)
     add_mesh(parser, "crystals")
     parser.add_argument(
+        ABOVE,
+        type=number(ABOVE, count, 0),
+        metavar="n",
+        help="compute structures of more than n atoms without their Hessian, from products with "
+        "random vectors, with standard errors; at Gamma, also with a mesh for the others, and "
+        "without --cp and --eigenvectors, which need all modes",
+    )
+    add_sampling(parser, ABOVE)
+    parser.add_argument(
         "--eigenvectors",
         action="store_true",
         help="also write the eigenvectors of each structure, as eigenvectors.npz",
@@ -110,7 +123,8 @@ def _add_computation(parser: Parser) -> None:
     add_temperatures(
         parser,
         "; finished structures are not computed again for other temperatures, except for those "
-        f"below {COLDEST:g} K with --mesh {AUTO}",
+        f"below {COLDEST:g} K with --mesh {AUTO}, and those of {ABOVE}, whose relaxed structures "
+        "are kept",
     )
 
 
@@ -151,7 +165,9 @@ def _add_resources(parser: Parser) -> None:
         help="use the workers of this Dask scheduler, which must have access to the same files, or "
         f"{LOCAL} for --workers Dask workers on this machine; needs the extra `dask`",
     )
-    parser.add_argument("--retry", action="store_true", help="compute failed structures again")
+    parser.add_argument(
+        "--retry", action="store_true", help="compute failed structures again, and Cp that failed"
+    )
 
 
 def _devices_by_their_old_name(words: str) -> list[str]:
@@ -183,6 +199,8 @@ def _check(options: argparse.Namespace) -> None:
         for name in "--fixed-cell", "--fmax", "--max-steps":
             check_needs(options, name, "a relaxation: leave out --no-relax")
     set_limits(options)
+    if options.stochastic_above is None:
+        check_sampling(options, ABOVE)
     if options.output.exists() and not options.output.is_dir():
         raise UsageError(f"--output {options.output} is a file: name a folder")
 

@@ -16,9 +16,9 @@ from mace_functional.cli.printed_results import (
     print_forces,
     print_subject,
 )
+from mace_functional.cli.stochastic_options import sampling_of
 from mace_functional.potential.protocol import Potential
 from mace_functional.stochastic import StochasticThermo, stochastic_thermo
-from mace_functional.support.defaults import ENTROPY_ERROR, REL_ERROR
 from mace_functional.units import EV_PER_MOLECULE, K_B
 
 COLUMNS = {
@@ -53,13 +53,10 @@ def stochastic_results(
             model,
             atoms,
             options.temperatures,
-            rel_error=REL_ERROR if options.rel_error is None else options.rel_error,
-            entropy_error=ENTROPY_ERROR if options.entropy_error is None else options.entropy_error,
-            max_products=options.max_products,
-            seed=options.seed or 0,
             executor=executor,
             checkpoint=options.checkpoint,
             progress=progress,
+            **sampling_of(options),
         )
     return _as_dict(found)
 

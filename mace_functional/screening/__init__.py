@@ -5,7 +5,10 @@ screen_settings     settings, which are the same for all structures
 screen_checks       checks before anything is computed
 sources             the structures
 keys                keys of results, from structure, potential and settings
+task                a structure to be computed, and the checkpoints in its folder
 evaluate            one structure from beginning to end
+structure_modes     modes of one structure, at Gamma or on a mesh
+sampled_thermo      thermodynamics of one large structure, by random vectors
 saved_structures    files of structures
 saved_eigenvectors  files of eigenvectors
 tensor_files        files of tensors, as spectra and eigenvectors are kept

@@ -31,6 +31,9 @@ GRUNEISEN = "gruneisen.npz"
 
 MOLECULE = "a molecule has no thermal expansion (for the Cp of its gas: mace-functional thermo)"
 
+NEEDS_MINIMUM = "thermal expansion needs a minimum"
+"""End of the reason of a structure with imaginary modes."""
+
 
 def at_constant_pressure(
     model: Potential,
@@ -80,6 +83,15 @@ def at_constant_pressure(
     }
 
 
+def is_cp_retried(record: Record) -> bool:
+    """True if a structure has no heat capacity at constant pressure because of an error.
+
+    Molecules and imaginary modes are no errors.
+    """
+    no_minimum = record.n_imaginary or (record.no_cp or "").endswith(NEEDS_MINIMUM)
+    return record.no_cp is not None and record.no_cp != MOLECULE and not no_minimum
+
+
 def save_modes(folder: Path, modes: StrainedModes) -> None:
     """Write modes to the folder of their structure."""
     save_tensors(folder / GRUNEISEN, modes)
@@ -99,4 +111,4 @@ def strain_words(record: Record) -> str | None:
 
 
 def _no_minimum(n_imaginary: int) -> str:
-    return f"{counted(n_imaginary, 'imaginary mode')}: thermal expansion needs a minimum"
+    return f"{counted(n_imaginary, 'imaginary mode')}: {NEEDS_MINIMUM}"

@@ -14,6 +14,7 @@ from mace_functional.phonons.modes import is_gamma
 from mace_functional.screening.constant_pressure import strain_words
 from mace_functional.screening.missing import LARGE, is_large, missing_at_gamma
 from mace_functional.screening.rows import Row
+from mace_functional.screening.sampled_thermo import imaginary_words, inaccurate_words
 from mace_functional.screening.screen_settings import ScreenSettings
 from mace_functional.screening.table import ROOM
 from mace_functional.screening.wording import counted, formatted
@@ -53,7 +54,7 @@ MODES = 3.0
 
 def failure(row: Row, settings: ScreenSettings) -> str | None:
     """Describe why there is no result."""
-    return None if row.spectrum is not None else row.record.failure or "no reason is known"
+    return None if row.has_result else row.record.failure or "no reason is known"
 
 
 def as_read(row: Row, settings: ScreenSettings) -> str | None:
@@ -131,8 +132,13 @@ def unbound(row: Row, settings: ScreenSettings) -> str | None:
 
 
 def imaginary(row: Row, settings: ScreenSettings) -> str | None:
-    """Describe imaginary modes."""
-    count, lowest = row.record.n_imaginary, row.record.lowest_frequency
+    """Describe imaginary modes, or the negative Ritz value that proves them."""
+    count, lowest, found = row.record.n_imaginary, row.record.lowest_frequency, row.sampled
+    if count is None and found is not None and found.lowest_frequency < 0:
+        return (
+            f"{imaginary_words(row.record)} modes, lowest Ritz value "
+            f"{found.lowest_frequency:.1f} cm-1"
+        )
     return f"{counted(count, 'mode')}, down to {formatted(lowest, '.1f')} cm-1" if count else None
 
 
@@ -148,12 +154,19 @@ def off_the_minimum(row: Row, settings: ScreenSettings) -> str | None:
 
 def too_stiff(row: Row, settings: ScreenSettings) -> str | None:
     """Describe frequencies that no bond has."""
+    if row.sampled is not None and row.sampled.highest_frequency > HIGHEST:
+        return f"highest Ritz value {row.sampled.highest_frequency:.3g} cm-1"
     if row.spectrum is None:
         return None
     high = row.spectrum.frequencies[row.spectrum.frequencies.abs() > HIGHEST]
     if not len(high):
         return None
     return f"{counted(len(high), 'mode')}, up to {float(high.abs().max()):.3g} cm-1"
+
+
+def inaccurate(row: Row, settings: ScreenSettings) -> str | None:
+    """Describe standard errors that are larger than asked for."""
+    return None if row.sampled is None else inaccurate_words(row.sampled)
 
 
 def too_many_modes(row: Row, settings: ScreenSettings) -> str | None:
@@ -299,6 +312,11 @@ def _mind_the_pressure(settings: ScreenSettings) -> str:
         "There is a heat capacity at constant volume alone. Thermal expansion exists for crystals "
         "at a minimum of the energy, without imaginary modes. "
     )
+    if settings.stochastic_above is not None:
+        advice += (
+            "It needs all modes, which larger structures have with a larger `--stochastic-above`. "
+        )
+    advice += "After an error, `--retry` computes it again. "
     return advice + ("Molecules have none." if settings.relax else NO_RELAX)
 
 
@@ -390,6 +408,17 @@ def _average_over_a_mesh(settings: ScreenSettings) -> str:
     return advice + ("Average over a mesh of wave vectors (`--mesh auto`), or take a larger cell.")
 
 
+def _sample_longer(settings: ScreenSettings) -> str:
+    entropy = settings.entropy_error
+    asked = f"{settings.rel_error:g} of C_V"
+    if entropy is not None:
+        asked += f" and {entropy:g} of S"
+    return (
+        f"Relative standard errors of {asked} were asked for. Raise `--max-products`, "
+        "`--rel-error` or `--entropy-error`, or leave out low temperatures."
+    )
+
+
 def _another_mesh(settings: ScreenSettings) -> str:
     return (
         "The heat capacity has not converged to `--mesh-tolerance` on the finest mesh that is "
@@ -426,6 +455,7 @@ FINDINGS = (
     Finding("Cp of another cell", _relax_for_expansion, off_the_minimum),
     Finding("Gamma alone", _average_over_a_mesh, gamma_alone),
     Finding("Mesh too coarse", _another_mesh, coarse_mesh),
+    Finding("Less accurate", _sample_longer, inaccurate),
     Finding("Frequencies too high", _no_such_bond, too_stiff),
     Finding("Too many modes", _delete, too_many_modes),
     Finding("No vibrations", _mind_the_unit, nothing_vibrates),

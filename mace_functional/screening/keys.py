@@ -1,7 +1,9 @@
 """Keys of results: a short digest of structure, model and settings together.
 
 Results with the same key are equal. Names and places of structures and models do not count, and
-neither do dates, versions and temperatures: thermodynamics come from the saved frequencies.
+neither do dates, versions and temperatures: thermodynamics come from the saved frequencies. The key
+of a structure that is sampled by random vectors is that of its relaxed geometry. Its record has the
+temperatures and options of the sampling, which is repeated for others.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ def key_of(source: Source, potential: Potential, digest: str, settings: ScreenSe
         digest: Digest of the potential, from `potential_digest`.
         settings: Settings, whose `identity` counts.
     """
-    key = sha256(f"{digest} {sorted(settings.identity().items())}".encode())
+    n_atoms = 0 if source.atoms is None else len(source.atoms)
+    key = sha256(f"{digest} {sorted(settings.identity(n_atoms).items())}".encode())
     key.update(_file(source) if source.atoms is None else _structure(source.atoms, potential))
     return key.hexdigest()[:LENGTH]
 

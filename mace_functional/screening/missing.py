@@ -39,7 +39,7 @@ def branches_of(row: Row) -> AcousticBranches | None:
         row: Row of a structure.
     """
     record, spectrum = row.record, row.spectrum
-    if spectrum is None or len(spectrum.q) > 1:
+    if not row.has_result or (spectrum is not None and len(spectrum.q) > 1):
         return None
     if record.n_acoustic_branches is not None:
         edges = None if record.acoustic_edges is None else tuple(record.acoustic_edges)

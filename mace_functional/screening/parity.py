@@ -8,8 +8,9 @@ errors in all structures. One common factor s on all frequencies removes this pa
 Harmonic heat capacities depend on nu / T alone, so frequencies scaled by s give the heat capacity
 at the temperature T / s.
 
-A heat capacity at Gamma alone that lacks much (`missing`) does not measure the frequencies: such
-structures are compared, and left out of the fit.
+A heat capacity at Gamma alone that lacks much (`missing`) does not measure the frequencies, and
+that of a structure sampled by random vectors is known at single temperatures: such structures are
+compared, and left out of the fit.
 """
 
 from __future__ import annotations
@@ -92,10 +93,12 @@ class Parity:
         predicted: Heat capacities as computed, (N,), J/(g K).
         errors: Errors of `predicted`.
         fitted: True for structures that the factor is fitted to, (N,). Structures at Gamma alone
-            that lack much of their heat capacity are left out.
+            that lack much of their heat capacity are left out, and sampled ones.
+        sampled: True for structures that were sampled by random vectors, (N,).
         scale: The common factor; None for fewer than `FEWEST` structures, and where there is no
             best one between `SCALES`.
-        scaled: Heat capacities with frequencies times `scale`, (N,), J/(g K); None without one.
+        scaled: Heat capacities with frequencies times `scale`, (N,), J/(g K), NaN for sampled
+            structures; None without one.
         scaled_errors: Errors of `scaled` for the fitted structures; None without a factor.
     """
 
@@ -105,6 +108,7 @@ class Parity:
     predicted: NDArray[np.float64]
     errors: Errors
     fitted: NDArray[np.bool_]
+    sampled: NDArray[np.bool_]
     scale: float | None
     scaled: NDArray[np.float64] | None
     scaled_errors: Errors | None
@@ -130,7 +134,7 @@ def parity_of(
     known = [
         row
         for row in rows
-        if row.spectrum is not None
+        if row.has_result
         and np.isfinite(value := reference.values.get(row.record.name, np.nan))
         and value > 0
     ]
@@ -144,7 +148,9 @@ def parity_of(
     values = np.array([reference.values[name] for name in names])
 
     missing = [missing_at_gamma(row, reference.temperature) for row in known]
-    fitted = np.array([m is None or m.share <= largest_missing for m in missing])
+    sampled = np.array([row.sampled is not None for row in known])
+    complete = np.array([m is None or m.share <= largest_missing for m in missing])
+    fitted = complete & ~sampled
     sound = [row for row, kept in zip(known, fitted, strict=True) if kept]
 
     def at_scales(scales: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -161,6 +167,7 @@ def parity_of(
         predicted=predicted,
         errors=Errors.of(predicted, values),
         fitted=fitted,
+        sampled=sampled,
         scale=scale,
         scaled=scaled,
         scaled_errors=None if scaled is None else Errors.of(scaled[fitted], values[fitted]),

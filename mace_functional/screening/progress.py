@@ -15,10 +15,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from mace_functional.screening.evaluate import Task
 from mace_functional.screening.record import Record, Spectrum
 from mace_functional.screening.rows import Row
-from mace_functional.screening.table import ROOM, heat_capacity
+from mace_functional.screening.sampled_thermo import (
+    has_imaginary,
+    imaginary_words,
+    sampled_thermo,
+)
+from mace_functional.screening.table import ROOM, heat_capacity, heat_capacity_words
+from mace_functional.screening.task import Task
 from mace_functional.screening.wording import counted, printable
 
 ALWAYS = 1e9
@@ -88,13 +93,18 @@ def _line(task: Task, record: Record) -> str:
     name = escape(printable(record.name))
     if record.failure is not None:
         return f"[bold]{name} failed:[/bold] {escape(printable(record.failure))}"
-    capacity = heat_capacity(Row(record, Spectrum.load(task.folder)), ROOM)
+    sampled, kelvin = sampled_thermo(record), ROOM
+    if sampled is None:
+        row = Row(record, Spectrum.load(task.folder))
+    else:
+        row = Row(record, None, sampled=sampled)
+        kelvin = min(sampled.temperatures.tolist(), key=lambda t: abs(t - ROOM))
     seconds = (record.seconds_relaxation or 0) + (record.seconds_modes or 0)
     words = [counted(record.n_atoms or 0, "atom"), f"{seconds:.1f} s"]
-    if capacity is not None:
-        words.append(f"Cv {capacity:.4f} J/(g K) at {ROOM:g} K")
+    if heat_capacity(row, kelvin) is not None:
+        words.append(f"Cv {heat_capacity_words(row, kelvin)} J/(g K) at {kelvin:g} K")
     if record.converged is False:
         words.append("[bold]not relaxed[/bold]")
-    if record.n_imaginary:
-        words.append(f"[bold]imaginary modes: {record.n_imaginary}[/bold]")
+    if has_imaginary(record):
+        words.append(f"[bold]imaginary modes: {imaginary_words(record)}[/bold]")
     return f"{name}: {', '.join(words)}"

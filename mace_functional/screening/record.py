@@ -68,8 +68,12 @@ class Record:
         no_acoustic_estimate: Reason why there is no estimate, in words.
         mesh: Size of the mesh of wave vectors; None for Gamma alone.
         mesh_error: Relative error of the heat capacity on a mesh "auto".
-        n_imaginary: Number of imaginary modes, over all wave vectors of a mesh.
-        lowest_frequency: Lowest frequency, signed, cm-1.
+        n_imaginary: Number of imaginary modes, over all wave vectors of a mesh; None if the modes
+            are not known, and `stochastic` has an estimate.
+        lowest_frequency: Lowest frequency, signed, cm-1; None if the modes are not known.
+        stochastic: Thermodynamics of a structure that was sampled by random vectors, at the Gamma
+            point of the cell: `options` of the sampling, and values by the attributes of
+            `StochasticThermo`. None for a structure with all modes.
         no_cp: Reason why there is no heat capacity at constant pressure, in words; None if there is
             one, or none was asked for.
         strain_to_minimum: Largest entry of the strain from the cell to the minimum of the energy,
@@ -114,6 +118,7 @@ class Record:
     mesh_error: float | None = None
     n_imaginary: int | None = None
     lowest_frequency: float | None = None
+    stochastic: dict[str, Any] | None = None
     no_cp: str | None = None
     strain_to_minimum: float | None = None
     stiffness: float | None = None

@@ -83,7 +83,8 @@ def write_report(
     if not temperatures:
         raise ValueError("a report needs a temperature: give at least one, such as 300 K")
     rows = sorted(map(checked, rows), key=lambda row: (row.record.name.casefold(), row.record.name))
-    done = [row for row in rows if row.spectrum is not None]
+    done = [row for row in rows if row.has_result]
+    with_modes = sum(row.spectrum is not None for row in done)
     figures = _figures(done, max(temperatures), references)
     _save(folder / FIGURES, figures)
     temperature = min(temperatures, key=lambda kelvin: abs(kelvin - ROOM))
@@ -100,7 +101,9 @@ def write_report(
         "headings": headings(settings, temperature, references),
         "structures": structure_rows(folder, rows, settings, temperature, references, figures),
         "cp": settings.cp,
-        "spectra": _spectra(figures, len(done)),
+        "n_with_modes": with_modes,
+        "sampled": with_modes < len(done),
+        "spectra": _spectra(figures, with_modes, len(done) - with_modes),
     }
     path = folder / REPORT
     with atomic_write(path) as partial:
@@ -123,7 +126,7 @@ def _figures(
     figures = {HEAT: drawn(lambda rows: [heat_capacity_figure(rows, highest)], done)}
     for number, reference in enumerate(references, 1):
         figures[PARITY.format(number)] = drawn(parity(reference), done)
-    figures[SPECTRA] = drawn(spectra_figures, done)
+    figures[SPECTRA] = drawn(spectra_figures, [row for row in done if row.spectrum is not None])
     return figures
 
 
@@ -170,10 +173,12 @@ def _heat_capacities(figures: Mapping[str, Drawn], done: Sequence[Row]) -> Shown
         note += "Dashed lines leave out imaginary modes."
     else:
         note += "The highest and the lowest at the right end are named."
+    if any(row.sampled is not None for row in done):
+        note += " Points with two standard errors are sampled by random vectors."
     return figures[HEAT].shown(HEAT, "heat capacity", note)
 
 
-def _spectra(figures: Mapping[str, Drawn], count: int) -> ShownFigure:
+def _spectra(figures: Mapping[str, Drawn], count: int, n_sampled: int) -> ShownFigure:
     """The figures of spectra and their caption."""
     note = (
         "Vibrational densities of states; imaginary modes are red, below zero. Modes beyond "
@@ -184,4 +189,6 @@ def _spectra(figures: Mapping[str, Drawn], count: int) -> ShownFigure:
         note += " Structures are sorted by size."
     if count > DRAWN:
         note += f" The {DRAWN} smallest of {count} structures are drawn."
+    if n_sampled:
+        note += f" The frequencies of {counted(n_sampled, 'structure')} are not known."
     return figures[SPECTRA].shown(SPECTRA, "spectra", note)

@@ -124,23 +124,25 @@ def _note(parity: Parity) -> str:
         notes.append(
             f"No common factor on frequencies between {SCALES[0]:g} and {SCALES[1]:g} is best."
         )
-    alone = [name for name, fit in zip(parity.names, parity.fitted, strict=True) if not fit]
+    left_out = zip(parity.names, ~parity.fitted & ~parity.sampled, strict=True)
+    alone = [name for name, out in left_out if out]
     if alone:
         notes.append(
             f"The heat capacity of {counted(len(alone), 'structure')} is for Gamma alone and lacks "
             f"more than {100 * LARGE:g} % ({', '.join(alone)}). Errors as computed contain this"
             + ("; the factor is fitted without them." if parity.scaled_errors is not None else ".")
         )
+    if parity.sampled.any() and parity.scaled_errors is not None:
+        notes.append(
+            f"The factor is fitted without {counted(int(parity.sampled.sum()), 'structure')} "
+            "sampled by random vectors."
+        )
     return " ".join(notes)
 
 
 def _above_dulong_petit(rows: Sequence[Row], reference: Reference) -> str | None:
     """Warning of references above the classical limit, mostly because of another unit."""
-    names = [
-        row.record.name
-        for row in rows
-        if row.spectrum is not None and _is_above(row.record, reference)
-    ]
+    names = [row.record.name for row in rows if row.has_result and _is_above(row.record, reference)]
     if not names:
         return None
     some = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")

@@ -22,7 +22,7 @@ def report_facts(
         settings: Settings of the screening.
         provenance: Date, versions and digest of the model; not shown if None.
     """
-    done = [row.record for row in rows if row.spectrum is not None]
+    done = [row.record for row in rows if row.has_result]
     failed = len(rows) - len(done)
     relaxing = sum(record.seconds_relaxation or 0.0 for record in done)
     vibrating = sum(record.seconds_modes or 0.0 for record in done)
@@ -32,7 +32,8 @@ def report_facts(
         + (f"{len(done)} done, {failed} failed" if failed else "all done"),
         "Model": _model(settings, provenance),
         "Relaxation": _relaxation(settings, done),
-        "Vibrations": f"harmonic, from exact Hessians, {_sampling(settings)}",
+        "Vibrations": f"harmonic, from exact Hessians, {_wave_vectors(settings)}"
+        + _without_hessian(settings),
         "Computing time": f"{duration(relaxing + vibrating + expanding)}: relaxations "
         f"{duration(relaxing)}, vibrations {duration(vibrating)}"
         + (f", constant pressure {duration(expanding)}" if settings.cp else ""),
@@ -94,7 +95,20 @@ def _versions(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
-def _sampling(settings: ScreenSettings) -> str:
+def _without_hessian(settings: ScreenSettings) -> str:
+    """The structures whose thermodynamics are sampled, in words."""
+    if settings.stochastic_above is None:
+        return ""
+    errors = f"{settings.rel_error:g} of the heat capacity"
+    if settings.entropy_error is not None:
+        errors += f" and {settings.entropy_error:g} of the entropy"
+    return (
+        f"; structures of more than {settings.stochastic_above} atoms by random vectors, at the "
+        f"Gamma point alone, to relative standard errors of {errors}"
+    )
+
+
+def _wave_vectors(settings: ScreenSettings) -> str:
     """The wave vectors of crystals and molecules, in words."""
     mesh = settings.mesh
     if mesh is None:

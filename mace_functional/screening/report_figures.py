@@ -27,6 +27,7 @@ from mace_functional.figures.spectrum import (
 from mace_functional.screening.parity import Errors, Parity
 from mace_functional.screening.rows import Row, heat_capacities, spectrum_of
 from mace_functional.screening.wording import printable
+from mace_functional.units import EV_PER_MOLECULE
 
 HEAT, PARITY, SPECTRA = "heat_capacity", "parity-{}", "spectra"
 """Names of figures."""
@@ -62,6 +63,8 @@ def heat_capacity_figure(rows: Sequence[Row], highest: float) -> Figure:
     For more structures than there are colours, the median and a band with 80 % of the structures
     are drawn too, and only the highest and the lowest are named.
 
+    Structures that were sampled by random vectors are points with two standard errors.
+
     Args:
         rows: Structures that did not fail.
         highest: Temperature, K.
@@ -75,23 +78,52 @@ def heat_capacity_figure(rows: Sequence[Row], highest: float) -> Figure:
     figure = Figure(figsize=(7.0, 3.6), layout="constrained")
     axes = figure.subplots()
     temperatures = np.linspace(0, highest, 151)
+    sampled = [row for row in rows if row.sampled is not None]
+    rows = [row for row in rows if row.sampled is None]
     curves = heat_capacities(rows, temperatures)
     if not np.isfinite(curves).all():
         raise ValueError("its heat capacity is not finite")
-    if len(rows) <= len(COLOURS):
+    few = len(rows) + len(sampled) <= len(COLOURS)
+    if few:
         named, colours = list(range(len(rows))), list(COLOURS[: len(rows)])
         for row, curve, colour in zip(rows, curves, colours, strict=True):
             style = "--" if row.record.n_imaginary else "-"
             axes.plot(temperatures, curve, style, color=colour, lw=1.2)
     else:
-        named, colours = _draw_many(axes, temperatures, curves)
+        named, colours = _draw_many(axes, temperatures, curves) if rows else ([], [])
+    ends = [(highest, float(curves[i, -1])) for i in named]
+    names = [rows[i].record.name for i in named]
+    for i, row in enumerate(sampled, len(rows)):
+        colour = COLOURS[i] if few else ELEMENTS[0]
+        last = _draw_points(axes, row, highest, colour)
+        if few and last is not None:
+            names, ends, colours = [*names, row.record.name], [*ends, last], [*colours, colour]
     axes.set(xlim=(0, highest or 1.0), ylim=(0, None))
     axes.set_xlabel("temperature (K)")
     axes.set_ylabel(SPECIFIC)
-    ends = [(highest, float(curves[i, -1])) for i in named]
-    _name(axes, [rows[i].record.name for i in named], ends, colours)
+    _name(axes, names, ends, colours)
     _style(axes)
     return figure
+
+
+def _draw_points(axes: Axes, row: Row, highest: float, colour: str) -> tuple[float, float] | None:
+    """Draw a sampled structure with two standard errors; return its last point, if it has one."""
+    found, mass = row.sampled, row.record.mass
+    if found is None or not mass:
+        return None
+    shown = found.temperatures <= highest
+    kelvin, *values = (
+        x[shown].numpy()
+        for x in (found.temperatures, found.heat_capacity, found.heat_capacity_error)
+    )
+    heat, error = (EV_PER_MOLECULE / mass * x for x in values)
+    if not len(kelvin):
+        return None
+    if not np.isfinite(heat).all() or not np.isfinite(error).all():
+        raise ValueError("its heat capacity or its standard error is not finite")
+    axes.errorbar(kelvin, heat, 2 * error, fmt="o", color=colour, ms=3, lw=1, capsize=2)
+    last = int(kelvin.argmax())
+    return float(kelvin[last]), float(heat[last])
 
 
 def _draw_many(
@@ -128,6 +160,7 @@ def parity_figure(parity: Parity) -> Figure:
     layout = ConstrainedLayoutEngine(w_pad=0.12)
     figure = Figure(figsize=(4.4 * len(panels), 3.5), layout=layout)
     every = np.concatenate([parity.values, *(predicted for _, predicted, _ in panels)])
+    every = every[np.isfinite(every)]
     margin = 0.06 * float(np.ptp(every)) or 0.06 * float(every.max())
     limits = max(float(every.min()) - margin, 0.0), float(every.max()) + margin
     for axes, (title, predicted, errors) in zip(
@@ -144,20 +177,23 @@ def parity_figure(parity: Parity) -> Figure:
 
 
 def _draw_parity(axes: Axes, parity: Parity, predicted: NDArray[np.float64]) -> None:
+    known = np.isfinite(predicted)  # sampled structures have no scaled frequencies
+    names = [name for name, here in zip(parity.names, known, strict=True) if here]
+    values, predicted = parity.values[known], predicted[known]
     ends = np.array(axes.get_xlim())
     axes.fill_between(ends, (1 - BAND) * ends, (1 + BAND) * ends, color="0.92", lw=0, zorder=0)
     axes.plot(ends, ends, color="0.6", lw=0.8, zorder=1)
-    relative = abs(predicted / parity.values - 1)
+    relative = abs(predicted / values - 1)
     outside = relative > BAND
     for part, colour in (~outside, BLUE), (outside, RED):
-        points = parity.values[part], predicted[part]
+        points = values[part], predicted[part]
         axes.plot(*points, "o", color=colour, ms=4, alpha=0.7, mew=0, zorder=3)
     few = len(relative) <= OUTLIERS
     named = [i for i in relative.argsort()[::-1][:OUTLIERS].tolist() if few or outside[i]]
     _name(
         axes,
-        [parity.names[i] for i in named],
-        [(float(parity.values[i]), float(predicted[i])) for i in named],
+        [names[i] for i in named],
+        [(float(values[i]), float(predicted[i])) for i in named],
         [RED if outside[i] else BLUE for i in named],
     )
 

@@ -22,19 +22,22 @@ from mace_functional.screening.findings import (
 )
 from mace_functional.screening.missing import branches_of, missing_at_gamma
 from mace_functional.screening.page import Cell, Heading, TableRow
-from mace_functional.screening.record import RECORD, SPECTRUM, STRUCTURE, Record, Spectrum
+from mace_functional.screening.record import RECORD, SPECTRUM, STRUCTURE, Record
 from mace_functional.screening.references import Reference
 from mace_functional.screening.report_figures import SPECTRA, spectra_groups
 from mace_functional.screening.rows import Row
+from mace_functional.screening.sampled_thermo import imaginary_words, method_words
 from mace_functional.screening.saved_eigenvectors import EIGENVECTORS
 from mace_functional.screening.screen_settings import ScreenSettings
 from mace_functional.screening.table import (
     formula_words,
     heat_capacity,
     heat_capacity_at_constant_pressure,
+    heat_capacity_words,
     relative_error,
 )
 from mace_functional.screening.wording import MISSING, duration, formatted, mesh_words
+from mace_functional.units import K_B
 
 FILES = {
     "structure": STRUCTURE,
@@ -61,6 +64,7 @@ def headings(
         Heading("formula"),
         Heading("atoms"),
         Heading("wave vectors"),
+        *([Heading("method")] if settings.stochastic_above is not None else []),
         Heading(f"C_V({at})", "J/(g K)"),
         *([Heading(f"C_P({at})", "J/(g K)")] if settings.cp else []),
         Heading("missing at Γ", "J/(g K)"),
@@ -101,12 +105,12 @@ def structure_rows(
     for number, row in enumerate(rows):
         name = row.record.name
         files = Cell("", kind="text files", links=_links(folder, row, places.get(number)))
-        if row.spectrum is None:
+        if not row.has_result:
             reason = without_folder(failure(row, settings) or "", row.record)
             cells = [Cell(f"failed: {reason}", kind="text bad", span=span)]
         else:
             try:
-                cells = _results(row, row.spectrum, settings, temperature, references)
+                cells = _results(row, settings, temperature, references)
             except Exception as error:  # one row that cannot be shown takes no other away
                 reason = f"cannot be shown: {type(error).__name__}: {error}"
                 cells = [Cell(reason, kind="text bad", span=span)]
@@ -147,13 +151,13 @@ def _links(folder: Path, row: Row, spectrum: int | None) -> list[tuple[str, str]
 
 def _results(
     row: Row,
-    spectrum: Spectrum,
     settings: ScreenSettings,
     temperature: float,
     references: Sequence[Reference],
 ) -> list[Cell]:
     """The cells of a structure that did not fail, between its name and its files."""
-    record, thermo = row.record, spectrum.thermo(temperature)
+    record, thermo = row.record, row.thermo([temperature])
+    per_atom = thermo.heat_capacity / (K_B * (record.n_atoms or 1))
     seconds = sum(
         s or 0.0 for s in (record.seconds_relaxation, record.seconds_modes, record.seconds_cp)
     )
@@ -161,15 +165,16 @@ def _results(
         Cell(formula_words(record), kind="formula", formula=True),
         _number(record.n_atoms, "d"),
         _wave_vectors(row),
-        _number(heat_capacity(row, temperature), ".4f"),
+        *([Cell(method_words(record))] if settings.stochastic_above is not None else []),
+        Cell(heat_capacity_words(row, temperature), heat_capacity(row, temperature)),
         *([_constant_pressure(row, settings, temperature)] if settings.cp else []),
         _missing(row, temperature, _bad(gamma_alone(row, settings))),
-        _number(float(thermo.heat_capacity_per_atom(record.n_atoms or 1)), ".3f"),
+        _number(float(per_atom), ".3f"),
         _number(float(thermo.molar_entropy), ".1f"),
         _number(float(thermo.zero_point_energy), ".3f"),
         *(cell for reference in references for cell in _compared(row, reference)),
-        _number(record.n_imaginary, "d", _bad(imaginary(row, settings))),
-        _number(record.lowest_frequency, ".1f", _bad(soft(row, settings))),
+        Cell(imaginary_words(record), record.n_imaginary, _bad(imaginary(row, settings))),
+        _lowest(row, settings),
         _number(record.largest_force, ".1e", _bad(large_forces(row, settings))),
         _number(record.n_gradients, "d", _bad(not_converged(row, settings))),
         Cell(duration(seconds), seconds if np.isfinite(seconds) else None),
@@ -180,6 +185,15 @@ def _number(value: float | None, form: str, kind: str = "") -> Cell:
     """A number that its column is sorted by."""
     known = value is not None and np.isfinite(value)
     return Cell(formatted(value, form), value if known else None, kind)
+
+
+def _lowest(row: Row, settings: ScreenSettings) -> Cell:
+    """The lowest frequency, or the lowest Ritz value, which it is not above."""
+    found = row.sampled
+    if row.record.lowest_frequency is None and found is not None:
+        bad = _bad(imaginary(row, settings))
+        return Cell(f"≤ {found.lowest_frequency:.1f}", found.lowest_frequency, bad)
+    return _number(row.record.lowest_frequency, ".1f", _bad(soft(row, settings)))
 
 
 def _constant_pressure(row: Row, settings: ScreenSettings, temperature: float) -> Cell:

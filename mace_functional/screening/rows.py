@@ -1,4 +1,4 @@
-"""Rows of tables and reports: structures with their records and spectra."""
+"""Rows of tables and reports: structures with their records and their spectra or samplings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 
 from mace_functional.expansion.strained_modes import StrainedModes
 from mace_functional.screening.record import Record, Spectrum
+from mace_functional.screening.sampled_thermo import at_temperatures, sampling_fault
+from mace_functional.stochastic import StochasticThermo
 from mace_functional.units import EV_PER_MOLECULE
+from mace_functional.vibrations.thermodynamics import HarmonicThermo
 
 
 @dataclass(frozen=True)
@@ -21,15 +24,35 @@ class Row:
 
     Attributes:
         record: Results and settings of the structure.
-        spectrum: Its frequencies; None if it failed.
+        spectrum: Its frequencies; None if it failed, or was sampled by random vectors.
         folder: Folder of its files; None if there is none.
         strained: Modes with Grüneisen parameters, if it has a heat capacity at constant pressure.
+        sampled: Thermodynamics from random vectors, in place of frequencies.
     """
 
     record: Record
     spectrum: Spectrum | None
     folder: Path | None = None
     strained: StrainedModes | None = None
+    sampled: StochasticThermo | None = None
+
+    @property
+    def has_result(self) -> bool:
+        """True if the structure did not fail."""
+        return self.spectrum is not None or self.sampled is not None
+
+    def thermo(self, temperatures: Sequence[float]) -> HarmonicThermo | StochasticThermo:
+        """Harmonic thermodynamics of one cell; imaginary modes are left out.
+
+        Args:
+            temperatures: (T,) K. Those that were not sampled are NaN in the results.
+
+        Raises:
+            ValueError: If the structure failed.
+        """
+        if self.sampled is not None:
+            return at_temperatures(self.sampled, temperatures)
+        return spectrum_of(self).thermo(list(temperatures))
 
 
 def checked(row: Row) -> Row:
@@ -38,20 +61,35 @@ def checked(row: Row) -> Row:
     Args:
         row: A row from files, which may be damaged or made elsewhere.
     """
-    if row.spectrum is None:
+    if not row.has_result:
         return row
-    reason = _fault(row.record, row.spectrum) or _strained_fault(row.strained)
+    reason = (
+        _record_fault(row.record)
+        or _spectrum_fault(row.spectrum)
+        or _strained_fault(row.strained)
+        or (None if row.sampled is None else sampling_fault(row.sampled))
+    )
     if reason is None:
         return row
     record = replace(row.record, failure=f"its results cannot be used: {reason}")
-    return replace(row, record=record, spectrum=None, strained=None)
+    return replace(row, record=record, spectrum=None, strained=None, sampled=None)
 
 
-def _fault(record: Record, spectrum: Spectrum) -> str | None:
-    """Reason why numbers cannot be results of a structure."""
-    frequencies, weights, q = spectrum.frequencies, spectrum.weights, spectrum.q
+def _record_fault(record: Record) -> str | None:
+    """Reason why a record cannot be that of a structure with results."""
     if record.failure is not None:
         return record.failure
+    for name, value in ("mass", record.mass), ("number of atoms", record.n_atoms):
+        if value is None or not 0 < value < math.inf:
+            return f"its {name} is no positive number"
+    return None
+
+
+def _spectrum_fault(spectrum: Spectrum | None) -> str | None:
+    """Reason why numbers cannot be frequencies of a structure."""
+    if spectrum is None:
+        return None
+    frequencies, weights, q = spectrum.frequencies, spectrum.weights, spectrum.q
     if frequencies.ndim != 2 or weights.shape != (len(frequencies),) or q.shape != (len(q), 3):
         return "frequencies, weights and wave vectors do not fit each other"
     if len(q) != len(frequencies) or not len(q):
@@ -62,9 +100,6 @@ def _fault(record: Record, spectrum: Spectrum) -> str | None:
         return "frequencies, weights or wave vectors are not finite"
     if not bool((weights >= 0).all()) or not float(weights.sum()) > 0:
         return "the weights of wave vectors are not positive"
-    for name, value in ("mass", record.mass), ("number of atoms", record.n_atoms):
-        if value is None or not 0 < value < math.inf:
-            return f"its {name} is no positive number"
     return None
 
 
@@ -96,6 +131,8 @@ def heat_capacities(
 ) -> NDArray[np.float64]:
     """Harmonic heat capacities at constant volume, without imaginary modes, (R, T), J/(g K).
 
+    Those of sampled structures are NaN at temperatures that were not sampled.
+
     Args:
         rows: Structures that did not fail, (R,).
         temperatures: (T,) K.
@@ -104,9 +141,7 @@ def heat_capacities(
         ValueError: If a structure failed.
     """
     curves = [
-        spectrum_of(row)
-        .thermo(list(temperatures))
-        .specific_heat_capacity([row.record.mass or np.nan])
+        (row.thermo([*temperatures]).molar_heat_capacity / (row.record.mass or np.nan))
         .numpy(force=True)
         .astype(float)
         for row in rows
@@ -132,11 +167,11 @@ def cp_minus_cv(row: Row, temperatures: Sequence[float]) -> NDArray[np.float64] 
 
 
 def spectrum_of(row: Row) -> Spectrum:
-    """The spectrum of a structure that did not fail.
+    """The spectrum of a structure that has one.
 
     Raises:
-        ValueError: If it failed.
+        ValueError: If it failed, or was sampled.
     """
     if row.spectrum is None:
-        raise ValueError(f"{row.record.name} failed and has no spectrum: leave it out")
+        raise ValueError(f"{row.record.name} failed or was sampled, without a spectrum")
     return row.spectrum

@@ -17,21 +17,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from ase import Atoms
 from filelock import FileLock, Timeout
 
 from mace_functional.parallel.processes import WorkerProcesses
 from mace_functional.parallel.shared_parts import completed, delivery_of, workers_of
 from mace_functional.parallel.workers import Worker, cores, memory_of_worker
 from mace_functional.potential.protocol import Potential
-from mace_functional.screening.constant_pressure import GRUNEISEN, load_modes
-from mace_functional.screening.evaluate import Task, cached_model, evaluate
+from mace_functional.screening.constant_pressure import GRUNEISEN, is_cp_retried, load_modes
+from mace_functional.screening.evaluate import cached_model, evaluate
 from mace_functional.screening.keys import key_of, potential_digest
 from mace_functional.screening.progress import ScreeningProgress
 from mace_functional.screening.provenance import Provenance
 from mace_functional.screening.record import RECORD, STRUCTURE, Record, Spectrum
 from mace_functional.screening.references import Reference
 from mace_functional.screening.rows import Row, checked
+from mace_functional.screening.sampled_thermo import (
+    NO_CP,
+    imaginary_words,
+    is_current,
+    sampled_thermo,
+)
 from mace_functional.screening.saved_eigenvectors import Eigenvectors
+from mace_functional.screening.saved_structures import read_geometry
 from mace_functional.screening.screen_checks import (
     check_potential,
     check_references,
@@ -43,10 +51,11 @@ from mace_functional.screening.table import (
     ROOM,
     cp_words,
     formula_words,
-    heat_capacity,
+    heat_capacity_words,
     table,
     write_table,
 )
+from mace_functional.screening.task import Task
 from mace_functional.screening.wording import formatted
 from mace_functional.support import validation
 from mace_functional.support.atomic_write import atomic_write
@@ -93,15 +102,16 @@ class Screening:
     def _repr_html_(self) -> str:
         temperature = min(self.temperatures, key=lambda kelvin: abs(kelvin - ROOM))
         rows = self.rows()
-        capacities = [heat_capacity(row, temperature) for row in rows]
         records = self.records
         columns = {
             "structure": [record.name for record in records],
             "formula": [formula_words(record) for record in records],
             "atoms": [formatted(record.n_atoms, "d") for record in records],
-            f"Cv at {temperature:g} K, J/(g K)": [formatted(c, ".4f") for c in capacities],
+            f"Cv at {temperature:g} K, J/(g K)": [
+                heat_capacity_words(row, temperature) for row in rows
+            ],
             f"Cp at {temperature:g} K, J/(g K)": [cp_words(row, temperature) for row in rows],
-            "imaginary modes": [formatted(record.n_imaginary, "d") for record in records],
+            "imaginary modes": [imaginary_words(record) for record in records],
             "largest force, eV/Å": [formatted(record.largest_force, ".1e") for record in records],
             "failure": [record.failure or "" for record in records],
         }
@@ -162,6 +172,11 @@ def screen(
     structure, model and settings are not computed again, even under another name or for other
     temperatures. A structure that fails is recorded with the reason; the others are computed.
 
+    Structures of more than `settings.stochastic_above` atoms are computed without their Hessian, at
+    the Gamma point of the given cell, with standard errors, at the temperatures of the table and of
+    the references. For other temperatures or options of the sampling, it is repeated for the same
+    relaxed structure.
+
     Molecules, and all structures without a mesh, have their modes at Gamma. The heat capacity of a
     crystal that is missing at Gamma alone is estimated and recorded. With `settings.cp` there are
     heat capacities at constant pressure beside those at constant volume; a structure that has none
@@ -189,7 +204,8 @@ def screen(
         devices: Of the models: "cpu", or one entry for each process, such as "cuda:0", "cuda:1".
         memory_budget: Memory of each worker for second derivatives, bytes. If None, each has an
             equal share of half of the free memory.
-        retry: True to compute structures again that failed before.
+        retry: True to compute structures again that failed before, and heat capacities at constant
+            pressure that ended in an error.
         progress: True to show a bar, and a line for every structure, on standard error.
 
     Returns:
@@ -217,16 +233,16 @@ def screen(
         _write_settings(folder, settings, digest)
         keys = [key_of(source, model, digest, settings) for source in sources]
         folders = _folders(folder / STRUCTURES, keys, sources)
-        done, tasks = _split_done_and_todo(folders, keys, sources, settings, retry)
+        wanted = {*map(float, temperatures), *(r.temperature for r in references)}
+        done, tasks = _split_done_and_todo(
+            folders, keys, sources, settings, tuple(sorted(wanted)), retry
+        )
 
         def result() -> Screening:
             ready = [(s, key) for s, key in zip(sources, keys, strict=True) if key in done]
             return Screening(
                 folder,
-                [
-                    replace(done[key], name=s.name, file=s.file, findings=list(s.findings))
-                    for s, key in ready
-                ],
+                [_record_of(done[key], s, settings) for s, key in ready],
                 [folders[key] for _, key in ready],
                 settings,
                 temperatures,
@@ -326,18 +342,25 @@ def _split_done_and_todo(
     keys: Sequence[str],
     sources: Sequence[Source],
     settings: ScreenSettings,
+    temperatures: tuple[float, ...],
     retry: bool,
 ) -> tuple[dict[str, Record], list[Task]]:
-    """Split keys into records that are done or failed before, and tasks; each key counts once."""
+    """Split keys into records that are done or failed before, and tasks; each key counts once.
+
+    A record that lacks one part stays in its folder until its task is done.
+    """
     done: dict[str, Record] = {}
     tasks: dict[str, Task] = {}
     for key, source in zip(keys, sources, strict=True):
         if key in done or key in tasks:
             continue
-        ready = _ready(folders[key], settings, retry)
-        if ready is not None:
+        ready, relaxed = _ready(folders[key], settings, retry), None
+        if ready is not None and _lacks_part(ready, settings, temperatures, retry):
+            relaxed = _relaxed_before(folders[key], source)
+        elif ready is not None:
             done[key] = ready
-        elif source.atoms is None:
+            continue
+        if source.atoms is None:
             record = Record(key, source.name, source.file, failure=source.failure)
             folders[key].mkdir(parents=True, exist_ok=True)
             record.save(folders[key])
@@ -351,6 +374,9 @@ def _split_done_and_todo(
                 folders[key],
                 settings,
                 findings=source.findings,
+                temperatures=temperatures,
+                earlier=None if relaxed is None else ready,
+                relaxed=relaxed,
             )
     return done, list(tasks.values())
 
@@ -364,11 +390,11 @@ def _ready(folder: Path, settings: ScreenSettings, retry: bool) -> Record | None
         record = Record.load(folder)
         if record.failure is None:
             (folder / STRUCTURE).stat()
-            if settings.eigenvectors:
+            if settings.eigenvectors and record.stochastic is None:
                 Eigenvectors.load(folder)
-            if settings.cp and record.no_cp is None:
+            if settings.cp and record.no_cp is None and record.stochastic is None:
                 load_modes(folder)
-            if checked(_row(record, folder)).spectrum is None:
+            if not checked(_row(record, folder)).has_result:
                 record = None
     except Exception:  # a damaged file may raise anything
         record = None
@@ -378,9 +404,38 @@ def _ready(folder: Path, settings: ScreenSettings, retry: bool) -> Record | None
     return record
 
 
+def _lacks_part(
+    record: Record, settings: ScreenSettings, temperatures: Sequence[float], retry: bool
+) -> bool:
+    """True if a sampling has to be repeated, or a heat capacity at constant pressure be retried."""
+    if record.failure is not None:
+        return False
+    if settings.is_sampled(record.n_atoms or 0):
+        return not is_current(record, settings, temperatures)
+    return retry and settings.cp and is_cp_retried(record)
+
+
+def _relaxed_before(folder: Path, source: Source) -> Atoms | None:
+    """The structure that an earlier record is for; None if its file cannot be used."""
+    try:
+        return None if source.atoms is None else read_geometry(folder, source.atoms)
+    except Exception:  # a damaged file may raise anything
+        return None
+
+
+def _record_of(record: Record, source: Source, settings: ScreenSettings) -> Record:
+    """The record of a structure under its name here."""
+    no_cp = NO_CP if settings.cp and record.stochastic is not None else record.no_cp
+    return replace(
+        record, name=source.name, file=source.file, findings=list(source.findings), no_cp=no_cp
+    )
+
+
 def _row(record: Record, folder: Path) -> Row:
     if record.failure is not None:
         return Row(record, None, folder)
+    if record.stochastic is not None:
+        return Row(record, None, folder, sampled=sampled_thermo(record))
     has_cp = record.no_cp is None and (folder / GRUNEISEN).exists()
     strained = load_modes(folder) if has_cp else None
     return Row(record, Spectrum.load(folder), folder, strained)

@@ -1,4 +1,4 @@
-"""Write the structure that results are for as extended XYZ, with energy, forces and every digit.
+"""The structure that results are for, as extended XYZ with energy, forces and every digit.
 
 ASE writes this format to 1e-8 Å. Here ASE writes the line that describes the columns, and the
 columns themselves have all digits. Reading the file with ASE gives back the same numbers.
@@ -48,6 +48,27 @@ def write_geometry(
     with atomic_write(folder / STRUCTURE) as partial:
         # Comments of files may hold bytes that are no characters: they stay as they are.
         partial.write_text(_extended_xyz(bare), encoding="utf-8", errors="surrogateescape")
+
+
+def read_geometry(folder: Path, atoms: Atoms) -> Atoms:
+    """The structure with the geometry that `write_geometry` wrote, all else as it is.
+
+    Args:
+        folder: Folder of the structure.
+        atoms: The structure as it was read.
+
+    Raises:
+        ValueError: If the file holds another structure.
+    """
+    kept = ase.io.read(folder / STRUCTURE, index=-1, format="extxyz")
+    assert isinstance(kept, Atoms)
+    if not np.array_equal(kept.numbers, atoms.numbers):
+        raise ValueError(f"{folder / STRUCTURE} has other atoms")
+    here = atoms.copy()
+    if kept.cell.any():
+        here.set_cell(kept.cell.array)
+    here.positions = kept.positions
+    return here
 
 
 def _extended_xyz(atoms: Atoms) -> str:

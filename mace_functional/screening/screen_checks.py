@@ -22,6 +22,7 @@ def check_settings(
     validation.count("max_steps", settings.max_steps)
     _check_mesh(settings)
     validation.symmetry_tolerance("symprec", settings.symprec)
+    _check_sampling(settings)
     validation.temperatures(temperatures)
     if workers is not None:
         validation.count("workers", workers)
@@ -58,6 +59,17 @@ def _check_mesh(settings: ScreenSettings) -> None:
             ) from error
     validation.positive("mesh_tolerance", settings.mesh_tolerance)
     validation.positive("mesh_temperature", settings.mesh_temperature, "K")
+
+
+def _check_sampling(settings: ScreenSettings) -> None:
+    if settings.stochastic_above is not None:
+        validation.count("stochastic_above", settings.stochastic_above, least=0)
+    validation.positive("rel_error", settings.rel_error)
+    if settings.entropy_error is not None:
+        validation.positive("entropy_error", settings.entropy_error)
+    if settings.max_products is not None:
+        validation.count("max_products", settings.max_products)
+    validation.count("seed", settings.seed, least=0)
 
 
 def check_references(references: Sequence[Reference], sources: Sequence[Source]) -> None:

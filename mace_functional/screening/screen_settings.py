@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from mace_functional.support.defaults import MAX_STEPS, MESH_TOLERANCE, QUICK_FMAX, SYMPREC
+from mace_functional.support.defaults import (
+    ENTROPY_ERROR,
+    MAX_STEPS,
+    MESH_TOLERANCE,
+    QUICK_FMAX,
+    REL_ERROR,
+    SYMPREC,
+)
 from mace_functional.support.renamed import renamed_field
 from mace_functional.support.validation import functional_name
 
@@ -18,6 +25,16 @@ MeshChoice = tuple[int, int, int] | float | Literal["auto"] | None
 COLDEST = 200.0
 """Temperature at which a mesh is converged if no colder one is asked for, K. Relative errors are
 smaller at higher temperatures."""
+
+
+SAMPLING = ("rel_error", "entropy_error", "max_products", "seed")
+"""Settings of structures that are sampled by random vectors."""
+
+NEEDING_MODES = (
+    *("mesh", "mesh_tolerance", "mesh_temperature", "symprec"),
+    *("eigenvectors", "cp"),
+)
+"""Settings without effect on structures that are sampled by random vectors."""
 
 
 @renamed_field("cell", "relax_cell")
@@ -45,6 +62,15 @@ class ScreenSettings:
             `eigenvectors.npz` with keys `eigenvectors`, `masses` and `q`.
         cp: True to compute the heat capacities of crystals at constant pressure too, to first order
             in their thermal expansion, with symmetry-allowed strains; see `thermal_expansion`.
+        stochastic_above: Number of atoms above which a structure is computed without its Hessian,
+            by `stochastic_thermo`: at the Gamma point of the given cell, whatever `mesh` says, with
+            standard errors, and without eigenvectors and `cp`, which need all modes. None for no
+            structure.
+        rel_error: Relative standard error of these heat capacities; see `stochastic_thermo`.
+        entropy_error: Relative standard error of these entropies; None for any.
+        max_products: Largest number of Hessian-vector products of such a structure; None for six
+            for each atom.
+        seed: Seed of their random vectors.
 
     Raises:
         ValueError: If dispersion is True, which names no functional.
@@ -65,6 +91,11 @@ class ScreenSettings:
     symprec: float = SYMPREC
     eigenvectors: bool = False
     cp: bool = False
+    stochastic_above: int | None = None
+    rel_error: float = REL_ERROR
+    entropy_error: float | None = ENTROPY_ERROR
+    max_products: int | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dispersion", functional_name(self.dispersion))
@@ -76,10 +107,28 @@ class ScreenSettings:
         values = asdict(self)
         return {("cell" if name == "relax_cell" else name): x for name, x in values.items()}
 
-    def identity(self) -> dict[str, Any]:
-        """Settings that results depend on, without the model and settings without effect."""
+    def is_sampled(self, n_atoms: int) -> bool:
+        """True if structures of this size are computed by random vectors, without a Hessian."""
+        return self.stochastic_above is not None and n_atoms > self.stochastic_above
+
+    def sampling(self) -> dict[str, Any]:
+        """Options of `stochastic_thermo`, which records of sampled structures keep."""
+        return {name: getattr(self, name) for name in SAMPLING}
+
+    def identity(self, n_atoms: int = 0) -> dict[str, Any]:
+        """Settings that results depend on, without the model and settings without effect.
+
+        Args:
+            n_atoms: Size of the structure. Of a sampled one, the relaxation alone depends on the
+                settings here: its record has the options and temperatures of the sampling.
+        """
         values = self.as_dict()
-        del values["model"]
+        for name in "model", "stochastic_above", *SAMPLING:
+            del values[name]
+        if self.is_sampled(n_atoms):
+            for name in NEEDING_MODES:
+                del values[name]
+            return {**values, "stochastic": True}
         if not self.eigenvectors:
             del values["eigenvectors"]
         if not self.cp:

@@ -14,8 +14,11 @@ from mace_functional.screening.missing import missing_at_gamma
 from mace_functional.screening.record import Record
 from mace_functional.screening.references import Reference
 from mace_functional.screening.rows import Row, cp_minus_cv, heat_capacities
+from mace_functional.screening.sampled_thermo import at_temperatures, method_words
 from mace_functional.screening.wording import MISSING, formatted
+from mace_functional.stochastic import StochasticThermo
 from mace_functional.support.atomic_write import atomic_write
+from mace_functional.units import EV_PER_MOLECULE
 from mace_functional.vibrations.thermodynamics import HarmonicThermo
 
 CSV, JSON = "table.csv", "table.json"
@@ -66,6 +69,19 @@ THERMO = {
 }
 """Units of thermodynamic functions, each with a column for each temperature."""
 
+SAMPLED_COLUMNS = {
+    "sampling_converged": "converged",
+    "sampling_products": "n_products",
+    "imaginary_modes_about": "n_imaginary",
+    "imaginary_modes_error": "n_imaginary_error",
+    "imaginary_modes_at_most": "n_imaginary_bound",
+    "lowest_ritz_value_cm-1": "lowest_frequency",
+    "highest_ritz_value_cm-1": "highest_frequency",
+    "zero_point_energy_error_eV": "zero_point_energy_error",
+}
+"""Attributes of `StochasticThermo` by the names of columns, if a structure was sampled. For each
+temperature there are the standard errors of thermodynamic functions too."""
+
 
 def table(
     rows: Sequence[Row], temperatures: Sequence[float], references: Sequence[Reference] = ()
@@ -82,11 +98,13 @@ def table(
         those that are not finite.
     """
     with_cp = any(has_cp_result(row) for row in rows)
+    with_sampled = any(row.sampled is not None for row in rows)
     values = [
         {
             **{column: _shown(getattr(row.record, name)) for column, name in COLUMNS.items()},
             **_formula(row),
             **_thermo(row, temperatures),
+            **(_sampling(row, temperatures) if with_sampled else {}),
             **(_constant_pressure(row, temperatures) if with_cp else {}),
             **_missing(row, temperatures),
             **{k: v for r in references for k, v in _comparison(row, r).items()},
@@ -98,9 +116,24 @@ def table(
 
 def heat_capacity(row: Row, temperature: float) -> float | None:
     """Heat capacity of a structure, J/(g K); None if it failed or the value is not finite."""
-    if row.spectrum is None:
+    if not row.has_result:
         return None
     return _finite(float(heat_capacities([row], [temperature])[0, 0]))
+
+
+def heat_capacity_error(row: Row, temperature: float) -> float | None:
+    """Standard error of the heat capacity of a sampled structure, J/(g K); None for others."""
+    if row.sampled is None or not row.record.mass:
+        return None
+    error = at_temperatures(row.sampled, [temperature]).heat_capacity_error
+    return _finite(float(error) * EV_PER_MOLECULE / row.record.mass)
+
+
+def heat_capacity_words(row: Row, temperature: float) -> str:
+    """The heat capacity of a structure, J/(g K), with its standard error if it was sampled."""
+    words = formatted(heat_capacity(row, temperature), ".4f")
+    error = heat_capacity_error(row, temperature)
+    return words if error is None else f"{words} ± {error:.4f}"
 
 
 def has_cp_result(row: Row) -> bool:
@@ -162,15 +195,37 @@ def write_table(folder: Path, values: list[dict[str, Any]]) -> None:
 def _thermo(row: Row, temperatures: Sequence[float]) -> dict[str, float | None]:
     """Thermodynamic functions of a structure at all temperatures."""
     columns = [f"{name}_{t:g}K_{unit}" for t in temperatures for name, unit in THERMO.items()]
-    if row.spectrum is None or row.record.mass is None:
+    if not row.has_result or row.record.mass is None:
         return {"zero_point_energy_eV": None, **dict.fromkeys(columns)}
-    thermo = row.spectrum.thermo(temperatures)
+    thermo = row.thermo(temperatures)
     functions = _in_units(thermo, row.record.mass)
     values = [functions[name][i] for i in range(len(temperatures)) for name in THERMO]
     return {
         "zero_point_energy_eV": float(thermo.zero_point_energy),
         **dict(zip(columns, values, strict=True)),
     }
+
+
+def _sampling(row: Row, temperatures: Sequence[float]) -> dict[str, float | str | None]:
+    """Method, standard errors and evidence of imaginary modes of a sampled structure."""
+    names = [f"{name}_error_{t:g}K_{unit}" for t in temperatures for name, unit in THERMO.items()]
+    values: dict[str, float | str | None] = {
+        "method": method_words(row.record) if row.has_result else None,
+        **dict.fromkeys([*SAMPLED_COLUMNS, *names]),
+    }
+    found, mass = row.sampled, row.record.mass
+    if found is None or not mass:
+        return values
+    for column, name in SAMPLED_COLUMNS.items():
+        value = getattr(found, name)
+        values[column] = value if isinstance(value, bool | int) else float(value)
+    here = at_temperatures(found, temperatures)
+    for i, t in enumerate(temperatures):
+        for name, unit in THERMO.items():
+            error = float(getattr(here, f"{name}_error")[i])
+            scale = {"J_per_gK": EV_PER_MOLECULE / mass, "J_per_molK": EV_PER_MOLECULE, "eV": 1.0}
+            values[f"{name}_error_{t:g}K_{unit}"] = scale[unit] * error
+    return values
 
 
 def _constant_pressure(row: Row, temperatures: Sequence[float]) -> dict[str, float | str | None]:
@@ -215,7 +270,7 @@ def _missing(row: Row, temperatures: Sequence[float]) -> dict[str, float | None]
     return values
 
 
-def _in_units(thermo: HarmonicThermo, mass: float) -> dict[str, list[float]]:
+def _in_units(thermo: HarmonicThermo | StochasticThermo, mass: float) -> dict[str, list[float]]:
     return {
         "heat_capacity": (thermo.molar_heat_capacity / mass).tolist(),
         "entropy": thermo.molar_entropy.tolist(),

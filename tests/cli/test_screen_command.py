@@ -69,6 +69,39 @@ def test_settings_are_those_of_the_options(tmp_path, capsys):
     assert not (tmp_path / "out" / "report.html").exists()
 
 
+def test_large_structures_are_sampled_with_standard_errors(tmp_path, capsys):
+    ase.io.write("salt.extxyz", bulk("NaCl", "rocksalt", a=5.6) * (2, 2, 2))
+    ase.io.write("cell.extxyz", bulk("NaCl", "rocksalt", a=5.6))
+    words = ["--no-relax", "--no-report", "--mesh", 2, 2, 2, "--temperatures", 300, 1000]
+    words += ["--stochastic-above", 2, "--rel-error", 1e-4, "--entropy-error", 0.2]
+    assert call("salt.extxyz", "cell.extxyz", *words, "--max-products", 47, "--seed", 3) == 0
+    printed = capsys.readouterr().out
+    salt, cell = json.loads((tmp_path / "out" / "table.json").read_text())
+    with pytest.warns(UserWarning, match="the largest relative standard error"):
+        found = mf.stochastic_thermo(
+            mf.load_model("embedded"),
+            ase.io.read("salt.extxyz"),
+            [300.0, 1000.0],
+            rel_error=1e-4,
+            entropy_error=0.2,
+            max_products=47,
+            seed=3,
+        )
+    value, error = found.specific_heat_capacity[0], found.heat_capacity_error[0]
+    error = 96485.33212 * error / found.mass
+    assert salt["heat_capacity_300K_J_per_gK"] == pytest.approx(float(value), rel=1e-9)
+    assert salt["heat_capacity_error_300K_J_per_gK"] == pytest.approx(float(error), rel=1e-6)
+    assert salt["mesh"] is None
+    assert cell["mesh"] == "2x2x2"
+    for words in (
+        f"{float(value):.4f} ± {float(error):.4f}",
+        "random vectors",
+        "1 structure: more than 2 atoms, so Γ of the given cell and no mesh",
+        "salt is less accurate than asked for: standard errors up to",
+    ):
+        assert words in printed
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -83,6 +116,9 @@ def test_settings_are_those_of_the_options(tmp_path, capsys):
         (["ethanol", "--devices", "cuda:99"], "there is no device cuda:99"),
         (["ethanol", "--devices", "cpu", "cpu", "--workers", 2], "name a device"),
         (["ethanol", "--dask", "local", "--workers", 0], "workers"),
+        (["ethanol", "--rel-error", 0.1], "--rel-error needs --stochastic-above"),
+        (["ethanol", "--seed", 0], "--seed needs --stochastic-above"),
+        (["ethanol", "--stochastic-above", -1], "--stochastic-above must be"),
     ],
 )
 def test_bad_input_is_explained(words, message, tmp_path, capsys):

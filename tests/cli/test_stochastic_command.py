@@ -50,6 +50,7 @@ def test_results_are_those_of_the_library(tmp_path, capsys):
         (["--stochastic", "--free", "0"], "--free needs all modes"),
         (["--stochastic", "--gas-pressure", "2"], "--gas-pressure needs all modes"),
         (["--rel-error", "0.1"], "--rel-error needs --stochastic"),
+        (["--seed", "0"], "--seed needs --stochastic"),
         (["--checkpoint", "x.npz"], "--checkpoint needs --stochastic"),
         (["--stochastic", "--rel-error", "0"], "--rel-error must be"),
     ],

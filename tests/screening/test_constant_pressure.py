@@ -31,7 +31,7 @@ def column(kelvin):
     return f"heat_capacity_at_constant_pressure_{kelvin:g}K_J_per_gK"
 
 
-def screened(structures, folder, settings=SETTINGS, temperatures=TEMPERATURES):
+def screened(structures, folder, settings=SETTINGS, temperatures=TEMPERATURES, retry=False):
     with ThreadPoolExecutor(1) as executor:
         return screen(
             structures,
@@ -40,6 +40,7 @@ def screened(structures, folder, settings=SETTINGS, temperatures=TEMPERATURES):
             potential=xenon(),
             temperatures=temperatures,
             executor=executor,
+            retry=retry,
         )
 
 
@@ -211,3 +212,28 @@ def test_a_slab_has_a_cp(tmp_path):
     assert torch.isfinite(done.rows()[0].strained.thermal([20.0]).cp).all()
     line = _line(tmp_path)
     assert line[column(20)] > line["heat_capacity_20K_J_per_gK"]
+
+
+def test_a_cp_that_failed_is_computed_again_alone(monkeypatch, structures, tmp_path):
+    def refuses(*args, **options):
+        raise MemoryError("three matrices")
+
+    both = {"hcp": structures["hcp"], "dimer": structures["dimer"], "large": structures["large"]}
+    settings = replace(SETTINGS, mesh="auto", mesh_tolerance=0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr("mace_functional.screening.constant_pressure.strained_modes", refuses)
+        failed = screened(both, tmp_path, settings)
+    assert [record.failure for record in failed.records] == [None] * 3
+    kept = screened(both, tmp_path, settings)
+    assert [r.computed for r in kept.records] == [r.computed for r in failed.records]
+
+    def forbidden(*args, **options):
+        raise AssertionError("it is done already")
+
+    monkeypatch.setattr("mace_functional.screening.evaluate.modes_on_mesh", forbidden)
+    again = screened(both, tmp_path, settings, retry=True)
+    assert [r.no_cp for r in again.records][1:] == [r.no_cp for r in failed.records][1:]
+    assert again.records[0].no_cp is None
+    mesh = mf.Mesh.of(structures["hcp"], tuple(again.records[0].mesh))
+    expected = mf.thermal_expansion(xenon(), structures["hcp"], TEMPERATURES, mesh=mesh)
+    assert _line(tmp_path)[column(40)] == pytest.approx(float(expected.specific_cp[2]), rel=1e-9)

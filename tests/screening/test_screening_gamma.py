@@ -13,7 +13,7 @@ from ase.build import bulk
 
 import mace_functional as mf
 from mace_functional.phonons import acoustic_branches, phonons_of
-from mace_functional.screening import evaluate as evaluation
+from mace_functional.screening import structure_modes
 from mace_functional.screening.findings import coarse_mesh, gamma_alone
 from mace_functional.screening.keys import key_of, potential_digest
 from mace_functional.screening.missing import missing_at_gamma
@@ -105,13 +105,13 @@ def test_mesh_that_did_not_converge_is_a_finding():
 
 def test_refined_mesh_goes_on_from_what_is_done(tmp_path, monkeypatch):
     settings = replace(SETTINGS, mesh="auto", mesh_tolerance=1e-2, mesh_temperature=300.0)
-    sizes, solve = [], evaluation.converged_mesh_thermo
+    sizes, solve = [], structure_modes.converged_mesh_thermo
 
     def interrupted(*args, **options):
         solve(*args, **options)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluation, "converged_mesh_thermo", interrupted)
+    monkeypatch.setattr(structure_modes, "converged_mesh_thermo", interrupted)
     with pytest.raises(KeyboardInterrupt):
         computed(tmp_path, settings, salt=salt())
     kept = sorted(path.name for path in tmp_path.rglob("mesh*.npz"))
@@ -124,7 +124,7 @@ def test_refined_mesh_goes_on_from_what_is_done(tmp_path, monkeypatch):
 
         return solve(replace(phonons, dynamical_matrix=matrix), *args, **options)
 
-    monkeypatch.setattr(evaluation, "converged_mesh_thermo", watched)
+    monkeypatch.setattr(structure_modes, "converged_mesh_thermo", watched)
     screening = computed(tmp_path, settings, salt=salt())
     assert len(sizes) == len(kept)  # one of each mesh, to see that it is of the same model
     assert screening.records[0].mesh_error <= 1e-2
