@@ -18,5 +18,7 @@ bond_springs                      part of the energy model that describes rotati
 coordinates, surface              free coordinates; energy and derivatives by them
 valence_hessian, first_hessian    Hessian of a valence force field
 negative_curvature                search for negative curvature at a stationary point
-davidson, modal_frame             method of the search for the lowest modes
+davidson                          method of the search for the lowest modes
+modal_frame, sparse_frame         coordinates of this search, with a model; those of large cells
+free_structure                    a structure with the displacements that are free in it
 """

@@ -1,7 +1,8 @@
 """Block Davidson method for the lowest eigenpairs of a symmetric operator H, with a model K.
 
-All vectors are expressed in the eigenvectors of K, so that K is diagonal and positive. The lowest
-Ritz pairs (theta, u) of a growing subspace give residuals r, and from these new directions t,
+All vectors are expressed in the coordinates of a frame (`SearchFrame`), which knows K: those along
+the eigenvectors of K (`modal_frame`) or, in large cells, those of the atoms (`sparse_frame`). The
+lowest Ritz pairs (theta, u) of a growing subspace give residuals r, and from these new directions
 
     t = max(K - theta, K / 10)^-1 r,        r = H u - theta u,
 
@@ -29,18 +30,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from mace_functional.optimize.outcome import Ending, Outcome
-
-N_EXTRA_VECTORS = 1
-"""Number of starting vectors besides those of the wanted modes and the random one."""
-
-RANDOM_PART = 0.1
-"""Random part of a starting vector along the softest mode of K, relative to the vector."""
 
 FLOOR = 1e-6
 """Smallest eigenvalue, relative to the largest, in relative errors and in the inverse of K.
@@ -74,12 +69,53 @@ MIN_NEW_COMPONENT = 1e-7
 """Smallest component of a unit vector outside of the subspace for which the vector is added."""
 
 
+class SearchFrame(Protocol):
+    """Coordinates of motions without rigid ones, (d,), and the model K of the Hessian in them."""
+
+    @property
+    def n_modes(self) -> int:
+        """Number n of motions, at most d."""
+
+    def start(self, k: int, seed: int) -> Tensor:
+        """Return the softest modes of K with random parts, and random vectors, (d, b).
+
+        Args:
+            k: Number of wanted modes.
+            seed: Seed of the random parts.
+        """
+
+    def displacements(self, vectors: Tensor) -> Tensor:
+        """Return the mass-weighted Cartesian displacements (3N, b) of columns (d, b)."""
+
+    def components(self, displacements: Tensor) -> Tensor:
+        """Return the columns (d, b) of displacements (3N, b), without rigid motions."""
+
+    def stiffen(self, vectors: Tensor) -> Tensor:
+        """Multiply columns (d, b) by K."""
+
+    def soften(self, vectors: Tensor) -> Tensor:
+        """Multiply columns (d, b) by K^-1."""
+
+    def corrections(self, residuals: Tensor, theta: Tensor) -> Tensor:
+        """Return about max(K - theta, K / 10)^-1 r for residuals (d, b) of Ritz values (b,)."""
+
+    def errors(self, residuals: Tensor, theta: Tensor, gaps: Tensor, f: float) -> Tensor:
+        """Return about r^T max(f K - theta, gap)^-1 r, at least this, (b,).
+
+        Args:
+            residuals: Residuals r, (d, b).
+            theta: Ritz values, (b,).
+            gaps: Distances to the next separate Ritz values, (b,).
+            f: Lowest eigenvalue of K^-1 H.
+        """
+
+
 class Eigenpairs(NamedTuple):
     """Lowest k eigenpairs of an operator, with estimates of their errors.
 
     Attributes:
         values: Ritz values, ascending, (k,).
-        vectors: Ritz vectors as orthonormal columns, (n, k).
+        vectors: Ritz vectors as orthonormal columns, (d, k).
         errors: Estimates of how much the values exceed the exact eigenvalues, (k,).
         residuals: Norms of H u - theta u, (k,).
         rounding: Error of the values from the rounding of products.
@@ -114,7 +150,7 @@ class Limits(NamedTuple):
 
 def lowest_eigenpairs(
     product: Callable[[Tensor], Tensor],
-    stiffness: Tensor,
+    frame: SearchFrame,
     start: Tensor,
     k: int,
     limits: Limits,
@@ -122,27 +158,26 @@ def lowest_eigenpairs(
     """Compute the lowest k eigenpairs of H.
 
     Args:
-        product: Function that multiplies H with the columns of a matrix (n, b), in the eigenvectors
-            of K.
-        stiffness: Eigenvalues of K, positive, (n,).
-        start: Starting vectors, (n, b).
+        product: Function that multiplies H with the columns of a matrix (d, b).
+        frame: Coordinates, and the model K.
+        start: Starting vectors, (d, b).
         k: Number of eigenpairs.
         limits: Criteria that end the iteration.
 
     Returns:
         The eigenpairs, with estimates of their errors.
     """
-    n = len(stiffness)
-    space = _Subspace(product, stiffness)
+    n = frame.n_modes
+    space = _Subspace(product, frame, len(start))
     space.extend(start, limits.max_products)
     for rounds in count(1):
-        values, vectors, residuals = space.ritz()
+        values, vectors, residuals = space.ritz(k)
         softness, softness_errors, soft_directions = space.softest()
         errors = space.errors(values, residuals, float(softness[0]))
         if space.size == n:
             errors, softness_errors = 0 * errors, 0 * softness_errors
         scale = values.abs().clamp(min=FLOOR * float(values.abs().max()))
-        not_converged = errors[:k] > limits.tolerance * scale[:k]
+        not_converged = errors > limits.tolerance * scale[:k]
         softness_tolerance = LATER_TOLERANCE if rounds > FIRST_ROUNDS else FIRST_TOLERANCE
         soft_not_converged = softness_errors > softness_tolerance * softness.abs().clamp(
             min=MIN_SOFTNESS
@@ -151,17 +186,16 @@ def lowest_eigenpairs(
         unfinished = bool(not_converged.any() or soft_not_converged.any())
         if negative or not unfinished or space.size == limits.max_products:
             break
-        theta, r = values[:k][not_converged], residuals[:, :k][:, not_converged]
-        denominator = (stiffness[:, None] - theta).maximum(0.1 * stiffness[:, None])
-        directions = torch.cat([r / denominator, soft_directions[:, soft_not_converged]], dim=1)
+        corrections = frame.corrections(residuals[:, not_converged], values[:k][not_converged])
+        directions = torch.cat([corrections, soft_directions[:, soft_not_converged]], dim=1)
         if not space.extend(directions, limits.max_products - space.size):
             break
     rounding = 4 * limits.epsilon * float(values.abs().max())
     pairs = Eigenpairs(
         values[:k],
-        vectors[:, :k],
-        errors[:k],
-        residuals[:, :k].norm(dim=0),
+        vectors,
+        errors,
+        residuals.norm(dim=0),
         rounding,
         Ending(Outcome.CONVERGED),
         space.size,
@@ -198,34 +232,20 @@ def _ending(
     )
 
 
-def starting_vectors(stiffness: Tensor, k: int, seed: int) -> Tensor:
-    """Return a random vector and the softest modes of K with random parts, (n, b).
-
-    Args:
-        stiffness: Eigenvalues of K, positive, ascending, (n,).
-        k: Number of wanted modes.
-        seed: Seed of the random parts.
-    """
-    n = len(stiffness)
-    n_soft = min(k + N_EXTRA_VECTORS, n)
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(n, n_soft + 1, dtype=torch.float64, generator=generator).to(stiffness)
-    start = RANDOM_PART * noise[:, 1:] * (stiffness[:n_soft] / stiffness[:, None]).clamp(max=1)
-    start.diagonal().add_(1)
-    return torch.cat([start, noise[:, :1] / stiffness.sqrt()[:, None]], dim=1)
-
-
 class _Subspace:
-    """Rayleigh-Ritz method in a growing orthonormal basis, in which K is diagonal.
+    """Rayleigh-Ritz method in a growing orthonormal basis.
 
     Args:
-        product: Function that multiplies H with the columns of a matrix (n, b).
-        stiffness: Eigenvalues of K, positive, (n,).
+        product: Function that multiplies H with the columns of a matrix (d, b).
+        frame: Coordinates, and the model K.
+        length: Number d of coordinates.
     """
 
-    def __init__(self, product: Callable[[Tensor], Tensor], stiffness: Tensor) -> None:
-        self._product, self._stiffness = product, stiffness
-        self._basis = self._images = stiffness.new_empty(len(stiffness), 0)
+    def __init__(
+        self, product: Callable[[Tensor], Tensor], frame: SearchFrame, length: int
+    ) -> None:
+        self._product, self._frame, self._length = product, frame, length
+        self._basis = self._images = self._model_images = torch.empty(length, 0)
 
     @property
     def size(self) -> int:
@@ -236,7 +256,7 @@ class _Subspace:
         """Add the components of vectors outside of the subspace to its basis.
 
         Args:
-            vectors: Columns, (n, b).
+            vectors: Columns, (d, b).
             max_new: Largest number of new dimensions.
 
         Returns:
@@ -248,45 +268,53 @@ class _Subspace:
         left, sizes, _ = torch.linalg.svd(new, full_matrices=False)
         new = self._outside(left[:, sizes > MIN_NEW_COMPONENT][:, :max_new])
         if new.shape[1]:
-            self._basis = torch.cat([self._basis, new], dim=1)
-            self._images = torch.cat([self._images, self._product(new)], dim=1)
+            images, model_images = self._product(new), self._frame.stiffen(new)
+            self._basis = torch.cat([self._basis.to(new), new], dim=1)
+            self._images = torch.cat([self._images.to(new), images], dim=1)
+            self._model_images = torch.cat([self._model_images.to(new), model_images], dim=1)
         return new.shape[1]
 
     def _outside(self, vectors: Tensor) -> Tensor:
         """Return the components of vectors outside of the subspace."""
-        return vectors - self._basis @ (self._basis.mT @ vectors)
+        basis = self._basis.to(vectors)
+        return vectors - basis @ (basis.mT @ vectors)
 
-    def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return Ritz values (m,), ascending, Ritz vectors (n, m) and residuals (n, m)."""
+    def ritz(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return all Ritz values (m,), ascending, and vectors and residuals of the first (d, k)."""
         values, rotation = torch.linalg.eigh(symmetric(self._basis.mT @ self._images))
-        vectors = self._basis @ rotation
-        return values, vectors, self._images @ rotation - vectors * values
+        lowest = rotation[:, :k]
+        vectors = self._basis @ lowest
+        return values, vectors, self._images @ lowest - vectors * values[:k]
 
     def softest(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the lowest eigenvalues mu of K^-1 H, their errors, and new directions (n, 2).
+        """Return the lowest eigenvalues mu of K^-1 H, their errors, and new directions (d, 2).
 
         The residual is `H y - mu K y` with y^T K y = 1. There is an eigenvalue within its K^-1 norm
         of mu.
         """
-        k = symmetric(self._basis.mT @ (self._stiffness[:, None] * self._basis))
+        k = symmetric(self._basis.mT @ self._model_images)
         inverse_root = torch.linalg.inv(torch.linalg.cholesky(k))
         k_inverse_h = symmetric(inverse_root @ (self._basis.mT @ self._images) @ inverse_root.mT)
         values, rotation = torch.linalg.eigh(k_inverse_h)
         values, y = values[:SOFTNESS_PROBES], inverse_root.mT @ rotation[:, :SOFTNESS_PROBES]
-        k_y = self._stiffness[:, None] * (self._basis @ y)
-        residuals = self._images @ y - values * k_y
-        directions = residuals / self._stiffness[:, None]
-        return values, (residuals * directions).sum(0).sqrt(), directions
+        residuals = self._images @ y - values * (self._model_images @ y)
+        directions = self._frame.soften(residuals)
+        return values, (residuals * directions).sum(0).clamp(min=0).sqrt(), directions
 
     def errors(self, values: Tensor, residuals: Tensor, f: float) -> Tensor:
-        """Estimate how much the Ritz values exceed the exact eigenvalues, (m,)."""
-        f = min(max(f, MIN_SOFTNESS), 1.0)
-        scale = values.abs().clamp(min=FLOOR * float(values.abs().max()))
-        differences = values - values[:, None]
+        """Estimate how much the first Ritz values (k,) exceed the exact eigenvalues, (k,).
+
+        Args:
+            values: All Ritz values, (m,).
+            residuals: Residuals of the first, (d, k).
+            f: Lowest eigenvalue of K^-1 H.
+        """
+        f, k = min(max(f, MIN_SOFTNESS), 1.0), residuals.shape[1]
+        scale = values.abs().clamp(min=FLOOR * float(values.abs().max()))[:k]
+        differences = values - values[:k, None]
         gaps = torch.where(differences > CLUSTER * scale[:, None], differences, torch.inf).amin(1)
         gaps = torch.where(gaps.isfinite(), gaps, CLUSTER * scale)
-        denominator = (f * self._stiffness[:, None] - values).maximum(gaps)
-        return (residuals**2 / denominator).sum(0)
+        return self._frame.errors(residuals, values[:k], gaps, f)
 
 
 def symmetric(matrix: Tensor) -> Tensor:

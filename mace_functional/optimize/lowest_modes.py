@@ -2,7 +2,9 @@
 
 The eigenvalues of a Hessian spread over three to five orders of magnitude, so that products alone
 find the lowest ones last. The Hessian K of a valence force field (`valence_hessian`) has a similar
-spectrum at low cost, and preconditions the search (`davidson`).
+spectrum at low cost, and preconditions the search (`davidson`). Above the size at which `relax`
+changes its method, K is a sparse matrix too, and no memory grows as the square of the number of
+atoms (`sparse_frame`).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from mace_functional.autodiff.concrete import refuse_transforms
@@ -19,16 +22,14 @@ from mace_functional.derivatives.hessian_operator import HessianOperator
 from mace_functional.optimize.davidson import (
     Eigenpairs,
     Limits,
+    SearchFrame,
     lowest_eigenpairs,
-    starting_vectors,
 )
-from mace_functional.optimize.modal_frame import (
-    FreeStructure,
-    ModalFrame,
-    checked_product,
-    modal_frame,
-)
+from mace_functional.optimize.free_structure import FreeStructure, basis_of, checked_product
+from mace_functional.optimize.modal_frame import modal_frame
 from mace_functional.optimize.outcome import HasOutcome, Outcome
+from mace_functional.optimize.relaxation import MAX_DENSE_ATOMS
+from mace_functional.optimize.sparse_frame import sparse_frame
 from mace_functional.structure.connectivity import Parts, parts_of
 from mace_functional.structure.selection import freedom
 from mace_functional.support import validation
@@ -150,7 +151,8 @@ def lowest_modes(
         numbers: Atomic numbers (N,), for the preconditioner; None for those of the operator's
             structure.
         preconditioner: Symmetric approximation of the plain Hessian, eV/Å², (3N, 3N); None for that
-            of a valence force field. It affects the number of products, not the result.
+            of a valence force field, which is a sparse matrix for more than 300 atoms. It affects
+            the number of products, not the result.
         guess: Starting modes, (g, N, 3), such as those of a similar structure.
         tolerance: Relative error of the eigenvalues. Eigenvalues below 1e-6 of the largest have an
             error relative to that value. None for 1e-8, or 1e-3 in float32.
@@ -183,11 +185,11 @@ def lowest_modes(
     if tolerance is None:
         tolerance = SINGLE_TOLERANCE if torch.finfo(op.dtype).bits < 64 else TOLERANCE
     tolerance = validation.positive("tolerance", tolerance)
-    frame = modal_frame(op, _structure_of(op, pbc, numbers, parts, free), preconditioner)
+    frame = frame_of(op, _structure_of(op, pbc, numbers, parts, free), k, preconditioner)
     pairs = search_in_frame(op, frame, k, tolerance, max_hvps, seed, guess)
     return LowestModes(
         eigenvalues=pairs.values,
-        modes=(frame.vectors @ pairs.vectors).mT.reshape(k, -1, 3),
+        modes=frame.displacements(pairs.vectors).mT.reshape(k, -1, 3),
         errors=pairs.errors,
         rounding=pairs.rounding,
         residuals=pairs.residuals,
@@ -198,9 +200,26 @@ def lowest_modes(
     )
 
 
+def frame_of(
+    op: HessianOperator, structure: FreeStructure, k: int, preconditioner: Tensor | None = None
+) -> SearchFrame:
+    """Return the coordinates in which the lowest modes are searched.
+
+    Args:
+        op: The Hessian.
+        structure: The structure.
+        k: Number of modes.
+        preconditioner: Model of the Hessian by positions, dense; None for a valence force field.
+    """
+    large = preconditioner is None and len(op.positions) > MAX_DENSE_ATOMS
+    if large and structure.numbers is not None and not isinstance(structure.free, np.ndarray):
+        return sparse_frame(op, structure, k)
+    return modal_frame(op, structure, preconditioner)
+
+
 def search_in_frame(
     op: HessianOperator,
-    frame: ModalFrame,
+    frame: SearchFrame,
     k: int,
     tolerance: float,
     max_hvps: int | None,
@@ -209,11 +228,11 @@ def search_in_frame(
     *,
     until_negative: bool = False,
 ) -> Eigenpairs:
-    """Compute the lowest k eigenpairs of a Hessian in the eigenvectors of a model.
+    """Compute the lowest k eigenpairs of a Hessian in the coordinates of a frame.
 
     Args:
         op: The Hessian.
-        frame: Eigenvectors of the model.
+        frame: The coordinates.
         k: Number of eigenpairs.
         tolerance: Relative error of the eigenvalues; see `lowest_modes`.
         max_hvps: Largest number of products; see `lowest_modes`.
@@ -224,7 +243,7 @@ def search_in_frame(
     Raises:
         ValueError: If there are fewer than k modes, or a limit or the guess does not fit.
     """
-    n = len(frame.stiffness)
+    n = frame.n_modes
     if not n:
         raise ValueError("a structure without internal motions has no modes")
     if not 1 <= k <= n:
@@ -235,15 +254,15 @@ def search_in_frame(
     max_products = n if max_hvps is None else min(max_hvps, n)
     if max_products < k:
         raise ValueError(f"{k} modes take at least {k} products, not {max_hvps}")
-    start = starting_vectors(frame.stiffness, k, seed)
+    start = frame.start(k, seed)
     if guess is not None:
         if guess.ndim != 3 or guess[0].numel() != op.shape[0]:
             raise ValueError(f"guess must be (g, {op.shape[0] // 3}, 3), not {tuple(guess.shape)}")
-        modes = guess.detach().to(frame.vectors).flatten(1).mT
-        start = torch.cat([frame.vectors.mT @ modes, start], dim=1)
+        modes = frame.components(guess.detach().to(start).flatten(1).mT)
+        start = torch.cat([modes, start], dim=1)
     return lowest_eigenpairs(
-        lambda v: frame.vectors.mT @ checked_product(op, frame.vectors @ v),
-        frame.stiffness,
+        lambda v: frame.components(checked_product(op, frame.displacements(v))),
+        frame,
         start,
         k,
         Limits(tolerance, max_products, torch.finfo(op.dtype).eps, until_negative),
@@ -255,13 +274,12 @@ def _structure_of(
     pbc: Sequence[bool] | None,
     numbers: Tensor | Sequence[int] | None,
     parts: Parts | None,
-    free: np.ndarray | None,
+    free: np.ndarray | csr_array | None,
 ) -> FreeStructure:
     """Return the structure of an operator; arguments override what the operator stores."""
     if op.structure is not None and op.atoms is not None:
         if free is None:
-            free_space = freedom(op.atoms, "lowest_modes")
-            free = None if free_space.whole else free_space.basis()
+            free = basis_of(freedom(op.atoms, "lowest_modes"))
         if parts is None and pbc is None:
             parts = parts_of(op.structure.topology, op.positions, op.cell)
         numbers = op.atoms.numbers.tolist() if numbers is None else numbers

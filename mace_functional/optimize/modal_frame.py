@@ -1,44 +1,33 @@
 """Eigenvectors of a model of the Hessian, without rigid motions.
 
-They are the basis in which lowest modes are searched (`davidson`). The mass-weighted model K is
-diagonal in it, and its spectrum is similar to that of the exact Hessian.
+They are the coordinates in which lowest modes are searched (`davidson`). The mass-weighted model K
+is diagonal in them, and its spectrum is similar to that of the exact Hessian.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mace_functional.derivatives.hessian_operator import HessianOperator
 from mace_functional.optimize.davidson import FLOOR, symmetric
+from mace_functional.optimize.free_structure import FreeStructure, dense_basis, hessian_block
 from mace_functional.optimize.valence_hessian import valence_hessian
 from mace_functional.structure.arrays import as_array
-from mace_functional.structure.connectivity import Parts
 from mace_functional.vibrations.rigid import internal_motions, rigid_motions_of
 
+N_EXTRA_VECTORS = 1
+"""Number of starting vectors besides those of the wanted modes and random ones."""
 
-class FreeStructure(NamedTuple):
-    """Data of a structure that determine its modes, besides the Hessian.
-
-    Attributes:
-        pbc: True for each periodic direction, (3,).
-        numbers: Atomic numbers, (N,); None if they are not known.
-        parts: Connected parts, each with its own rigid motions.
-        free: Orthonormal basis of the free Cartesian displacements, (3N, m); None if all are free.
-    """
-
-    pbc: Sequence[bool]
-    numbers: Tensor | Sequence[int] | None
-    parts: Parts
-    free: np.ndarray | None
+RANDOM_PART = 0.1
+"""Random part of a starting vector along the softest mode of K, relative to the vector."""
 
 
-class ModalFrame(NamedTuple):
-    """Eigenvectors and eigenvalues of the model K.
+@dataclass(frozen=True, eq=False)
+class ModalFrame:
+    """Coordinates along the eigenvectors of K; a `SearchFrame`.
 
     Attributes:
         vectors: Orthonormal eigenvectors in mass-weighted Cartesian coordinates, (3N, n).
@@ -47,6 +36,47 @@ class ModalFrame(NamedTuple):
 
     vectors: Tensor
     stiffness: Tensor
+
+    @property
+    def n_modes(self) -> int:
+        """Number n of motions."""
+        return len(self.stiffness)
+
+    def start(self, k: int, seed: int) -> Tensor:
+        """Return a random vector, and the softest modes of K with random parts, (n, b)."""
+        n, n_soft = self.n_modes, min(k + N_EXTRA_VECTORS, self.n_modes)
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(n, n_soft + 1, dtype=torch.float64, generator=generator)
+        noise = noise.to(self.stiffness)
+        soft = (self.stiffness[:n_soft] / self.stiffness[:, None]).clamp(max=1)
+        start = RANDOM_PART * noise[:, 1:] * soft
+        start.diagonal().add_(1)
+        return torch.cat([start, noise[:, :1] / self.stiffness.sqrt()[:, None]], dim=1)
+
+    def displacements(self, vectors: Tensor) -> Tensor:
+        """Return the mass-weighted Cartesian displacements (3N, b) of columns (n, b)."""
+        return self.vectors @ vectors
+
+    def components(self, displacements: Tensor) -> Tensor:
+        """Return the columns (n, b) of displacements (3N, b), without rigid motions."""
+        return self.vectors.mT @ displacements.to(self.vectors)
+
+    def stiffen(self, vectors: Tensor) -> Tensor:
+        """Multiply columns (n, b) by K."""
+        return self.stiffness[:, None] * vectors
+
+    def soften(self, vectors: Tensor) -> Tensor:
+        """Multiply columns (n, b) by K^-1."""
+        return vectors / self.stiffness[:, None]
+
+    def corrections(self, residuals: Tensor, theta: Tensor) -> Tensor:
+        """Return max(K - theta, K / 10)^-1 r for residuals (n, b) of Ritz values (b,)."""
+        k = self.stiffness[:, None]
+        return residuals / (k - theta).maximum(0.1 * k)
+
+    def errors(self, residuals: Tensor, theta: Tensor, gaps: Tensor, f: float) -> Tensor:
+        """Return r^T max(f K - theta, gap)^-1 r, (b,); see `SearchFrame`."""
+        return (residuals**2 / (f * self.stiffness[:, None] - theta).maximum(gaps)).sum(0)
 
 
 def modal_frame(
@@ -83,45 +113,22 @@ def modal_frame(
     return ModalFrame(internal @ modes, stiffness)
 
 
-def checked_product(op: HessianOperator, vectors: Tensor) -> Tensor:
-    """Compute H V in double precision, whatever the precision of the operator.
-
-    Raises:
-        ArithmeticError: If it is not finite.
-    """
-    image = (op @ vectors.to(op.dtype)).detach()
-    if not image.isfinite().all():
-        raise ArithmeticError(
-            "a product of the Hessian has entries that are not finite: look for atoms on top of "
-            "each other, NaN in positions or cell, overflow in low precision"
-        )
-    return image.double()
-
-
 def _internal(
     op: HessianOperator, positions: Tensor, masses: Tensor, cell: Tensor, structure: FreeStructure
 ) -> Tensor:
     """Return an orthonormal basis of the free internal motions, mass-weighted, (3N, n)."""
     sqrt_m = masses.sqrt().repeat_interleave(3)
 
-    def block(atoms: np.ndarray) -> np.ndarray:
-        """Compute the Hessian of some atoms by positions."""
-        rows = torch.as_tensor((3 * atoms[:, None] + np.arange(3)).ravel(), device=sqrt_m.device)
-        units = torch.eye(len(sqrt_m), dtype=sqrt_m.dtype, device=sqrt_m.device)[rows]
-        columns = checked_product(op, units.mT)[rows]
-        weights = torch.ones_like(sqrt_m) if op.masses is None else sqrt_m
-        return as_array(weights[rows, None] * columns * weights[rows])
-
     free_basis = None
     if structure.free is not None:
-        free = torch.as_tensor(structure.free).to(sqrt_m)
+        free = torch.as_tensor(dense_basis(structure.free)).to(sqrt_m)
         free_basis = torch.linalg.qr(sqrt_m[:, None] * free).Q
     motions = rigid_motions_of(
         as_array(positions),
         as_array(masses),
         as_array(cell),
         structure.parts,
-        block=block if free_basis is None else None,
+        block=hessian_block(op, masses) if free_basis is None else None,
         epsilon=torch.finfo(op.dtype).eps,
         free=None if free_basis is None else as_array(free_basis),
     )

@@ -52,6 +52,12 @@ class SparseFactors:
         solution: np.ndarray = self._solver(min(wanted, HIGHEST_SHIFT))(vectors)
         return solution
 
+    @property
+    def lowest_shift(self) -> float:
+        """Lowest shift mu with which P is positive definite, eV/Å²."""
+        self._solver(self._lowest)
+        return 10.0**self._lowest
+
     def _solver(self, exponent: int) -> partial[np.ndarray]:
         """Return the solver at the lowest shift from 10^exponent on that is positive definite."""
         exponent = max(exponent, self._lowest)

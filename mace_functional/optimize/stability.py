@@ -5,18 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from rich.console import Console
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.derivatives import forces
 from mace_functional.derivatives.hessian_operator import HessianOperator
-from mace_functional.optimize.lowest_modes import search_in_frame
-from mace_functional.optimize.modal_frame import FreeStructure, modal_frame
+from mace_functional.optimize.free_structure import FreeStructure, basis_of
+from mace_functional.optimize.lowest_modes import frame_of, search_in_frame
 from mace_functional.optimize.outcome import HasOutcome, Outcome
+from mace_functional.structure.arrays import as_array
 from mace_functional.structure.connectivity import parts_of
-from mace_functional.structure.selection import Freedom, freedom
+from mace_functional.structure.selection import freedom
 from mace_functional.support.validation import in_order
 from mace_functional.units import frequency_factor
 from mace_functional.vibrations.harmonic_modes import signed_sqrt
@@ -85,7 +88,7 @@ def check_stability(
     A Ritz value is never below the lowest eigenvalue. A negative one therefore proves that the
     structure is no minimum, and ends the search. The structure is a minimum if the lowest
     eigenvalues of H, to 1 %, and of K^-1 H, to 10 %, are positive (see `davidson`). Constraints of
-    ASE are kept, as by `relax`.
+    ASE are kept, as by `relax`. For more than 300 atoms, memory is proportional to their number.
 
     Args:
         potential: A potential, such as a model of `load_model`.
@@ -111,17 +114,17 @@ def check_stability(
     energy = potential.energy_fn(s.topology)
     op = HessianOperator(energy, s.positions, s.cell, potential.params, s.masses)
     parts = parts_of(s.topology, s.positions, s.cell)
-    free = None if free_space.whole else free_space.basis()
+    free = basis_of(free_space)
     structure = FreeStructure(atoms.pbc.tolist(), atoms.numbers.tolist(), parts, free)
-    frame = modal_frame(op, structure, None)
     with Console(stderr=True, quiet=not progress).status("searching the lowest mode"):
+        frame = frame_of(op, structure, 1)
         pairs = search_in_frame(op, frame, 1, SIGN_TOLERANCE, max_hvps, seed, until_negative=True)
     lowest = float(pairs.values)
     margin = float(pairs.errors) + pairs.rounding
-    mode = (frame.vectors @ pairs.vectors[:, 0]).reshape(-1, 3)
+    mode = frame.displacements(pairs.vectors[:, :1]).reshape(-1, 3)
     displacement = mode / s.masses.to(mode).sqrt()[:, None]
     force = forces(energy)(s.positions, s.cell, potential.params).detach()
-    force -= _held_part(force, free_space)
+    force -= _held_part(force, free)
     converged = pairs.ending.outcome is Outcome.CONVERGED
     return Stability(
         stable=lowest > 0,
@@ -136,9 +139,9 @@ def check_stability(
     )
 
 
-def _held_part(force: Tensor, free_space: Freedom) -> Tensor:
+def _held_part(force: Tensor, free: np.ndarray | csr_array | None) -> Tensor:
     """Return the part of the forces that constraints balance."""
-    if free_space.whole:
+    if free is None:
         return torch.zeros_like(force)
-    basis = torch.as_tensor(free_space.basis()).to(force)
-    return force - (basis @ (basis.mT @ force.reshape(-1))).view_as(force)
+    allowed = free @ (free.T @ as_array(force).ravel())
+    return force - torch.as_tensor(allowed).to(force).view_as(force)

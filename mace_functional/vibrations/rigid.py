@@ -36,6 +36,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from mace_functional.autodiff.concrete import refuse_transforms
@@ -125,12 +126,12 @@ class RigidMotions:
         ]
         return np.array(in_phase)[self.part[self.parts.in_phase(q)[self.part]]]
 
-    def within(self, free: np.ndarray, translations: np.ndarray) -> RigidMotions:
+    def within(self, free: np.ndarray | csr_array, translations: np.ndarray) -> RigidMotions:
         """Return the rigid motions that leave all fixed coordinates in place.
 
         Args:
-            free: Orthonormal basis of the free displacements in mass-weighted coordinates, (3N, m);
-                or a mask of the free coordinates, (3N,).
+            free: Orthonormal basis of the free displacements in mass-weighted coordinates, (3N, m),
+                dense or sparse; or a mask of the free coordinates, (3N,).
             translations: The three translations of each of P parts, as in `basis`, (3N, 3P).
         """
         basis = _inside(self.basis, free)
@@ -150,7 +151,7 @@ def rigid_motions_of(
     *,
     block: Block | None = None,
     epsilon: float = float(np.finfo(float).eps),
-    free: np.ndarray | None = None,
+    free: np.ndarray | csr_array | None = None,
 ) -> RigidMotions:
     """Compute the rigid motions of all connected parts of a structure.
 
@@ -193,7 +194,7 @@ def rigid_motions_of(
     return result if free is None else result.within(free, basis[:, translations])
 
 
-def _inside(motions: np.ndarray, free: np.ndarray) -> np.ndarray:
+def _inside(motions: np.ndarray, free: np.ndarray | csr_array) -> np.ndarray:
     """Return an orthonormal basis of those combinations of motions that lie in the free space."""
     fixed = motions[~free] if free.dtype == bool else motions - free @ (free.T @ motions)
     squares, combinations = np.linalg.eigh(fixed.T @ fixed)
