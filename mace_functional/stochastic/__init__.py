@@ -5,6 +5,7 @@ spectral_density    density of states by kernel polynomials
 sampling            passes until the errors are as small as asked for
 passes              sums over passes, with their statistical and systematic error
 probes              random signs on groups of coordinates that hardly feel each other
+interpolants        polynomials that quadratures integrate in place of functions
 lanczos             Lanczos iterations of many vectors, and quadratures from them
 spectral_functions  thermodynamics of a mode as functions of its eigenvalue
 hessian             the mass-weighted Hessian without rigid motions

@@ -10,6 +10,10 @@ the first exactly for polynomials of degree 2 k - 1 (Gauss), the second of degre
 node at zero, an eigenvalue of the tridiagonal matrix with a last diagonal entry chosen for it,
 makes the first exact to degree 2 k (Gauss-Radau).
 
+The k products also give one vector more than f(D) y above uses. With twice that last diagonal
+entry, which is the limit of all diagonal entries for a spectrum without gaps that begins at zero,
+f(D) y is exact to degree k, and no node is at zero.
+
 All vectors are multiplied together, once per step. New vectors are orthogonalised against all
 earlier ones.
 
@@ -112,20 +116,7 @@ class Lanczos:
         Vectors with a Ritz value at or below zero, and complete Krylov spaces, keep the Gauss
         nodes; the node that is added has no weight.
         """
-        k = steps or self.steps
-        matrix = self.tridiagonal(k)
-        lowest = torch.linalg.eigvalsh(matrix)[:, 0]
-        extended = matrix.new_zeros(len(matrix), k + 1, k + 1)
-        extended[:, :k, :k] = matrix
-        last = self._beside[k - 1]
-        bordered = (lowest > 0) & (last > 0)
-        corner = torch.where(bordered[:, None, None], matrix, torch.eye(k).to(matrix))
-        unit = matrix.new_zeros(len(matrix), k)
-        unit[:, -1] = last.square()
-        delta = torch.linalg.solve(corner, unit)[:, -1]
-        beside = torch.where(bordered, last, 0.0)
-        extended[:, k, k] = torch.where(bordered, delta, matrix[:, 0, 0])
-        extended[:, k, k - 1] = extended[:, k - 1, k] = beside
+        extended, bordered = self._extended(steps or self.steps, 1.0)
         values, vectors = torch.linalg.eigh(extended)
         values[:, 0] = torch.where(bordered, 0.0, values[:, 0])  # without the rounding error
         return self._nodes(values, vectors)
@@ -141,9 +132,29 @@ class Lanczos:
             steps: Number of steps to use; None for all.
         """
         k = steps or self.steps
-        values, vectors = torch.linalg.eigh(self.tridiagonal(k)[vector])
+        values, vectors = torch.linalg.eigh(self._extended(k, 2.0)[0][vector])
         coefficients = (functions(values) * vectors[0]) @ vectors.mT
-        return self._sizes[vector] * coefficients @ self._basis[vector, :k]
+        return self._sizes[vector] * coefficients @ self._basis[vector, : k + 1]
+
+    def _extended(self, k: int, factor: float) -> tuple[Tensor, Tensor]:
+        """Return the tridiagonal matrices with one row more, and for which they are joined to it.
+
+        The last diagonal entry is `factor` times that which has an eigenvalue at zero. Vectors with
+        a Ritz value at or below zero, and complete Krylov spaces, are not joined to the new row.
+        """
+        matrix = self.tridiagonal(k)
+        lowest = torch.linalg.eigvalsh(matrix)[:, 0]
+        extended = matrix.new_zeros(len(matrix), k + 1, k + 1)
+        extended[:, :k, :k] = matrix
+        last = self._beside[k - 1]
+        bordered = (lowest > 0) & (last > 0)
+        corner = torch.where(bordered[:, None, None], matrix, torch.eye(k).to(matrix))
+        unit = matrix.new_zeros(len(matrix), k)
+        unit[:, -1] = last.square()
+        delta = torch.linalg.solve(corner, unit)[:, -1]
+        extended[:, k, k] = torch.where(bordered, factor * delta, matrix[:, 0, 0])
+        extended[:, k, k - 1] = extended[:, k - 1, k] = torch.where(bordered, last, 0.0)
+        return extended, bordered
 
     def extremes(self) -> tuple[Tensor, Tensor]:
         """Return the lowest and highest Ritz value of each vector, and their residuals, (v, 2)."""

@@ -24,11 +24,28 @@ zero, and Gauss is below it by an error that falls at least as 1 / k where the d
 frequencies is bounded, so that the other end is Q_k + (Q_k - Q_{k/2}). The estimate is the middle
 of the bracket, and its systematic error half the width over sqrt(3), as of a uniform distribution.
 
-A second stage of passes can estimate what more steps change, for the same probes: the variance of
-this difference is small, so that few long iterations correct many short ones.
+**Corrections.** A second stage of passes estimates what more steps change, from one vector over all
+coordinates each: the variance of this difference is small, so that few long iterations correct many
+short ones. What is corrected is the Gauss quadrature B of k steps, for S and F with half of what
+the last half of the steps changed. A node at zero would not do: where few modes are excited, it
+takes weight where there is none. B is to first order the integral of an interpolant h
+(`interpolants`), and the difference y^T f(D) y - B scatters as y^T r(D) y with r = f - h does:
+
+    variance = 2 sum_ij R_ij^2 - 2 sum_i R_ii^2 <= 2 tr r(D)^2 = 2 sum_j w_j r_j^2,
+
+with the nodes and weights w_j of the long quadrature, and r less its mean, as the ratio takes it
+out. Modes that extend over many atoms have a small second sum. The variance has the variance
+8 sum_j w_j r_j^4, so that one pass has
+
+    nu = (sum_j w_j r_j^2)^2 / sum_j w_j r_j^4
+
+degrees of freedom, about as many as modes contribute, and at least one. The standard error is
+multiplied by half of Student's quantile for 95 % and nu, so that two standard errors keep their
+meaning where nu is small.
 
 Source: Giles, Acta Numerica 24, 259 (2015), for the two stages; Golub, Meurant, *Matrices, Moments
-and Quadrature* (2010), chapter 6, for the bracket.
+and Quadrature* (2010), chapter 6, for the bracket; Satterthwaite, Biometrics Bull. 2, 110 (1946),
+for degrees of freedom.
 """
 
 from __future__ import annotations
@@ -38,8 +55,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
+from mace_functional.stochastic.interpolants import hermite_interpolants
 from mace_functional.stochastic.lanczos import Lanczos
 from mace_functional.stochastic.probes import probes
 from mace_functional.stochastic.spectral_functions import SpectralFunctions
@@ -53,6 +72,9 @@ SEEDS = 1_000_003
 CHECK_STEPS = 20
 """Number of Lanczos steps up to which each is checked for convergence; then fewer and fewer are."""
 
+TWO_ERRORS = 0.97725
+"""Probability that a normal variable is below two standard deviations."""
+
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
@@ -60,7 +82,7 @@ class Estimate:
 
     Attributes:
         value: Estimate of each, (F,).
-        variance: Statistical variance of each, (F,); infinite from one pass.
+        variance: Statistical variance of each, (F,); infinite from one short pass.
         systematic: Half the width of the bracket, with its sign, (F,).
     """
 
@@ -89,6 +111,28 @@ def bracket(lanczos: Lanczos, functions: SpectralFunctions, steps: int) -> Brack
     shorter = lanczos.gauss(max(1, steps // 2)).sums(functions)
     other = functions.other_end(gauss, lanczos.radau(steps).sums(functions), shorter)
     return gauss, other
+
+
+def base(lanczos: Lanczos, functions: SpectralFunctions, steps: int) -> Tensor:
+    """Return the quadratures that long iterations correct, of all functions and vectors, (F, v)."""
+    gauss = lanczos.gauss(steps).sums(functions)
+    shorter = lanczos.gauss(max(1, steps // 2)).sums(functions)
+    return gauss + functions.entropy_step(gauss, shorter) / 2
+
+
+def remainder(lanczos: Lanczos, functions: SpectralFunctions, steps: int, at: Tensor) -> Tensor:
+    """Return the functions that `base` lacks, at values (v, n) of each vector, (F, v, n)."""
+    longer, shorter = (
+        hermite_interpolants(functions, lanczos.gauss(k).values, at)
+        for k in (steps, max(1, steps // 2))
+    )
+    return functions(at) - longer - functions.entropy_step(longer, shorter) / 2
+
+
+def student_factor(degrees: Tensor) -> Tensor:
+    """Return half of Student's two-sided quantile for two standard errors."""
+    quantile = stdtrit(degrees.numpy(), TWO_ERRORS)
+    return torch.as_tensor(quantile / 2, dtype=torch.float64)
 
 
 class Stage:
@@ -129,17 +173,14 @@ class Stage:
         self.steps = self.n_passes = 0
         self.lowest, self.highest, self.below_zero = (np.inf, 0.0), (-np.inf, 0.0), 0.0
         f, d, g = functions.count, 3 * n_atoms, self.n_vectors
-        self._sums = {
-            "ends": torch.zeros(2, f, dtype=torch.float64),
-            "norm": torch.zeros((), dtype=torch.float64),
-            "q": torch.zeros(f, d, dtype=torch.float64),
-            "qq": torch.zeros(f, d, dtype=torch.float64),
-            "qn": torch.zeros(f, d, dtype=torch.float64),
-            "n": torch.zeros(d, dtype=torch.float64),
-            "nn": torch.zeros(d, dtype=torch.float64),
-            **{name: torch.zeros(f, g, dtype=torch.float64) for name in ("v", "vv", "vm")},
-            **{name: torch.zeros(g, dtype=torch.float64) for name in ("m", "mm")},
-        }
+        shapes: dict[str, tuple[int, ...]] = {"ends": (2, f), "norm": ()}
+        if base:
+            shapes |= dict.fromkeys(("r2", "r4"), (f,))
+        else:
+            shapes |= {"uncorrected": (f,)}
+            shapes |= dict.fromkeys(("q", "qq", "qn"), (f, d)) | dict.fromkeys(("n", "nn"), (d,))
+            shapes |= dict.fromkeys(("v", "vv", "vm"), (f, g)) | dict.fromkeys(("m", "mm"), (g,))
+        self._sums = {name: torch.zeros(s, dtype=torch.float64) for name, s in shapes.items()}
 
     @property
     def n_vectors(self) -> int:
@@ -192,32 +233,28 @@ class Stage:
 
     def _add(self, signs: Tensor, start: Tensor, lanczos: Lanczos) -> None:
         ends = torch.stack(bracket(lanczos, self._functions, self.steps))
+        sizes = start.square().sum(1)
+        added = {"norm": sizes.sum()}
         if self.base:
-            ends = ends - torch.stack(bracket(lanczos, self._functions, self.base)).mean(0)
-        q = torch.zeros_like(self._sums["q"])
-        for v in range(len(signs)):
-            image = lanczos.images(self._functions, v)
-            if self.base:
-                image = image - lanczos.images(self._functions, v, self.base)
-            q += (signs[v].to(image) * image).cpu()
-        n = (signs * start).sum(0).cpu()
-        of_vectors, sizes = ends.mean(0).cpu(), start.square().sum(1).cpu()
-        added = {
-            "ends": ends.sum(-1).cpu(),
-            "norm": n.sum(),
-            "q": q,
-            "qq": q * q,
-            "qn": q * n,
-            "n": n,
-            "nn": n * n,
-            "v": of_vectors,
-            "vv": of_vectors * of_vectors,
-            "vm": of_vectors * sizes,
-            "m": sizes,
-            "mm": sizes * sizes,
-        }
+            ends = ends - base(lanczos, self._functions, self.base)
+            nodes = lanczos.gauss()
+            r = remainder(lanczos, self._functions, self.base, nodes.values)
+            r2 = (r - (ends.mean(0) / sizes)[..., None]).square()
+            added |= {"r2": (nodes.weights * r2).sum((1, 2))}
+            added |= {"r4": (nodes.weights * r2.square()).sum((1, 2))}
+        else:
+            q = torch.zeros_like(self._sums["q"])
+            for v in range(len(signs)):
+                image = lanczos.images(self._functions, v)
+                q += (signs[v].to(image) * image).cpu()
+            n = (signs * start).sum(0).cpu()
+            vectors = base(lanczos, self._functions, self.steps)
+            added |= {"uncorrected": vectors.sum(-1), "q": q, "qq": q * q, "qn": q * n}
+            added |= {"n": n, "nn": n * n, "v": vectors, "vv": vectors.square()}
+            added |= {"vm": vectors * sizes, "m": sizes, "mm": sizes.square()}
+        added["ends"] = ends.sum(-1)
         for name, value in added.items():
-            self._sums[name] += value
+            self._sums[name] += value.cpu()
         self.n_passes += 1
         values, residuals = (x.cpu() for x in lanczos.extremes())
         low, high = int(values[:, 0].argmin()), int(values[:, 1].argmax())
@@ -230,10 +267,23 @@ class Stage:
         self.below_zero += float(below)
 
     def estimate(self) -> Estimate:
-        """Return the traces from all passes."""
+        """Return the traces from all passes, or what they add to those of short passes."""
+        scale = self._n_modes / float(self._sums["norm"])
+        first, second = scale * self._sums["ends"]
+        variance = scale**2 * (self._of_long_vectors() if self.base else self._of_signs())
+        return Estimate((first + second) / 2, variance, (second - first) / 2)
+
+    def uncorrected(self) -> Estimate:
+        """Return the traces that a later stage corrects; it has their systematic error."""
+        scale = self._n_modes / float(self._sums["norm"])
+        value = scale * self._sums["uncorrected"]
+        return Estimate(value, self.estimate().variance, torch.zeros_like(value))
+
+    def _of_signs(self) -> Tensor:
+        """Return the variance of the sum over all short passes, (F,)."""
         s, p = self._sums, self.n_passes
-        scale = self._n_modes / float(s["norm"])
-        first, second = s["ends"]
+        if p < 2:
+            return torch.full_like(s["uncorrected"], np.inf)
         c = (s["q"].sum(1) / s["norm"])[:, None]
 
         def scatter(x: str, y: str) -> Tensor:
@@ -241,15 +291,13 @@ class Stage:
             squares = s[x + x] - 2 * c * s[x + y] + c**2 * s[y + y]
             return (squares - (s[x] - c * s[y]).square() / p).sum(1).clamp(min=0)
 
-        variance = torch.full_like(first, np.inf)
-        if p > 1:
-            of_a_pass = torch.maximum(2 * scatter("q", "n"), scatter("v", "m")) / (p - 1)
-            variance = p * scale**2 * of_a_pass
-        return Estimate(
-            value=scale * (first + second) / 2,
-            variance=variance,
-            systematic=scale * (second - first) / 2,
-        )
+        return p / (p - 1) * torch.maximum(2 * scatter("q", "n"), scatter("v", "m"))
+
+    def _of_long_vectors(self) -> Tensor:
+        """Return the variance of the sum over all long passes, with Student's factor, (F,)."""
+        r2, r4 = self._sums["r2"], self._sums["r4"]
+        degrees = (r2.square() / torch.where(r4 > 0, r4, 1.0)).clamp(min=1)
+        return torch.where(r4 > 0, 2 * r2 * student_factor(degrees).square(), 0.0)
 
     def below_zero_bound(self) -> float:
         """Return the largest number of modes below zero that the quadratures allow, as a mean."""

@@ -3,12 +3,13 @@
 The first short pass takes Lanczos steps until the bracket of the heat capacity is narrow enough, up
 to `SHORT_STEPS`. Where it then is not, or that of the entropy, a second stage of long iterations
 from single vectors corrects the short ones. Passes are added to the stage where a product reduces
-the variance of the least accurate result most, until all errors are small enough, or until the
-columns of the Hessian would take fewer products.
+the variance of the least accurate result most, as many as its error so far asks for, until all
+errors are small enough, or until the columns of the Hessian would take fewer products.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,7 @@ class Sampling:
             "seed": np.array(seed),
         }
         self._n_discarded = 0
+        self._planned = 0.0
         self.stages: list[Stage] = []
         self.converged = False
 
@@ -160,9 +162,9 @@ class Sampling:
             while self.stages[0].n_passes < 2:
                 self._add_pass(self.stages[0], most_steps, status)
             if self._needs_long_passes():
-                if self._dense_pays(self.n_products + 2 * self.stages[0].steps):
+                if self._dense_pays(self.n_products + self.stages[0].steps):
                     return None
-                self._add_long_passes(status)
+                self._add_long_pass(status)
             while True:
                 totals = self._totals()
                 targets = self._targets_of(totals.value)
@@ -172,30 +174,39 @@ class Sampling:
                 hopeless = totals.systematic[worst].abs() > 3**0.5 * targets[worst]
                 if self.converged or hopeless:
                     return totals
-                if self._dense_pays(self.n_products * float(ratios[worst]) ** 2):
-                    return None
                 if not self._improve(worst, float(targets[worst]), status):
-                    return totals
+                    return None if self._dense_pays(self._planned) else totals
 
-    def _add_long_passes(self, status: Status) -> None:
-        """Make two long passes, if the products allow more steps than those of short passes."""
+    def _add_long_pass(self, status: Status) -> None:
+        """Make a long pass, if the products allow more steps than those of short passes."""
         base = self.stages[0].steps
         if len(self.stages) == 1:
             self.stages.append(self._stage(base))
         long = self.stages[1]
-        most_steps = min(LONG_STEPS, (self._max_products - self.n_products) // 2)
+        most_steps = min(LONG_STEPS, self._max_products - self.n_products)
         if most_steps <= base and not long.n_passes:
             self.stages.pop()
             return
-        while long.n_passes < 2:
+        if not long.n_passes:
             self._add_pass(long, most_steps, status)
 
     def _improve(self, worst: int, target: float, status: Status) -> bool:
-        """Make the passes that reduce the error of a function most; False if none is allowed."""
-        left = self._max_products - self.n_products
+        """Make the passes that a function needs; False if none is allowed, or the Hessian pays.
+
+        Their number is planned from the errors so far, and made without a look at errors between:
+        stopping as soon as an error happens to look small would favour errors that are too small.
+        """
         stage = max(self.stages, key=lambda s: self._gain(s, worst))
         short = self.stages[0]
-        needed = short.n_passes * float(short.estimate().variance[worst]) / target**2
+        variance = float(stage.estimate().variance[worst])
+        others = float(self._totals().error()[worst]) ** 2 - variance
+        needed = stage.n_passes * variance / max(target**2 - others, target**2 / 2)
+        cost = stage.n_vectors * stage.steps
+        more = max(1, math.ceil(needed) - stage.n_passes)
+        self._planned = self.n_products + more * cost
+        if self._dense_pays(self._planned):
+            return False
+        left = self._max_products - self.n_products
         if stage is short and needed > MOST_PASSES and self._n_colours < self._hessian.n_atoms:
             self._n_colours = min(2 * self._n_colours, self._hessian.n_atoms)
             finer = self._stage(0)
@@ -207,10 +218,10 @@ class Sampling:
                     self._add_pass(finer, finer.steps, status)
                 return True
             self._n_colours = short.n_colours
-        if stage.n_vectors * stage.steps > left:
-            return False
-        self._add_pass(stage, stage.steps, status)
-        return True
+        more = min(more, left // cost)
+        for _ in range(more):
+            self._add_pass(stage, stage.steps, status)
+        return more > 0
 
     def _stage(self, base: int) -> Stage:
         """Return the stage of short passes, or that of long ones which correct `base` steps."""
@@ -230,8 +241,10 @@ class Sampling:
         """Make a pass, report the error, and write the checkpoint."""
         done = self.n_products
 
+        text = self._error_text() if self._progress else ""
+
         def report(n_products: int) -> None:
-            status.update(f"{done + n_products} Hessian-vector products{self._error_text()}")
+            status.update(f"{done + n_products} Hessian-vector products{text}")
 
         def enough(ends: Bracket) -> bool:
             """Return True if the brackets that the stage has to narrow are as narrow as asked."""
@@ -249,7 +262,7 @@ class Sampling:
     def _error_text(self) -> str:
         if self.stages[0].n_passes < 2:
             return ""
-        used = [s for s in self.stages if s.n_passes > 1]
+        used = [s for s in self.stages if s.n_passes]
         totals = _joined(used)
         relative = totals.error() / totals.value.abs()
         n = self._n_temperatures
@@ -300,5 +313,5 @@ class Sampling:
 
 def _joined(stages: list[Stage]) -> Estimate:
     """Return the traces of the short passes, corrected by those of the long ones."""
-    first, *others = [stage.estimate() for stage in stages]
-    return first.corrected(others[0]) if others else first
+    short, *long = stages
+    return short.uncorrected().corrected(long[0].estimate()) if long else short.estimate()

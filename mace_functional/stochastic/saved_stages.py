@@ -10,7 +10,7 @@ import numpy as np
 
 from mace_functional.support.checkpoint_arrays import read_arrays, write_arrays
 
-FORMAT = 2
+FORMAT = 3
 """Version of the names of arrays in a checkpoint and of their meaning."""
 
 TOLERANCE = 1e-7

@@ -61,7 +61,21 @@ class SpectralFunctions:
         """
         n = len(self._t)
         c, _, _, u, last = radau.split([n, n, n, n, 2])
-        s = 2 * gauss[n : 2 * n] - shorter[n : 2 * n]
+        step = self.entropy_step(gauss, shorter)
+        s = (gauss + step)[n : 2 * n]
         below_zero = gauss[-1:]
         free_energy = u - self._t.to(u)[:, None] * s
         return torch.cat([c, s, free_energy, u, last[:1], below_zero])
+
+    def entropy_step(self, longer: Tensor, shorter: Tensor) -> Tensor:
+        """Return the difference of two S and what it changes in F; zero for C, U and the others.
+
+        Args:
+            longer: Values of all functions, such as quadratures of k steps, (4 T + 2, ...).
+            shorter: The same for half the steps.
+        """
+        n = len(self._t)
+        step = torch.zeros_like(longer)
+        step[n : 2 * n] = longer[n : 2 * n] - shorter[n : 2 * n]
+        step[2 * n : 3 * n] = -self._t.to(step).view(-1, *[1] * (step.ndim - 1)) * step[n : 2 * n]
+        return step

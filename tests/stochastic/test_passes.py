@@ -47,11 +47,16 @@ def project(vectors: Tensor) -> Tensor:
     return vectors - (vectors @ RIGID) @ RIGID.mT
 
 
-def stage(colour: np.ndarray | None, seed: int = 0, base: int = 0) -> Stage:
+def stage(
+    colour: np.ndarray | None,
+    seed: int = 0,
+    base: int = 0,
+    functions: SpectralFunctions = FUNCTIONS,
+) -> Stage:
     return Stage(
         lambda vectors: project(vectors @ D),
         project,
-        FUNCTIONS,
+        functions,
         n_modes=3 * N_ATOMS - 3,
         colour=colour,
         n_atoms=N_ATOMS,
@@ -108,6 +113,33 @@ def test_the_true_value_lies_within_two_standard_errors():
         inside.append((found.value - EXACT).abs() <= 2 * found.error())
     assert (torch.stack(inside).sum(0)[:N_FUNCTIONS] >= 8).all()
     assert torch.stack(inside)[:, :N_FUNCTIONS].double().mean() > 0.93
+
+
+@pytest.mark.parametrize(("temperature", "base"), [(30.0, 8), (100.0, 5)])
+def test_one_long_vector_knows_the_error_of_its_correction(temperature, base):
+    functions = SpectralFunctions(torch.tensor([temperature]).double())
+    found = []
+    for seed in range(100):
+        long = stage(None, seed, base, functions)
+        long.run(most_steps=40)
+        found.append(long.estimate())
+    values = torch.stack([e.value for e in found])[:, :4]
+    deviation = values - values.mean(0)
+    z = deviation / torch.stack([e.error() for e in found])[:, :4]
+    assert ((z.abs() <= 2).double().mean(0) >= 0.93).all()
+    rms = z.square().mean(0).sqrt()
+    assert ((rms > 0.5) & (rms < 1.15)).all()  # in 24 atoms, the bound of the variance is not tight
+
+
+def test_where_few_modes_are_excited_their_number_sets_the_error():
+    """With weight at a node at zero, corrections would scatter ten times as much."""
+    functions = SpectralFunctions(torch.tensor([30.0]).double())
+    c = functions(EIGENVALUES)[0]
+    excited = float(c.sum() ** 2 / c.square().sum())
+    long = stage(None, 0, 4, functions)
+    long.run(most_steps=40)
+    error = float(long.estimate().error()[0] / c.sum())
+    assert error < 1.5 * (2 / excited) ** 0.5
 
 
 def test_long_passes_correct_what_short_ones_miss():
