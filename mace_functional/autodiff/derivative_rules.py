@@ -391,6 +391,8 @@ class _ProductAlong(_PhiDerivative):
         if moves.batched:
             return self._along_several(at, v, moves, strategy)
         w, dg = moves.tensors[: b - a], moves.tensors[b - a :]
+        if strategy == "differentiable":
+            return self.operation.differentiated_product(at, v, w, dg, self.wanted)
         return self.operation.product_along(at, v, w, dg, self.wanted, strategy)
 
     def _along_several(

@@ -125,8 +125,6 @@ class _Matrices(SecondOrderOperation):
     def product_along(
         self, at: Primals, v: Vectors, w: Tensors, dg: Tensors, wanted: Wanted, strategy: Strategy
     ) -> Outputs:
-        if strategy == "differentiable":
-            return super().product_along(at, v, w, dg, wanted, strategy)
         out: Outputs = ()
         if wanted.hessian:
             out = (_times(self._hessian_along(at, w, dg), v, strategy),)
@@ -138,8 +136,6 @@ class _Matrices(SecondOrderOperation):
     def pull_back_along(
         self, at: Primals, g: Vectors, w: Tensors, optional: bool, strategy: Strategy
     ) -> Outputs:
-        if strategy == "differentiable":
-            return super().pull_back_along(at, g, w, optional, strategy)
         return (_times(self._jacobian_along(at, w).mT, g, strategy),)
 
     @override

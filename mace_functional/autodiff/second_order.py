@@ -130,7 +130,7 @@ class SecondOrderOperation(ABC):
         """Compute the derivative of `product` as x moves along w, and g along dg.
 
         These are `d3Phi/dx3 v w + d2<dg, F>/dx2 v` and `d2F/dx2 v w`. Override this with formulas
-        if differentiating the product is expensive.
+        if differentiating the product is expensive; they are called for plain tensors.
 
         Args:
             at: The point.
@@ -138,8 +138,14 @@ class SecondOrderOperation(ABC):
             w: A single vector; like v, it may end before the optional variables.
             dg: A single tangent of the cotangents; empty if they are constant.
             wanted: The parts that are needed.
-            strategy: The strategy.
+            strategy: "streamed" or "cached".
         """
+        return self.differentiated_product(at, v, w, dg, wanted)
+
+    def differentiated_product(
+        self, at: Primals, v: Vectors, w: Tensors, dg: Tensors, wanted: Wanted
+    ) -> Outputs:
+        """Compute the same as `product_along` by differentiating `product`."""
 
         def product(*moved: Tensor) -> Outputs:
             x, g = (*moved[: len(w)], *at.x[len(w) :]), moved[len(w) :] if dg else at.g
@@ -153,8 +159,8 @@ class SecondOrderOperation(ABC):
     ) -> Outputs:
         """Compute the derivative of `gradient` as x moves along a single vector w.
 
-        It is the Hessian of Phi times w for every cotangent in g. Override this with formulas if
-        differentiating the gradient is expensive.
+        It is the Hessian of Phi times w for every cotangent in g, for plain tensors. Override this
+        with formulas if differentiating the gradient is expensive.
         """
 
         def gradient(*moved: Tensor) -> Outputs:

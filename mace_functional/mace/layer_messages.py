@@ -136,8 +136,6 @@ class LayerMessages(SecondOrderOperation):
     def product_along(
         self, at: Primals, v: Vectors, w: Tensors, dg: Tensors, wanted: Wanted, strategy: Strategy
     ) -> Outputs:
-        if strategy == "differentiable":
-            return super().product_along(at, v, w, dg, wanted, strategy)
         if strategy == "streamed" and self.last_along.note([*w, *dg, *at.g, *at.x, *at.rest]):
             strategy = "cached"
         batch, passing = _batch(v), self.passing
@@ -162,8 +160,6 @@ class LayerMessages(SecondOrderOperation):
     def pull_back_along(
         self, at: Primals, g: Vectors, w: Tensors, optional: bool, strategy: Strategy
     ) -> Outputs:
-        if strategy == "differentiable":
-            return super().pull_back_along(at, g, w, optional, strategy)
         batch = _batch(g)
         here, (moved, tangents) = self._at(at, strategy), self._move(at, w)
         phi = self.passing.gradient(here.primals, batch, False, strategy)

@@ -140,8 +140,6 @@ class MessagePassing(SecondOrderOperation):
     def product_along(
         self, at: Primals, v: Vectors, w: Tensors, dg: Tensors, wanted: Wanted, strategy: Strategy
     ) -> Outputs:
-        if strategy == "differentiable":
-            return super().product_along(at, v, w, dg, wanted, strategy)
         arguments, tangents = _Arguments.of(self, at), _Tangents(self, v)
         move = _vector(self, w)._replace(cotangents=dg)
         features = tangents.has_features or wanted.optional
@@ -168,8 +166,6 @@ class MessagePassing(SecondOrderOperation):
     def pull_back_along(
         self, at: Primals, g: Vectors, w: Tensors, optional: bool, strategy: Strategy
     ) -> Outputs:
-        if strategy == "differentiable":
-            return super().pull_back_along(at, g, w, optional, strategy)
         arguments, move = _Arguments.of(self, at), _vector(self, w)
         cotangents, n = _columns(g, 1)
         out = _Accumulator(arguments, strategy)
