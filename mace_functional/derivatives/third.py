@@ -28,6 +28,7 @@ def third(energy: Callable[..., Tensor]) -> Callable[..., Tensor]:
         ValueError: If u or v has another shape than the positions.
 
     Example:
+        >>> import torch
         >>> t = third(lambda x: (x**3).sum() / 6)
         >>> t(torch.ones(1, 3), torch.full((1, 3), 2.0), torch.full((1, 3), 5.0))
         tensor([[10., 10., 10.]])

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.func import grad, hessian, jvp, vjp, vmap
 
 from mace_functional.autodiff.columns import chunked_vmap
+from mace_functional.autodiff.derivative_rules import apply_operation
 from mace_functional.autodiff.jets import Jet
 from mace_functional.mace import message_passing
 from mace_functional.mace.message_passing import MessagePassing
 from mace_functional.mace.messages import (
     Path,
     Variables,
+    Weighted,
     edge_products,
     gradient,
     messages,
@@ -137,7 +139,7 @@ class Engine:
         lengths, couplings, features, radial = parts(tensors)
         self.passing.radial = with_tensors(radial)
         x = [lengths, *couplings, *features]
-        return list(self.passing.apply(x, [SENDERS, *self.passing.radial.tensors]))
+        return list(apply_operation(self.passing, x, [SENDERS, *self.passing.radial.tensors]))
 
 
 def fresh(*tensors: Tensor) -> list[Tensor]:
@@ -238,7 +240,9 @@ def test_hessian_is_that_of_the_potential_for_several_vectors(moved, features):
         v = v._replace(features=())
         every[-2:] = [torch.zeros_like(t) for t in every[-2:]]
     moving = weight_features(PATHS, edges, v)
-    found = message_hessian(PATHS, variables(), edges, curvature, v, moving, features)
+    found = message_hessian(
+        PATHS, curvature, v, [Weighted(variables().cotangents, edges, moving)], features
+    )
     results = [found.lengths, *found.couplings, *found.features]
     places = tuple(range(len(ARGUMENTS) - (0 if features else len(SOURCES))))
     assert len(results) == len(places)
@@ -251,9 +255,8 @@ def test_hessian_is_symmetric():
     jet = radial_weights(LENGTHS, RADIAL.tensors, 2)
     edges, curvature = edge_products(PATHS, variables(), SENDERS, jet, True)
     every, v = vectors()
-    found = message_hessian(
-        PATHS, variables(), edges, curvature, v, weight_features(PATHS, edges, v), True
-    )
+    term = Weighted(variables().cotangents, edges, weight_features(PATHS, edges, v))
+    found = message_hessian(PATHS, curvature, v, [term], True)
     results = [found.lengths, *found.couplings, *found.features]
     flat = torch.cat([t.flatten(1) for t in every], 1)
     products = torch.cat([t.movedim(-2, 0).flatten(1) for t in results], 1)
@@ -270,7 +273,8 @@ def test_some_nodes_have_the_derivatives_that_they_have_among_all(rows):
         edges, curvature = edge_products(PATHS, here, senders, jet, True)
         near = v.of(some)._replace(features=[f[some] for f in v.features])
         moving = weight_features(PATHS, edges, near)
-        found = message_hessian(PATHS, here, edges, curvature, near, moving, True)
+        term = Weighted(here.cotangents, edges, moving)
+        found = message_hessian(PATHS, curvature, near, [term], True)
         pushed = push_forward(here, edges, near, moving)
         results.append([found.lengths, *found.couplings, *found.features, *pushed])
     assert_all_equal(results[1], [t[rows] for t in results[0]], 1e-14)
@@ -663,7 +667,7 @@ def test_few_neighbours(neighbours):
 
     def f(lengths: Tensor) -> Tensor:
         x = [lengths, *couplings, *FEATURES]
-        found = MessagePassing(PATHS, RADIAL).apply(x, [senders, *RADIAL.tensors])
+        found = apply_operation(MessagePassing(PATHS, RADIAL), x, [senders, *RADIAL.tensors])
         return sum(torch.sin(a).sum() for a in found)
 
     padded = [t.clone() for t in COUPLINGS]
