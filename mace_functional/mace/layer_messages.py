@@ -139,7 +139,7 @@ class LayerMessages(SecondOrderOperation):
         if strategy == "streamed" and self.last_along.note([*w, *dg, *at.g, *at.x, *at.rest]):
             strategy = "cached"
         batch, passing = _batch(v), self.passing
-        here, (moved, tangents) = self._at(at, strategy), self._move(at, w)
+        here, (moved, _, tangents) = self._at(at, strategy), self._move(at, w)
         dv, vectors = here.along(batch)
         bends = moved.along(Vectors(batch.tensors[:2], batch.dims[:2]))[1]
         primals = here.primals
@@ -161,7 +161,7 @@ class LayerMessages(SecondOrderOperation):
         self, at: Primals, g: Vectors, w: Tensors, optional: bool, strategy: Strategy
     ) -> Outputs:
         batch = _batch(g)
-        here, (moved, tangents) = self._at(at, strategy), self._move(at, w)
+        here, (moved, _, tangents) = self._at(at, strategy), self._move(at, w)
         phi = self.passing.gradient(here.primals, batch, False, strategy)
         d_phi = self.passing.pull_back_along(here.primals, batch, tangents, optional, strategy)
         points, cell, *features = here.pulled_back(d_phi)
@@ -235,13 +235,13 @@ class LayerMessages(SecondOrderOperation):
             return compute()
         return self.bending.get_or_build([*at.g, *at.x, *at.rest], compute)
 
-    def _move(self, at: Primals, w: Tensors) -> tuple[EdgeArguments, list[Tensor]]:
-        """Return the arguments with the derivative of J along w, and the tangents of r, T and h."""
+    def _move(self, at: Primals, w: Tensors) -> tuple[EdgeArguments, Tensor, list[Tensor]]:
+        """Return arguments with dJ along w in place of J, dv, and the tangents of r, T and h."""
 
-        def build() -> tuple[EdgeArguments, list[Tensor]]:
+        def build() -> tuple[EdgeArguments, Tensor, list[Tensor]]:
             here = self._at(at, "streamed")
             dv, tangents = here.along_one(w)
-            return here.moved_along(dv[:, :, 0]), tangents
+            return here.moved_along(dv[:, :, 0]), dv[:, :, 0], tangents
 
         return self.moves.get_or_build([*w, *at.x, *at.rest], build)
 
@@ -250,14 +250,14 @@ class LayerMessages(SecondOrderOperation):
 
         def build() -> Tensor:
             here, passing = self._at(at, strategy), self.passing
-            dv, tangents = here.along_one(w)
+            _, dv, tangents = self._move(at, w)
             phi = passing.gradient(here.primals, Vectors.single(at.g), False, strategy)
             hessian = Wanted(hessian=True, pushforward=False, optional=False)
             d_phi = passing.product(here.primals, Vectors.single(tangents), hessian, strategy)
             if dg:
                 by_g = passing.gradient(here.primals, Vectors.single(dg), False, strategy)
                 d_phi = tuple(a + b for a, b in zip(d_phi, by_g, strict=True))
-            return here.weighted_hessian_along(phi, d_phi, dv[:, :, 0])
+            return here.weighted_hessian_along(phi, d_phi, dv)
 
         return self.bending_along.get_or_build([*w, *dg, *at.g, *at.x, *at.rest], build)
 
