@@ -1,6 +1,7 @@
 """The public names, and where they are defined: each is imported when it is first used."""
 
 from . import (
+    anharmonic,
     certificate,
     derivatives,
     dispersion,
@@ -19,6 +20,7 @@ from . import (
     units,
     vibrations,
 )
+from .anharmonic import ThirdOrderForceConstants, third_order_force_constants
 from .autodiff.compilation import compile_checked
 from .certificate.certificate import Certificate
 from .certificate.checking import check_potential
@@ -122,7 +124,9 @@ __all__ = [
     "StructureRecord",
     "StructureWarning",
     "SumPotential",
+    "ThirdOrderForceConstants",
     "WorkerProcesses",
+    "anharmonic",
     "band_structure",
     "batch",
     "certificate",
@@ -183,6 +187,7 @@ __all__ = [
     "symmetry_number",
     "thermal_expansion",
     "third",
+    "third_order_force_constants",
     "units",
     "vibrational_frequencies",
     "vibrations",

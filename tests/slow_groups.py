@@ -16,6 +16,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "parallel": ("parallel",),
     "cli": ("cli",),
     "structure": ("structure",),
+    "anharmonic": ("anharmonic",),
     "phonons": ("phonons", "vibrations", "dispersion", "interop"),
     "optimize": ("optimize",),
     "expansion": ("expansion",),

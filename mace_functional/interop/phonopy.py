@@ -39,6 +39,7 @@ from mace_functional.support.renamed import positional_for_a_release
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from phonopy import Phonopy
+    from phonopy.structure.atoms import PhonopyAtoms
 
 Supercell = Sequence[int] | Sequence[Sequence[int]] | np.ndarray
 """Repetitions along the lattice vectors, (3,), or phonopy's supercell matrix, (3, 3)."""
@@ -201,8 +202,40 @@ def phonopy_of(atoms: Atoms, supercell: Supercell, *, masses: np.ndarray | None 
     """
     _require()
     from phonopy import Phonopy
+
+    matrix = supercell_matrix(atoms, supercell)
+    unit = phonopy_atoms(atoms, masses=masses)
+    return Phonopy(unit, supercell_matrix=matrix, primitive_matrix=np.eye(3))
+
+
+def phonopy_atoms(atoms: Atoms, *, masses: np.ndarray | None = None) -> PhonopyAtoms:
+    """Return a structure as phonopy's `PhonopyAtoms`.
+
+    Args:
+        atoms: The structure.
+        masses: Masses of the atoms, amu, (N,); None for `atoms.get_masses()`.
+    """
     from phonopy.structure.atoms import PhonopyAtoms
 
+    return PhonopyAtoms(
+        numbers=atoms.numbers,
+        cell=atoms.cell.array,
+        scaled_positions=atoms.get_scaled_positions(wrap=False),
+        masses=atoms.get_masses() if masses is None else masses,
+    )
+
+
+def supercell_matrix(atoms: Atoms, supercell: Supercell) -> np.ndarray:
+    """Check a supercell of a structure, and return its matrix of integers, (3, 3).
+
+    Args:
+        atoms: The structure.
+        supercell: See `to_phonopy`.
+
+    Raises:
+        ValueError: If the cell has fewer than three vectors, or the supercell is not valid, is too
+            large, or repeats a direction that is not periodic.
+    """
     if atoms.cell.rank < 3:
         raise ValueError(
             "phonopy needs a cell with three vectors: add vacuum along the missing ones"
@@ -228,13 +261,7 @@ def phonopy_of(atoms: Atoms, supercell: Supercell, *, masses: np.ndarray | None 
             f"the supercell {np.asarray(supercell).tolist()} has {n_atoms} atoms, more than "
             f"{MAX_ATOMS}: use a smaller one"
         )
-    unit = PhonopyAtoms(
-        numbers=atoms.numbers,
-        cell=atoms.cell.array,
-        scaled_positions=atoms.get_scaled_positions(wrap=False),
-        masses=atoms.get_masses() if masses is None else masses,
-    )
-    return Phonopy(unit, supercell_matrix=matrix, primitive_matrix=np.eye(3))
+    return matrix
 
 
 def commensurate_points(phonopy: Phonopy) -> np.ndarray:

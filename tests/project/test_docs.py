@@ -21,7 +21,7 @@ from mace_functional.cli import main
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-OPTIONAL = ("dask", "phonopy", "pysisyphus", "sella", "tad_dftd3")
+OPTIONAL = ("dask", "phono3py", "phonopy", "pysisyphus", "sella", "tad_dftd3")
 """Packages that an example may need and that need not be installed."""
 
 
