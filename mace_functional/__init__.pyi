@@ -20,7 +20,12 @@ from . import (
     units,
     vibrations,
 )
-from .anharmonic import ThirdOrderForceConstants, third_order_force_constants
+from .anharmonic import (
+    ThermalConductivity,
+    ThirdOrderForceConstants,
+    thermal_conductivity,
+    third_order_force_constants,
+)
 from .autodiff.compilation import compile_checked
 from .certificate.certificate import Certificate
 from .certificate.checking import check_potential
@@ -124,6 +129,7 @@ __all__ = [
     "StructureRecord",
     "StructureWarning",
     "SumPotential",
+    "ThermalConductivity",
     "ThirdOrderForceConstants",
     "WorkerProcesses",
     "anharmonic",
@@ -185,6 +191,7 @@ __all__ = [
     "structure",
     "structure_record",
     "symmetry_number",
+    "thermal_conductivity",
     "thermal_expansion",
     "third",
     "third_order_force_constants",

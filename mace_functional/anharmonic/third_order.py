@@ -31,7 +31,7 @@ from mace_functional.autodiff.memory import check_fits
 from mace_functional.derivatives.third import third
 from mace_functional.interop.phonopy import Supercell, to_phonopy
 from mace_functional.phonons.modes import warn_if_not_relaxed
-from mace_functional.phonons.phonons import phonons_of
+from mace_functional.phonons.phonons import Phonons, phonons_of
 from mace_functional.potential.protocol import Potential, features_of, is_mirror_symmetric
 from mace_functional.structure.arrays import as_array
 from mace_functional.structure.selection import refuse_constraints
@@ -66,6 +66,7 @@ def third_order_force_constants(
     supercell: Supercell,
     *,
     phonon_supercell: Supercell | None = None,
+    phonons: Phonons | None = None,
     cutoff: float | None = None,
     symmetry: bool = True,
     symprec: float = SYMPREC,
@@ -88,6 +89,8 @@ def third_order_force_constants(
         supercell: Repetitions along the lattice vectors, (3,), or phonopy's supercell matrix.
         phonon_supercell: Supercell of the second order; None for the same. A larger one costs
             little.
+        phonons: Result of `phonons_of` for this potential and crystal, from which the second order
+            is taken; None to compute it.
         cutoff: Largest distance of two displaced atoms, Å, with symmetry only; force constants of
             pairs beyond it are zero unless a permutation of the three atoms gives them. None for
             all pairs.
@@ -110,8 +113,9 @@ def third_order_force_constants(
     Raises:
         TypeError: If the arguments are of other classes, or swapped.
         ValueError: If the structure does not fit the potential, is not periodic in all directions,
-            has constraints, a supercell or an option is not valid, the checkpoint belongs to
-            another calculation, or parameters require grad or are inside of a transform.
+            has constraints, a supercell or an option is not valid, the phonons or the checkpoint
+            belong to another crystal or calculation, or parameters require grad or are inside of a
+            transform.
         ArithmeticError: If a derivative is not finite.
         ChildProcessError: If the executor is broken, or its workers die again and again.
         ImportError: If phono3py is not installed.
@@ -137,7 +141,7 @@ def third_order_force_constants(
         cutoff = validation.pair_cutoff("cutoff", cutoff)
     chunk_size = validation.chunk_size(chunk_size)
     memory_budget = validation.memory_budget(memory_budget)
-    symmetry = symmetry and _has_symmetry_of_elements(potential, atoms)
+    symmetry = symmetry and has_symmetry_of_elements(potential, atoms)
     if cutoff is not None and not symmetry:
         raise ValueError(
             "a cutoff needs the symmetry of the crystal, which is not used: leave it out"
@@ -151,9 +155,12 @@ def third_order_force_constants(
         "memory_budget": memory_budget,
         "executor": executor,
     }
-    phonons = phonons_of(
-        potential, atoms, symmetry=symmetry, symprec=symprec, progress=progress, **columns
-    )
+    if phonons is None:
+        phonons = phonons_of(
+            potential, atoms, symmetry=symmetry, symprec=symprec, progress=progress, **columns
+        )
+    elif phonons.atoms != atoms:
+        raise ValueError("the phonons are those of another crystal: compute them by phonons_of")
     warn_if_not_relaxed(phonons)
     matrix = phono3py.phonon_supercell_matrix
     phonopy = to_phonopy(phonons, phono3py.supercell_matrix if matrix is None else matrix)
@@ -186,8 +193,8 @@ def third_order_force_constants(
     return _with_error(constants, potential, cell, phono3py.primitive.p2s_map)
 
 
-def _has_symmetry_of_elements(potential: Potential, atoms: Atoms) -> bool:
-    """True if all operations that keep the elements keep the energy and the masses."""
+def has_symmetry_of_elements(potential: Potential, atoms: Atoms) -> bool:
+    """Return True if all operations that keep the elements keep the energy and the masses."""
     features = [as_array(f) for f in features_of(potential, atoms).values()]
     labels = [atoms.get_masses(), *(f for f in features if len(f) == len(atoms))]
     same = (
