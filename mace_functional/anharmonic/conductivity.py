@@ -19,19 +19,17 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from mace_functional.anharmonic.conductivity_result import ConductivityMethod, ThermalConductivity
+from mace_functional.anharmonic.conductivity_result import ThermalConductivity
 from mace_functional.anharmonic.phono3py import require_phono3py, to_phono3py
 from mace_functional.anharmonic.third_order import VANISHING
 from mace_functional.anharmonic.third_order_constants import ThirdOrderForceConstants
 from mace_functional.autodiff.memory import check_fits
 from mace_functional.phonons.mesh import mesh_size
 from mace_functional.support import validation
+from mace_functional.support.defaults import CONDUCTIVITY_MESH_SPACING, ConductivityMethod
 
 if TYPE_CHECKING:
     from phono3py import Phono3py
-
-CONDUCTIVITY_MESH_SPACING = 0.15
-"""Default distance of neighbouring wave vectors in a mesh for conductivities, 1/Å."""
 
 CUTOFF_FREQUENCY = 1e-4
 """Frequency below which phono3py leaves modes out, THz."""
@@ -67,7 +65,7 @@ def conductivity_of(
         constants: Force constants of `third_order_force_constants`.
         temperatures: Temperatures, K, above zero.
         mesh: Numbers of wave vectors along the reciprocal vectors of phono3py's primitive cell,
-            (3,), or their largest distance, 1/Å; None for `CONDUCTIVITY_MESH_SPACING`. The
+            (3,), or the largest distance of neighbouring ones, 1/Å; None for 0.15 1/Å. The
             conductivity must be converged with it.
         method: "relaxation-time": each mode relaxes alone. "direct" solves the Boltzmann equation
             with the whole collision matrix, whose memory and time grow as the square and the cube

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from mace_functional.anharmonic.third_order_constants import ThirdOrderForceConstants
+from mace_functional.support.defaults import ConductivityMethod
 from mace_functional.vibrations.result_text import result_text
-
-ConductivityMethod = Literal["relaxation-time", "direct"]
-"""Solution of the Boltzmann equation; `conductivity_of` describes them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +22,8 @@ class ThermalConductivity:
         temperatures: Temperatures, K, (T,).
         kappa: Conductivity, the sum of `populations` and `coherences`, (T, 3, 3).
         populations: Part of the Boltzmann equation, (T, 3, 3).
-        coherences: Part of Wigner's equation beyond it, (T, 3, 3); zero unless asked for.
+        coherences: Part of Wigner's equation beyond it, (T, 3, 3); zero unless asked for. phono3py
+            counts pairs of degenerate modes here, which are nearly all of it in good conductors.
         relaxation_time: `populations` if each mode relaxes alone, (T, 3, 3). They are `populations`
             for the method "relaxation-time".
         method: Solution of the Boltzmann equation: "relaxation-time" or "direct".

@@ -15,7 +15,7 @@ from mace_functional.anharmonic.conductivity import (
     conductivity_of,
     warn_of_imaginary_modes,
 )
-from mace_functional.anharmonic.conductivity_result import ConductivityMethod, ThermalConductivity
+from mace_functional.anharmonic.conductivity_result import ThermalConductivity
 from mace_functional.anharmonic.phono3py import require_phono3py
 from mace_functional.anharmonic.supercell_choice import thick_supercell
 from mace_functional.anharmonic.third_order import (
@@ -30,7 +30,7 @@ from mace_functional.phonons.phonons import Phonons, phonons_of
 from mace_functional.phonons.solved_modes import solved_modes
 from mace_functional.potential.protocol import Potential
 from mace_functional.structure.selection import refuse_constraints
-from mace_functional.support.defaults import FMAX, SYMPREC
+from mace_functional.support.defaults import FMAX, SYMPREC, ConductivityMethod
 from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ THICKNESS, MOST_ATOMS = 10.0, 200
 """Thickness of a chosen supercell of the third order, Å, and its largest number of atoms."""
 
 PHONON_THICKNESS, MOST_PHONON_ATOMS = 16.0, 300
-"""Those of a chosen supercell of the second order.
+"""Thickness of a chosen supercell of the second order, Å, and its largest number of atoms.
 
 Its force constants cost nothing more, but phonopy's search for its symmetry takes ten seconds for
 216 atoms, three times, and longer with the square of their number.

@@ -6,6 +6,7 @@ computes. `..._command`, and torch with it, is imported only if the options are 
     thermo_parser, thermo_command    heat capacity, entropy and free energy of a structure
     phonons_parser, phonons_command  band structure, density of states, heat capacity of a crystal
     elastic_parser, elastic_command  elastic constants, moduli and speeds of sound of a crystal
+    conductivity_parser, conductivity_command  thermal conductivity of a crystal
     relax_parser, relax_command      relaxed geometry of a structure
     screen_parser, screen_command    heat capacities of many structures
     check_parser, check_command      checks of the derivatives, symmetries and phonons of a model
@@ -40,6 +41,7 @@ from contextlib import contextmanager
 from mace_functional import __version__
 from mace_functional.cli import (
     check_parser,
+    conductivity_parser,
     elastic_parser,
     phonons_parser,
     relax_parser,
@@ -54,6 +56,7 @@ SUBCOMMANDS = (
     thermo_parser,
     phonons_parser,
     elastic_parser,
+    conductivity_parser,
     screen_parser,
     check_parser,
 )
@@ -71,6 +74,7 @@ all options, including your own structures and models:
   mace-functional thermo --help
   mace-functional phonons --help
   mace-functional elastic --help
+  mace-functional conductivity --help
   mace-functional screen --help
   mace-functional check --help
 """

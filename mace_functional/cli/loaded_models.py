@@ -33,7 +33,7 @@ def depends_on_axes(atoms: Atoms) -> bool:
 
 
 def load_and_relax(
-    options: argparse.Namespace, atoms: Atoms, console: Console, *, pressure: float = 0.0
+    options: argparse.Namespace, atoms: Atoms, console: Console, **more: Any
 ) -> tuple[Potential, dict[str, Any] | None]:
     """Load the model and, with --relax, relax the structure in place.
 
@@ -41,7 +41,7 @@ def load_and_relax(
         options: Options of the subcommand, with those of `add_options`.
         atoms: The structure.
         console: Console for the progress.
-        pressure: External pressure, GPa.
+        **more: Further options of `relax`, such as the pressure.
 
     Returns:
         The model, and the results of the relaxation; None without --relax.
@@ -59,8 +59,8 @@ def load_and_relax(
         fmax=options.fmax,
         max_steps=options.max_steps,
         relax_cell=not options.fixed_cell,
-        pressure=pressure,
         output=options.relaxed,
         console=console,
+        **more,
     )
     return model, relaxation

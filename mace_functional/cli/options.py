@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,21 +119,29 @@ def add_pressure(parser: Parser) -> None:
     )
 
 
-def add_temperatures(parser: Parser, more: str = "") -> None:
+def add_temperatures(
+    parser: Parser,
+    more: str = "",
+    *,
+    default: Sequence[float] = TEMPERATURES,
+    coldest: float = 0.0,
+) -> None:
     """Add the option --temperatures.
 
     Args:
         parser: Parser of the subcommand.
         more: Further text for the help.
+        default: Default of the option, K.
+        coldest: Lowest accepted temperature, K.
     """
     parser.add_several(
         "--temperatures",
         can_be=is_number,
-        type=numbers("--temperatures", between, 0.0, HOTTEST, "K"),
-        default=list(TEMPERATURES),
+        type=numbers("--temperatures", between, coldest, HOTTEST, "K"),
+        default=list(default),
         metavar="T,T,...",
-        help=f"temperatures in K, from 0 to {HOTTEST:g} "
-        f"({' '.join(f'{t:g}' for t in TEMPERATURES)}){more}",
+        help=f"temperatures in K, from {coldest:g} to {HOTTEST:g} "
+        f"({' '.join(f'{t:g}' for t in default)}){more}",
     )
 
 

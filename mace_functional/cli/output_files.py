@@ -57,6 +57,19 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[str] = ()
         taken[real_path] = f"the file of {option}"
 
 
+def check_folder(option: str, path: Path | None) -> None:
+    """Raise an error for a folder that cannot be made or written to.
+
+    Raises:
+        ValueError: If it is a file, or the folder that it would be in is missing or read-only.
+    """
+    if path is None:
+        return
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{option} {path} is a file: name a folder")
+    _check_writable(option, path / "trial" if path.is_dir() else path)
+
+
 def check_figure(option: str, path: Path | None) -> None:
     """Raise an error for a figure whose format is not one of `FIGURES`.
 

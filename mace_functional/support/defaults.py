@@ -22,6 +22,15 @@ PhononMethod = Literal["auto", "force-constants", "replicas"]
 ElasticSolver = Literal["auto", "dense", "cg"]
 """Method of computing how ions follow a strain; `elastic_constants` describes them."""
 
+ConductivityMethod = Literal["relaxation-time", "direct"]
+"""Solution of the Boltzmann equation of phonons; `conductivity_of` describes them."""
+
+CONDUCTIVITY_MESH_SPACING = 0.15
+"""Default distance of neighbouring wave vectors in a mesh for conductivities, 1/Å."""
+
+CONDUCTIVITY_TEMPERATURES = (100.0, 200.0, 300.0, 400.0, 500.0, 600.0, 700.0, 800.0)
+"""Default temperatures of a table of thermal conductivities, K."""
+
 SYMPREC = 1e-3
 """Default tolerance of symmetry, Å.
 
