@@ -136,13 +136,14 @@ def conductivity_of(
         mesh=size,
         q=np.array(found.qpoints),
         weights=np.array(found.grid_weights),
+        mapping=_mapping(phono3py, size),
         frequencies=np.array(found.frequencies),
         velocities=0.1 * found.group_velocities,  # THz Å is 0.1 km/s
         heat_capacities=np.array(found.mode_heat_capacities),
         linewidths=2 * found.gamma[0],
         isotope_linewidths=2 * isotope[0] if isotopes else None,
         n_imaginary=n_imaginary,
-        volume=float(phono3py.primitive.volume),
+        cell=np.array(phono3py.primitive.cell),
         constants=constants,
     )
 
@@ -225,6 +226,15 @@ def _check_memory(phono3py: Phono3py, n_temperatures: int) -> None:
         torch.device("cpu"),
         "take a coarser mesh, fewer temperatures, or the method 'relaxation-time'",
     )
+
+
+def _mapping(phono3py: Phono3py, size: tuple[int, int, int]) -> np.ndarray:
+    """Return the index of the inequivalent wave vector for each point of the mesh."""
+    from phonopy.phonon.grid import get_ir_grid_points
+
+    inequivalent, _, equivalent = get_ir_grid_points(phono3py.grid)
+    # phono3py's first index runs fastest.
+    return np.searchsorted(inequivalent, equivalent).reshape(size, order="F")
 
 
 def _parts(found: Any, method: ConductivityMethod, wigner: bool) -> dict[str, np.ndarray]:

@@ -32,6 +32,7 @@ class ThermalConductivity:
         mesh: Numbers of wave vectors along the reciprocal vectors of phono3py's primitive cell.
         q: Inequivalent wave vectors, in units of these vectors, (Q, 3).
         weights: Numbers of wave vectors that are equivalent to each, (Q,).
+        mapping: Index of the equivalent one of `q` for each point of the mesh, (n1, n2, n3).
         frequencies: Frequencies, THz, negative for imaginary modes, (Q, M).
         velocities: Group velocities, km/s, (Q, M, 3).
         heat_capacities: Heat capacities, eV/K, (T, Q, M).
@@ -40,7 +41,7 @@ class ThermalConductivity:
         mode_conductivities: Share of each mode, with all equivalent wave vectors, in `populations`,
             (T, Q, M, 3, 3).
         n_imaginary: Number of imaginary modes on the whole mesh; they conduct nothing.
-        volume: Volume of phono3py's primitive cell, Å³.
+        cell: Lattice vectors of phono3py's primitive cell as rows, Å, (3, 3).
         constants: The force constants.
 
     Source: Togo, Chaput, Tanaka, Phys. Rev. B 91, 094306 (2015), doi:10.1103/PhysRevB.91.094306.
@@ -57,6 +58,7 @@ class ThermalConductivity:
     mesh: tuple[int, int, int]
     q: np.ndarray
     weights: np.ndarray
+    mapping: np.ndarray
     frequencies: np.ndarray
     velocities: np.ndarray
     heat_capacities: np.ndarray
@@ -64,7 +66,7 @@ class ThermalConductivity:
     isotope_linewidths: np.ndarray | None
     mode_conductivities: np.ndarray
     n_imaginary: int
-    volume: float
+    cell: np.ndarray
     constants: ThirdOrderForceConstants
 
     def __repr__(self) -> str:
@@ -79,6 +81,11 @@ class ThermalConductivity:
             f"mesh {' x '.join(map(str, self.mesh))}, {len(self.q)} inequivalent",
             f"{self.n_imaginary} imaginary modes" if self.n_imaginary else None,
         )
+
+    @property
+    def volume(self) -> float:
+        """Volume of phono3py's primitive cell, Å³."""
+        return float(abs(np.linalg.det(self.cell)))
 
     def index_of(self, temperature: float) -> int:
         """Return the index of a temperature.

@@ -16,7 +16,7 @@ Each function returns a `matplotlib.figure.Figure`, which a notebook shows and `
 
 from mace_functional.figures.band_panels import band_figure, dos_figure
 from mace_functional.figures.check_panels import certificate_figure, mesh_convergence_figure
-from mace_functional.figures.conductivity_panels import conductivity_figure
+from mace_functional.figures.conductivity_panels import conductivity_figure, linewidth_band_figure
 from mace_functional.figures.elastic_panels import young_figure
 from mace_functional.figures.expansion_panels import cp_figure, expansion_figure
 from mace_functional.figures.gruneisen_panels import gruneisen_band_figure, gruneisen_figure
@@ -33,6 +33,7 @@ __all__ = [
     "expansion_figure",
     "gruneisen_band_figure",
     "gruneisen_figure",
+    "linewidth_band_figure",
     "mesh_convergence_figure",
     "relaxation_figure",
     "saddle_figure",

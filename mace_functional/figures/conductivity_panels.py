@@ -1,14 +1,18 @@
-"""Figure of thermal conductivity: over temperature, its accumulation, and linewidths."""
+"""Figures of thermal conductivity: over temperature, its accumulation, linewidths on bands."""
 
 from __future__ import annotations
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from mace_functional.anharmonic import ThermalConductivity
+from mace_functional.anharmonic import BandLinewidths, ThermalConductivity
 from mace_functional.figures.axes import BLUE, ELEMENTS, RED, tidy
+from mace_functional.figures.band_panels import band_figure
+from mace_functional.phonons import BandStructure
+from mace_functional.units import frequency_factor
 
 ROOM = 300.0
 """Temperature, K, to which the one that is drawn alone is the nearest."""
@@ -62,6 +66,50 @@ def conductivity_figure(result: ThermalConductivity, *, temperature: float | Non
     if len(axes) > 1:
         over_temperature.legend(frameon=False, fontsize=8)
     tidy(panels)
+    return figure
+
+
+def linewidth_band_figure(
+    bands: BandStructure, widths: BandLinewidths, temperature: float
+) -> Figure:
+    """Draw a band structure with points in the colours of the linewidths.
+
+    Args:
+        bands: Result of `band_structure`.
+        widths: Result of `linewidths_along` for these bands.
+        temperature: One of its temperatures, K.
+
+    Returns:
+        The figure. `figure.axes` are the bands and the colour scale.
+
+    Raises:
+        ValueError: If the temperature is not one of the linewidths, or there are no linewidths.
+    """
+    index = np.flatnonzero(np.isclose(widths.temperatures, temperature))
+    if not len(index):
+        raise ValueError(f"there are no linewidths at {temperature:g} K")
+    values = widths.linewidths[index[0]]
+    shown = (values > 0) & (widths.frequencies > 0)
+    if not shown.any():
+        raise ValueError("no point of the path has linewidths: take a finer mesh")
+    figure = band_figure(bands)
+    (axes,) = figure.axes
+    for line in axes.lines:
+        line.set(color="0.75", linewidth=0.8)
+    places = np.broadcast_to(widths.distance[:, None], values.shape)
+    factor = frequency_factor(bands.unit) / frequency_factor("THz")
+    points = axes.scatter(
+        places[shown],
+        factor * widths.frequencies[shown],
+        c=values[shown],
+        norm=LogNorm(),
+        s=14,
+        lw=0,
+        zorder=3,
+    )
+    bar = figure.colorbar(points, ax=axes, pad=0.015, aspect=28)
+    bar.set_label(f"linewidth at {temperature:g} K (THz)", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
     return figure
 
 

@@ -17,7 +17,7 @@ from ase.constraints import FixAtoms
 from pair_crystals import ions, relaxed, xenon
 
 import mace_functional as mf
-from mace_functional.anharmonic import conductivity, conductivity_of
+from mace_functional.anharmonic import conductivity, conductivity_of, linewidths_along
 from mace_functional.anharmonic.supercell_choice import thick_supercell
 
 phono3py = pytest.importorskip("phono3py")
@@ -126,6 +126,40 @@ def test_cumulative_sums_end_at_the_populations_and_never_fall(plain, everything
     assert np.all(np.diff(traces) > -1e-3 * traces[-1])
     with pytest.raises(ValueError, match="no conductivity at 200 K, only at 100, 300 K"):
         plain.cumulative_by_frequency(200.0)
+
+
+@pytest.mark.parametrize("cell", ["primitive", "cubic"])
+def test_linewidths_along_bands_are_those_of_phono3py_at_points_of_the_mesh(salt, cell):
+    constants = salt
+    if cell == "cubic":
+        cubic = make_supercell(relaxed("salt"), CUBE)
+        constants = mf.third_order_force_constants(ions(), cubic, (2, 1, 1))
+    result = conductivity_of(constants, TEMPERATURES, mesh=(4, 4, 4))
+    phonons = mf.phonons_of(ions(), constants.atoms)
+    corners = [("Γ", (0, 0, 0)), ("X", (0.5, 0, 0.5)), ("L", (0.5, 0.5, 0.5))]
+    to_cell = np.linalg.inv(constants.atoms.cell.reciprocal().array @ result.cell.T)
+    path = [(name, tuple(np.array(q) @ to_cell)) for name, q in corners]
+    bands = mf.band_structure(phonons, path, points=7, unit="THz")
+    found = linewidths_along(result, bands)
+    # Γ to X has 0, 1/4, 1/2 along two axes; X to L has 0, 1/4, 1/2 along the other.
+    expected = np.array([[0, 0, 0], [1, 0, 1], [2, 0, 2], [2, 1, 2], [2, 2, 2]]) / 4
+    assert np.allclose(found.q, expected)
+    assert found.distance[-1] == pytest.approx(float(bands.distance[-1]))
+    assert np.all(np.diff(found.distance) > 0)
+    theirs = mf.anharmonic.to_phono3py(constants)
+    theirs.mesh_numbers = (4, 4, 4)
+    theirs.init_phph_interaction(**conductivity.SYMMETRIC)
+    theirs.run_thermal_conductivity(temperatures=TEMPERATURES, is_kappa_star=False)
+    every = theirs.thermal_conductivity
+    for i, q in enumerate(expected):
+        difference = every.qpoints - q
+        (k,) = np.flatnonzero(abs(difference - np.rint(difference)).max(1) < 1e-9)
+        assert np.allclose(found.frequencies[i], every.frequencies[k], atol=1e-5)
+        if cell == "primitive":  # the other one's supercell is not cubic
+            assert np.allclose(found.linewidths[:, i], 2 * every.gamma[0][:, k], atol=1e-9)
+    assert "5 wave vectors" in repr(found)
+    with pytest.raises(ValueError, match="the path has no corners"):
+        linewidths_along(result, mf.band_structure(phonons, np.zeros((2, 3))))
 
 
 def test_isotopes_and_boundaries_lower_the_conductivity(salt, plain):

@@ -9,7 +9,8 @@ import pytest
 from pair_crystals import ions, relaxed
 
 import mace_functional as mf
-from mace_functional.figures import conductivity_figure
+from mace_functional.anharmonic import linewidths_along
+from mace_functional.figures import conductivity_figure, linewidth_band_figure
 
 pytest.importorskip("phono3py")
 
@@ -46,3 +47,17 @@ def test_different_axes_have_their_own_curves(result):
     assert len(by_frequency.lines) == 2
     with pytest.raises(ValueError, match="no conductivity at 300 K"):
         conductivity_figure(result, temperature=300.0)
+
+
+def test_bands_have_points_in_the_colours_of_the_linewidths(result):
+    bands = mf.band_structure(mf.phonons_of(ions(), relaxed("salt")), "GXL", points=12)
+    widths = linewidths_along(result, bands)
+    panel, scale = linewidth_band_figure(bands, widths, temperature=250.0).axes
+    points = panel.collections[-1]
+    shown = widths.linewidths[2] > 0
+    assert np.allclose(points.get_array(), widths.linewidths[2][shown])
+    wavenumbers = points.get_offsets()[:, 1]
+    assert np.allclose(wavenumbers, widths.frequencies[shown] * 33.35640952)
+    assert "250 K" in scale.get_ylabel()
+    with pytest.raises(ValueError, match="no linewidths at 300 K"):
+        linewidth_band_figure(bands, widths, temperature=300.0)
