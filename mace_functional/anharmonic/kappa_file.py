@@ -21,8 +21,8 @@ VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 def write_kappa(path: str | os.PathLike[str], result: ThermalConductivity) -> None:
     """Write a conductivity with its modes as a file of phono3py, which its programs read.
 
-    Beside phono3py_params.yaml of `write_phono3py`, `phono3py-kaccum FILE` reads it, and
-    `phono3py-kdeplot FILE`.
+    `phono3py-kdeplot FILE` reads it. `phono3py-kaccum FILE` also needs the crystal: a copy of
+    phono3py_params.yaml of `write_phono3py`, as phono3py.yaml in the same folder.
 
     Args:
         path: The file. phono3py calls it kappa-m, the mesh, and .hdf5.
