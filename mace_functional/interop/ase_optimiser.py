@@ -29,7 +29,7 @@ from mace_functional.optimize.coordinates import Coordinates, rigid_directions
 from mace_functional.optimize.dense_hessian import DenseHessian
 from mace_functional.optimize.descend import Descend
 from mace_functional.optimize.first_hessian import first_hessian
-from mace_functional.optimize.optimizer_run import CLASH_FORCE, MAX_REJECTED_STEPS, OptimizerRun
+from mace_functional.optimize.optimizer_run import MAX_REJECTED_STEPS, OptimizerRun
 from mace_functional.optimize.surface import Surface, in_single_precision
 from mace_functional.optimize.trust_region_state import ROUNDING_UNITS
 from mace_functional.structure.connectivity import Parts
@@ -38,6 +38,12 @@ RIGID_STIFFNESS = 10.0
 """Curvature of the model energy along rigid motions, eV/Å².
 
 The true curvature is zero. A large value keeps rigid motions out of the steps.
+"""
+
+CLASH_FORCE = 20.0
+"""Largest force, eV/Å, above which atoms are too close for a useful Hessian.
+
+The Hessian is replaced when the largest force has fallen below a tenth of this value.
 """
 
 STEP_CHANGE = 1e-6

@@ -10,8 +10,11 @@ For an atom with the stiffness k_i, whose neighbours do not move, the rule
 
     l_i -> (k_i + l_i) |s_i| / MAX_ATOM_STEP - k_i
 
-is exact. k_i is the mean of the diagonal of H; where neighbours move too it is more than is needed,
-and l_i is lowered again.
+is exact. k_i is the mean of the diagonal of H at first. Atoms that move together, along a soft
+mode, have much less: their step s_i becomes much shorter than the limit. It shows the stiffness
+that they have, by comparison with the step s_i0 before l_i was added,
+
+    k_i = l_i |s_i| / (|s_i0| - |s_i|).
 """
 
 from __future__ import annotations
@@ -29,6 +32,9 @@ With larger steps, atoms of a distorted cell end in other minima. MOF-5 of 848 a
 
 SLIGHTLY_LONGER = 1.05
 """Length of a step over `MAX_ATOM_STEP` that is accepted."""
+
+MUCH_SHORTER = 0.7
+"""Length of a limited step over `MAX_ATOM_STEP`, below which its stiffness is lowered."""
 
 
 class AtomLimit:
@@ -48,6 +54,7 @@ class AtomLimit:
         count = self._sums(np.ones(len(groups)))
         self._stiffness = self._sums(diagonal) / np.maximum(count, 1.0)
         self._added = np.zeros_like(self._stiffness)
+        self._free_ratio = np.zeros_like(self._stiffness)
 
     @property
     def active(self) -> bool:
@@ -58,14 +65,20 @@ class AtomLimit:
         """Return the stiffness that is added to the Hessian, diagonal, (d, d)."""
         return diags_array(np.where(self._moves_atom, self._added[self._atom], 0.0)).tocsr()
 
-    def raised(self, step: np.ndarray) -> bool:
-        """Adjust the stiffness after a step (d,); return True if the step is too long."""
+    def adjusted(self, step: np.ndarray) -> bool:
+        """Adjust the stiffness after a step (d,); return False if the step meets the limit."""
         ratio = np.sqrt(self._sums(step**2)) / MAX_ATOM_STEP
-        if ratio.max(initial=0.0) <= SLIGHTLY_LONGER:
+        limited = self._added > 0
+        too_short = limited & (ratio < MUCH_SHORTER)
+        if ratio.max(initial=0.0) <= SLIGHTLY_LONGER and not too_short.any():
             return False
-        limited = (ratio > 1) | (self._added > 0)
-        stiffness = (self._stiffness + self._added) * ratio - self._stiffness
-        self._added = np.where(limited, np.maximum(stiffness, 0.0), 0.0)
+        self._free_ratio = np.where(limited, self._free_ratio, ratio)
+        fall = self._free_ratio - ratio
+        shown = self._added * ratio / np.where(fall > 0, fall, np.inf)
+        learnt = limited & (fall > 0)
+        self._stiffness = np.where(learnt, np.minimum(shown, self._stiffness), self._stiffness)
+        needed = (self._stiffness + self._added) * ratio - self._stiffness
+        self._added = np.where(limited | (ratio > 1), np.maximum(needed, 0.0), 0.0)
         return True
 
     def _sums(self, values: np.ndarray) -> np.ndarray:

@@ -21,8 +21,8 @@ class Descend:
     """Strategy of `relax` and `SecondOrder`: steps that lower the energy.
 
     Five relaxations with the embedded model to 1e-4 eV/Å (ethanol, benzene and quartz rattled by
-    0.1 Å, quartz by 0.3 Å, water with overlapping atoms) take 110 gradients in total. With one
-    threshold changed they take
+    0.1 Å, quartz by 0.3 Å, water with overlapping atoms) took 110 gradients in total, with a
+    Hessian that was only updated. With one threshold changed they took
 
         max_radius 0.05     169, one of them to a higher minimum
         max_radius 0.14     135

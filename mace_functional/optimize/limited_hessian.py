@@ -103,7 +103,7 @@ class LimitedHessian:
             limited = self + limit.matrix()
             found = subspace_step(gradient, limited, radius, self.factors.solve, directions)
             directions = [*self._first_directions, found.step]
-            if not limit.raised(found.step):
+            if not limit.adjusted(found.step):
                 break
         stiffness = limit.matrix()
 

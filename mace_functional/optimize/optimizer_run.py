@@ -28,12 +28,6 @@ MAX_REJECTED_STEPS = 8
 If it has the exact Hessian already, it ends.
 """
 
-CLASH_FORCE = 20.0
-"""Largest force, eV/Å, above which atoms are too close for a useful Hessian.
-
-The Hessian is replaced when the largest force has fallen below a tenth of this value.
-"""
-
 
 class EvaluatedPoint(Protocol):
     """Energy and gradient at a geometry."""

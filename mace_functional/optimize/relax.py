@@ -1,8 +1,9 @@
 """Relaxation of a structure: its positions and its cell.
 
 The method is quasi-Newton with a trust region (`descend`) in the joint space of positions and
-strain (`coordinates`). The initial Hessian is that of a valence force field. It is updated with
-every gradient and, near the minimum, with exact Hessian products along the softest directions.
+strain (`coordinates`). The initial Hessian is that of a valence force field, which is computed anew
+after each step while forces are large. It is updated with every gradient and, near the minimum,
+with exact Hessian products along the softest directions.
 Springs in the model of the energy describe rotating bonds (`bond_springs`). Before the relaxation
 ends, exact products check that the structure is no saddle point. The exact Hessian is computed only
 if steps fail: at the start it would cost more gradients than it saves.

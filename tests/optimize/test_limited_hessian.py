@@ -140,6 +140,18 @@ def test_no_atom_takes_the_step_of_all():
     assert 0.5 * MAX_ATOM_STEP < np.linalg.norm(step, axis=1).max() < 1.2 * MAX_ATOM_STEP
 
 
+def test_atoms_that_move_together_along_a_soft_mode_are_not_held():
+    atoms, axes = np.ones((SIZE // 3, SIZE // 3)), np.eye(3)
+    matrix = 50.0 * np.eye(SIZE) - np.kron(49.9 * atoms / len(atoms), axes)  # translations are soft
+    sparse = csr_array(matrix)
+    groups = np.arange(SIZE) // 3
+    model = LimitedHessian(sparse, groups, NONE, SparseFactors(sparse))
+    gradient = np.tile([-0.02, 0.0, 0.0], SIZE // 3)  # 0.2 Å to the minimum
+    step = model.step(gradient, 10.0, no_springs_of(SIZE)).step.reshape(-1, 3)
+    lengths = np.linalg.norm(step, axis=1)
+    assert 0.7 * MAX_ATOM_STEP < lengths.max() < 1.1 * MAX_ATOM_STEP
+
+
 def test_preconditioner_is_positive_definite_whatever_the_matrix():
     matrix = positive_definite(lowest=-0.05)
     factors = SparseFactors(csr_array(matrix))

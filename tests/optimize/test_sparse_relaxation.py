@@ -94,6 +94,19 @@ def test_centre_of_mass_and_symmetry_take_the_dense_method(model, monkeypatch):
     assert isinstance(search.state.hessian, LimitedHessian)
 
 
+@pytest.mark.parametrize("method", ["dense", "sparse"])
+def test_squeezed_bonds_take_few_gradients(method, request):
+    """Forces are 12 to 33 eV/Å at first; a Hessian that is only updated takes 57 and 60."""
+    count = 0
+    for seed in range(3):
+        start = mf.example_structure("benzene")
+        start.rattle(0.1, seed=seed)
+        found = request.getfixturevalue(method)(start, fmax=1e-3)
+        assert found.converged, found.reason
+        count += found.n_gradients
+    assert count <= 45
+
+
 def test_leaves_a_saddle_point(model, sparse):
     planar = molecule("NH3")
     planar.positions[:, 2] = 0.0
