@@ -17,6 +17,13 @@ import numpy as np
 if TYPE_CHECKING:
     from phono3py import Phono3py
 
+LENGTH = 1e3
+"""Formal length of displacements for phono3py, Å.
+
+phono3py compares displacements, in units of the lattice vectors, with the tolerance of symmetry.
+Short ones would count as equal to their images under all operations.
+"""
+
 PARALLEL = 1e-8
 """Largest difference of two opposite unit vectors."""
 
@@ -64,14 +71,14 @@ class InequivalentPairs:
     """Pairs that are inequivalent by symmetry; a `PairPlan`.
 
     Args:
-        phono3py: The supercell. Its data set becomes that of the pairs, with lengths of 1 Å.
+        phono3py: The supercell. Its data set becomes that of the pairs, with a formal length.
         cutoff: Largest distance of the two atoms, Å; None for no limit. phono3py keeps pairs beyond
             it in the data set, with third derivatives of zero.
     """
 
     def __init__(self, phono3py: Phono3py, cutoff: float | None) -> None:
         phono3py.generate_displacements(
-            distance=1.0, is_plusminus=False, cutoff_pair_distance=cutoff
+            distance=LENGTH, is_plusminus=False, cutoff_pair_distance=cutoff
         )
         self._phono3py = phono3py
         self._data: Any = phono3py.dataset
@@ -84,9 +91,9 @@ class InequivalentPairs:
             self.pairs.append(
                 DisplacedPairs(
                     int(first["number"]),
-                    np.array(first["displacement"]),
+                    np.array(first["displacement"]) / LENGTH,
                     np.array([second["number"] for second in within], dtype=int),
-                    np.array([second["displacement"] for second in within]).reshape(-1, 3),
+                    np.array([second["displacement"] for second in within]).reshape(-1, 3) / LENGTH,
                 )
             )
 
@@ -94,15 +101,16 @@ class InequivalentPairs:
         """Let phono3py solve for the force constants, and symmetrise them.
 
         It takes third derivatives as forces that depend on the product of two displacements, which
-        it divides by their lengths of 1 Å.
+        it divides by their lengths.
         """
         n_atoms = len(self._phono3py.supercell)
         for first, of_first in zip(self._data["first_atoms"], derivatives, strict=True):
             first["forces"] = np.zeros((n_atoms, 3))
             remaining = iter(of_first)
             for second in first["second_atoms"]:
-                included = second.get("included", True)
-                second["forces"] = -next(remaining) if included else np.zeros((n_atoms, 3))
+                second["forces"] = np.zeros((n_atoms, 3))
+                if second.get("included", True):
+                    second["forces"] -= LENGTH**2 * next(remaining)
         self._phono3py.produce_fc3()
         # Translations and permutations hold already; one pass removes what rounding has left.
         self._phono3py.symmetrize_fc3(options="level=1")
@@ -136,7 +144,7 @@ def _without_opposite(seconds: list[Any]) -> Iterator[Any]:
     kept: dict[int, list[np.ndarray]] = {}
     for second in seconds:
         earlier = kept.setdefault(second["number"], [])
-        direction = np.array(second["displacement"])
+        direction = np.array(second["displacement"]) / LENGTH
         if not any(np.abs(direction + other).max() < PARALLEL for other in earlier):
             earlier.append(direction)
             yield second

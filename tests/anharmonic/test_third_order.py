@@ -151,6 +151,12 @@ def test_without_symmetry_the_force_constants_are_the_same(salt):
     assert without.n_pairs == 6 * 48 > salt.n_pairs
 
 
+def test_a_wide_tolerance_of_the_symmetry_does_not_change_a_symmetric_crystal(salt):
+    wide = computed("salt", symprec=0.4)
+    assert largest(wide.values - salt.values) < 1e-9 * largest(salt.values)
+    assert wide.n_pairs == salt.n_pairs
+
+
 def test_a_cubic_cell_gives_the_force_constants_of_the_primitive_one(salt):
     cubic = make_supercell(relaxed("salt"), CUBE)
     of_cubic = mf.third_order_force_constants(ions(), cubic, (2, 1, 1))
