@@ -43,7 +43,6 @@ from torch.func import grad, vmap
 import mace_functional as mf
 from mace_functional.anharmonic import conductivity_of, from_phono3py
 from mace_functional.anharmonic.phono3py import phono3py_of
-from mace_functional.support.defaults import SYMPREC
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("MACE_FUNCTIONAL_SHARED", ROOT.parent / "shared"))
@@ -62,6 +61,9 @@ STEP = 0.03
 
 STEPS = (0.03, 0.01)
 """Displacements that part "steps" compares, Å."""
+
+TIGHT = 1e-5
+"""Tolerance of the symmetry for differences, Å; phono3py mistakes displacements below it."""
 
 TEMPERATURE = 300.0
 
@@ -153,7 +155,7 @@ def by_differences(atoms: Atoms, setting: Setting, step: float = STEP) -> Result
         setting.supercell,
         phonon_supercell=setting.phonon_supercell,
         symmetry=True,
-        symprec=SYMPREC,
+        symprec=TIGHT,
     )
     phono3py.generate_displacements(distance=step)
 
