@@ -27,6 +27,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -180,8 +181,9 @@ def by_differences(atoms: Atoms, setting: Setting, step: float = STEP) -> Result
 def print_published(materials: list[str], differences: bool) -> None:
     """Print a row for each compound, and the mean errors of all models."""
     rows = {f"{r['formula']}-{r['space_group']}": r for r in csv.DictReader(PUBLISHED.open())}
-    names = [key.removeprefix("kappa_") for key in next(iter(rows.values())) if "kappa_m" in key]
-    names += [key.removeprefix("kappa_") for key in next(iter(rows.values())) if "kappa_n" in key]
+    keys = next(iter(rows.values()))
+    names = [key.removeprefix("kappa_") for key in keys if key.startswith("kappa_")]
+    names.remove("dft_W_mK")
     columns = ["DFT", "MACE-MP-0 small", "error, %", *(f"{name}, %" for name in names)]
     columns += ["pairs", "s", "MiB", "solver, s"]
     columns += ["by differences", "difference, %", "supercells", "s", "times", "MiB"]
@@ -239,9 +241,7 @@ def print_quartz() -> None:
     atoms = _in_new_process(_relaxed, "quartz", 0)
     with tempfile.TemporaryDirectory() as folder:
         path, start = Path(folder) / "pairs.npz", time.perf_counter()
-        process = multiprocessing.get_context("spawn").Process(
-            target=_quartz, args=(atoms, path, None)
-        )
+        process = multiprocessing.get_context("spawn").Process(target=_quartz, args=(atoms, path))
         process.start()
         while process.is_alive() and not path.exists():
             time.sleep(1)
@@ -249,7 +249,7 @@ def print_quartz() -> None:
         process.join()
         print(f"\nquartz: killed after {time.perf_counter() - start:.0f} s, when ", end="")
         print(f"{path.stat().st_size / 2**20:.1f} MiB were saved", flush=True)
-        result = _in_new_process(_quartz, atoms, path, None)
+        result = _in_new_process(_quartz, atoms, path)
         seconds = time.perf_counter() - start
     print(
         f"{result['pairs']} pairs; in all {seconds:.0f} s with two workers; conductivity at "
@@ -258,7 +258,7 @@ def print_quartz() -> None:
     )
 
 
-def _quartz(atoms: Atoms, path: Path, _: None) -> dict[str, float]:
+def _quartz(atoms: Atoms, path: Path) -> dict[str, float]:
     model = _model()
     with mf.WorkerProcesses(2, threads=1) as executor:
         constants = mf.third_order_force_constants(
@@ -349,8 +349,6 @@ def _peak_memory() -> float:
 
 def _in_new_process(function: Callable[..., Any], *args: Any) -> Any:
     """Call a function in a new process, which may have its own."""
-    from concurrent.futures import ProcessPoolExecutor
-
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 

@@ -10,7 +10,12 @@ import numpy as np
 from ase import Atoms
 
 from mace_functional.anharmonic.third_order_constants import ThirdOrderForceConstants
-from mace_functional.interop.phonopy import Supercell, phonopy_atoms, supercell_matrix
+from mace_functional.interop.phonopy import (
+    Supercell,
+    ase_atoms,
+    phonopy_atoms,
+    supercell_matrix,
+)
 from mace_functional.support.atomic_write import atomic_write
 
 if TYPE_CHECKING:
@@ -137,18 +142,10 @@ def from_phono3py(source: Phono3py | str | os.PathLike[str]) -> ThirdOrderForceC
             "phono3py lacks force constants of the second or the third order: call produce_fc2 and "
             "produce_fc3, or load them"
         )
-    unit = phono3py.unitcell
-    atoms = Atoms(
-        unit.numbers,
-        scaled_positions=unit.scaled_positions,
-        cell=unit.cell,
-        masses=unit.masses,
-        pbc=True,
-    )
     return ThirdOrderForceConstants(
         values=_compact(phono3py.fc3, phono3py.primitive),
         second_order=_compact(phono3py.fc2, phono3py.phonon_primitive),
-        atoms=atoms,
+        atoms=ase_atoms(phono3py.unitcell),
         supercell=np.array(phono3py.supercell_matrix),
         phonon_supercell=np.array(
             phono3py.supercell_matrix

@@ -169,13 +169,7 @@ def from_phonopy(source: Phonopy | str | os.PathLike[str]) -> Phonons:
     primitive = phonopy.primitive
     return Phonons(
         dynamical_matrix=constants.dynamical_matrix,
-        atoms=Atoms(
-            primitive.numbers,
-            scaled_positions=primitive.scaled_positions,
-            cell=primitive.cell,
-            masses=primitive.masses,
-            pbc=True,
-        ),
+        atoms=ase_atoms(primitive),
         masses=constants.masses,
         diagnostics=Diagnostics(
             largest_force=math.nan,
@@ -222,6 +216,17 @@ def phonopy_atoms(atoms: Atoms, *, masses: np.ndarray | None = None) -> PhonopyA
         cell=atoms.cell.array,
         scaled_positions=atoms.get_scaled_positions(wrap=False),
         masses=atoms.get_masses() if masses is None else masses,
+    )
+
+
+def ase_atoms(cell: PhonopyAtoms) -> Atoms:
+    """Return a crystal of phonopy, with its masses, as ASE Atoms."""
+    return Atoms(
+        cell.numbers,
+        scaled_positions=cell.scaled_positions,
+        cell=cell.cell,
+        masses=cell.masses,
+        pbc=True,
     )
 
 
