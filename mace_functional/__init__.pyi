@@ -17,6 +17,7 @@ from . import (
     sparse,
     stochastic,
     structure,
+    training,
     units,
     vibrations,
 )
@@ -195,6 +196,7 @@ __all__ = [
     "thermal_expansion",
     "third",
     "third_order_force_constants",
+    "training",
     "units",
     "vibrational_frequencies",
     "vibrations",

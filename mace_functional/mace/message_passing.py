@@ -35,8 +35,8 @@ from mace_functional.autodiff.second_order import (
     filled,
 )
 from mace_functional.mace.messages import (
-    Curvature,
     EdgeProducts,
+    MessageCurvature,
     Path,
     RadialJet,
     Variables,
@@ -316,17 +316,17 @@ class _Arguments:
             yield self._block(rows, x, *products), self._block(rows, w, *moved)
 
     def _block(
-        self, rows: slice, x: Variables, edges: EdgeProducts, curvature: Curvature
+        self, rows: slice, x: Variables, edges: EdgeProducts, curvature: MessageCurvature
     ) -> NodeBlock:
         return NodeBlock(rows, self.senders[rows], x.of(rows), edges, curvature)
 
-    def _cached(self, order: int, features: bool) -> tuple[EdgeProducts, Curvature]:
+    def _cached(self, order: int, features: bool) -> tuple[EdgeProducts, MessageCurvature]:
         """Return edge products and curvature of all nodes; the first call makes them."""
         x, passing = self.variables, self.passing
         features = features or passing.edges.get(self.key(features=True)) is not None
         key = self.key(features)
 
-        def build() -> tuple[EdgeProducts, Curvature]:
+        def build() -> tuple[EdgeProducts, MessageCurvature]:
             return self._of_all_nodes(self.blocks(order, features, "streamed", 1))
 
         if order < 2:
@@ -337,7 +337,7 @@ class _Arguments:
 
     def _cached_along(
         self, w: Variables, order: int, features: bool
-    ) -> tuple[EdgeProducts, Curvature]:
+    ) -> tuple[EdgeProducts, MessageCurvature]:
         """Return their derivatives along w; the first call makes them."""
         x, passing = self.variables, self.passing
         moves = [w.lengths, *w.couplings, *w.features]
@@ -345,7 +345,7 @@ class _Arguments:
         features = features or passing.edges_along.get(with_features) is not None
         key = with_features if features else [*self.key(features=False), *moves]
 
-        def build() -> tuple[EdgeProducts, Curvature]:
+        def build() -> tuple[EdgeProducts, MessageCurvature]:
             pairs = self.blocks_along(w, order, features, "streamed", 1)
             return self._of_all_nodes(moved for _, moved in pairs)
 
@@ -356,7 +356,7 @@ class _Arguments:
         passing.edges_along.get_or_build(key, lambda: products)
         return products
 
-    def _of_all_nodes(self, blocks: Iterator[NodeBlock]) -> tuple[EdgeProducts, Curvature]:
+    def _of_all_nodes(self, blocks: Iterator[NodeBlock]) -> tuple[EdgeProducts, MessageCurvature]:
         """Copy edge products and curvature of all blocks into tensors of all nodes."""
         nodes, first = len(self.variables.lengths), next(blocks)
         edges, curvature = first.edges.room_for(nodes), first.curvature.room_for(nodes)
@@ -374,7 +374,7 @@ class NodeBlock:
     senders: Tensor
     variables: Variables
     edges: EdgeProducts
-    curvature: Curvature
+    curvature: MessageCurvature
 
 
 class _Tangents:

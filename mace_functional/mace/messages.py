@@ -143,7 +143,7 @@ class RadialJet(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Curvature(_NodeTensors):
+class MessageCurvature(_NodeTensors):
     """Second derivatives of Phi by r and another variable.
 
     A list is empty if the derivatives in question do not need it.
@@ -161,7 +161,7 @@ class Curvature(_NodeTensors):
 
 def edge_products(
     paths: Sequence[Path], x: Variables, senders: Tensor, radial: Jet, features: bool
-) -> tuple[EdgeProducts, Curvature]:
+) -> tuple[EdgeProducts, MessageCurvature]:
     """Compute the edge products and the curvature of a slice of nodes.
 
     The length of the jet decides: R gives the messages, R' the gradient, R'' the Hessian. Only with
@@ -183,7 +183,7 @@ def edge_products(
     ]
     edges = EdgeProducts(weights[0] if features else [], *[*products, []][:2])
     if len(radial) < 3:
-        return edges, Curvature([], [], [])
+        return edges, MessageCurvature([], [], [])
     _, slopes, second = products
     phi_rr: Any = 0.0
     phi_rh: list[Any] = [None] * len(sent)
@@ -197,7 +197,7 @@ def edge_products(
         if features:
             t_g = t_g.view(*t.shape[:3], -1)
             phi_rh[path.source] = add_product(phi_rh[path.source], weights[1][p], t_g)
-    return edges, Curvature([phi_rr], phi_rt, phi_rh if features else [])
+    return edges, MessageCurvature([phi_rr], phi_rt, phi_rh if features else [])
 
 
 def messages(x: Variables, edges: EdgeProducts) -> list[Tensor]:
@@ -296,7 +296,7 @@ class Weighted(NamedTuple):
 
 def hessian(
     paths: Sequence[Path],
-    curvature: Curvature,
+    curvature: MessageCurvature,
     v: Variables,
     terms: Sequence[Weighted],
     features: bool,

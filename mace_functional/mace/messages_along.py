@@ -22,8 +22,8 @@ from torch import Tensor
 
 from mace_functional.autodiff.jets import Jet
 from mace_functional.mace.messages import (
-    Curvature,
     EdgeProducts,
+    MessageCurvature,
     Path,
     Variables,
     add_product,
@@ -40,7 +40,7 @@ def edge_products_along(
     senders: Tensor,
     radial: Jet,
     features: bool,
-) -> tuple[EdgeProducts, Curvature]:
+) -> tuple[EdgeProducts, MessageCurvature]:
     """Compute the derivatives of `edge_products` along w.
 
     The jet has one derivative more than that of `edge_products`: R''' gives the derivatives of the
@@ -68,7 +68,7 @@ def edge_products_along(
     ]
     edges = EdgeProducts(d_weights[0] if features else [], *products[:2])
     if len(radial) < 4:
-        return edges, Curvature([], [], [])
+        return edges, MessageCurvature([], [], [])
     phi_rr: Any = 0.0
     phi_rh: list[Any] = [None] * len(sent)
     phi_rt = []
@@ -88,7 +88,7 @@ def edge_products_along(
             for r, product in (d_weights[1][p], t_g), (weights[1][p], d_t_g):
                 by_edge = product.view(*t.shape[:3], -1)
                 phi_rh[path.source] = add_product(phi_rh[path.source], r, by_edge)
-    return edges, Curvature([phi_rr], phi_rt, phi_rh if features else [])
+    return edges, MessageCurvature([phi_rr], phi_rt, phi_rh if features else [])
 
 
 def _sent_along(r: Tensor, d_r: Tensor, h: Tensor, dh: Tensor | None) -> Tensor:
