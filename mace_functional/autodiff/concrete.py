@@ -1,4 +1,4 @@
-"""Tests if a tensor's values can be read, and the refusal of transforms where they must be."""
+"""Tests if a tensor can be read or is differentiated, and the refusal of transforms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mace_functional.autodiff.torch_internals import forward_ad, is_functorch_wrapped_tensor, pytree
+from mace_functional.autodiff.torch_internals import (
+    forward_ad,
+    get_unwrapped,
+    is_functorch_wrapped_tensor,
+    pytree,
+)
 
 
 def is_concrete(tensor: Tensor) -> bool:
@@ -15,6 +20,17 @@ def is_concrete(tensor: Tensor) -> bool:
     if torch.compiler.is_compiling() or tensor.is_meta:
         return False
     return not is_functorch_wrapped_tensor(tensor)
+
+
+def is_differentiated(tensor: Tensor | None) -> bool:
+    """True if reverse mode differentiates by a tensor, at any level of transforms or below them."""
+    if tensor is None or not torch.is_grad_enabled():
+        return False
+    while is_functorch_wrapped_tensor(tensor):
+        if tensor.requires_grad:
+            return True
+        tensor = get_unwrapped(tensor)
+    return tensor.requires_grad
 
 
 def refuse_transforms(name: str, use: str, *values: Any) -> None:

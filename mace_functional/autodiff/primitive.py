@@ -55,13 +55,17 @@ class Primitive(ABC):
 
     def __call__(self, *args: Any) -> Outputs:
         """Compute the value under the active transforms."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or self.is_recorded(args):
             return self.value(*args)
         return _call(self, *args)
 
     @abstractmethod
     def value(self, *args: Any) -> Outputs:
         """Compute the value in plain torch operations and other primitives."""
+
+    def is_recorded(self, args: Arguments) -> bool:
+        """True to let torch record and differentiate the operations of `value`, without rules."""
+        return False
 
     def compute(self, *args: Any) -> Outputs:
         """Compute the value of plain tensors that are not being differentiated."""
