@@ -144,7 +144,7 @@ def from_phonopy(source: Phonopy | str | os.PathLike[str]) -> Phonons:
             limit at Gamma.
     """
     if isinstance(source, str | os.PathLike):
-        _require()
+        require_phonopy()
         from phonopy import load
 
         phonopy: Phonopy = load(source)
@@ -194,7 +194,7 @@ def phonopy_of(atoms: Atoms, supercell: Supercell, *, masses: np.ndarray | None 
             large, or repeats a direction that is not periodic.
         ImportError: If phonopy is not installed.
     """
-    _require()
+    require_phonopy()
     from phonopy import Phonopy
 
     matrix = supercell_matrix(atoms, supercell)
@@ -280,7 +280,7 @@ def commensurate_points(phonopy: Phonopy) -> np.ndarray:
     return get_commensurate_points(phonopy.supercell_matrix)
 
 
-def _require() -> None:
+def require_phonopy() -> None:
     """Raise an ImportError that says how to install phonopy if it is missing."""
     try:
         import phonopy  # noqa: F401

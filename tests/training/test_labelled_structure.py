@@ -7,25 +7,16 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from free_hessian import free_hessian
 
 from mace_functional.training import Curvature, LabelledStructure
 
 rng = np.random.default_rng(0)
 
 
-def springs(n_atoms: int) -> np.ndarray:
-    """Return a symmetric Hessian (3N, 3N), eV/Å², whose rows sum to zero over the atoms."""
-    K = rng.normal(size=(n_atoms, n_atoms, 3, 3))
-    K = K + K.transpose(1, 0, 3, 2)
-    K[np.arange(n_atoms), np.arange(n_atoms)] = 0
-    K = (K + K.transpose(0, 1, 3, 2)) / 2
-    K[np.arange(n_atoms), np.arange(n_atoms)] = -K.sum(1)
-    return K.transpose(0, 2, 1, 3).reshape(3 * n_atoms, -1)
-
-
 @pytest.mark.parametrize("shape", [(12, 12), (4, 3, 4, 3)])
 def test_hessian_gives_its_product_with_every_direction(shape):
-    H = springs(4)
+    H = free_hessian(4)
     curvature = Curvature.of_hessian(H.reshape(shape))
     assert curvature.directions.shape == curvature.products.shape == (12, 4, 3)
     u = rng.normal(size=12)
@@ -35,7 +26,7 @@ def test_hessian_gives_its_product_with_every_direction(shape):
 
 
 def test_columns_are_those_of_the_hessian():
-    H = springs(5)
+    H = free_hessian(5)
     indices = [3, 0]
     columns = H.reshape(5, 3, 5, 3)[:, :, indices].transpose(2, 3, 0, 1)
     curvature = Curvature.of_columns(indices, columns)
@@ -46,7 +37,7 @@ def test_columns_are_those_of_the_hessian():
 
 
 def test_slightly_asymmetric_hessian_is_symmetrised_with_a_warning():
-    H = springs(3)
+    H = free_hessian(3)
     skewed = H.copy()
     skewed[0, 5] += 0.1 * abs(H).max()
     with pytest.warns(UserWarning, match="not symmetric"):
@@ -57,16 +48,16 @@ def test_slightly_asymmetric_hessian_is_symmetrised_with_a_warning():
 def test_mass_weighted_hessian_gives_a_warning():
     masses = np.repeat([1.0, 16.0, 200.0], 3)
     with pytest.warns(UserWarning, match="masses"):
-        Curvature.of_hessian(springs(3) / np.sqrt(masses[:, None] * masses))
+        Curvature.of_hessian(free_hessian(3) / np.sqrt(masses[:, None] * masses))
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: Curvature.of_hessian(np.zeros((4, 4))), r"\(N, 3, N, 3\) or \(3N, 3N\)"),
-        (lambda: Curvature.of_hessian(np.triu(springs(3))), "not symmetric"),
+        (lambda: Curvature.of_hessian(np.triu(free_hessian(3))), "not symmetric"),
         (lambda: Curvature.of_hessian(np.full((3, 3), np.nan)), "9 are not"),
-        (lambda: Curvature.of_hessian(3000 * springs(2)), "N/m"),
+        (lambda: Curvature.of_hessian(3000 * free_hessian(2)), "N/m"),
         (lambda: Curvature(np.zeros((2, 3)), np.zeros((2, 3))), "directions, atoms, 3"),
         (lambda: Curvature(np.eye(3)[:, None], np.zeros((2, 1, 3))), "directions, atoms, 3"),
         (lambda: Curvature(np.zeros((1, 2, 3)), np.zeros((1, 2, 3))), "direction 0 is zero"),
@@ -90,7 +81,7 @@ def test_labels_are_kept_and_the_calculator_is_not():
         energy=atoms.get_potential_energy(),
         forces=atoms.get_forces(),
         stress=atoms.get_stress(voigt=False),
-        curvature=Curvature.of_hessian(springs(4)),
+        curvature=Curvature.of_hessian(free_hessian(4)),
         weight=2,
         name="copper",
     )
@@ -113,7 +104,7 @@ def test_labels_are_kept_and_the_calculator_is_not():
         ({"stress": np.zeros(6)}, "Voigt"),
         ({"stress": 100 * np.eye(3)}, "GPa"),
         ({"stress": np.triu(np.ones((3, 3)))}, "not symmetric"),
-        ({"curvature": Curvature.of_hessian(springs(2))}, "that of 2 atoms"),
+        ({"curvature": Curvature.of_hessian(free_hessian(2))}, "that of 2 atoms"),
     ],
 )
 def test_bad_labels_are_refused_with_the_name_of_the_structure(labels, message):
