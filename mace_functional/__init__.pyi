@@ -40,6 +40,7 @@ from .elasticity.tensor import elastic_tensor
 from .expansion import gruneisen, quasi_harmonic, thermal_expansion
 from .interop.ase import MaceCalculator, PotentialCalculator
 from .mace.loading import load_model
+from .mace.mace_torch.export import save_mace_torch
 from .mace.model import MaceModel
 from .mace.model_file import save_model
 from .optimize.follow_mode import follow_mode
@@ -179,6 +180,7 @@ __all__ = [
     "quasi_harmonic",
     "read_structure",
     "relax",
+    "save_mace_torch",
     "save_model",
     "screen",
     "screening",

@@ -24,6 +24,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "elasticity": ("elasticity",),
     "repeats": ("derivatives/test_repeats.py",),
     "mace": ("mace", "autodiff", "certificate"),
+    "export": ("mace/test_export.py",),
     "frameworks": ("derivatives/test_frameworks.py",),
 }
 """Folders and files, within `tests`, of the slow tests of a group."""

@@ -20,7 +20,7 @@ The model as a whole:
     model_check          checks of a model that was read
     wave_hessian         the Hessian at a wave vector, from one cell
     subnormal            replacement of weights below the normal floating-point range by zero
-    mace_torch           reading of mace-torch checkpoints
+    mace_torch           reading and writing of mace-torch checkpoints
 
 The layers:
 

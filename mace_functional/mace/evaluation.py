@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from mace_functional.mace.model_check import check_finite
 from mace_functional.mace.skeleton import skeleton
 
 if TYPE_CHECKING:
@@ -86,6 +87,24 @@ def check_params(
                 f"the parameter {name!r} has dtype {tensor.dtype} on {tensor.device}, and the "
                 f"positions {like.dtype} on {like.device}: all must have one dtype and device"
             )
+
+
+def check_model_params(model: MaceModel) -> None:
+    """Check that a model's own parameters, which a caller may have replaced, can be written.
+
+    Args:
+        model: The model.
+
+    Raises:
+        ValueError: If names, shapes, dtypes or devices are not the model's, or a parameter is not
+            finite.
+    """
+    like = next(iter(model.params.values()), torch.empty(0))
+    try:
+        check_params(model.params, parameter_shapes(model), like=like)
+    except KeyError as error:
+        raise ValueError(error.args[0]) from error
+    check_finite(model.params, "params")
 
 
 def _names_that_differ(params: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> str:

@@ -346,7 +346,7 @@ def check_energies(model: MaceModel, where: str) -> None:
     """
     step = -(-len(model.atomic_numbers) // CHAIN_ELEMENTS)
     atoms = _chain(model.atomic_numbers[::step], CHAIN_SPACING * model.cutoff)
-    _set_features(atoms, model)
+    set_features(atoms, model)
     try:
         s = model.structure(atoms)
         with torch.no_grad():
@@ -368,7 +368,7 @@ def _chain(numbers: Sequence[int], spacing: float) -> Atoms:
     return Atoms(numbers, positions, cell=[cell, [0, 0, 0], [0, 0, 0]], pbc=[True, False, False])
 
 
-def _set_features(atoms: Atoms, model: MaceModel) -> None:
+def set_features(atoms: Atoms, model: MaceModel) -> None:
     """Set the features that a model embeds to values within their ranges."""
     for s in model.settings.features:
         value = float(-s.offset) if s.type == "categorical" else 0.0

@@ -24,8 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from mace_functional.mace.evaluation import check_params, parameter_shapes
-from mace_functional.mace.model_check import check_finite
+from mace_functional.mace.evaluation import check_model_params
 from mace_functional.mace.settings import MaceSettings
 from mace_functional.support.atomic_write import atomic_write
 from mace_functional.support.validation import floating_type, in_order
@@ -74,12 +73,7 @@ def save_model(
     if path.suffix != SUFFIX:
         raise ValueError(f"name the file *{SUFFIX}, not {path.name}: load_model knows it by that")
     dtype = None if dtype is None else floating_type(dtype)
-    like = next(iter(model.params.values()), torch.empty(0))
-    try:
-        check_params(model.params, parameter_shapes(model), like=like)
-    except KeyError as error:
-        raise ValueError(error.args[0]) from error
-    check_finite(model.params, "params")
+    check_model_params(model)
     tensors = {}
     for name, tensor in model.params.items():
         is_coupling = any(part in name for part in FIXED_BY_SYMMETRY)

@@ -1,8 +1,9 @@
-"""Readers of mace-torch's modules, checkpoints and foundation models.
+"""Readers and writers of mace-torch's modules, checkpoints and foundation models.
 
 `module` reads settings and tensors of a module. `checkpoint` reads files that hold a pickled
-module. `foundation` finds foundation models by name, in mace-torch's cache or on its servers. Only
-this folder imports mace-torch.
+module. `foundation` finds foundation models by name, in mace-torch's cache or on its servers.
+`export` writes a checkpoint, in a module that it is given or that `built_module` makes. Only this
+folder imports mace-torch.
 """
 
 import contextlib

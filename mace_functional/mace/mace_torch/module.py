@@ -54,7 +54,7 @@ def read_module(original: Any) -> tuple[MaceSettings, dict[str, Tensor]]:
         ValueError: If it is a dict, or if a part is missing or of the wrong type.
     """
     try:
-        plain = _plain(original)
+        plain = plain_module(original)
         settings, state = _read_settings(plain), plain.state_dict()
     except (AttributeError, AssertionError, LookupError, RuntimeError, OverflowError) as error:
         raise ValueError(
@@ -69,8 +69,19 @@ def read_module(original: Any) -> tuple[MaceSettings, dict[str, Tensor]]:
     return settings, {k: v for k, v in state.items() if v.is_floating_point()}
 
 
-def _plain(original: Any) -> nn.Module:
-    """Check the class of a model, and convert accelerated or adapted weights to plain ones."""
+def plain_module(original: Any) -> nn.Module:
+    """Check the class of a model, and convert accelerated or adapted weights to plain ones.
+
+    Args:
+        original: An object, such as the content of a checkpoint.
+
+    Returns:
+        The object itself if it is a plain MACE or ScaleShiftMACE, else a converted copy.
+
+    Raises:
+        TypeError: If it is of another class, or cannot be converted.
+        ValueError: If it is a dict.
+    """
     if isinstance(original, torch.jit.ScriptModule):
         raise UnsupportedModelError(
             "the model was compiled to TorchScript, which gives wrong second derivatives under "
