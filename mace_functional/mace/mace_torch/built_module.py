@@ -6,6 +6,7 @@ and the settings of the module that they give must be the same again.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -96,7 +97,11 @@ def _build(settings: MaceSettings, tensors: Mapping[str, Tensor], reduced: bool)
             value = tensors[f"scale_shift.{name}"].double().numpy()
             arguments[f"atomic_inter_{name}"] = value
     try:
-        with default_dtype(torch.float64), torch.random.fork_rng(devices=[]):
+        with (
+            warnings.catch_warnings(action="ignore"),  # of TorchScript, on annotations in e3nn
+            default_dtype(torch.float64),
+            torch.random.fork_rng(devices=[]),
+        ):
             return kind(**arguments)
     except Exception as error:  # constructors of mace-torch and e3nn raise errors of any class
         first = str(error).strip().partition("\n")[0]
