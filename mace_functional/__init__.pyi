@@ -88,6 +88,7 @@ from .structure.reading import (
 )
 from .structure.structure import Structure
 from .structure.symmetry_number import symmetry_number
+from .training import finetune, labelled_by, read_labelled
 from .vibrations.gamma import gamma_modes
 from .vibrations.harmonic_modes import (
     NormalModes,
@@ -154,6 +155,7 @@ __all__ = [
     "expansion",
     "figures",
     "find_saddle",
+    "finetune",
     "follow_mode",
     "force_constants",
     "forces",
@@ -167,6 +169,7 @@ __all__ = [
     "hvp",
     "ideal_gas_thermo",
     "interop",
+    "labelled_by",
     "load_model",
     "lowest_modes",
     "mesh_modes",
@@ -178,6 +181,7 @@ __all__ = [
     "phonons_of",
     "potential",
     "quasi_harmonic",
+    "read_labelled",
     "read_structure",
     "relax",
     "save_mace_torch",

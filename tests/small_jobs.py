@@ -8,8 +8,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import distributed
+
+import mace_functional as mf
 
 
 @dataclass(frozen=True)
@@ -90,3 +94,16 @@ class Matrix:
             return vectors @ self.matrix
 
         return apply
+
+
+def train_in_group(rank: int, folder: str, processes: int, options: dict[str, Any]) -> None:
+    """Train the model in a folder as one of several processes, and save what it finds."""
+    place = Path(folder)
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{place / 'group'}", rank=rank, world_size=processes
+    )
+    model, data = torch.load(place / "model-and-data.pt", weights_only=False)
+    found = mf.training.finetune(model, data, checkpoint=place / "state.pt", **options)
+    mf.save_model(found.potential, place / f"found-{rank}.safetensors")
+    distributed.destroy_process_group()

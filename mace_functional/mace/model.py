@@ -12,7 +12,12 @@ from ase.data import chemical_symbols
 from torch import Tensor, nn
 
 from mace_functional.mace.energies import Mace
-from mace_functional.mace.evaluation import AtomEnergies, atom_energies
+from mace_functional.mace.evaluation import (
+    AtomEnergies,
+    atom_energies,
+    check_params,
+    parameter_shapes,
+)
 from mace_functional.mace.features import features_of
 from mace_functional.mace.irreps import Irreps
 from mace_functional.mace.settings import MaceSettings
@@ -31,6 +36,16 @@ if TYPE_CHECKING:
 
 MAX_LISTED_ELEMENTS = 20
 """Largest number of elements of a model that an error message lists."""
+
+
+REFERENCES = "atomic_energies_fn.atomic_energies"
+"""Name of the reference energies of the elements, eV, (heads, elements) or (elements,)."""
+
+CONSTANTS = "radial_embedding.", "pair_repulsion_fn.", "atomic_energies_fn.", "scale_shift."
+"""Beginnings of the names of parameters that are constants."""
+
+CONSTANT_TENSORS = "r_max", "output_mask", "_w3j_", "U_matrix_"
+"""Beginnings of the last parts of such names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +106,43 @@ class MaceModel:
     def mirror_symmetric(self) -> bool:
         """True if reflections leave the energy unchanged: harmonics of odd l have odd parity."""
         return all(ir.p == (-1) ** ir.l for _, ir in Irreps(self.settings.harmonics_irreps))
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of the parameters that mace-torch trains; the others are constants.
+
+        Reference energies, scale and shift are constants, and so are the radial basis, the pair
+        repulsion, masks and coupling coefficients.
+        """
+        return tuple(k for k, p in self.params.items() if p.numel() and not _is_constant(k))
+
+    def with_params(self, params: Mapping[str, Tensor]) -> MaceModel:
+        """Return the model with other parameters, of the same names and shapes.
+
+        Raises:
+            KeyError: If names are missing or unknown.
+            ValueError: If a parameter has another shape, dtype or device.
+        """
+        check_params(params, parameter_shapes(self), like=self.params["r_max"])
+        return assemble(self.settings, params, self.head, self.dtype, self.device)
+
+    def with_shifted_references(self, shifts: Mapping[int, float]) -> MaceModel:
+        """Return the model with shifts, eV, added to the reference energies of its head.
+
+        Args:
+            shifts: Shifts by atomic number.
+
+        Raises:
+            ValueError: If the model does not know an element.
+        """
+        unknown = sorted(set(shifts) - set(self.atomic_numbers))
+        if unknown:
+            raise ValueError(f"the model does not know the elements {_symbols(unknown)}")
+        energies = self.params[REFERENCES].clone()
+        row = energies if energies.ndim == 1 else energies[self.settings.heads.index(self.head)]
+        for z, shift in shifts.items():
+            row[self.atomic_numbers.index(z)] += shift
+        return self.with_params({**self.params, REFERENCES: energies})
 
     @property
     def dtype(self) -> torch.dtype:
@@ -229,6 +281,11 @@ def _assert_no_torchscript(module: nn.Module) -> None:
     for name, part in module.named_modules():
         if isinstance(part, scripted) or any(isinstance(v, scripted) for v in vars(part).values()):
             raise AssertionError(f"TorchScript is reachable from {name or 'the model'}")
+
+
+def _is_constant(name: str) -> bool:
+    """True if mace-torch does not train the parameter of this name."""
+    return name.startswith(CONSTANTS) or name.split(".")[-1].startswith(CONSTANT_TENSORS)
 
 
 def _symbols(numbers: Sequence[int]) -> str:

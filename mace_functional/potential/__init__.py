@@ -1,10 +1,11 @@
 """Interatomic potentials: their interface, sums of them, and potentials from a user's function.
 
-protocol  the interface of potentials, and the optional additions to it
-energy    structures, and their energies as pure functions
-sum       sums of potentials
-terms     the terms of sums, each with its topology and parameters
-function  potentials made from a user's function of the neighbours
+protocol    the interface of potentials, and the optional additions to it
+energy      structures, and their energies as pure functions
+parameters  parameters by name
+sum         sums of potentials
+terms       the terms of sums, each with its topology and parameters
+function    potentials made from a user's function of the neighbours
 """
 
 from mace_functional.potential.energy import energy_fn, from_ase
@@ -16,9 +17,11 @@ from mace_functional.potential.protocol import (
     HasFeatures,
     HasParts,
     HasReach,
+    HasReferenceEnergies,
     HasWaveHessian,
     HoldsPairs,
     Potential,
+    Trainable,
 )
 from mace_functional.potential.sum import SumPotential
 
@@ -30,11 +33,13 @@ __all__ = [
     "HasFeatures",
     "HasParts",
     "HasReach",
+    "HasReferenceEnergies",
     "HasWaveHessian",
     "HoldsPairs",
     "Neighbourhood",
     "Potential",
     "SumPotential",
+    "Trainable",
     "energy_fn",
     "from_ase",
 ]

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from mace_functional.autodiff.torch_internals import pytree
 from mace_functional.potential.energy import edge_energy_fn
+from mace_functional.potential.parameters import named_leaves
 from mace_functional.potential.protocol import Energy
 from mace_functional.structure.graph import Graph
 from mace_functional.structure.species import gather
@@ -148,6 +149,15 @@ class FunctionPotential:
     def _tensor(self, value: Any) -> Tensor:
         return torch.as_tensor(value, dtype=self.dtype, device=self.device)
 
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of all parameters: training changes each of them."""
+        return tuple(named_leaves(self.params))
+
+    def with_params(self, params: Any) -> FunctionPotential:
+        """Return the potential with other parameters, a pytree of the same structure."""
+        return self._changed(params, self.dtype, self.device)
+
     def to(
         self,
         *,
@@ -155,15 +165,24 @@ class FunctionPotential:
         device: str | torch.device | None = None,
     ) -> FunctionPotential:
         """Return the potential in another precision or on another device."""
+        return self._changed(
+            self.params,
+            self.dtype if dtype is None else dtype,
+            self.device if device is None else device,
+        )
+
+    def _changed(
+        self, params: Any, dtype: str | torch.dtype, device: str | torch.device
+    ) -> FunctionPotential:
         return FunctionPotential(
             self.energies,
             cutoff=self.cutoff,
-            params=self.params,
+            params=params,
             elements=self.elements,
             layers=self.layers,
             mirror_symmetric=self.mirror_symmetric,
-            dtype=self.dtype if dtype is None else dtype,
-            device=self.device if device is None else device,
+            dtype=dtype,
+            device=device,
         )
 
     def structure(self, atoms: Atoms, *, skin: float = 0.0) -> Structure:

@@ -11,8 +11,8 @@ potentials without such members.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -167,6 +167,30 @@ class HasParts(Protocol):
 
     def parts_of(self, params: Any) -> tuple[Any, ...]:
         """Return the parameters of each term, from the parameters of the sum."""
+
+
+@runtime_checkable
+class Trainable(Potential, Protocol):
+    """A potential whose parameters can be replaced, as by training.
+
+    Attributes:
+        weights: Names of the parameters that training changes; all others are constants. The name
+            of a parameter is its path in the pytree, joined by dots.
+    """
+
+    @property
+    def weights(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    def with_params(self, params: Any) -> Self:
+        """Return the potential with other parameters of the same names and shapes."""
+
+
+@runtime_checkable
+class HasReferenceEnergies(Protocol):
+    """A potential whose energy contains a constant for each atom of an element."""
+
+    def with_shifted_references(self, shifts: Mapping[int, float]) -> Self:
+        """Return the potential with shifts, eV, added to these constants, by atomic number."""
 
 
 @runtime_checkable

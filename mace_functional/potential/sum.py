@@ -14,6 +14,7 @@ from mace_functional.potential.energy import with_periodicity
 from mace_functional.potential.protocol import (
     Energy,
     Potential,
+    Trainable,
     energy_jump_of,
     features_of,
     hold_pairs_of,
@@ -139,6 +140,21 @@ class SumPotential:
     def energy_jump(self) -> float:
         """Size of the energy jumps of pairs that cross a cutoff, eV per atom; 0 for none."""
         return sum(map(energy_jump_of, self._potentials))
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of the weights of each term that has some: the index of the term, and its name."""
+        terms = enumerate(self._potentials)
+        return tuple(
+            f"{k}.{name}" for k, p in terms if isinstance(p, Trainable) for name in p.weights
+        )
+
+    def with_params(self, params: tuple[Any, ...]) -> SumPotential:
+        """Return the sum with other parameters; those of terms that are not trained are ignored."""
+        pairs = zip(self._potentials, self.parts_of(params), strict=True)
+        return SumPotential(
+            *(p.with_params(part) if isinstance(p, Trainable) else p for p, part in pairs)
+        )
 
     def parts_of(self, params: Any) -> tuple[Any, ...]:
         """Return the parameters of each term, from the parameters of the sum.

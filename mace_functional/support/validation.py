@@ -182,6 +182,10 @@ def memory_budget(value: Any) -> int | None:
 
 KINDS = {
     "Potential": ("params", "dtype", "device", "to", "structure", "energy_fn"),
+    "Trainable": (
+        *("params", "dtype", "device", "to", "structure", "energy_fn"),
+        *("weights", "with_params"),
+    ),
     "Topology": ("pbc", "n_atoms", "is_current", "rebuilt", "pairs_within"),
 }
 """Members of each protocol, by which values of any class are recognised."""

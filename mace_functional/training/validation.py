@@ -1,0 +1,59 @@
+"""Errors of a potential on labelled structures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from mace_functional.potential.protocol import Potential
+from mace_functional.training.label_batches import Example, batches_of, counts_of
+from mace_functional.training.losses import LossWeights, Terms, weighted_loss
+
+QUANTITIES = {
+    "energy_eV_per_atom": "energies per atom, eV",
+    "forces_eV_per_A": "forces, eV/Å",
+    "stress_eV_per_A3": "stresses, eV/Å³",
+    "products_eV_per_A2": "Hessian products, eV/Å²",
+}
+"""Errors by their names in records, with their meaning."""
+
+
+def validated(
+    potential: Potential, params: Any, examples: Sequence[Example], loss: LossWeights
+) -> dict[str, float]:
+    """Compute the loss and the root-mean-square error of each kind of label.
+
+    Products are taken along directions that are the same for each call.
+
+    Args:
+        potential: The potential.
+        params: Parameters to use in place of the potential's own.
+        examples: Labelled structures.
+        loss: Weights of the loss.
+
+    Returns:
+        The loss, and the errors by the names of `QUANTITIES`; kinds without labels are left out.
+    """
+    rng = np.random.default_rng(0)
+    squares = LossWeights(
+        energy=loss.energy, forces=loss.forces, stress=loss.stress, products=loss.products
+    )
+    with torch.no_grad():
+        batches = batches_of(examples, rng, products=loss.products > 0)
+        plain = _sums(b.squares(potential, params, squares) for b in batches)
+        robust = plain
+        if any(d is not None for d in loss.thresholds):
+            robust = _sums(b.squares(potential, params, loss) for b in batches)
+    result = {"loss": float(weighted_loss(robust, counts_of(examples), loss))}
+    counts = counts_of(examples, weighted=True)
+    for name, weight, total, n in zip(QUANTITIES, loss.weights, plain, counts, strict=True):
+        if n and weight:
+            result[f"rmse_{name}"] = float((total / n).sqrt())
+    return result
+
+
+def _sums(terms: Any) -> Terms:
+    return Terms(*(torch.stack(column).sum() for column in zip(*terms, strict=True)))
