@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -86,6 +86,57 @@ def chunked_map(
             done.append(apply(chunk))
             advance(chunk.shape[0])
     return torch.cat(done)
+
+
+def chunked_sum(
+    apply: Callable[[Tensor], Sequence[Tensor]],
+    vectors: Tensor,
+    *,
+    chunk_size: ChunkSize = "auto",
+    memory_budget: int | None = None,
+    working_set: int = CPU_WORKING_SET,
+    progress: bool = False,
+    description: str = "Gradient",
+) -> list[Tensor]:
+    """Compute the sum of `apply` over chunks of at least one vector, in the memory of one chunk.
+
+    Args:
+        apply: A function from any number of vectors, stacked along the first dimension, to tensors
+            that are sums over them.
+        vectors: Vectors, stacked along the first dimension.
+        chunk_size: Vectors per chunk: a number, None for all, or "auto". "auto" takes the first
+            vector alone, measures its memory, and chooses the largest chunks that fit the budget.
+        memory_budget: Bytes that "auto" may fill; a fraction of the free memory if None.
+        working_set: Largest memory of a chunk of "auto" on the CPU, bytes.
+        progress: Show a progress bar.
+        description: Title of the progress bar.
+
+    Returns:
+        The sums.
+
+    Raises:
+        ValueError: If the chunk size is not a positive number, None or "auto", or the budget is not
+            a positive number of bytes.
+        MemoryError: If a single vector does not fit the budget.
+    """
+    chunk_size = validation.chunk_size(chunk_size)
+    memory_budget = validation.memory_budget(memory_budget)
+    total: list[Tensor] = []
+    with columns_bar(description, vectors.shape[0], progress) as advance:
+        if chunk_size == "auto" and vectors.shape[0] > 1:
+            with MemoryMeter() as meter:
+                total = list(apply(vectors[:1]))
+            free = int(BUDGET_FRACTION * free_memory(vectors.device))
+            budget = free if memory_budget is None else memory_budget
+            chunk_size = chunk_that_fits(meter.peak, vectors.device, budget, working_set)
+            vectors = vectors[1:]
+            advance(1)
+        whole = chunk_size is None or chunk_size == "auto"
+        for chunk in vectors.split(vectors.shape[0] if whole else chunk_size):
+            terms = apply(chunk)
+            total = [a + b for a, b in zip(total, terms, strict=True)] if total else list(terms)
+            advance(chunk.shape[0])
+    return total
 
 
 @contextmanager

@@ -10,8 +10,14 @@ from torch import Tensor
 from mace_functional.autodiff.torch_internals import (
     forward_ad,
     get_unwrapped,
+    is_batchedtensor,
     is_functorch_wrapped_tensor,
+    maybe_get_bdim,
+    maybe_get_level,
     pytree,
+    retrieve_current_functorch_interpreter,
+    temporarily_clear_interpreter_stack,
+    transforms_are_active,
 )
 
 
@@ -31,6 +37,37 @@ def is_differentiated(tensor: Tensor | None) -> bool:
             return True
         tensor = get_unwrapped(tensor)
     return tensor.requires_grad
+
+
+def plain_instance(tensor: Tensor) -> Tensor:
+    """Return the values of a tensor without transforms and gradients; of a batch, the first one."""
+    dims = []
+    while is_functorch_wrapped_tensor(tensor):
+        if is_batchedtensor(tensor):
+            dims.append(maybe_get_bdim(tensor))
+        tensor = get_unwrapped(tensor)
+    with temporarily_clear_interpreter_stack():
+        for dim in reversed(dims):
+            tensor = tensor.select(dim, 0)
+        return tensor.detach()
+
+
+def is_followed(tensor: Tensor) -> bool:
+    """True if a transform maps or differentiates a tensor, or it requires grad, at any level.
+
+    So a tensor that was computed from plain tensors and from others shows if the others matter.
+    """
+    if is_batchedtensor(tensor) or tensor.requires_grad:
+        return True
+    if forward_ad.unpack_dual(tensor, level=0).tangent is not None:
+        return True
+    if not transforms_are_active():
+        return False
+    interpreter = retrieve_current_functorch_interpreter()
+    if maybe_get_level(tensor) == interpreter.level():
+        tensor = get_unwrapped(tensor)
+    with interpreter.lower():  # a tangent shows at its own level only
+        return is_followed(tensor)
 
 
 def refuse_transforms(name: str, use: str, *values: Any) -> None:

@@ -113,6 +113,22 @@ class Primitive(ABC):
         """Return one cotangent for each argument; None if it is not needed."""
         return self.plain_vjp(args, cotangents, needed)
 
+    def vjp_of_batch(
+        self, args: Arguments, dims: Dimensions, cotangents: Outputs, needed: Sequence[bool]
+    ) -> Arguments | None:
+        """Return the cotangents of the arguments of a batch; None to map the rule over the batch.
+
+        Without it, `value` of the whole batch is differentiated by arguments that have no batch
+        dimension. Override it to compute one point after the other, in the memory of one.
+
+        Args:
+            args: Arguments.
+            dims: Batch dimension of each argument.
+            cotangents: Cotangents of the results, the batch in front.
+            needed: For each argument, True if its cotangent is needed.
+        """
+        return None
+
     def plain_jvp(self, args: Arguments, tangents: Arguments) -> Outputs | None:
         """Return the tangents of the results by differentiating `value`; None if all are None."""
         places = [i for i, t in enumerate(tangents) if t is not None]
@@ -230,10 +246,15 @@ def _call(primitive: Primitive, *args: Any) -> Outputs:
         alive = (None if a is None else unwrap_if_dead(a) for a in args)
         return _RULES[interpreter.key()](interpreter, primitive, *alive)
     if is_plain(args):
-        return primitive.compute(*args)
+        return primitive.compute(*map(_detached, args))
     if _have_tangents(args):
         return primitive.value(*args)
     return _PlainNode.apply(primitive, *args)
+
+
+def _detached(tensor: Any) -> Any:
+    """Return a tensor that does not require grad, so that transforms in `compute` ignore it."""
+    return tensor.detach() if tensor is not None and tensor.requires_grad else tensor
 
 
 def is_plain(args: Arguments) -> bool:
@@ -312,6 +333,9 @@ class _Mapped(Primitive):
     @override
     def vjp(self, args: Arguments, cotangents: Outputs, needed: Sequence[bool]) -> Arguments:
         """Return the cotangents; those of arguments without a batch are sums over the batch."""
+        joint = self.primitive.vjp_of_batch(args, self.dims, cotangents, needed)
+        if joint is not None:
+            return joint
         pairs = list(zip(self.dims, needed, strict=True))
         out = self.plain_vjp(args, cotangents, [need and dim is None for dim, need in pairs])
         mapped = [need and dim is not None for dim, need in pairs]
@@ -440,7 +464,7 @@ class _PlainNode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, primitive: Primitive, *args: Any) -> Outputs:
         ctx.primitive, ctx.args = primitive, args
-        return primitive.compute(*args)
+        return primitive.compute(*map(_detached, args))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:

@@ -25,6 +25,7 @@ try:
         get_unwrapped,
         is_batchedtensor,
         is_functorch_wrapped_tensor,
+        maybe_get_bdim,
         maybe_get_level,
         unwrap_if_dead,
     )
@@ -62,6 +63,7 @@ __all__ = [
     "get_unwrapped",
     "is_batchedtensor",
     "is_functorch_wrapped_tensor",
+    "maybe_get_bdim",
     "maybe_get_level",
     "pytree",
     "retrieve_current_functorch_interpreter",

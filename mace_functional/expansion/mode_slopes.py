@@ -22,7 +22,8 @@ from torch.func import grad, vjp
 
 from mace_functional.autodiff.columns import chunked_vmap
 from mace_functional.expansion.mode_gruneisen import motion_of_ions, strained_matrix_fn
-from mace_functional.phonons.dynamical_matrix import dynamical_matrix_of, n_replicas
+from mace_functional.phonons.dynamical_matrix import dynamical_matrix_of
+from mace_functional.phonons.edge_matrix import n_replicas
 from mace_functional.potential.protocol import (
     EdgePotential,
     HasDynamicalMatrix,

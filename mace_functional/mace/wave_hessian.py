@@ -77,6 +77,9 @@ def wave_hessian(
     factors: Tensor = torch.polar(torch.ones_like(theta), theta)
     if all(map(float.is_integer, twice)):
         factors = torch.cos(theta).round()
+    # Operations on tensors that require grad are recorded, and recorded ones know no waves.
+    positions, cell = positions.detach(), cell.detach()
+    params = pytree.tree_map(lambda p: p.detach() if isinstance(p, Tensor) else p, params)
     wave = WaveGraph(**{f.name: getattr(graph, f.name) for f in fields(Graph)}, factors=factors)
 
     def energy(x: Tensor) -> Tensor:

@@ -5,26 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
-from torch.func import grad, vjp, vmap
 
-from mace_functional.autodiff.columns import ChunkSize, chunked_map
+from mace_functional.autodiff.columns import ChunkSize
 from mace_functional.autodiff.concrete import is_concrete
 from mace_functional.autodiff.memory import tune_allocator
+from mace_functional.phonons.edge_matrix import CrystalOfEdges, on_device_of
 from mace_functional.phonons.wave_vector import WaveVector, checked_where_given
 from mace_functional.potential.protocol import (
     EdgePotential,
     HasDynamicalMatrix,
     HasParts,
-    HasWaveHessian,
     Potential,
 )
-from mace_functional.structure.phase_replicas import NodeImages, PhaseReplicas
 from mace_functional.support.validation import in_order
 
 if TYPE_CHECKING:
-    from mace_functional.structure.graph import Graph
     from mace_functional.structure.topology import Topology
 
 DynamicalMatrix = Callable[[WaveVector, Tensor, Tensor, Any, Tensor], Tensor]
@@ -58,12 +54,17 @@ def dynamical_matrix_fn(
     group velocities, `jvp` in the cell gives Grueneisen parameters, and `grad` in params trains on
     phonons. Under a transform in q there are always three replicas.
 
+    Reverse mode records nothing of D(q) of an `EdgePotential`. It computes the gradient again, as a
+    sum of curvatures along waves, a few at a time (see `edge_matrix`): one product of the Hessian
+    for each mode that the differentiated function depends on, in the memory of a chunk. Reverse
+    mode over forward mode, such as of group velocities, records all columns.
+
     Args:
         potential: An `EdgePotential` such as a model of `load_model`, a potential that
             `HasDynamicalMatrix`, or a sum of these.
         topology: Topology of a structure from `from_ase`. The structure is periodic in every
             direction in which q has a component.
-        chunk_size: Columns at once; see `hessian`.
+        chunk_size: Columns, or terms of a gradient, at once; see `hessian`.
         memory_budget: Bytes that "auto" may fill; see `hessian`.
         progress: Show a progress bar.
 
@@ -127,9 +128,9 @@ def dynamical_matrix_of(potential: Potential, topology: Any, **columns: Any) -> 
     """
     if isinstance(potential, HasDynamicalMatrix):
         closed_form = potential.dynamical_matrix_fn(topology)
-        return lambda q, x, *args: closed_form(_on_device_of(x, q), x, *args)
+        return lambda q, x, *args: closed_form(on_device_of(x, q), x, *args)
     if isinstance(potential, EdgePotential):
-        return _of_edges(potential, topology, columns)
+        return CrystalOfEdges(potential, topology, columns).dynamical_matrix
     if isinstance(potential, HasParts):
         pairs = zip(potential.potentials, topology.parts, strict=True)
         matrices = [
@@ -146,71 +147,6 @@ def dynamical_matrix_of(potential: Potential, topology: Any, **columns: Any) -> 
         f"{potential} has no dynamical matrix: a potential needs a cutoff and atom_energies (see "
         "EdgePotential), or dynamical_matrix_fn (see HasDynamicalMatrix)"
     )
-
-
-def _of_edges(potential: EdgePotential, graph: Graph, columns: dict[str, Any]) -> DynamicalMatrix:
-    """Return the dynamical matrix of a potential with edges."""
-    images = NodeImages.of(graph)
-    atoms = graph.n_atoms
-
-    def dynamical_matrix(
-        q: Any, positions: Tensor, cell: Tensor, params: Any, masses: Tensor
-    ) -> Tensor:
-        product = None
-        if isinstance(potential, HasWaveHessian):
-            product = potential.wave_hessian(graph, q, positions, cell, params)
-        if product is None:
-            wave = images.at(graph, _on_device_of(positions, q), n_replicas(q))
-            product = _by_replicas(potential, wave, positions, cell, params)
-        rsqrt_m = masses.rsqrt()[:, None]
-        identity = torch.eye(3 * atoms, dtype=positions.dtype, device=positions.device)
-        columns_of_d = chunked_map(
-            lambda u: rsqrt_m * product(rsqrt_m * u),
-            identity.view(-1, atoms, 3),
-            description="Dynamical matrix",
-            **columns,
-        )
-        return columns_of_d.flatten(1).transpose(0, 1)
-
-    return dynamical_matrix
-
-
-def _by_replicas(
-    potential: EdgePotential, wave: PhaseReplicas, positions: Tensor, cell: Tensor, params: Any
-) -> Callable[[Tensor], Tensor]:
-    """Return the map from displacements (n, N, 3) to `H(q) u`, from replicas of the cell."""
-
-    def energy(x: Tensor) -> Tensor:
-        return potential.atom_energies(wave, x, cell, params).sum()
-
-    replicas = positions[:, None].expand(-1, wave.replicas, -1)
-    pull_back = vjp(grad(energy), replicas)[1]
-    cosines = torch.cos(wave.phases)
-    is_real = wave.replicas < 3  # the sines are zero, but sin(pi) has a rounding error
-    sines = torch.zeros_like(cosines) if is_real else torch.sin(wave.phases)
-    norm = cosines.square().sum()
-
-    def product(u: Tensor) -> Tensor:
-        (g,) = pull_back(u[:, None] * cosines[:, None])
-        real, imaginary = (torch.stack([cosines, -sines]) @ g / norm).unbind(1)
-        return torch.complex(real, imaginary)
-
-    return vmap(product)
-
-
-def _on_device_of(positions: Tensor, q: Tensor) -> Tensor:
-    """Return a wave vector on the device of the positions, without waiting for it."""
-    return q.to(positions.device, non_blocking=True)
-
-
-def n_replicas(q: Tensor) -> int:
-    """Return the number of replicas that a wave needs: 1, 2 or 3."""
-    if not is_concrete(q):
-        return 3
-    two_q = [2 * component for component in q.tolist()]
-    if not all(map(float.is_integer, two_q)):
-        return 3
-    return 2 if any(component % 2 for component in two_q) else 1
 
 
 def _check(topology: Topology, positions: Tensor, cell: Tensor, masses: Tensor) -> None:

@@ -86,6 +86,16 @@ def test_waves_of_one_cell_equal_replicas(name, q, monkeypatch):
     np.testing.assert_allclose(by_waves, by_replicas, rtol=0, atol=1e-12)
 
 
+def test_without_gradients_tensors_that_require_grad_are_plain_ones(small):
+    s, expected = small.s, small(GENERAL)
+    leaves = tree_map(
+        lambda p: p.clone().requires_grad_(), (s.positions, s.cell, small.model.params)
+    )
+    with torch.no_grad():
+        found = small.function(GENERAL, *leaves, s.masses)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+
+
 def test_replicas_are_used_where_waves_cannot_be(monkeypatch):
     """Under transforms, in large cells, and where radial functions read both atoms' features."""
     tried = []
