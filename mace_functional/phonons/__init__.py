@@ -2,6 +2,8 @@
 
 phonons              phonons of a structure: dynamical matrix and diagnostics
 dynamical_matrix     dynamical matrix D(q) as a pure function, from the primitive cell
+edge_matrix          D(q) of a potential with edges, and its gradients in bounded memory
+replica_hessian      products with the Hessian at a wave vector, on replicas of the cell
 cell_matrix          D(q) of one structure, as a function of q that can be pickled
 force_constants      force constants in real space, exact to their full range
 force_constant_rows  force constants of displaced atoms, from neighbourhoods and supercells
