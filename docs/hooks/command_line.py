@@ -14,9 +14,9 @@ from mace_functional.cli import make_parser
 BEGINNING = """\
 # Command line
 
-`mace-functional SUBCOMMAND ...`. Each subcommand takes a structure (a file, or the name of an
-[example](reference/structures.md)) and a model. An option that takes several values takes them with
-spaces or with commas between them.
+`mace-functional SUBCOMMAND ...`. Each subcommand takes a model and a structure (a file, or the name
+of an [example](reference/structures.md)); `finetune` takes files of labelled structures. An option
+that takes several values takes them with spaces or with commas between them.
 
 ```text
 {usage}

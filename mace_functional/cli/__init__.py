@@ -7,6 +7,7 @@ computes. `..._command`, and torch with it, is imported only if the options are 
     phonons_parser, phonons_command  band structure, density of states, heat capacity of a crystal
     elastic_parser, elastic_command  elastic constants, moduli and speeds of sound of a crystal
     conductivity_parser, conductivity_command  thermal conductivity of a crystal
+    finetune_parser, finetune_command  training of a model on labelled structures
     relax_parser, relax_command      relaxed geometry of a structure
     screen_parser, screen_command    heat capacities of many structures
     check_parser, check_command      checks of the derivatives, symmetries and phonons of a model
@@ -19,6 +20,7 @@ computes. `..._command`, and torch with it, is imported only if the options are 
     stochastic_options  options for large cells without a Hessian
     stochastic_results  their results for JSON files and their printed text
     worker_options      options for many workers
+    process_groups      processes that torchrun starts
     ranges              ranges of atoms, such as 0-5
     found_structures    reading of the structure
     loaded_models       loading of the model, and relaxation of the structure with it
@@ -43,6 +45,7 @@ from mace_functional.cli import (
     check_parser,
     conductivity_parser,
     elastic_parser,
+    finetune_parser,
     phonons_parser,
     relax_parser,
     screen_parser,
@@ -58,6 +61,7 @@ SUBCOMMANDS = (
     elastic_parser,
     conductivity_parser,
     screen_parser,
+    finetune_parser,
     check_parser,
 )
 
@@ -76,6 +80,7 @@ all options, including your own structures and models:
   mace-functional elastic --help
   mace-functional conductivity --help
   mace-functional screen --help
+  mace-functional finetune --help
   mace-functional check --help
 """
 

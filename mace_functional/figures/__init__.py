@@ -10,6 +10,7 @@ gruneisen_panels  Grüneisen parameters
 conductivity_panels  thermal conductivity, its accumulation, linewidths
 elastic_panels  Young's modulus over directions
 check_panels    convergence of meshes, and certificates
+training_panels  loss and errors of a training
 
 Each function returns a `matplotlib.figure.Figure`, which a notebook shows and `savefig` writes.
 """
@@ -23,6 +24,7 @@ from mace_functional.figures.gruneisen_panels import gruneisen_band_figure, grun
 from mace_functional.figures.search_panels import relaxation_figure, saddle_figure
 from mace_functional.figures.spectrum import spectrum_figure
 from mace_functional.figures.thermo_panels import thermo_figure
+from mace_functional.figures.training_panels import training_figure
 
 __all__ = [
     "band_figure",
@@ -39,5 +41,6 @@ __all__ = [
     "saddle_figure",
     "spectrum_figure",
     "thermo_figure",
+    "training_figure",
     "young_figure",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from mace_functional.autodiff.torch_internals import pytree
 from mace_functional.potential.energy import with_periodicity
 from mace_functional.potential.protocol import (
     Energy,
+    HasReferenceEnergies,
     Potential,
     Trainable,
     energy_jump_of,
@@ -155,6 +157,21 @@ class SumPotential:
         return SumPotential(
             *(p.with_params(part) if isinstance(p, Trainable) else p for p, part in pairs)
         )
+
+    def with_shifted_references(self, shifts: Mapping[int, float]) -> SumPotential:
+        """Return the sum with shifts of the first term's constants for the elements that has some.
+
+        Args:
+            shifts: Shifts in eV, by atomic number.
+
+        Raises:
+            TypeError: If no term has such constants.
+        """
+        for k, p in enumerate(self._potentials):
+            if isinstance(p, HasReferenceEnergies):
+                shifted = p.with_shifted_references(shifts)
+                return SumPotential(*self._potentials[:k], shifted, *self._potentials[k + 1 :])
+        raise TypeError("no term of the sum has reference energies of elements")
 
     def parts_of(self, params: Any) -> tuple[Any, ...]:
         """Return the parameters of each term, from the parameters of the sum.

@@ -105,5 +105,23 @@ It gives symmetric structures forces of 0.5 eV/Å, and breaks no bonds.
 LARGEST_CHECK_DISPLACEMENT = 0.3
 """Largest `displacement` that `check_potential` accepts, Å; beyond it atoms may collide."""
 
+VALIDATION = 0.1
+"""Default fraction of the structures that `finetune` keeps for validation."""
+
+EPOCHS = 100
+"""Default number of passes of `finetune` through its structures."""
+
+BATCH_SIZE = 8
+"""Default number of structures of a step of `finetune`."""
+
+RATE = 1e-3
+"""Default learning rate of `finetune`."""
+
+AVERAGE = 0.99
+"""Default decay of the average of the weights in `finetune`."""
+
+ENERGY_WEIGHT, FORCES_WEIGHT, STRESS_WEIGHT, PRODUCTS_WEIGHT = 25.0, 100.0, 100.0, 1.0
+"""Default weights of the terms of a loss, which `LossWeights` describes."""
+
 LOCAL = "local"
 """Word in place of the address of a Dask scheduler, for processes of Dask on this machine."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from mace_functional.autodiff.columns import columns_bar
 from mace_functional.potential.protocol import HasReferenceEnergies, Trainable
+from mace_functional.support.defaults import AVERAGE, BATCH_SIZE, EPOCHS, RATE, VALIDATION
 from mace_functional.support.validation import between, count, in_order, positive
 from mace_functional.training.finetuned import FineTuned
 from mace_functional.training.label_batches import Example
@@ -25,9 +27,6 @@ from mace_functional.training.trained_weights import (
 )
 from mace_functional.training.training_run import Objective, TrainingPlan, TrainingRun
 
-VALIDATION = 0.1
-"""Default fraction of the structures that is kept for validation."""
-
 
 def finetune(
     potential: Trainable,
@@ -35,16 +34,16 @@ def finetune(
     *,
     validation: float | Sequence[LabelledStructure] = VALIDATION,
     replay: Sequence[LabelledStructure] = (),
-    epochs: int = 100,
-    batch_size: int = 8,
-    rate: float = 1e-3,
+    epochs: int = EPOCHS,
+    batch_size: int = BATCH_SIZE,
+    rate: float = RATE,
     loss: LossWeights | None = None,
     objectives: Mapping[str, Objective] | None = None,
     trainable: str | Sequence[str] = "all",
     fit_references: bool = False,
     optimizer: MakeOptimizer | None = None,
     scheduler: MakeScheduler | None = None,
-    average: float | None = 0.99,
+    average: float | None = AVERAGE,
     largest_gradient: float | None = 10.0,
     patience: int | None = None,
     seed: int = 0,
@@ -79,7 +78,8 @@ def finetune(
             the loss of each step, such as those of `phonon_objective`.
         trainable: "all", "readouts" or names of weights, with `*` for any text.
         fit_references: True to shift the reference energies of the elements first, so that energies
-            fit best; for labels of another electronic-structure method.
+            fit best; for labels of another electronic-structure method. Energies of `replay` are
+            shifted with them.
         optimizer: Function of the weights that makes one of torch's optimisers, in place of Adam.
         scheduler: Function of optimiser and number of steps that makes one of torch's schedules of
             learning rates, in place of a short warm-up and half a cosine.
@@ -110,6 +110,7 @@ def finetune(
     shifts: dict[int, float] = {}
     if fit_references:
         potential, shifts = _with_fitted_references(potential, training)
+        replay = [_shifted(labelled, shifts) for labelled in replay]
     examples, held_examples, old = (
         [Example.of(labelled, potential) for labelled in part] for part in (training, held, replay)
     )
@@ -176,6 +177,14 @@ def _with_fitted_references(
         )
     shifts = element_shifts(potential, [Example.of(labelled, potential) for labelled in data])
     return potential.with_shifted_references(shifts), shifts
+
+
+def _shifted(labelled: LabelledStructure, shifts: dict[int, float]) -> LabelledStructure:
+    """Return a structure with an energy that follows the shifted references."""
+    if labelled.energy is None:
+        return labelled
+    shift = sum(shifts.get(int(z), 0.0) for z in labelled.atoms.numbers)
+    return replace(labelled, energy=labelled.energy + shift)
 
 
 def _optional(check: Callable[..., Any], name: str, value: Any) -> Any:

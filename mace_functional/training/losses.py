@@ -22,6 +22,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mace_functional.support.defaults import (
+    ENERGY_WEIGHT,
+    FORCES_WEIGHT,
+    PRODUCTS_WEIGHT,
+    STRESS_WEIGHT,
+)
 from mace_functional.support.validation import positive
 
 
@@ -48,10 +54,10 @@ class LossWeights:
             positive.
     """
 
-    energy: float = 25.0
-    forces: float = 100.0
-    stress: float = 100.0
-    products: float = 1.0
+    energy: float = ENERGY_WEIGHT
+    forces: float = FORCES_WEIGHT
+    stress: float = STRESS_WEIGHT
+    products: float = PRODUCTS_WEIGHT
     energy_threshold: float | None = None
     forces_threshold: float | None = None
     stress_threshold: float | None = None

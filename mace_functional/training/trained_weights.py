@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -77,6 +78,12 @@ class TrainedWeights:
         average: Largest decay of the average; None for no average.
         optimizer: Function that makes another optimiser.
         scheduler: Function that makes another schedule.
+
+    Attributes:
+        weights: The weights, as they are now.
+        average: Their average.
+        steps: Number of steps that were taken.
+        digest: Digest of the parameters before training, and of what moves them.
     """
 
     def __init__(
@@ -98,6 +105,15 @@ class TrainedWeights:
         self.optimizer = make(self.weights.values())
         self.scheduler = (scheduler or cosine_schedule)(self.optimizer, steps)
         self.steps = 0
+        self.digest = self._digest(rate)
+
+    def _digest(self, rate: float) -> str:
+        """Return a digest of the parameters before training, and of what moves them."""
+        digest = sha256(repr((rate, self._decay, list(self.weights))).encode())
+        for name, tensor in sorted(named_leaves(self._params).items()):
+            digest.update(repr((name, tensor.dtype)).encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def params(self) -> Any:

@@ -134,6 +134,10 @@ class TrainingRun:
         """Parameters with the averaged weights of the best epoch."""
         return self.weights.with_weights(self._best)
 
+    @property
+    def _digest(self) -> str:
+        return self.plan.digest + self.weights.digest
+
     def resume(self) -> None:
         """Read the checkpoint, if there is one, or begin with the errors before training."""
         if self.checkpoint is not None and self.checkpoint.exists():
@@ -210,7 +214,7 @@ class TrainingRun:
         if self.checkpoint is None or not self.processes.first:
             return
         state = {
-            "digest": self.plan.digest,
+            "digest": self._digest,
             "training": self.weights.state(),
             "history": self.history,
             "best_epoch": self.best_epoch,
@@ -219,8 +223,8 @@ class TrainingRun:
             "gradients": self._gradients,
             "seconds": self._seconds,
         }
-        with atomic_write(self.checkpoint) as partial:
-            torch.save(state, partial)
+        with atomic_write(self.checkpoint) as partial, partial.open("wb") as file:
+            torch.save(state, file)  # it refuses paths whose only dot is the first character
 
     def _read(self, path: Path) -> None:
         try:
@@ -228,12 +232,10 @@ class TrainingRun:
             digest, training = state["digest"], state["training"]
         except Exception as error:
             raise ValueError(f"{path} is no checkpoint of finetune: {error}") from error
-        shapes = {k: w.shape for k, w in training["weights"].items()}
-        ours = {k: w.shape for k, w in self.weights.weights.items()}
-        if digest != self.plan.digest or shapes != ours:
+        if digest != self._digest:
             raise ValueError(
-                f"{path} belongs to another training, with other structures, weights or options: "
-                "remove it, or name another file"
+                f"{path} belongs to another training, with another model, other structures or "
+                "options: remove it, or name another file"
             )
         self.weights.restore(training)
         self.history, self.best_epoch = state["history"], state["best_epoch"]

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from ase.units import GPa
 
 from mace_functional.potential.protocol import Potential
 from mace_functional.training.label_batches import Example, batches_of, counts_of
 from mace_functional.training.losses import LossWeights, Terms, weighted_loss
 
+
+class Quantity(NamedTuple):
+    """How an error is shown.
+
+    Attributes:
+        name: Name of the labels.
+        factor: Factor from the unit of records to the one that is shown.
+        unit: Unit that is shown.
+    """
+
+    name: str
+    factor: float
+    unit: str
+
+
 QUANTITIES = {
-    "energy_eV_per_atom": "energies per atom, eV",
-    "forces_eV_per_A": "forces, eV/Å",
-    "stress_eV_per_A3": "stresses, eV/Å³",
-    "products_eV_per_A2": "Hessian products, eV/Å²",
+    "energy_eV_per_atom": Quantity("energies", 1e3, "meV/atom"),
+    "forces_eV_per_A": Quantity("forces", 1e3, "meV/Å"),
+    "stress_eV_per_A3": Quantity("stresses", 1 / GPa, "GPa"),
+    "products_eV_per_A2": Quantity("Hessian products", 1.0, "eV/Å²"),
 }
-"""Errors by their names in records, with their meaning."""
+"""Errors by their names in records, which are `rmse_` and these."""
 
 
 def validated(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from random import Random
 
 import ase.io
@@ -61,6 +62,7 @@ DEVICES = ["cpu:7", "cuda", "cuda:99", "cuda:x", "meta", "xla", "mps", "CPU", ""
 PATHS = ["G", "", ",", "GX,", "Q", "[/x]", "G1", "1", "GG", "G X", "X-G", "\x00"]
 
 FILES = ["salt.extxyz", "h2.xyz", "one.extxyz", "slab.extxyz", "fixed.extxyz", "[bold].xyz"]
+FILES += ["labels.extxyz"]
 BAD_FILES = [
     "empty.xyz",
     "binary.cif",
@@ -158,12 +160,34 @@ OPTIONS: dict[str, dict[str, Pools]] = {
         "--compare": (["cv@300", "cv_300K"], ["cv", "cv@nan", "nope@300", "", "[/x]@300"]),
         "--output": (["o"], ["salt.extxyz", "/dev/null", "", "no/such/o", "[/x]", "\x00"]),
     },
+    "finetune": {
+        **{name: EVERY[name] for name in EVERY if name not in ("--temperatures", "--mesh")},
+        "--energy-key": (["REF_energy", "none", "energy"], WORDS),
+        "--forces-key": (["REF_forces", "none"], WORDS),
+        "--hessians": ([], ["cut.npz", "missing.npz", "folder", "", "salt.extxyz"]),
+        "--validation": (["0", "0.5", "labels.extxyz"], [*NUMBERS, *BAD_FILES]),
+        "--replay": (["salt.extxyz", "h2.xyz"], BAD_FILES),
+        "--forces-weight": (["0", "1", "1e6"], NUMBERS),
+        "--batch-size": (["1", "100"], COUNTS),
+        "--patience": (["1"], COUNTS),
+        "--rate": (["1e-3", "1"], NUMBERS),
+        "--average": (["0", "0.9"], NUMBERS),
+        "--trainable": (["all", "readouts", "readouts.*,products.*"], WORDS),
+        "--fit-references": FLAG,
+        "--seed": (["3"], COUNTS),
+        "--output": (["tuned"], OUTPUTS),
+        "--checkpoint": (["state", "state.pt"], OUTPUTS),
+        "--log": (["o.jsonl"], OUTPUTS),
+        "--json": (["o.json"], OUTPUTS),
+        "--figure": (["o.png"], OUTPUTS),
+    },
 }
 CHEAP = {
     "thermo": [],
     "relax": ["--max-steps", "2", "--output", "end.extxyz"],
     "phonons": ["--mesh", "1", "1", "1", "--points", "2"],
     "screen": ["--no-relax", "--no-report", "--output", "end"],
+    "finetune": ["--epochs", "1", "--output", "tuned"],
 }
 """What keeps a good command short, or is required; drawn options come later and win."""
 
@@ -205,6 +229,10 @@ def write_files() -> None:
     ase.io.write("salt.extxyz", salt)
     ase.io.write("h2.xyz", h2)
     ase.io.write("[bold].xyz", h2)
+    labelled = salt.copy()
+    labelled.info["REF_energy"] = -7.0
+    labelled.arrays["REF_forces"] = np.zeros((2, 3))
+    ase.io.write("labels.extxyz", [labelled] * 3)
     os.mkdir("[")
     ase.io.write("[/y].xyz", bulk("Au", "fcc", a=4.08))
     ase.io.write("[/x].xyz", h2)
@@ -245,6 +273,8 @@ def write_files() -> None:
 def check(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The command ends in results or in one sentence."""
     capsys.readouterr()
+    for trained in Path().glob("tuned.*"):
+        trained.unlink()  # another training does not replace it
     code = main(words)
     error = capsys.readouterr().err
     failed = (3,) if words[0] == "screen" else ()

@@ -64,6 +64,17 @@ def test_a_model_with_dispersion_is_a_sum(model):
     assert both.params[0].keys() == model.params.keys()
 
 
+def test_references_of_a_sum_are_those_of_its_first_term_that_has_some(parts, quartz):
+    pair = next(p for p in parts if not isinstance(p, mf.MaceModel))
+    mace = next(p for p in parts if isinstance(p, mf.MaceModel))
+    both = mf.SumPotential(pair, mace)
+    shifted = both.with_shifted_references({14: 2.0, 8: -1.0})
+    energies = [of(potential, quartz)[0] for potential in (both, shifted)]
+    assert float(energies[1] - energies[0]) == pytest.approx(3 * 2.0 - 6 * 1.0, abs=1e-9)
+    with pytest.raises(TypeError, match="no term of the sum has reference energies"):
+        mf.SumPotential(pair, pair).with_shifted_references({14: 2.0})
+
+
 def test_relaxation_of_a_sum_goes_where_its_forces_vanish(parts):
     both = mf.SumPotential(parts[0], parts[2])
     found = mf.relax(both, mf.example_structure("quartz"), fmax=1e-4)

@@ -166,9 +166,14 @@ def test_a_training_killed_in_an_epoch_resumes_to_the_same_weights(
 def test_a_checkpoint_of_another_training_is_refused(model, data, tmp_path):
     path = tmp_path / "state.pt"
     train(model, data, epochs=1, checkpoint=path)
-    for options in {"epochs": 2}, {"seed": 1}, {"trainable": "readouts"}, {"batch_size": 3}:
+    others = {"epochs": 2, "seed": 1, "trainable": "readouts", "batch_size": 3}
+    others |= {"rate": 2e-3, "average": None}
+    for name, value in others.items():
         with pytest.raises(ValueError, match="belongs to another training"):
-            train(model, data, **{"epochs": 1, "checkpoint": path, **options})
+            train(model, data, **{"epochs": 1, "checkpoint": path, name: value})
+    other = model.with_params({k: 1.01 * p for k, p in model.params.items()})
+    with pytest.raises(ValueError, match="belongs to another training"):
+        train(other, data, epochs=1, checkpoint=path)
     changed = [replace(data[0], energy=0.0), *data[1:]]
     with pytest.raises(ValueError, match="belongs to another training"):
         train(model, changed, epochs=1, checkpoint=path)
@@ -244,6 +249,19 @@ def test_a_replay_set_keeps_what_was_known(model, data):
     forgets = train(model, wrong, loss=loss, **options).history[-1]["validation"]
     keeps = train(model, wrong, loss=loss, replay=crystals[:1], **options).history[-1]["validation"]
     assert keeps["rmse_forces_eV_per_A"] < 0.6 * forgets["rmse_forces_eV_per_A"]
+
+
+def test_replayed_energies_follow_fitted_references(model):
+    """Labels of the model itself, all shifted by the same references, leave nothing to learn."""
+    shifts = {1: 3.0, 6: -20.0, 8: 5.0, 14: 7.0}
+    own = labelled_by(model, structures(), directions=0)
+    data = [
+        replace(k, energy=k.energy + sum(shifts.get(int(z), 0.0) for z in k.atoms.numbers))
+        for k in own
+    ]
+    options = {"validation": 0, "epochs": 1, "rate": 1e-30, "loss": LossWeights(products=0)}
+    found = train(model, data, replay=own, fit_references=True, **options)
+    assert found.history[-1]["loss"] < 1e-15
 
 
 @pytest.mark.slow
