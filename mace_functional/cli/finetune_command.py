@@ -35,8 +35,8 @@ from mace_functional.training import (
     labelled_by,
     read_labelled,
 )
+from mace_functional.training.label_errors import QUANTITIES
 from mace_functional.training.labelled_frames import read_frames
-from mace_functional.training.validation import QUANTITIES
 
 KINDS = {
     "energies": "energy",

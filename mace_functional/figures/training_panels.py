@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mace_functional.figures.axes import BLUE, ELEMENTS, RED, new_figure, tidy
-from mace_functional.training.validation import QUANTITIES
+from mace_functional.training.label_errors import QUANTITIES
 
 COLOURS = (BLUE, RED, ELEMENTS[0], ELEMENTS[1])
 """Colours of the errors of energies, forces, stresses and products."""

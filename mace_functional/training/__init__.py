@@ -17,7 +17,7 @@ finetune            training of a potential, from its present weights
 training_run        its steps, epochs and validation, and the state from which it resumes
 trained_weights     the weights that it moves, their optimiser and their average
 data_parallel       gradients by one process, or by several that share the structures
-validation          errors on labelled structures
+label_errors        errors on labelled structures
 finetuned           the trained potential, and what happened on the way
 """
 

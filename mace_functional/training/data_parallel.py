@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mace_functional.potential.protocol import Trainable
 from mace_functional.training.label_batches import Example, LabelBatch, batches_of, counts_of
-from mace_functional.training.losses import LossWeights, Terms, weighted_loss
+from mace_functional.training.losses import LossTerms, LossWeights, weighted_loss
 from mace_functional.training.trained_weights import TrainedWeights
 
 
@@ -82,7 +82,7 @@ class _Losses(nn.Module):
             self.register_parameter(f"weight_{k}", weight)
 
     def forward(
-        self, item: LabelBatch | tuple[str, Callable[[Any], Tensor]] | None, counts: Terms
+        self, item: LabelBatch | tuple[str, Callable[[Any], Tensor]] | None, counts: LossTerms
     ) -> Tensor:
         """Return the loss of a batch, or that of an objective by its name, or zero."""
         if isinstance(item, LabelBatch):

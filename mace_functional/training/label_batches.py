@@ -20,7 +20,7 @@ from mace_functional.structure.batching import batch
 from mace_functional.structure.graph import Graph
 from mace_functional.structure.structure import Structure
 from mace_functional.training.labelled_structure import LabelledStructure
-from mace_functional.training.losses import LossWeights, Terms, huber
+from mace_functional.training.losses import LossTerms, LossWeights, huber
 from mace_functional.training.predictions import predictions_fn
 
 CALL = 350
@@ -111,7 +111,7 @@ class LabelBatch:
         self._sizes = self._tensor(self.atoms)
         self._weights = self._tensor([k.weight for k in labels])
 
-    def squares(self, potential: Potential, params: Any, loss: LossWeights) -> Terms:
+    def squares(self, potential: Potential, params: Any, loss: LossWeights) -> LossTerms:
         """Return the weighted sums of squared errors of all labels, a number for each term.
 
         Args:
@@ -143,7 +143,7 @@ class LabelBatch:
             sums = vmap(of_one)(*args)
         else:
             sums = tuple(t[None] for t in of_one(*pytree.tree_map(lambda t: t[0], args)))
-        return Terms(*(self._weights @ t for t in sums))
+        return LossTerms(*(self._weights @ t for t in sums))
 
     def _numbers(self, values: Sequence[Any], shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Return labels padded to a shape, and a mask that is 0 for padding and missing labels."""
@@ -158,7 +158,7 @@ class LabelBatch:
         return torch.as_tensor(np.asarray(values)).to(self.structure.positions)
 
 
-def counts_of(examples: Sequence[Example], *, weighted: bool = False) -> Terms:
+def counts_of(examples: Sequence[Example], *, weighted: bool = False) -> LossTerms:
     """Return the number of labels of each kind, as in the means of the loss.
 
     Args:
@@ -172,7 +172,7 @@ def counts_of(examples: Sequence[Example], *, weighted: bool = False) -> Terms:
         labels = labelled.energy, labelled.forces, labelled.stress, labelled.curvature
         for k, (label, n) in enumerate(zip(labels, (1, components, 9, components), strict=True)):
             numbers[k] += 0 if label is None else weight * n
-    return Terms(*(torch.tensor(n, dtype=torch.float64) for n in numbers))
+    return LossTerms(*(torch.tensor(n, dtype=torch.float64) for n in numbers))
 
 
 def batches_of(

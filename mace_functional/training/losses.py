@@ -90,7 +90,7 @@ class LossWeights:
         )
 
 
-class Terms(NamedTuple):
+class LossTerms(NamedTuple):
     """A number for each term of a loss, such as its sum of squares or its count of labels.
 
     Attributes:
@@ -115,7 +115,7 @@ def huber(error: Tensor, threshold: float | None) -> Tensor:
     return inside * (2 * size - inside)
 
 
-def weighted_loss(sums: Terms, counts: Terms, weights: LossWeights) -> Tensor:
+def weighted_loss(sums: LossTerms, counts: LossTerms, weights: LossWeights) -> Tensor:
     """Return the loss from sums of squares and counts of labels of all terms."""
     terms = zip(weights.weights, sums, counts, strict=True)
     means = [w * s / n.clamp(min=1) for w, s, n in terms]

@@ -65,7 +65,7 @@ def cosine_schedule(optimizer: Optimizer, steps: int) -> LRScheduler:
 
 
 class TrainedWeights:
-    """Some parameters of a potential, an optimiser that moves them, and their average.
+    """Parameters of a potential that are trained, their optimiser and their average.
 
     The average is exponential: after step n, `average += (1 - decay) (weights - average)`, with
     `decay = min(average, (1 + n) / (10 + n))`, so that the first steps are soon forgotten.

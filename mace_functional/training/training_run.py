@@ -24,9 +24,9 @@ from mace_functional.support.atomic_write import atomic_write
 from mace_functional.training.data_parallel import Processes
 from mace_functional.training.finetuned import Ending
 from mace_functional.training.label_batches import Example, counts_of
+from mace_functional.training.label_errors import validated
 from mace_functional.training.losses import LossWeights
 from mace_functional.training.trained_weights import TrainedWeights
-from mace_functional.training.validation import validated
 
 Objective = Callable[[Any], Tensor]
 """A further loss: a function of the parameters to a number."""

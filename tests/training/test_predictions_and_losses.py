@@ -19,7 +19,7 @@ from torch.func import grad
 import mace_functional as mf
 from mace_functional.training import Curvature, LabelledStructure, labelled_by
 from mace_functional.training.label_batches import Example, LabelBatch, batches_of, counts_of
-from mace_functional.training.losses import LossWeights, Terms, huber, weighted_loss
+from mace_functional.training.losses import LossTerms, LossWeights, huber, weighted_loss
 from mace_functional.training.predictions import predictions_fn
 
 
@@ -49,9 +49,9 @@ def labels(model: mf.MaceModel, directions: int | None = 2) -> list[LabelledStru
 
 def sums(
     model: mf.MaceModel, params: dict[str, Tensor], batches: list[LabelBatch], loss: LossWeights
-) -> Terms:
+) -> LossTerms:
     terms = [b.squares(model, params, loss) for b in batches]
-    return Terms(*(torch.stack(column).sum() for column in zip(*terms, strict=True)))
+    return LossTerms(*(torch.stack(column).sum() for column in zip(*terms, strict=True)))
 
 
 @pytest.mark.parametrize("name", mostly_slow(MODELS, ["default"]))

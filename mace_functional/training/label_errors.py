@@ -11,11 +11,11 @@ from ase.units import GPa
 
 from mace_functional.potential.protocol import Potential
 from mace_functional.training.label_batches import Example, batches_of, counts_of
-from mace_functional.training.losses import LossWeights, Terms, weighted_loss
+from mace_functional.training.losses import LossTerms, LossWeights, weighted_loss
 
 
 class Quantity(NamedTuple):
-    """How an error is shown.
+    """Name and unit under which an error is shown.
 
     Attributes:
         name: Name of the labels.
@@ -71,5 +71,5 @@ def validated(
     return result
 
 
-def _sums(terms: Any) -> Terms:
-    return Terms(*(torch.stack(column).sum() for column in zip(*terms, strict=True)))
+def _sums(terms: Any) -> LossTerms:
+    return LossTerms(*(torch.stack(column).sum() for column in zip(*terms, strict=True)))
