@@ -59,7 +59,9 @@ from .phonons import (
     force_constants,
     group_velocities,
     mesh_modes,
+    mesh_sum_fn,
     mesh_thermo,
+    mesh_thermo_fn,
     phonons_of,
 )
 from .potential import (
@@ -173,7 +175,9 @@ __all__ = [
     "load_model",
     "lowest_modes",
     "mesh_modes",
+    "mesh_sum_fn",
     "mesh_thermo",
+    "mesh_thermo_fn",
     "normal_modes",
     "optimize",
     "parallel",

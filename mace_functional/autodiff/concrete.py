@@ -39,15 +39,21 @@ def is_differentiated(tensor: Tensor | None) -> bool:
     return tensor.requires_grad
 
 
-def plain_instance(tensor: Tensor) -> Tensor:
-    """Return the values of a tensor without transforms and gradients; of a batch, the first one."""
+def raw_values(tensor: Tensor, *, first: bool = False) -> Tensor:
+    """Return the values of a tensor without transforms and gradients.
+
+    Args:
+        tensor: The tensor.
+        first: True to return the first one of a batch, of the shape of the tensor; False to return
+            all of them, with the batch dimensions anywhere.
+    """
     dims = []
     while is_functorch_wrapped_tensor(tensor):
         if is_batchedtensor(tensor):
             dims.append(maybe_get_bdim(tensor))
         tensor = get_unwrapped(tensor)
     with temporarily_clear_interpreter_stack():
-        for dim in reversed(dims):
+        for dim in reversed(dims) if first else ():
             tensor = tensor.select(dim, 0)
         return tensor.detach()
 

@@ -14,6 +14,7 @@ solved_modes         modes at many wave vectors, also by many workers
 bands                band structures along paths
 mesh                 meshes reduced by symmetry, and the modes on them
 mesh_sums            thermodynamics on a mesh, and its convergence
+mesh_functions       sums over the modes on a mesh, as pure functions
 dos                  densities of states
 velocities           group velocities
 displacements        mean square displacements, participation ratios
@@ -29,6 +30,7 @@ from mace_functional.phonons.dos import DensityOfStates, density_of_states
 from mace_functional.phonons.dynamical_matrix import dynamical_matrix_fn
 from mace_functional.phonons.force_constants import ForceConstants, force_constants
 from mace_functional.phonons.mesh import Mesh, MeshModes, mesh_modes, mesh_size
+from mace_functional.phonons.mesh_functions import mesh_sum_fn, mesh_thermo_fn
 from mace_functional.phonons.mesh_sums import (
     ConvergedThermo,
     MeshThermo,
@@ -66,7 +68,9 @@ __all__ = [
     "mesh_convergence",
     "mesh_modes",
     "mesh_size",
+    "mesh_sum_fn",
     "mesh_thermo",
+    "mesh_thermo_fn",
     "modes_at_q",
     "participation_ratios",
     "phonons_of",

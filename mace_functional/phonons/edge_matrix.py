@@ -31,7 +31,7 @@ from mace_functional.autodiff.concrete import (
     is_concrete,
     is_differentiated,
     is_followed,
-    plain_instance,
+    raw_values,
 )
 from mace_functional.autodiff.primitive import Arguments, Dimensions, Outputs, Primitive, is_plain
 from mace_functional.autodiff.torch_internals import pytree
@@ -145,7 +145,7 @@ class EdgeMatrix(Primitive):
         """
         if not any(map(is_differentiated, args)):
             return True
-        _, positions, cell, _, *tensors = map(plain_instance, args)
+        _, positions, cell, _, *tensors = (raw_values(a, first=True) for a in args)
         params = self.params.of(tensors)
         energies = self.crystal.potential.atom_energies(self.crystal.graph, positions, cell, params)
         return is_followed(energies)

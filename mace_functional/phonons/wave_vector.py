@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mace_functional.autodiff.concrete import is_concrete
+from mace_functional.autodiff.torch_internals import temporarily_clear_interpreter_stack
 
 WaveVector = Tensor | Sequence[float]
 """Three numbers in units of the reciprocal lattice vectors."""
@@ -47,8 +48,10 @@ def checked_where_given(q: WaveVector, pbc: Sequence[bool], dtype: torch.dtype) 
         raise ValueError(
             f"q must have the shape (3,), not {tuple(tensor.shape)}; use vmap for many"
         )
-    tensor = tensor.to(dtype)
-    if is_concrete(tensor):
+    if not is_concrete(tensor):
+        return tensor.to(dtype)
+    with temporarily_clear_interpreter_stack():  # transforms of other tensors leave it readable
+        tensor = tensor.to(dtype)
         _check_values(tensor.detach().tolist(), pbc)
     return tensor
 
