@@ -79,11 +79,13 @@ def mesh_sum_fn(
             not finite, the crystal has several parts that nothing connects, or positions, cell or
             masses are differentiated or mapped and the mesh is reduced by the space group.
 
+    >>> import mace_functional as mf
     >>> atoms = mf.example_structure("quartz")
     >>> model = mf.load_model("embedded")
     >>> s, mesh = mf.from_ase(atoms, model), mf.Mesh.of(atoms, (1, 1, 1))
     >>> highest = mf.mesh_sum_fn(model, s.topology, mesh, lambda w: w[-1:], unit="THz")
     >>> highest(s.positions, s.cell, model.params, s.masses)
+    tensor(35.6524, dtype=torch.float64)
     """
     spectra = _Spectra("mesh_sum_fn", potential, topology, mesh, unit, columns)
     points, weights = mesh.q.tolist(), mesh.weights.tolist()
