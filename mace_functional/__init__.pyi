@@ -18,6 +18,7 @@ from . import (
     stochastic,
     structure,
     training,
+    uncertainty,
     units,
     vibrations,
 )
@@ -207,6 +208,7 @@ __all__ = [
     "third",
     "third_order_force_constants",
     "training",
+    "uncertainty",
     "units",
     "vibrational_frequencies",
     "vibrations",

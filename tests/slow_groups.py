@@ -17,7 +17,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "cli": ("cli",),
     "structure": ("structure",),
     "anharmonic": ("anharmonic",),
-    "training": ("training",),
+    "training": ("training", "uncertainty"),
     "phonons": ("phonons", "vibrations", "dispersion", "interop"),
     "optimize": ("optimize",),
     "expansion": ("expansion",),

@@ -8,6 +8,7 @@ computes. `..._command`, and torch with it, is imported only if the options are 
     elastic_parser, elastic_command  elastic constants, moduli and speeds of sound of a crystal
     conductivity_parser, conductivity_command  thermal conductivity of a crystal
     finetune_parser, finetune_command  training of a model on labelled structures
+    posterior_parser, posterior_command  how uncertain the weights of a model are
     relax_parser, relax_command      relaxed geometry of a structure
     screen_parser, screen_command    heat capacities of many structures
     check_parser, check_command      checks of the derivatives, symmetries and phonons of a model
@@ -17,6 +18,8 @@ computes. `..._command`, and torch with it, is imported only if the options are 
     mesh_options        options for meshes of wave vectors
     ideal_gas_options   options for the ideal gas of a molecule
     ideal_gas_results   its results for JSON files and their printed text
+    label_options       options for labelled structures, and their reading
+    uncertain_results   error bars for JSON files and their printed text
     stochastic_options  options for large cells without a Hessian
     stochastic_results  their results for JSON files and their printed text
     worker_options      options for many workers
@@ -47,6 +50,7 @@ from mace_functional.cli import (
     elastic_parser,
     finetune_parser,
     phonons_parser,
+    posterior_parser,
     relax_parser,
     screen_parser,
     thermo_parser,
@@ -62,6 +66,7 @@ SUBCOMMANDS = (
     conductivity_parser,
     screen_parser,
     finetune_parser,
+    posterior_parser,
     check_parser,
 )
 
@@ -81,6 +86,7 @@ all options, including your own structures and models:
   mace-functional conductivity --help
   mace-functional screen --help
   mace-functional finetune --help
+  mace-functional posterior --help
   mace-functional check --help
 """
 

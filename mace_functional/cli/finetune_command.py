@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from mace_functional.cli.console import BOLD, Console
-from mace_functional.cli.finetune_parser import KEYS, WEIGHTS, WRITTEN, model_file
+from mace_functional.cli.finetune_parser import WEIGHTS, WRITTEN, model_file
+from mace_functional.cli.label_options import all_labels, read_labels
 from mace_functional.cli.loaded_models import load
 from mace_functional.cli.output_files import write_figure, write_json
 from mace_functional.cli.printed_results import print_written
@@ -33,7 +33,6 @@ from mace_functional.training import (
     LossWeights,
     finetune,
     labelled_by,
-    read_labelled,
 )
 from mace_functional.training.label_errors import QUANTITIES
 from mace_functional.training.labelled_frames import read_frames
@@ -46,9 +45,6 @@ KINDS = {
 }
 """Kinds of labels, with the attribute of `LabelledStructure`."""
 
-KEY = re.compile(rf"\b({'|'.join(KEYS)})_key=('?)(\w+)\2")
-"""Pattern of a key as an argument in python, which errors name."""
-
 
 def run(options: argparse.Namespace) -> None:
     """Train the model, write the files and print the results."""
@@ -56,11 +52,9 @@ def run(options: argparse.Namespace) -> None:
     with process_group(options.device) as device:
         options.device = device
         console = Console(stderr=True, quiet=not is_first())
-        with _words_of_the_command_line():
-            data = [k for file in options.data for k in _labelled(options, file, options.hessians)]
-            held = options.validation
-            if isinstance(held, Path):
-                held = _labelled(options, held, None)
+        data, held = all_labels(options), options.validation
+        if isinstance(held, Path):
+            held = read_labels(options, held)
         model = load(options, console)
         with console.status("replay"):
             replay = labelled_by(model, _replayed(options, model), directions=1)
@@ -119,13 +113,6 @@ def _trained(
         raise ValueError(f"{error} (--rate)") from error
 
 
-def _labelled(
-    options: argparse.Namespace, file: str | Path, hessians: Path | None
-) -> list[LabelledStructure]:
-    keys = {f"{label}_key": getattr(options, f"{label}_key") for label in KEYS}
-    return read_labelled(file, hessians=hessians, **keys)
-
-
 def _replayed(options: argparse.Namespace, model: Any) -> list[Atoms]:
     """Read the structures of --replay, with names for errors.
 
@@ -142,19 +129,6 @@ def _replayed(options: argparse.Namespace, model: Any) -> list[Atoms]:
                 raise StructureError(f"{path}, structure {number}: {error}") from error
             structures.append(atoms)
     return structures
-
-
-@contextmanager
-def _words_of_the_command_line() -> Iterator[None]:
-    """Name options in errors of the reader, such as --energy-key, in place of its arguments."""
-    try:
-        yield
-    except StructureError as error:
-        raise StructureError(KEY.sub(_option_of, str(error))) from error
-
-
-def _option_of(found: re.Match[str]) -> str:
-    return f"--{found[1]}-key {'none' if found[3] == 'None' else found[3]}"
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mace_functional.cli.arguments import Parser, UsageError, number
+from mace_functional.cli.label_options import add_labels
 from mace_functional.cli.options import add_model, device
 from mace_functional.cli.output_files import FIGURES, check_figure, check_outputs
 from mace_functional.cli.process_groups import is_first
@@ -23,9 +24,6 @@ from mace_functional.support.defaults import (
     VALIDATION,
 )
 from mace_functional.support.validation import between, count, positive
-
-KEYS = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å³", "virials": "eV", "hessian": "eV/Å²"}
-"""Labels whose keys are options, with their units."""
 
 WEIGHTS = {
     "energy": (ENERGY_WEIGHT, "energies per atom", "eV^-2"),
@@ -57,13 +55,7 @@ def add_parser(subparsers: Any) -> None:
         "model without it. Processes that torchrun starts share the work.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "data",
-        nargs="+",
-        metavar="DATA",
-        help="files of labelled structures: extended XYZ with the keys of mace-torch, any other "
-        "format of ASE, or phonopy's yaml files",
-    )
+    add_labels(parser)
     add_model(parser)
     parser.add_argument(
         "--device",
@@ -72,29 +64,14 @@ def add_parser(subparsers: Any) -> None:
         help="device: cpu, cuda, cuda:1, ...; cuda for a GPU for each process of torchrun "
         "(%(default)s)",
     )
-    _add_labels(parser)
+    _add_held_out(parser)
     _add_training(parser)
     _add_files(parser)
     parser.set_defaults(run=_run)
 
 
-def _add_labels(parser: Parser) -> None:
-    """Add the options for labels, validation and replay."""
-    for label, unit in KEYS.items():
-        parser.add_argument(
-            f"--{label}-key",
-            type=_key,
-            default=f"REF_{label}",
-            metavar="KEY",
-            help=f"key of the {label} in the data, {unit}, or none (%(default)s)",
-        )
-    parser.add_argument(
-        "--hessians",
-        type=Path,
-        metavar="FILE",
-        help="npz file of Hessians, eV/Å², by name or number of the structures in DATA "
-        "(NAME.hessians.npz beside NAME.extxyz)",
-    )
+def _add_held_out(parser: Parser) -> None:
+    """Add the options for validation and replay."""
     parser.add_argument(
         "--validation",
         type=_validation,
@@ -201,10 +178,6 @@ def _add_files(parser: Parser) -> None:
 def model_file(options: argparse.Namespace, suffix: str) -> Path:
     """Return the file of the trained model with one of the suffixes `WRITTEN`."""
     return options.output.with_name(options.output.name + suffix)
-
-
-def _key(word: str) -> str | None:
-    return None if word == "none" else word
 
 
 def _validation(word: str) -> float | Path:

@@ -38,6 +38,11 @@ from mace_functional.cli.printed_results import (
 )
 from mace_functional.cli.ranges import numbers_in
 from mace_functional.cli.stochastic_results import print_stochastic, stochastic_results
+from mace_functional.cli.uncertain_results import (
+    print_uncertain,
+    read_posterior,
+    uncertain_results,
+)
 from mace_functional.cli.worker_options import executor_of
 from mace_functional.expansion import thermal_expansion
 from mace_functional.phonons import (
@@ -87,6 +92,7 @@ def _run(options: argparse.Namespace, executor: Executor | None) -> None:
         )
     if choice is None:
         check_vibrates(atoms, free, options.file)
+    posterior = read_posterior(options, atoms, free)
     model, relaxation = load_and_relax(options, atoms, console)
     results: dict[str, Any]
     if options.stochastic:
@@ -148,6 +154,8 @@ def _run(options: argparse.Namespace, executor: Executor | None) -> None:
             )
         subject = structure_results(options, atoms, model, relaxation)
         gas = ideal_gas_results(options, subject["energy_eV"], atoms, modes, free)
+        sampled = None if on_mesh is None else on_mesh.mesh
+        uncertain = uncertain_results(options, model, atoms, posterior, sampled, console)
     results = {
         **subject,
         "structure": reading.record.as_dict(),
@@ -157,6 +165,7 @@ def _run(options: argparse.Namespace, executor: Executor | None) -> None:
         "mesh_convergence": None if converged is None else convergence_results(converged),
         **thermo_results(thermo, atoms[free]),
         **expansion_results(expansion, thermo),
+        "standard_deviations": uncertain,
         "missing_at_gamma": missing_results(branches, thermo, atoms),
         "ideal_gas": gas,
         "part_of_thermodynamics": None if _is_extended(atoms, modes) else VIBRATIONS_ONLY,
@@ -260,6 +269,7 @@ def _print(results: dict[str, Any]) -> None:
     print_thermo(console, results, f"Harmonic thermodynamics, per {per}", note)
     print_ideal_gas(console, results)
     print_expansion(console, results)
+    print_uncertain(console, results)
     print_missing(console, results)
     if results["mesh_convergence"] is not None:
         print_convergence(console, results["mesh_convergence"])

@@ -37,6 +37,13 @@ def add_parser(subparsers: Any) -> None:
         "thermal expansion; needs relaxed positions and cell, and takes third derivatives of the "
         "energy along all modes, much longer than the modes",
     )
+    parser.add_argument(
+        "--uncertainty",
+        type=Path,
+        metavar="FILE",
+        help="add standard deviations for a crystal, from a distribution of the weights of the "
+        "model that `mace-functional posterior` wrote",
+    )
     parser.add_several(
         "--free",
         can_be=is_any_of(RANGE.pattern),

@@ -125,3 +125,6 @@ ENERGY_WEIGHT, FORCES_WEIGHT, STRESS_WEIGHT, PRODUCTS_WEIGHT = 25.0, 100.0, 100.
 
 LOCAL = "local"
 """Word in place of the address of a Dask scheduler, for processes of Dask on this machine."""
+
+LABEL_KINDS = ("energy", "forces", "stress", "product")
+"""Kinds of labels of a structure; a product is that of its Hessian with a direction."""
