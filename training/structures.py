@@ -19,9 +19,11 @@ from ase.collections import g2, s22
 from ase.spacegroup import crystal
 from rdkit import Chem, RDLogger
 from rdkit.Chem import AllChem
-from samples import ELEMENTS
 
 import mace_functional as mf
+
+ELEMENTS = (1, 6, 7, 8, 11, 13, 14, 17, 30)
+"""Atomic numbers of the elements of the student: H, C, N, O, Na, Al, Si, Cl, Zn."""
 
 HELD_OUT = ("CH3CH2OH", "C6H6")
 """Molecules of ASE's G2 collection that are excluded, because the student is tested on them."""

@@ -14,10 +14,10 @@ from ase.filters import FrechetCellFilter
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
-from samples import Sample
 
 import mace_functional as mf
 from mace_functional.support.atomic_write import atomic_write
+from mace_functional.training import LabelledStructure
 
 RATTLES = (0.02, 0.05, 0.1, 0.15)
 """Standard deviations of random displacements, Å."""
@@ -53,7 +53,7 @@ def label_all(
     ]
     named_structures.sort(key=lambda pair: -len(pair[1]) * (1 + 5 * pair[1].pbc.all()))
     jobs = [
-        (name, atoms, teacher, output / f"{name.replace('/', '-')}.npz", seed)
+        (name, atoms, teacher, output / f"{name.replace('/', '-')}.pt", seed)
         for seed, (name, atoms) in enumerate(named_structures)
     ]
     jobs = [job for job in jobs if not job[3].exists()]
@@ -62,17 +62,10 @@ def label_all(
             report(line)
 
 
-def read_all(folder: Path) -> list[Sample]:
-    """Read all samples that `label_all` wrote to a folder."""
-    samples = []
-    for path in sorted(folder.glob("*.npz")):
-        with np.load(path) as data:
-            count = int(data["count"])
-            for k in range(count):
-                values = {key: data[f"{k}.{key}"] for key in Sample.__dataclass_fields__}
-                values |= {"energy": float(values["energy"]), "origin": str(values["origin"])}
-                samples.append(Sample(**values))
-    return samples
+def read_all(folder: Path) -> list[LabelledStructure]:
+    """Read all labelled structures that `label_all` wrote to a folder."""
+    files = sorted(folder.glob("*.pt"))
+    return [labelled for path in files for labelled in torch.load(path, weights_only=False)]
 
 
 def _label(name: str, atoms: Atoms, teacher: Path, path: Path, seed: int) -> str:
@@ -80,20 +73,16 @@ def _label(name: str, atoms: Atoms, teacher: Path, path: Path, seed: int) -> str
     model = mf.load_model(teacher, dtype=torch.float32)
     rng = np.random.default_rng(seed)
     relaxed = _relaxed(atoms, model)
-    samples = [_sample(relaxed, model, name, 6, rng)]
-    for configuration in _configurations(relaxed, model, rng):
-        sample = _sample(configuration, model, name, 2, rng)
-        if abs(sample.forces).max() < LARGEST_FORCE:
-            samples.append(sample)
-    arrays = {
-        f"{k}.{key}": getattr(sample, key)
-        for k, sample in enumerate(samples)
-        for key in Sample.__dataclass_fields__
-    }
+    relaxed.info["name"] = name
+    found = mf.labelled_by(model, [relaxed], directions=6, seed=seed)
+    others = _configurations(relaxed, model, rng)
+    for labelled in mf.labelled_by(model, others, directions=2, seed=seed + 1):
+        if labelled.forces is not None and abs(labelled.forces).max() < LARGEST_FORCE:
+            found.append(labelled)
     with atomic_write(path) as partial:
-        np.savez(partial, count=len(samples), **arrays)
-    force = abs(samples[0].forces).max()
-    return f"{name}: {len(atoms)} atoms, {len(samples)} samples, largest force {force:.3f} eV/Å"
+        torch.save(found, partial)
+    force = 0.0 if found[0].forces is None else abs(found[0].forces).max()
+    return f"{name}: {len(atoms)} atoms, {len(found)} structures, largest force {force:.3f} eV/Å"
 
 
 def _relaxed(atoms: Atoms, model: mf.MaceModel) -> Atoms:
@@ -130,27 +119,3 @@ def _strained(atoms: Atoms, strain: float, sigma: float, rng: np.random.Generato
     new.set_cell(atoms.cell.array @ (np.eye(3) + (random + random.T) / 2), scale_atoms=True)
     new.positions += sigma * rng.normal(size=new.positions.shape)
     return new
-
-
-def _sample(
-    atoms: Atoms, model: mf.MaceModel, origin: str, directions: int, rng: np.random.Generator
-) -> Sample:
-    """Return one configuration with the teacher's results."""
-    s = mf.from_ase(atoms, model)
-    energy = mf.energy_fn(model, s.graph)
-    args = (s.positions, s.cell, model.params)
-    operator = mf.HessianOperator(energy, *args)
-    v = rng.normal(size=(directions, len(atoms), 3))
-    vectors = torch.as_tensor(v, dtype=model.dtype)
-    crystal = bool(atoms.pbc.all())
-    return Sample(
-        numbers=atoms.numbers,
-        positions=atoms.positions,
-        cell=atoms.cell.array * crystal,
-        energy=float(energy(*args)),
-        forces=mf.forces(energy)(*args).double().numpy(),
-        stress=mf.stress(energy)(*args).double().numpy() if crystal else np.zeros((3, 3)),
-        directions=v,
-        curvatures=torch.stack([operator @ v for v in vectors]).double().numpy(),
-        origin=origin,
-    )
