@@ -233,9 +233,14 @@ def _print(results: dict[str, Any]) -> None:
         f"{results['best_epoch']}"
     )
     if "validation" in history[0]:
-        console.print(
-            _table(history[0]["validation"], history[results["best_epoch"]]["validation"])
-        )
+        best = history[results["best_epoch"]]
+        console.print(_table(history[0]["validation"], best["validation"]))
+        if not results["best_epoch"]:
+            console.print(
+                "no epoch has a smaller loss on the validation set than the model before, which is "
+                "written unchanged: take more --epochs, or another --rate",
+                style=BOLD,
+            )
     else:
         first, last = history[1]["loss"], history[-1]["loss"]
         console.print(f"mean loss of the steps of an epoch, from {first:.4g} to {last:.4g}")

@@ -61,8 +61,8 @@ def add_parser(subparsers: Any) -> None:
         "--device",
         type=device("--device"),
         default="cpu",
-        help="device: cpu, cuda, cuda:1, ...; cuda for a GPU for each process of torchrun "
-        "(%(default)s)",
+        help="device: cpu, cuda, cuda:1, ...; of several processes, each takes the GPU of its "
+        "number (%(default)s)",
     )
     _add_held_out(parser)
     _add_training(parser)

@@ -86,5 +86,6 @@ def _draw(
     shown = [value if math.isfinite(value) and value > 0 else math.nan for value in values]
     panel.plot(epochs, shown, "o-", color=colour, ms=2, lw=1, label=label or "_")
     panel.set_yscale("log")
+    panel.tick_params(which="minor", labelsize=7)
     panel.set_xlabel("epoch")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
