@@ -11,6 +11,7 @@ labelling           labels by a potential that another is to imitate
 predictions         energy, forces, stress and a Hessian product from one linearisation
 losses              losses of these
 label_batches       labelled structures as batches of tensors, and their losses
+objectives          further losses, of phonons and elastic constants
 reference_energies  reference energies of the elements that fit the labels
 
 finetune            training of a potential, from its present weights
@@ -27,6 +28,11 @@ from mace_functional.training.labelled_files import isolated_atom_energies, read
 from mace_functional.training.labelled_structure import Curvature, LabelledStructure
 from mace_functional.training.labelling import labelled_by
 from mace_functional.training.losses import LossWeights
+from mace_functional.training.objectives import (
+    dynamical_matrix_objective,
+    elastic_objective,
+    phonon_objective,
+)
 from mace_functional.training.predictions import predictions_fn
 
 __all__ = [
@@ -34,9 +40,12 @@ __all__ = [
     "FineTuned",
     "LabelledStructure",
     "LossWeights",
+    "dynamical_matrix_objective",
+    "elastic_objective",
     "finetune",
     "isolated_atom_energies",
     "labelled_by",
+    "phonon_objective",
     "predictions_fn",
     "read_labelled",
 ]
