@@ -171,7 +171,7 @@ def moved(tree: Any, direction: Any, t: float | Tensor) -> Any:
     return tree_map(lambda a, b: a + t * b, tree, direction)
 
 
-@pytest.mark.parametrize("function", mostly_slow([of_all_modes, of_entries], [of_all_modes]))
+@pytest.mark.parametrize("function", mostly_slow([of_all_modes, of_entries], [of_entries]))
 def test_second_derivatives_of_every_kind(function):
     """By positions, cell and parameters together; the weights of the modes move too."""
     case = small()
@@ -205,6 +205,7 @@ def test_second_derivatives_of_every_kind(function):
     assert_same(second, tree_leaves(expected), 1e-10)
 
 
+@pytest.mark.slow
 def test_batches_of_wave_vectors_in_every_order():
     case = small()
     q = torch.stack([GENERAL, EDGE, GAMMA])

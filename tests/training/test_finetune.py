@@ -116,10 +116,10 @@ def test_weights_are_the_parameters_of_mace_torch(name):
 
 
 def test_the_same_seed_gives_the_same_result_and_another_a_different_one(model, data):
-    one, other = train(model, data), train(model, data)
+    one, other = train(model, data, epochs=2), train(model, data, epochs=2)
     assert_same_weights(one, other)
     assert without_times(one.history) == without_times(other.history)
-    third = train(model, data, seed=1)
+    third = train(model, data, seed=1, epochs=1)
     assert third.history[0] != one.history[0]
 
 
@@ -132,7 +132,7 @@ class Killed(BaseException):
     """What ends a process without any handler."""
 
 
-@pytest.mark.parametrize("step", [2, 3])  # in the middle of an epoch, and at its end
+@pytest.mark.parametrize("step", [3, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_training_killed_in_an_epoch_resumes_to_the_same_weights(
     model, data, step, tmp_path, monkeypatch
 ):
