@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from ase import Atoms
 from finetuning_structures import FAMILIES, SHARED, Family
-from mace_functional.uncertainty import fit_posterior, uncertain_frequencies, uncertain_thermo
 
 import mace_functional as mf
 from mace_functional.support.atomic_write import atomic_write
 from mace_functional.training import FineTuned, LabelledStructure, LossWeights
+from mace_functional.uncertainty import fit_posterior, uncertain_frequencies, uncertain_thermo
 
 TEACHER = SHARED / "weights" / "MACE-MP-0_small.model"
 RATTLES = (0.02, 0.05, 0.1)
