@@ -75,14 +75,18 @@ def _label(name: str, atoms: Atoms, teacher: Path, path: Path, seed: int) -> str
     relaxed = _relaxed(atoms, model)
     relaxed.info["name"] = name
     found = mf.labelled_by(model, [relaxed], directions=6, seed=seed)
-    others = _configurations(relaxed, model, rng)
-    for labelled in mf.labelled_by(model, others, directions=2, seed=seed + 1):
-        if labelled.forces is not None and abs(labelled.forces).max() < LARGEST_FORCE:
-            found.append(labelled)
+    others = [c for c in _configurations(relaxed, model, rng) if _is_gentle(c, model)]
+    found += mf.labelled_by(model, others, directions=2, seed=seed + 1)
     with atomic_write(path) as partial:
         torch.save(found, partial)
     force = 0.0 if found[0].forces is None else abs(found[0].forces).max()
     return f"{name}: {len(atoms)} atoms, {len(found)} structures, largest force {force:.3f} eV/Å"
+
+
+def _is_gentle(atoms: Atoms, model: mf.MaceModel) -> bool:
+    """Return True if no force on an atom is as large as `LARGEST_FORCE`."""
+    (labelled,) = mf.labelled_by(model, [atoms], directions=0)
+    return labelled.forces is not None and bool(abs(labelled.forces).max() < LARGEST_FORCE)
 
 
 def _relaxed(atoms: Atoms, model: mf.MaceModel) -> Atoms:
