@@ -16,6 +16,7 @@ from mace_functional.cli.loaded_models import load
 from mace_functional.cli.output_files import write_json
 from mace_functional.cli.printed_results import print_written
 from mace_functional.training import LabelledStructure
+from mace_functional.training.held_back import held_back
 from mace_functional.uncertainty import Calibration, fit_posterior
 from mace_functional.uncertainty.fitted_posterior import LAST_LAYER
 
@@ -54,12 +55,7 @@ def _parts(
     if len(data) < 2:
         raise ValueError("one structure cannot be split: give --calibration, or more structures")
     rng = np.random.default_rng(options.seed)
-    n = min(max(1, round(options.fraction * len(data))), len(data) - 1)
-    chosen = set(rng.choice(len(data), n, replace=False).tolist())
-    return (
-        [labelled for k, labelled in enumerate(data) if k not in chosen],
-        [data[k] for k in sorted(chosen)],
-    )
+    return held_back(data, options.fraction, rng)
 
 
 def _print(results: dict[str, Any], calibration: Calibration) -> None:

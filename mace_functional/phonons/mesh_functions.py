@@ -24,12 +24,12 @@ from mace_functional.autodiff.concrete import is_concrete, is_followed, raw_valu
 from mace_functional.autodiff.torch_internals import temporarily_clear_interpreter_stack
 from mace_functional.phonons.dynamical_matrix import dynamical_matrix_fn
 from mace_functional.phonons.mesh import Mesh
-from mace_functional.phonons.modes import is_gamma
+from mace_functional.phonons.modes import is_gamma, vibrations_at_gamma
 from mace_functional.potential.protocol import Potential
 from mace_functional.structure.connectivity import parts_of
 from mace_functional.support.validation import in_order
 from mace_functional.units import frequency_factor
-from mace_functional.vibrations.harmonic_modes import frequencies, vibrational_frequencies
+from mace_functional.vibrations.harmonic_modes import frequencies
 from mace_functional.vibrations.thermodynamics import HarmonicThermo, harmonic_thermo
 
 ModeFunction = Callable[[Tensor], Tensor]
@@ -191,24 +191,12 @@ class _Spectra:
         for q, gamma in zip(self._q, self._is_gamma, strict=True):
             d = self._matrix(q, positions, cell, params, masses)
             if gamma:
-                found.append(self._at_gamma(d.real, positions, masses, axis))
+                rotations = 0 if axis is None else 1
+                options: dict[str, Any] = {"rotations": rotations, "axis": axis}
+                found.append(vibrations_at_gamma(d, masses, positions, unit=self._unit, **options))
             else:
                 found.append(frequencies(d, unit=self._unit))
         return found
-
-    def _at_gamma(
-        self, d: Tensor, positions: Tensor, masses: Tensor, axis: Tensor | None
-    ) -> Tensor:
-        """Return the frequencies of a dynamical matrix at Gamma, without rigid motions."""
-        sqrt_m = masses.sqrt().repeat_interleave(3)
-        return vibrational_frequencies(
-            d * (sqrt_m[:, None] * sqrt_m),
-            masses,
-            positions,
-            rotations=0 if axis is None else 1,
-            axis=axis,
-            unit=self._unit,
-        )
 
     def _axis(self, positions: Tensor, cell: Tensor) -> Tensor | None:
         """Return the axis of a chain; None for slabs and crystals.

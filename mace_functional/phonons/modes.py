@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,11 @@ from mace_functional.autodiff.concrete import refuse_transforms
 from mace_functional.phonons.wave_vector import WaveVector, checked_where_given, wave_vector
 from mace_functional.structure.arrays import as_array
 from mace_functional.units import frequency_factor
-from mace_functional.vibrations.harmonic_modes import LARGEST_FORCE, signed_sqrt
+from mace_functional.vibrations.harmonic_modes import (
+    LARGEST_FORCE,
+    signed_sqrt,
+    vibrational_frequencies,
+)
 from mace_functional.vibrations.rigid import internal_motions
 
 if TYPE_CHECKING:
@@ -116,6 +120,22 @@ def degenerate_blocks(eigenvalues: Tensor) -> Tensor:
 def is_gamma(q: Tensor) -> Tensor:
     """Return True for wave vectors (..., 3) that are reciprocal lattice vectors, (...)."""
     return ((q - q.round()).abs() < GAMMA_TOLERANCE).all(-1)
+
+
+def vibrations_at_gamma(
+    matrix: Tensor, masses: Tensor, positions: Tensor, **options: Any
+) -> Tensor:
+    """Compute the frequencies of D(0), without rigid motions, as a pure function.
+
+    Args:
+        matrix: Dynamical matrix at Gamma, eV/Å²/amu, (3N, 3N), real or complex.
+        masses: Masses in amu, (N,).
+        positions: Positions in Å, (N, 3).
+        **options: Options of `vibrational_frequencies`.
+    """
+    sqrt_m = masses.sqrt().repeat_interleave(3)
+    hessian = matrix.real * (sqrt_m[:, None] * sqrt_m)
+    return vibrational_frequencies(hessian, masses, positions, **options)
 
 
 def checked_q(phonons: Phonons, q: WaveVector) -> Tensor:

@@ -10,6 +10,7 @@ labelling           labels by a potential that another is to imitate
 
 predictions         energy, forces, stress and a Hessian product from one linearisation
 losses              losses of these
+held_back           structures that are held back at random
 label_batches       labelled structures as batches of tensors, and their losses
 objectives          further losses, of phonons and elastic constants
 reference_energies  reference energies of the elements that fit the labels

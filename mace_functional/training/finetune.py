@@ -15,6 +15,7 @@ from mace_functional.potential.protocol import HasReferenceEnergies, Trainable
 from mace_functional.support.defaults import AVERAGE, BATCH_SIZE, EPOCHS, RATE, VALIDATION
 from mace_functional.support.validation import between, count, in_order, positive
 from mace_functional.training.finetuned import FineTuned
+from mace_functional.training.held_back import held_back
 from mace_functional.training.label_batches import Example
 from mace_functional.training.labelled_structure import LabelledStructure
 from mace_functional.training.losses import LossWeights
@@ -107,17 +108,15 @@ def finetune(
     loss = LossWeights() if loss is None else loss
     rng = np.random.default_rng([seed, 0])
     training, held = _split(data, validation, rng)
+    examples = [Example.of(labelled, potential) for labelled in training]
     shifts: dict[int, float] = {}
     if fit_references:
-        potential, shifts = _with_fitted_references(potential, training)
+        potential, shifts = _with_fitted_references(potential, examples)
         replay = [_shifted(labelled, shifts) for labelled in replay]
-    examples, held_examples, old = (
-        [Example.of(labelled, potential) for labelled in part] for part in (training, held, replay)
-    )
     plan = TrainingPlan(
         examples=examples,
-        validation=held_examples,
-        replay=old,
+        validation=[Example.of(labelled, potential) for labelled in held],
+        replay=[Example.of(labelled, potential) for labelled in replay],
         loss=loss,
         objectives=dict(objectives or {}),
         epochs=count("epochs", epochs),
@@ -157,25 +156,19 @@ def _split(
         raise TypeError("data must be LabelledStructures, such as those of read_labelled")
     if not isinstance(validation, (int, float)):
         return data, list(validation)
-    fraction = between("validation", validation, 0.0, 0.9)
-    n = min(round(fraction * len(data)) or int(fraction > 0), len(data) - 1)
-    chosen = set(rng.choice(len(data), max(n, 0), replace=False).tolist()) if data else set()
-    return (
-        [labelled for k, labelled in enumerate(data) if k not in chosen],
-        [data[k] for k in sorted(chosen)],
-    )
+    return held_back(data, between("validation", validation, 0.0, 0.9), rng)
 
 
 def _with_fitted_references(
-    potential: Trainable, data: Sequence[LabelledStructure]
+    potential: Trainable, examples: Sequence[Example]
 ) -> tuple[Any, dict[int, float]]:
-    """Return the potential with reference energies that fit the data, and their shifts."""
+    """Return the potential with reference energies that fit the examples, and their shifts."""
     if not isinstance(potential, HasReferenceEnergies):
         raise TypeError(
             f"{type(potential).__name__} has no reference energies of elements: leave out "
             "fit_references, or subtract such energies from the labels"
         )
-    shifts = element_shifts(potential, [Example.of(labelled, potential) for labelled in data])
+    shifts = element_shifts(potential, examples)
     return potential.with_shifted_references(shifts), shifts
 
 

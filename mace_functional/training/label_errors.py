@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from ase.units import GPa
 
 from mace_functional.potential.protocol import Potential
-from mace_functional.training.label_batches import Example, batches_of, counts_of
+from mace_functional.training.label_batches import Example, LabelBatch, counts_of
 from mace_functional.training.losses import LossTerms, LossWeights, weighted_loss
 
 
@@ -38,27 +37,28 @@ QUANTITIES = {
 
 
 def validated(
-    potential: Potential, params: Any, examples: Sequence[Example], loss: LossWeights
+    potential: Potential,
+    params: Any,
+    examples: Sequence[Example],
+    batches: Sequence[LabelBatch],
+    loss: LossWeights,
 ) -> dict[str, float]:
     """Compute the loss and the root-mean-square error of each kind of label.
-
-    Products are taken along directions that are the same for each call.
 
     Args:
         potential: The potential.
         params: Parameters to use in place of the potential's own.
         examples: Labelled structures.
+        batches: The same structures in batches, which may be used for many calls.
         loss: Weights of the loss.
 
     Returns:
         The loss, and the errors by the names of `QUANTITIES`; kinds without labels are left out.
     """
-    rng = np.random.default_rng(0)
     squares = LossWeights(
         energy=loss.energy, forces=loss.forces, stress=loss.stress, products=loss.products
     )
     with torch.no_grad():
-        batches = batches_of(examples, rng, products=loss.products > 0)
         plain = _sums(b.squares(potential, params, squares) for b in batches)
         robust = plain
         if any(d is not None for d in loss.thresholds):

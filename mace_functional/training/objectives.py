@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from ase.units import GPa
 from torch import Tensor
 
 from mace_functional.elasticity.tensor import elastic_tensor
@@ -25,7 +26,7 @@ from mace_functional.elasticity.voigt import to_voigt
 from mace_functional.phonons import dynamical_matrix_fn
 from mace_functional.potential.protocol import Potential
 from mace_functional.support.validation import positive
-from mace_functional.units import BAR, frequency_factor
+from mace_functional.units import frequency_factor
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -157,7 +158,7 @@ def elastic_objective(
     tensor = elastic_tensor(potential.energy_fn(s.topology), **options)
 
     def loss(params: Any) -> Tensor:
-        found = to_voigt(tensor(s.positions, s.cell, params)) / (1e4 * BAR)  # GPa
+        found = to_voigt(tensor(s.positions, s.cell, params)) / GPa
         return weight * (found - target).square().mean()
 
     return loss

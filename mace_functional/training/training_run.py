@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from mace_functional.potential.protocol import Trainable
 from mace_functional.support.atomic_write import atomic_write
 from mace_functional.training.data_parallel import Processes
 from mace_functional.training.finetuned import Ending
-from mace_functional.training.label_batches import Example, counts_of
+from mace_functional.training.label_batches import Example, LabelBatch, batches_of, counts_of
 from mace_functional.training.label_errors import validated
 from mace_functional.training.losses import LossWeights
 from mace_functional.training.trained_weights import TrainedWeights
@@ -204,9 +205,15 @@ class TrainingRun:
     def _validation(self) -> dict[str, Any]:
         if not self.plan.validation:
             return {}
-        params = self.weights.averaged_params
-        errors = validated(self.potential, params, self.plan.validation, self.plan.loss)
+        params, loss = self.weights.averaged_params, self.plan.loss
+        errors = validated(self.potential, params, self.plan.validation, self._held, loss)
         return {"validation": errors}
+
+    @cached_property
+    def _held(self) -> list[LabelBatch]:
+        """Batches of the validation set, with directions that are the same for all epochs."""
+        products = self.plan.loss.products > 0
+        return batches_of(self.plan.validation, np.random.default_rng(0), products=products)
 
     def _write(self) -> None:
         """Write the state."""

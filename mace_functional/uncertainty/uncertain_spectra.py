@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.func import jacrev
 
 from mace_functional.phonons import Mesh, dynamical_matrix_fn
-from mace_functional.phonons.modes import is_gamma
+from mace_functional.phonons.modes import is_gamma, vibrations_at_gamma
 from mace_functional.potential.protocol import Trainable
 from mace_functional.structure.arrays import as_array
 from mace_functional.structure.connectivity import parts_of
@@ -25,7 +25,7 @@ from mace_functional.structure.structure import Structure
 from mace_functional.support.validation import in_order
 from mace_functional.uncertainty.minimum_response import minimum_fn
 from mace_functional.uncertainty.weight_posterior import WeightPosterior
-from mace_functional.vibrations.harmonic_modes import frequencies, vibrational_frequencies
+from mace_functional.vibrations.harmonic_modes import frequencies
 from mace_functional.vibrations.rigid import rigid_motions_of
 from mace_functional.vibrations.thermodynamics import HarmonicThermo, harmonic_thermo
 
@@ -178,14 +178,12 @@ def _frequencies_fn(
     matrix = dynamical_matrix_fn(potential, s.topology, **columns)
     at_gamma = bool(is_gamma(torch.tensor([list(q)], dtype=torch.float64))[0])
     rotations, axis = _rotations(s) if at_gamma else (0, None)
-    sqrt_m = s.masses.sqrt().repeat_interleave(3)
 
     def of(x: Tensor, cell: Tensor, params: Any) -> Tensor:
         d = matrix(list(q), x, cell, params, s.masses)
         if not at_gamma:
             return frequencies(d)
-        hessian = d.real * sqrt_m * sqrt_m[:, None]
-        return vibrational_frequencies(hessian, s.masses, x, rotations=rotations, axis=axis)
+        return vibrations_at_gamma(d, s.masses, x, rotations=rotations, axis=axis)
 
     return of
 
