@@ -4,7 +4,8 @@
 
 generates the configurations, labels them with the teacher, trains the student by `mf.finetune`, and
 writes the model. An interrupted run continues from the existing labels and from the state of the
-last minute.
+last minute. With `torchrun --nproc-per-node 2` before the name of the script, two processes share
+the structures of each step.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from student import new_student
 
 import mace_functional as mf
+from mace_functional.cli.process_groups import is_first, process_group
 from mace_functional.training import LabelledStructure, LossWeights
 
 VALIDATION = 0.03
@@ -66,8 +68,10 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     labels = options.output / "labels"
-    teacher.label_all(options.teacher, options.frameworks, labels, options.workers, print)
-    train(options, teacher.read_all(labels))
+    if is_first():  # the other processes wait at the entry of the group
+        teacher.label_all(options.teacher, options.frameworks, labels, options.workers, print)
+    with process_group("cpu"):
+        train(options, teacher.read_all(labels))
 
 
 def train(options: argparse.Namespace, data: Sequence[LabelledStructure]) -> None:
@@ -91,10 +95,13 @@ def train(options: argparse.Namespace, data: Sequence[LabelledStructure]) -> Non
             seed=options.seed,
             checkpoint=options.output / f"state-{part}.pt",
             log=options.output / f"log-{part}.jsonl",
-            progress=True,
+            progress=is_first(),
         )
-        print(found, flush=True)
+        if is_first():
+            print(found, flush=True)
         model = found.potential
+    if not is_first():
+        return
     weights = {name: model.params[name].double() for name in model.weights}
     mf.save_model(
         exact.with_params({**exact.params, **weights}),

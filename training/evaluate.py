@@ -2,32 +2,58 @@
 
     python training/evaluate.py --teacher MACE-MP-0_small.model --frameworks FOLDER --output FOLDER
 
-prints the table of the model card. Each structure is relaxed with each model, including the cell of
-crystals. Results of the teacher in the output folder are reused.
+prints the table of the model card. The teacher relaxes each structure to a minimum. The student
+relaxes that minimum and keeps its space group, so that an instability which it alone has remains as
+an imaginary mode. Results of the teacher in the output folder are reused.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+import ase.io
 import numpy as np
 import torch
 from ase import Atoms
-from ase.filters import FrechetCellFilter
-from ase.io import read
-from ase.optimize import BFGS
+from crystals import read_crystals
+from frameworks import held_out_frameworks
 
 import mace_functional as mf
+from mace_functional.phonons import mesh_size
 
-FRAMEWORKS = ("RSM0010", "AFI", "13180N3")
 MOLECULES = ("ethanol", "benzene")
 TEMPERATURE = 300.0
 """Temperature of the heat capacities, K."""
+
+SPACING = 0.5
+"""Largest distance of neighbouring wave vectors, 1/Å."""
+
+FMAX = 1e-3
+"""Largest force on an atom after a relaxation, eV/Å."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a model says of a structure.
+
+    Attributes:
+        converged: True if the relaxation ended in a minimum, or for the student in a stationary
+            point of the space group.
+        volume: Volume of the cell, Å³; 0 for molecules.
+        heat_capacity: Heat capacity at `TEMPERATURE` and constant volume, J/(g K).
+        frequencies: Signed frequencies, cm-1, (Q, 3N), for each wave vector in ascending order.
+    """
+
+    converged: bool
+    volume: float
+    heat_capacity: float
+    frequencies: list[list[float]]
 
 
 def main() -> None:
@@ -41,58 +67,81 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     options.output.mkdir(parents=True, exist_ok=True)
-    student, teacher = mf.load_model(options.student), None
-    print("| | atoms | teacher | student | difference | lowest mode | steps |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for name, atoms in _test_structures(options.frameworks):
+    student, teacher = mf.load_model(options.student), mf.load_model(options.teacher)
+    print("| | atoms | teacher | student | difference | volume | frequencies | lowest | s |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for name, atoms in held_out(options.frameworks):
         if options.only and name not in options.only:
             continue
-        reference_file = options.output / f"teacher-{name}.json"
-        if not reference_file.exists():
-            teacher = teacher or mf.load_model(options.teacher)
-            reference_file.write_text(json.dumps(_measure(atoms, teacher)) + "\n")
-        result, reference = _measure(atoms, student), json.loads(reference_file.read_text())
-        (options.output / f"student-{name}.json").write_text(json.dumps(result) + "\n")
-        print(_row(name, len(atoms), reference, result), flush=True)
+        started = time.perf_counter()
+        relaxed, reference = _reference(name, atoms, teacher, options.output)
+        between = time.perf_counter()
+        _, found = _measured(relaxed, student, symmetry=True)
+        seconds = time.perf_counter() - between, between - started
+        print(_row(name, len(atoms), reference, found, seconds), flush=True)
 
 
-def _test_structures(folder: Path) -> Iterator[tuple[str, Atoms]]:
+def held_out(folder: Path) -> Iterator[tuple[str, Atoms]]:
+    """Yield the structures of the test, which were chosen before any training.
+
+    Args:
+        folder: Folder of the CIF files.
+    """
     for name in (*MOLECULES, "quartz"):
         yield name, mf.example_structure(name)
-    for name in FRAMEWORKS:
-        yield name, read(folder / f"{name}.cif")
+    yield from read_crystals(Path(__file__).with_name("held_out.toml"))
+    yield from held_out_frameworks(folder)
 
 
-def _measure(atoms: Atoms, model: mf.MaceModel) -> dict[str, Any]:
-    """Relax a structure, and compute its frequencies and heat capacity."""
-    atoms = atoms.copy()
-    atoms.calc = mf.MaceCalculator(model)
-    optimiser = BFGS(FrechetCellFilter(atoms) if atoms.pbc.all() else atoms, logfile=None)
-    converged = optimiser.run(fmax=0.002, steps=1000)
-    modes = mf.gamma_modes(model, atoms)
-    thermo = mf.harmonic_thermo(modes, [TEMPERATURE])
-    return {
-        "converged": bool(converged),
-        "steps": optimiser.nsteps,
-        "energy_per_atom": atoms.get_potential_energy() / len(atoms),
-        "volume_per_atom": atoms.get_volume() / len(atoms) if atoms.pbc.all() else None,
-        "heat_capacity_J_per_gK": float(
-            thermo.specific_heat_capacity(atoms.get_masses().tolist())[0]
-        ),
-        "frequencies_cm-1": modes.frequencies.tolist(),
-    }
+def _reference(
+    name: str, atoms: Atoms, teacher: mf.MaceModel, folder: Path
+) -> tuple[Atoms, Measured]:
+    """Return the minimum of the teacher, and its results there, from files if they exist."""
+    structure, results = folder / f"{name}.extxyz", folder / f"{name}.json"
+    if not results.exists():
+        relaxed, measured = _measured(atoms, teacher, symmetry=False)
+        ase.io.write(structure, relaxed)
+        results.write_text(json.dumps(asdict(measured)) + "\n")
+    return ase.io.read(structure), Measured(**json.loads(results.read_text()))
 
 
-def _row(name: str, size: int, reference: dict[str, Any], result: dict[str, Any]) -> str:
-    lowest = f"{result['frequencies_cm-1'][0]:.1f} ({reference['frequencies_cm-1'][0]:.1f})"
-    steps = f"{result['steps']} ({reference['steps']})"
-    if name in MOLECULES:
-        frequencies = np.array([m["frequencies_cm-1"] for m in (result, reference)])
-        rms = np.sqrt(((frequencies[0] - frequencies[1]) ** 2).mean())
-        return f"| {name} | {size} | | | {rms:.1f} cm-1 RMS | {lowest} | {steps} |"
-    cv = [m["heat_capacity_J_per_gK"] for m in (reference, result)]
-    change = 100 * (cv[1] / cv[0] - 1)
-    return f"| {name} | {size} | {cv[0]:.4f} | {cv[1]:.4f} | {change:+.2f} % | {lowest} | {steps} |"
+def _measured(atoms: Atoms, model: mf.MaceModel, *, symmetry: bool) -> tuple[Atoms, Measured]:
+    """Relax a structure with its cell, and compute its frequencies and heat capacity."""
+    found = mf.relax(model, atoms, symmetry=symmetry, fmax=FMAX)
+    relaxed = found.atoms
+    if not atoms.pbc.any():
+        modes = mf.gamma_modes(model, relaxed)
+        thermo, frequencies = mf.harmonic_thermo(modes, [TEMPERATURE]), modes.frequencies[None]
+    else:
+        mesh = mf.Mesh.of(relaxed, mesh_size(relaxed, SPACING), symmetry=False)
+        on_mesh = mf.mesh_modes(mf.phonons_of(model, relaxed), mesh, eigenvectors=False)
+        thermo, frequencies = mf.mesh_thermo(on_mesh, [TEMPERATURE]).thermo, on_mesh.frequencies
+    return relaxed, Measured(
+        converged=found.converged,
+        volume=relaxed.get_volume() if atoms.pbc.any() else 0.0,
+        heat_capacity=float(thermo.specific_heat_capacity()[0]),
+        frequencies=frequencies.tolist(),
+    )
+
+
+def _row(
+    name: str, size: int, reference: Measured, found: Measured, seconds: tuple[float, float]
+) -> str:
+    cells = [name, str(size), f"{reference.heat_capacity:.4f}", f"{found.heat_capacity:.4f}"]
+    cells.append(_change(reference.heat_capacity, found.heat_capacity))
+    cells.append(_change(reference.volume, found.volume) if reference.volume else "")
+    theirs, ours = np.array(reference.frequencies), np.array(found.frequencies)
+    same = theirs.shape == ours.shape  # else their cells differ so much that their meshes do
+    cells.append(f"{np.sqrt(((ours - theirs) ** 2).mean()):.1f}" if same else "")
+    cells.append(f"{ours.min():.1f} ({theirs.min():.1f})")
+    cells.append(f"{seconds[0]:.0f} ({seconds[1]:.0f})")
+    unfinished = [w for w, m in (("teacher", reference), ("student", found)) if not m.converged]
+    cells[0] += f" (not converged: {', '.join(unfinished)})" if unfinished else ""
+    return f"| {' | '.join(cells)} |"
+
+
+def _change(reference: float, value: float) -> str:
+    return f"{100 * (value / reference - 1):+.2f} %"
 
 
 if __name__ == "__main__":

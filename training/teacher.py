@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -24,6 +25,12 @@ RATTLES = (0.02, 0.05, 0.1, 0.15)
 
 TEMPERATURES = (400.0, 1000.0)
 """Temperatures of the short molecular dynamics, K."""
+
+LARGE = 60
+"""Number of atoms above which a structure has half as many configurations.
+
+Each of them shows more surroundings of atoms than one of a small structure.
+"""
 
 STRAIN = 0.02
 """Standard deviation of the entries of random strains of crystals."""
@@ -53,8 +60,8 @@ def label_all(
     ]
     named_structures.sort(key=lambda pair: -len(pair[1]) * (1 + 5 * pair[1].pbc.all()))
     jobs = [
-        (name, atoms, teacher, output / f"{name.replace('/', '-')}.pt", seed)
-        for seed, (name, atoms) in enumerate(named_structures)
+        (name, atoms, teacher, output / f"{name.replace('/', '-')}.pt")
+        for name, atoms in named_structures
     ]
     jobs = [job for job in jobs if not job[3].exists()]
     with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -68,9 +75,10 @@ def read_all(folder: Path) -> list[LabelledStructure]:
     return [labelled for path in files for labelled in torch.load(path, weights_only=False)]
 
 
-def _label(name: str, atoms: Atoms, teacher: Path, path: Path, seed: int) -> str:
+def _label(name: str, atoms: Atoms, teacher: Path, path: Path) -> str:
     """Relax one structure, generate configurations, and write them with the teacher's results."""
     model = mf.load_model(teacher, dtype=torch.float32)
+    seed = zlib.crc32(name.encode())  # the same whatever other structures there are
     rng = np.random.default_rng(seed)
     relaxed = _relaxed(atoms, model)
     relaxed.info["name"] = name
@@ -101,10 +109,10 @@ def _configurations(
     relaxed: Atoms, model: mf.MaceModel, rng: np.random.Generator
 ) -> Iterator[Atoms]:
     """Yield rattled, strained and thermally disordered copies of a structure."""
-    crystal = bool(relaxed.pbc.all())
-    for sigma in RATTLES * 2 if crystal else RATTLES:
+    crystal, large = bool(relaxed.pbc.all()), len(relaxed) > LARGE
+    for sigma in RATTLES * 2 if crystal and not large else RATTLES:
         yield _strained(relaxed, STRAIN * crystal, sigma, rng)
-    for _ in range(2 * crystal):
+    for _ in range((2 - large) * crystal):
         yield _strained(relaxed, 2 * STRAIN, 0.01, rng)
     for temperature in TEMPERATURES:
         atoms = relaxed.copy()
@@ -112,8 +120,8 @@ def _configurations(
         MaxwellBoltzmannDistribution(atoms, temperature_K=2 * temperature, rng=rng)
         Stationary(atoms)
         dynamics = VelocityVerlet(atoms, timestep=1.0 * units.fs)
-        for _ in range(2):
-            dynamics.run(15)
+        for _ in range(2 - large):
+            dynamics.run(15 * (1 + large))
             yield atoms.copy()
 
 

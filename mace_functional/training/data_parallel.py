@@ -7,7 +7,7 @@ step; passes before that only add them up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,7 +17,13 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mace_functional.potential.protocol import Trainable
-from mace_functional.training.label_batches import Example, LabelBatch, batches_of, counts_of
+from mace_functional.training.label_batches import (
+    CALL,
+    Example,
+    LabelBatch,
+    batches_of,
+    counts_of,
+)
 from mace_functional.training.losses import LossTerms, LossWeights, weighted_loss
 from mace_functional.training.trained_weights import TrainedWeights
 
@@ -57,9 +63,10 @@ class Processes:
             rng: Generator of the directions; in the same state in all processes.
             objectives: Further losses; each process takes some of them.
         """
-        batches = batches_of(examples, rng, products=self._loss.products > 0)
+        own = shares([n * k + CALL for n, k in (e.size for e in examples)], self._count)[self._rank]
+        batches = batches_of(examples, rng, products=self._loss.products > 0, chosen=own)
         counts = counts_of(examples)
-        work: list[Any] = [*batches, *objectives.items()][self._rank :: self._count]
+        work: list[Any] = [*batches, *list(objectives.items())[self._rank :: self._count]]
         total = torch.zeros((), dtype=torch.float64)
         for k, item in enumerate(work or [None]):
             last = k + 1 >= len(work)
@@ -70,6 +77,27 @@ class Processes:
         if self._count > 1:
             distributed.all_reduce(total)
         return float(total)
+
+
+def shares(costs: Sequence[float], count: int) -> list[list[int]]:
+    """Share tasks so that all processes take about the same time.
+
+    Each task, the dearest first, goes to the process that has least to do.
+
+    Args:
+        costs: Time of each task, in any unit.
+        count: Number of processes.
+
+    Returns:
+        The numbers of the tasks of each process.
+    """
+    parts: list[list[int]] = [[] for _ in range(count)]
+    loads = [0.0] * count
+    for k in sorted(range(len(costs)), key=lambda k: -costs[k]):
+        least = loads.index(min(loads))
+        parts[least].append(k)
+        loads[least] += costs[k]
+    return parts
 
 
 class _Losses(nn.Module):

@@ -176,7 +176,11 @@ def counts_of(examples: Sequence[Example], *, weighted: bool = False) -> LossTer
 
 
 def batches_of(
-    examples: Sequence[Example], rng: np.random.Generator, *, products: bool
+    examples: Sequence[Example],
+    rng: np.random.Generator,
+    *,
+    products: bool,
+    chosen: Sequence[int] | None = None,
 ) -> list[LabelBatch]:
     """Group structures of similar size to batches, each with one random direction.
 
@@ -184,9 +188,12 @@ def batches_of(
         examples: The structures.
         rng: Generator of the directions.
         products: True for Hessian products of the structures that have curvature.
+        chosen: Numbers of the structures to group, with the directions that they have among all;
+            None for all.
     """
     directions = [_direction(e.labelled, rng) if products else None for e in examples]
-    order = sorted(range(len(examples)), key=lambda k: (examples[k].kinds, examples[k].size))
+    numbers = range(len(examples)) if chosen is None else chosen
+    order = sorted(numbers, key=lambda k: (examples[k].kinds, examples[k].size))
     groups: list[list[int]] = []
     for k in order:
         if groups and _joins([examples[i] for i in groups[-1]], examples[k]):
