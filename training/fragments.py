@@ -68,7 +68,7 @@ BENZENE = End("c1ccc(cc1)", "c1ccccc1", _RING, _RING, (2, 4), ((3,), (0,)))
 """The axis goes from the centre of one ring to that of the other; two ring atoms are kept."""
 
 TRIAZINE = End("c1ncnc(n1)", "c1ncncn1", _RING, _RING, (3, 5), ((4,), (0,)))
-"""As `BENZENE`."""
+"""The axis and the atoms that are kept are as those of `BENZENE`."""
 
 
 def linker(end: End, smiles: str) -> Linker:

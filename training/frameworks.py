@@ -70,7 +70,7 @@ def _azolates(folder: Path) -> Iterator[tuple[str, Atoms]]:
     """Yield frameworks of Zn with linkers that bind with nitrogen atoms of five-membered rings."""
     pyrazolate = _replaced(ase.io.read(folder / "RSM0020.cif"), "Cu", "Zn")
     yield "RSM0020 with Zn for Cu", pyrazolate
-    for edits in (["N"], ["CH3", "Cl"], ["NH2", "NO2"]):
+    for edits in (["N"], ["CH3", "Cl"], ["NH2", "OH"]):
         yield f"RSM0020 with Zn for Cu, {' and '.join(edits)}", with_groups(pyrazolate, edits)
     # The coordinates are those of ZIF-8 without its methyl groups.
     imidazolate = crystal(
