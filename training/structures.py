@@ -9,18 +9,15 @@ dimer), and some frameworks.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-import ase.io
 import numpy as np
 from ase import Atoms
 from ase.build import bulk, make_supercell, molecule
 from ase.collections import g2, s22
 from ase.spacegroup import crystal
+from frameworks import frameworks as frameworks
 from rdkit import Chem, RDLogger
 from rdkit.Chem import AllChem
-
-import mace_functional as mf
 
 ELEMENTS = (1, 6, 7, 8, 11, 13, 14, 17, 30)
 """Atomic numbers of the elements of the student: H, C, N, O, Na, Al, Si, Cl, Zn."""
@@ -141,20 +138,6 @@ def crystals() -> Iterator[tuple[str, Atoms]]:
     """Yield crystals from published coordinates, as primitive cells or small supercells."""
     for name, atoms in _primitive_crystals():
         yield name, _at_least(atoms, SMALLEST)
-
-
-def frameworks(folder: Path) -> Iterator[tuple[str, Atoms]]:
-    """Yield frameworks that are not part of the test.
-
-    Args:
-        folder: Folder with RSM0020.cif and RSM0062.cif of Moosavi et al., Nat. Mater. 2022.
-    """
-    yield "MOF-5", mf.example_structure("MOF-5")
-    yield "CTF-1", _triazine_framework()
-    yield "RSM0062", ase.io.read(folder / "RSM0062.cif")
-    zinc_framework = ase.io.read(folder / "RSM0020.cif")
-    zinc_framework.symbols[zinc_framework.numbers == 29] = "Zn"
-    yield "RSM0020 with Zn for Cu", zinc_framework
 
 
 def _known(atoms: Atoms) -> bool:
@@ -310,34 +293,3 @@ def _with_aluminium(zeolite: Atoms, ion: str, distance: float) -> Atoms:
     outward = -to_t_atoms[nearest].sum(0)
     position = atoms.positions[oxygen] + distance * outward / np.linalg.norm(outward)
     return atoms + Atoms([ion], [position])
-
-
-def _triazine_framework() -> Atoms:
-    """Return CTF-1: layers of triazine rings joined by phenylene, stacked 3.5 Å apart."""
-    # Radii of the rings of C, N and H atoms, and the bond between the rings, Å.
-    triazine_carbon, triazine_nitrogen, bond, ring, hydrogen = 1.29, 1.37, 1.48, 1.39, 2.48
-    length = 2 * (triazine_carbon + bond + ring)
-    a = np.sqrt(3) * length
-    cell = np.array([[a, 0, 0], [-a / 2, a * np.sqrt(3) / 2, 0], [0, 0, 3.5]])
-    symbols, positions = [], []
-
-    def at(centre: np.ndarray, radius: float, degrees: float, symbol: str) -> None:
-        angle = np.radians(degrees)
-        symbols.append(symbol)
-        positions.append(centre + radius * np.array([np.cos(angle), np.sin(angle), 0]))
-
-    nodes = [(cell[0] * 2 + cell[1]) / 3, (cell[0] + 2 * cell[1]) / 3]
-    edge = nodes[1] - nodes[0]
-    start = np.degrees(np.arctan2(edge[1], edge[0]))
-    for node, first in zip(nodes, (start, start + 180), strict=True):
-        for k in range(3):
-            at(node, triazine_carbon, first + 120 * k, "C")
-            at(node, triazine_nitrogen, first + 60 + 120 * k, "N")
-    for k in range(3):
-        angle = np.radians(start + 120 * k)
-        centre = nodes[0] + length / 2 * np.array([np.cos(angle), np.sin(angle), 0])
-        for j in range(6):
-            at(centre, ring, start + 120 * k + 60 * j, "C")
-            if j % 3:
-                at(centre, hydrogen, start + 120 * k + 60 * j, "H")
-    return Atoms(symbols, positions, cell=cell, pbc=True)

@@ -12,7 +12,8 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
-from conftest import ROOT
+from ase.neighborlist import neighbor_list
+from conftest import ROOT, shared_file
 
 import mace_functional as mf
 from mace_functional.training import LabelledStructure, training_run
@@ -21,6 +22,8 @@ sys.path.insert(0, str(ROOT / "training"))
 pytest.importorskip("rdkit", reason="the training structures need rdkit")
 
 import distil
+import frameworks
+import linker_edits
 import structures
 import teacher
 from structures import ELEMENTS
@@ -126,6 +129,58 @@ def test_training_that_was_interrupted_ends_the_same(samples, tmp_path, monkeypa
     once = mf.load_model(whole / "mace-embedded.safetensors").params
     twice = mf.load_model(parts / "mace-embedded.safetensors").params
     assert all(torch.equal(once[k], twice[k]) for k in once)
+
+
+@pytest.fixture(scope="module")
+def trained() -> list[tuple[str, Atoms]]:
+    return list(frameworks.frameworks(shared_file("heatcapacity", "structures")))
+
+
+@pytest.fixture(scope="module")
+def held_out() -> dict[str, Atoms]:
+    return dict(frameworks.held_out_frameworks(shared_file("heatcapacity", "structures")))
+
+
+def test_training_frameworks_are_known_apart_and_not_those_of_the_test(trained, held_out):
+    found = dict(trained)
+    assert len(found) == len(trained) > 25
+    assert sum(len(atoms) for atoms in found.values()) < 2000
+    for name, atoms in [*found.items(), *held_out.items()]:
+        assert set(atoms.numbers.tolist()) <= set(ELEMENTS), name
+        first, second, distances = neighbor_list("ijd", atoms, 2.0)
+        assert distances.min() > 0.85, name
+        heavy = (atoms.numbers[first] > 1) & (atoms.numbers[second] > 1)
+        assert distances[heavy].min() > 1.15, name
+        assert _free_of_loose_atoms(atoms), name
+    compositions = {a.get_chemical_formula(empirical=True) for a in found.values()}
+    for name, atoms in held_out.items():
+        assert atoms.get_chemical_formula(empirical=True) not in compositions, name
+
+
+@pytest.mark.parametrize(
+    ("name", "formula"),
+    [
+        ("MOF-5 with fumarate", "C24H12O26Zn8"),
+        ("MOF-5 with N and OH", "C45H21N3O29Zn8"),
+        ("RSM0062 with naphthalate", "C24H14Al2O10"),
+        ("DMOF-1", "C22H20N2O8Zn2"),
+        ("zinc imidazolate", "C36H36N24Zn6"),
+        ("COF-LZU1", "C36H24N6"),
+        ("PAF of C and phenylene", "C26H16"),
+        ("IRMOF-0", "C24O26Zn8"),
+        ("aluminium fumarate", "C8H6Al2O10"),
+    ],
+)
+def test_built_frameworks_have_the_composition_of_their_parts(trained, held_out, name, formula):
+    assert {**dict(trained), **held_out}[name].get_chemical_formula() == formula
+
+
+def _free_of_loose_atoms(atoms: Atoms) -> bool:
+    """Whether all carbon has two to four neighbours, and all hydrogen one."""
+    bonds = linker_edits.Bonds.of(atoms)
+    degrees = np.bincount(bonds.first, minlength=len(atoms))
+    carbon, hydrogen = degrees[atoms.numbers == 6], degrees[atoms.numbers == 1]
+    return bool(np.isin(carbon, (2, 3, 4)).all() and (hydrogen == 1).all())
 
 
 def test_training_structures_are_known_apart_and_not_those_of_the_test():
