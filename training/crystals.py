@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import spglib
 from ase import Atoms
 from ase.spacegroup import crystal
 
@@ -31,15 +32,19 @@ def read_crystals(path: Path) -> Iterator[tuple[str, Atoms]]:
         path: A TOML file, as described at the top of this module.
     """
     for name, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
-        elements = [element for element, *_ in table["sites"]]
-        yield (
-            name,
-            crystal(
-                elements,
-                [position for _, *position in table["sites"]],
-                spacegroup=table["group"],
-                setting=table.get("setting", 1),
-                cellpar=table["cell"],
-                primitive_cell=True,
-            ),
+        conventional = crystal(
+            [element for element, *_ in table["sites"]],
+            [position for _, *position in table["sites"]],
+            spacegroup=table["group"],
+            setting=table.get("setting", 1),
+            cellpar=table["cell"],
         )
+        yield name, _primitive(conventional)
+
+
+def _primitive(conventional: Atoms) -> Atoms:
+    """Return the primitive cell; that of ASE's `crystal` may lack atoms near the cell's faces."""
+    cell = conventional.cell[:], conventional.get_scaled_positions(), conventional.numbers
+    found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=1e-3)
+    lattice, positions, numbers = found
+    return Atoms(numbers, scaled_positions=positions, cell=lattice, pbc=True)
