@@ -1,9 +1,9 @@
 """Structures from which the training configurations are generated.
 
-Crystals are built from published lattice constants and coordinates, molecules from ASE's
-collections and from SMILES strings. The teacher relaxes them, so that coordinates need not be
-accurate. The structures of the test are excluded: alpha-quartz, ethanol, benzene (also as part of a
-dimer), and some frameworks.
+Crystals are read from crystals.toml, molecules come from ASE's collections and from SMILES strings.
+The teacher relaxes them, so that coordinates need not be accurate. The structures of the test are
+excluded: those of held_out.toml, alpha-quartz, ethanol, benzene (also as part of a dimer), and some
+frameworks.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import numpy as np
 from ase import Atoms
-from ase.build import bulk, make_supercell, molecule
+from ase.build import make_supercell, molecule
 from ase.collections import g2, s22
-from ase.spacegroup import crystal
+from crystals import TRAINING, read_crystals
 from frameworks import frameworks as frameworks
 from rdkit import Chem, RDLogger
 from rdkit.Chem import AllChem
@@ -30,6 +30,9 @@ SMALLEST = 8
 
 Displacements then differ between cells.
 """
+
+WITH_ALUMINIUM = ("sodalite", "zeolite BIK", "zeolite GIS")
+"""Siliceous zeolites that also have a structure with one Al for Si, and H or Na."""
 
 SMILES = {
     "terephthalic acid": "OC(=O)c1ccc(cc1)C(=O)O",
@@ -135,9 +138,15 @@ def molecules() -> Iterator[tuple[str, Atoms]]:
 
 
 def crystals() -> Iterator[tuple[str, Atoms]]:
-    """Yield crystals from published coordinates, as primitive cells or small supercells."""
-    for name, atoms in _primitive_crystals():
+    """Yield the crystals of the training, as primitive cells or small supercells.
+
+    Some zeolites come with aluminium and a counter-ion as well.
+    """
+    for name, atoms in read_crystals(TRAINING):
         yield name, _at_least(atoms, SMALLEST)
+        if name in WITH_ALUMINIUM:
+            yield f"{name} with Al and H", _with_aluminium(atoms, "H", 0.95)
+            yield f"{name} with Al and Na", _with_aluminium(atoms, "Na", 2.3)
 
 
 def _known(atoms: Atoms) -> bool:
@@ -150,127 +159,6 @@ def _at_least(atoms: Atoms, size: int) -> Atoms:
     while len(atoms) * repeats.prod() < size:
         repeats[np.argmin(atoms.cell.lengths() * repeats)] *= 2
     return make_supercell(atoms, np.diag(repeats))
-
-
-def _primitive_crystals() -> Iterator[tuple[str, Atoms]]:
-    hexagonal, right = [90, 90, 120], [90, 90, 90]
-
-    def build(
-        group: int,
-        a: float,
-        b: float,
-        c: float,
-        angles: list[float],
-        setting: int = 1,
-        **sites: tuple[float, float, float],
-    ) -> Atoms:
-        return crystal(
-            [name.rstrip("0123456789") for name in sites],
-            list(sites.values()),
-            spacegroup=group,
-            setting=setting,
-            cellpar=[a, b, c, *angles],
-            primitive_cell=True,
-        )
-
-    third = (1 / 3, 2 / 3)
-    yield "diamond", bulk("C", "diamond", 3.567)
-    yield "silicon", bulk("Si", "diamond", 5.431)
-    yield "silicon carbide", bulk("SiC", "zincblende", 4.36)
-    yield "aluminium", bulk("Al", "fcc", 4.05)
-    yield "sodium", bulk("Na", "bcc", 4.28)
-    yield "zinc", bulk("Zn", "hcp", a=2.66, c=4.95)
-    yield "sodium chloride", bulk("NaCl", "rocksalt", 5.64)
-    yield "zincite", bulk("ZnO", "wurtzite", a=3.25, c=5.207)
-    yield "zinc oxide, zincblende", bulk("ZnO", "zincblende", 4.58)
-    yield "zinc oxide, rocksalt", bulk("ZnO", "rocksalt", 4.28)
-    yield "aluminium nitride", bulk("AlN", "wurtzite", a=3.11, c=4.98)
-    yield "sodium oxide", build(225, 5.55, 5.55, 5.55, right, O=(0, 0, 0), Na=(0.25, 0.25, 0.25))
-    yield "graphite", build(194, 2.461, 2.461, 6.708, hexagonal, C=(0, 0, 0.25), C1=(*third, 0.25))
-    yield (
-        "corundum",
-        build(167, 4.759, 4.759, 12.991, hexagonal, Al=(0, 0, 0.3523), O=(0.3064, 0, 0.25)),
-    )
-    yield (
-        "alpha-cristobalite",
-        build(92, 4.971, 4.971, 6.923, right, Si=(0.3003, 0.3003, 0), O=(0.2392, 0.1044, 0.1787)),
-    )
-    yield (
-        "beta-cristobalite",
-        build(227, 7.16, 7.16, 7.16, right, Si=(0, 0, 0), O=(0.125, 0.125, 0.125)),
-    )
-    yield (
-        "beta-quartz",
-        build(180, 4.9977, 4.9977, 5.4601, hexagonal, Si=(0.5, 0, 0), O=(0.2072, 0.4144, 0.5)),
-    )
-    yield "tridymite", build(
-        194, 5.052, 5.052, 8.27, hexagonal,
-        Si=(*third, 0.062), O=(*third, 0.25), O1=(0.5, 0, 0),
-    )  # fmt: skip
-    yield "stishovite", build(136, 4.18, 4.18, 2.667, right, Si=(0, 0, 0), O=(0.306, 0.306, 0))
-    sodalite = build(
-        229, 8.965, 8.965, 8.965, right, Si=(0.25, 0.5, 0), O=(0.1469, 0.1469, 0.5)
-    )  # fmt: skip
-    yield "sodalite", sodalite
-    yield "sodalite with Al and H", _with_aluminium(sodalite, "H", 0.95)
-    yield "sodalite with Al and Na", _with_aluminium(sodalite, "Na", 2.3)
-    yield "coesite", build(
-        15, 7.1356, 12.3692, 7.1736, [90, 120.34, 90],
-        Si=(0.1403, 0.1083, 0.0723), Si1=(0.5068, 0.1580, 0.5407), O=(0, 0, 0),
-        O1=(0.5, 0.1163, 0.75), O2=(0.2661, 0.1234, 0.9401), O3=(0.3114, 0.1038, 0.3280),
-        O4=(0.0175, 0.2117, 0.4784),
-    )  # fmt: skip
-    yield "silicon nitride", build(
-        176, 7.608, 7.608, 2.911, hexagonal,
-        Si=(0.174, 0.766, 0.25), N=(0.329, 0.031, 0.25), N1=(*third, 0.25),
-    )  # fmt: skip
-    yield "spinel", build(
-        227, 8.086, 8.086, 8.086, right, setting=2,
-        Zn=(0.125, 0.125, 0.125), Al=(0.5, 0.5, 0.5), O=(0.2636, 0.2636, 0.2636),
-    )  # fmt: skip
-    yield "boehmite", build(
-        63, 2.868, 12.214, 3.694, right,
-        Al=(0, -0.3172, 0.25), O=(0, 0.2902, 0.25), O1=(0, 0.0820, 0.25), H=(0, 0, 0),
-    )  # fmt: skip
-    yield "diaspore", build(
-        62, 9.4253, 2.8452, 4.4007, right,
-        Al=(0.1446, 0.25, 0.9549), O=(0.1989, 0.75, 0.2120), O1=(0.0532, 0.75, 0.6970),
-        H=(0.0876, 0.75, 0.9095),
-    )  # fmt: skip
-    yield "smithsonite", build(
-        167, 4.6526, 4.6526, 15.0257, hexagonal,
-        Zn=(0, 0, 0), C=(0, 0, 0.25), O=(0.2764, 0, 0.25),
-    )  # fmt: skip
-    yield (
-        "zinc hydroxide, layered",
-        build(164, 3.19, 3.19, 4.72, hexagonal, Zn=(0, 0, 0), O=(*third, 0.22), H=(*third, 0.42)),
-    )
-    yield "zinc cyanide", build(
-        215, 5.93, 5.93, 5.93, right, Zn=(0, 0, 0), Zn1=(0.5, 0.5, 0.5),
-        C=(0.1947, 0.1947, 0.1947), N=(0.3076, 0.3076, 0.3076),
-    )  # fmt: skip
-    yield "dry ice", build(205, 5.62, 5.62, 5.62, right, C=(0, 0, 0), O=(0.1185, 0.1185, 0.1185))
-    yield "nitrogen", build(205, 5.66, 5.66, 5.66, right, N=(0.0561, 0.0561, 0.0561))
-    yield "urea crystal", build(
-        113, 5.565, 5.565, 4.684, right,
-        C=(0, 0.5, 0.326), O=(0, 0.5, 0.5953), N=(0.1459, 0.6459, 0.1766),
-        H=(0.2575, 0.7575, 0.2827), H1=(0.1441, 0.6441, -0.038),
-    )  # fmt: skip
-    yield "ice XI", build(
-        36, 4.465, 7.858, 7.292, right,
-        O=(0, 0.6648, 0.0631), O1=(0.5, 0.8255, -0.0631), H=(0, 0.6636, 0.1963),
-        H1=(0, 0.5363, 0.0183), H2=(0.6766, 0.7744, -0.0183),
-    )  # fmt: skip
-    yield (
-        "ice VIII",
-        build(
-            141, 4.656, 4.656, 6.775, right, setting=2, O=(0, 0.25, 0.1071), H=(0, 0.4157, 0.1935)
-        ),
-    )
-    yield "polyethylene", build(
-        62, 7.40, 2.534, 4.94, right,
-        C=(0.038, 0.25, 0.065), H=(0.186, 0.25, 0.060), H1=(0.011, 0.25, 0.275),
-    )  # fmt: skip
 
 
 def _with_aluminium(zeolite: Atoms, ion: str, distance: float) -> Atoms:

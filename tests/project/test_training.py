@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import spglib
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
@@ -26,6 +27,7 @@ import frameworks
 import linker_edits
 import structures
 import teacher
+from crystals import HELD_OUT, read_crystals
 from structures import ELEMENTS
 
 pytestmark = pytest.mark.slow  # of the scripts for training, not of the package
@@ -191,6 +193,7 @@ def test_training_structures_are_known_apart_and_not_those_of_the_test():
         assert set(atoms.numbers.tolist()) <= set(ELEMENTS), name
         distances = atoms.get_all_distances(mic=bool(atoms.pbc.all()))
         assert distances[~np.eye(len(atoms), dtype=bool)].min() > 0.7, name
+    _no_crystal_of_the_test(found)
     for held in ("C2H6O", "C6H6"):
         same = [a for _, a in found if a.get_chemical_formula() == held and not a.pbc.any()]
         assert all(sorted(_neighbours(a)) != sorted(_neighbours(_held(held))) for a in same)
@@ -199,6 +202,27 @@ def test_training_structures_are_known_apart_and_not_those_of_the_test():
         if atoms.get_chemical_formula(empirical=True) == "O2Si":
             difference = atoms.get_volume() / len(atoms) - quartz.get_volume() / len(quartz)
             assert abs(difference) > 0.1, name
+
+
+def _no_crystal_of_the_test(found: list[tuple[str, Atoms]]) -> None:
+    """Fail where a crystal has composition, space group and volume of one of the test."""
+    held = list(read_crystals(HELD_OUT))
+    assert len(held) == 12
+    known = {name: _fingerprint(atoms) for name, atoms in found if atoms.pbc.all()}
+    for name, atoms in held:
+        assert set(atoms.numbers.tolist()) <= set(ELEMENTS), name
+        assert name not in known
+        formula, group, volume = _fingerprint(atoms)
+        for other, (other_formula, other_group, other_volume) in known.items():
+            same = (other_formula, other_group) == (formula, group)
+            assert not same or abs(other_volume / volume - 1) > 0.1, (name, other)
+
+
+def _fingerprint(atoms: Atoms) -> tuple[str, int, float]:
+    """The reduced composition, the number of the space group, and the volume per atom."""
+    cell = atoms.cell[:], atoms.get_scaled_positions(), atoms.numbers
+    group = spglib.get_symmetry_dataset(cell, symprec=0.05).number
+    return atoms.get_chemical_formula(empirical=True), group, atoms.get_volume() / len(atoms)
 
 
 def _held(formula: str) -> Atoms:
