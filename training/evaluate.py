@@ -13,7 +13,6 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,13 +20,11 @@ import ase.io
 import numpy as np
 import torch
 from ase import Atoms
-from crystals import read_crystals
-from frameworks import held_out_frameworks
+from structures import held_out
 
 import mace_functional as mf
 from mace_functional.phonons import mesh_size
 
-MOLECULES = ("ethanol", "benzene")
 TEMPERATURE = 300.0
 """Temperature of the heat capacities, K."""
 
@@ -79,18 +76,6 @@ def main() -> None:
         _, found = _measured(relaxed, student, symmetry=True)
         seconds = time.perf_counter() - between, between - started
         print(_row(name, len(atoms), reference, found, seconds), flush=True)
-
-
-def held_out(folder: Path) -> Iterator[tuple[str, Atoms]]:
-    """Yield the structures of the test, which were chosen before any training.
-
-    Args:
-        folder: Folder of the CIF files.
-    """
-    for name in (*MOLECULES, "quartz"):
-        yield name, mf.example_structure(name)
-    yield from read_crystals(Path(__file__).with_name("held_out.toml"))
-    yield from held_out_frameworks(folder)
 
 
 def _reference(

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from mace import modules
 from e3nn import o3
-from structures import ELEMENTS
 
 from mace_functional.structure import neighbours
 from mace_functional.training import LabelledStructure
+
+ELEMENTS = (1, 6, 7, 8, 11, 13, 14, 17, 30)
+"""Atomic numbers of the elements: H, C, N, O, Na, Al, Si, Cl, Zn."""
 
 CUTOFF = 4.5
 """Cutoff radius of the student, Å; that of the teacher is 6."""

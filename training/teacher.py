@@ -46,19 +46,17 @@ def label_all(
 
     Args:
         teacher: Checkpoint of the teacher.
-        frameworks: Folder for `structures.frameworks`.
+        frameworks: Folder for `structures.training_structures`.
         output: Folder for the results, one file for each structure.
         workers: Number of processes.
         report: Function that is called with a line for each structure.
     """
     output.mkdir(parents=True, exist_ok=True)
     # The largest structures come first, so that all processes end at about the same time.
-    named_structures = [
-        *structures.frameworks(frameworks),
-        *structures.crystals(),
-        *structures.molecules(),
-    ]
-    named_structures.sort(key=lambda pair: -len(pair[1]) * (1 + 5 * pair[1].pbc.all()))
+    named_structures = sorted(
+        structures.training_structures(frameworks),
+        key=lambda pair: -len(pair[1]) * (1 + 5 * pair[1].pbc.all()),
+    )
     jobs = [
         (name, atoms, teacher, output / f"{name.replace('/', '-')}.pt")
         for name, atoms in named_structures

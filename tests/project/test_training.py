@@ -27,15 +27,16 @@ import frameworks
 import linker_edits
 import structures
 import teacher
-from crystals import HELD_OUT, read_crystals
-from structures import ELEMENTS
+from crystals import HELD_OUT, crystals, read_crystals
+from molecules import molecules
+from student import ELEMENTS
 
 pytestmark = pytest.mark.slow  # of the scripts for training, not of the package
 
 EMBEDDED = ROOT / "mace_functional" / "mace" / "embedded" / "mace-embedded.safetensors"
 
 
-def small(folder: Path | None = None) -> list[tuple[str, Atoms]]:
+def small(folder: Path) -> list[tuple[str, Atoms]]:
     return [
         ("water", molecule("H2O")),
         ("zinc oxide", bulk("ZnO", "wurtzite", a=3.25, c=5.2)),
@@ -48,9 +49,7 @@ def labels(tmp_path_factory) -> Path:
     """Results of the embedded model, as the teacher, for a few structures."""
     folder = tmp_path_factory.mktemp("labels")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(structures, "molecules", small)
-        patch.setattr(structures, "crystals", list)
-        patch.setattr(structures, "frameworks", lambda folder: [])
+        patch.setattr(structures, "training_structures", small)
         teacher.label_all(EMBEDDED, folder, folder, workers=2, report=lambda line: None)
     return folder
 
@@ -66,7 +65,7 @@ def options(folder: Path, epochs: int) -> argparse.Namespace:
 
 
 def test_labels_are_what_the_teacher_says(samples):
-    assert {s.name for s in samples} == {name for name, _ in small()}
+    assert {s.name for s in samples} == {name for name, _ in small(ROOT)}
     model = mf.load_model("embedded")
     for sample in samples:
         s = mf.from_ase(sample.atoms, model)
@@ -82,7 +81,7 @@ def test_labels_are_what_the_teacher_says(samples):
 
 
 def test_structures_are_relaxed_first_and_then_displaced(samples):
-    for name, atoms in small():
+    for name, atoms in small(ROOT):
         own = [s for s in samples if s.name == name]
         most = 1 + 4 + 4 + atoms.pbc.all() * 6
         assert most - 2 <= len(own) <= most  # those with very large forces are left out
@@ -92,9 +91,7 @@ def test_structures_are_relaxed_first_and_then_displaced(samples):
 
 
 def test_labels_that_are_there_are_kept(labels, monkeypatch):
-    monkeypatch.setattr(structures, "molecules", small)
-    monkeypatch.setattr(structures, "crystals", list)
-    monkeypatch.setattr(structures, "frameworks", lambda folder: [])
+    monkeypatch.setattr(structures, "training_structures", small)
     before = {path: path.stat().st_mtime_ns for path in labels.iterdir()}
     lines: list[str] = []
     teacher.label_all(EMBEDDED, labels, labels, 2, lines.append)
@@ -186,7 +183,7 @@ def _free_of_loose_atoms(atoms: Atoms) -> bool:
 
 
 def test_training_structures_are_known_apart_and_not_those_of_the_test():
-    found = [*structures.molecules(), *structures.crystals()]
+    found = [*molecules(), *crystals()]
     names = [name for name, _ in found]
     assert len(set(names)) == len(names) > 200
     for name, atoms in found:
