@@ -107,3 +107,23 @@ def train_in_group(rank: int, folder: str, processes: int, options: dict[str, An
     found = mf.training.finetune(model, data, checkpoint=place / "state.pt", **options)
     mf.save_model(found.potential, place / f"found-{rank}.safetensors")
     distributed.destroy_process_group()
+
+
+def train_until_killed(rank: int, folder: str, steps: int, options: dict[str, Any]) -> None:
+    """Train the model in a folder, and end by SIGKILL after some steps."""
+    place, calls = Path(folder), 0
+    torch.set_num_threads(1)
+    mf.training.training_run.SAVE_SECONDS = 0.0
+    model, data = torch.load(place / "model-and-data.pt", weights_only=False)
+
+    def kill(params: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > steps:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 0 * params["readouts.0.linear.weight"].sum()
+
+    objectives = {"none": kill}
+    mf.training.finetune(
+        model, data, checkpoint=place / "state.pt", objectives=objectives, **options
+    )

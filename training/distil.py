@@ -58,7 +58,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for all results")
     parser.add_argument("--start", type=Path, help="student with initial weights, *.safetensors")
-    parser.add_argument("--channels", type=int, default=64, help="%(default)s")
+    parser.add_argument("--channels", type=int, default=96, help="%(default)s")
     parser.add_argument("--max-ell", type=int, default=2, help="%(default)s")
     parser.add_argument("--epochs", type=int, default=125, help="%(default)s")
     parser.add_argument("--batch-size", type=int, default=12, help="%(default)s")

@@ -15,7 +15,7 @@ from mace_functional.training import LabelledStructure
 ELEMENTS = (1, 6, 7, 8, 11, 13, 14, 17, 30)
 """Atomic numbers of the elements: H, C, N, O, Na, Al, Si, Cl, Zn."""
 
-CUTOFF = 4.5
+CUTOFF = 5.0
 """Cutoff radius of the student, Å; that of the teacher is 6."""
 
 

@@ -14,7 +14,7 @@ from ase import Atoms
 from energies import MODELS, crystal, load, mace_torch_module
 from helpers import assert_close
 from models import build, molecule
-from small_jobs import train_in_group
+from small_jobs import train_in_group, train_until_killed
 from torch import Tensor
 
 import mace_functional as mf
@@ -26,6 +26,7 @@ from mace_functional.training import (
     labelled_by,
     training_run,
 )
+from mace_functional.training.data_parallel import shares
 from mace_functional.training.trained_weights import chosen_weights
 
 
@@ -163,6 +164,19 @@ def test_a_training_killed_in_an_epoch_resumes_to_the_same_weights(
     assert_same_weights(again, expected)
 
 
+def test_a_training_ended_by_sigkill_in_an_epoch_resumes_to_the_same_weights(model, data, tmp_path):
+    options: dict[str, Any] = {"epochs": 3, "batch_size": 2, "validation": 0.3}
+    expected = train(model, data, objectives={"none": nothing}, **options)
+    torch.save((model, data), tmp_path / "model-and-data.pt")
+    with pytest.raises(torch.multiprocessing.ProcessExitedException, match="SIGKILL"):
+        torch.multiprocessing.spawn(train_until_killed, (str(tmp_path), 3, options), nprocs=1)
+    path = tmp_path / "state.pt"
+    assert torch.load(path, weights_only=True)["training"]["steps"] == 3
+    found = train(model, data, objectives={"none": nothing}, checkpoint=path, **options)
+    assert_same_weights(found, expected)
+    assert without_times(found.history) == without_times(expected.history)
+
+
 def test_a_checkpoint_of_another_training_is_refused(model, data, tmp_path):
     path = tmp_path / "state.pt"
     train(model, data, epochs=1, checkpoint=path)
@@ -274,6 +288,15 @@ def test_two_processes_find_the_weights_of_one(model, data, tmp_path):
         found = mf.load_model(tmp_path / f"found-{rank}.safetensors")
         for name in expected.weights:
             assert_close(found.params[name], expected.potential.params[name], 1e-9)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_processes_share_structures_of_all_sizes_fairly(count):
+    costs = [100.0, 3, 3, 3, 40, 40, 2, 1, 30]
+    parts = shares(costs, count)
+    assert sorted(k for part in parts for k in part) == list(range(9))
+    loads = [sum(costs[k] for k in part) for part in parts]
+    assert max(loads) <= max(100, 1.05 * sum(costs) / count)
 
 
 @pytest.mark.parametrize(
