@@ -47,7 +47,7 @@ class Processes:
         self._loss = loss
         self._module: Any = _Losses(potential, weights, loss)
         if self._count > 1:
-            self._module = DistributedDataParallel(self._module, find_unused_parameters=True)
+            self._module = DistributedDataParallel(self._module)
         self.first = self._rank == 0
 
     def backward(
@@ -113,13 +113,15 @@ class _Losses(nn.Module):
         self, item: LabelBatch | tuple[str, Callable[[Any], Tensor]] | None, counts: LossTerms
     ) -> Tensor:
         """Return the loss of a batch, or that of an objective by its name, or zero."""
+        # Torch waits for the gradients of all weights, those on which a loss does not depend too.
+        nothing = 0 * torch.stack([w.sum() for w in self.trained.weights.values()]).sum()
         if isinstance(item, LabelBatch):
             squares = item.squares(self.potential, self.trained.params, self.loss)
-            return weighted_loss(squares, counts, self.loss)
+            return weighted_loss(squares, counts, self.loss) + nothing
         if item is not None:
             name, objective = item
             value = objective(self.trained.params)
             if not value.requires_grad:
                 raise ValueError(f"the objective {name!r} does not depend on the trained weights")
-            return value
-        return torch.stack([w.sum() for w in self.trained.weights.values()]).sum() * 0
+            return value + nothing
+        return nothing
