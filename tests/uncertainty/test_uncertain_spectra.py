@@ -80,6 +80,37 @@ def test_spread_of_frequencies_is_the_change_of_repeated_calculations(model, nam
     assert_close(found.spread, expected, 2e-3)
 
 
+def test_spread_of_a_barrier_is_the_change_of_repeated_searches(model):
+    """That of the inversion of ammonia; stationary points need no response."""
+    flat = molecule("NH3")
+    flat.positions[:, 2] = 0.01 * flat.positions[:, 2]
+
+    def ends(m: mf.MaceModel) -> tuple[mf.Structure, mf.Structure]:
+        saddle = mf.find_saddle(m, flat, fmax=1e-7, connect=False).atoms
+        minimum = mf.relax(m, molecule("NH3"), fmax=1e-7).atoms
+        return mf.from_ase(saddle, m), mf.from_ase(minimum, m)
+
+    def barrier_fn(m: mf.MaceModel) -> Any:
+        structures = ends(m)
+
+        def barrier(params: Any) -> torch.Tensor:
+            energies = [mf.energy_fn(m, s.graph)(s.positions, s.cell, params) for s in structures]
+            return energies[0] - energies[1]
+
+        return barrier
+
+    value, spread = one_direction(model).spread(barrier_fn(model), model.params)
+    assert value > 0.05
+    moved = []
+    for sign in (1, -1):
+        weights = {NAME: model.params[NAME] + sign * step_of(model)}
+        other = model.with_params({**model.params, **weights})
+        moved.append(barrier_fn(other)(other.params))
+    expected = abs(moved[0] - moved[1]) / 2
+    assert expected > 1e-4
+    assert_close(spread, expected, 1e-3)
+
+
 @pytest.mark.slow
 def test_spread_of_thermodynamics_is_the_change_of_repeated_calculations(model):
     atoms, size = structure(model, "crystal"), (2, 1, 1)
