@@ -5,7 +5,7 @@ The mode e of D(q) moves the atoms by u = e / sqrt(m). With the Hessian H(q),
     d(omega^2) / d strain = <e| dD / d strain |e> = d/d strain <u| H(q) |u>.
 
 <u|H|u> is the curvature of the energy along the wave u, which replicas of the cell hold
-(`structure/phase_replicas.py`). Its gradient by positions and cell has the derivatives along all
+(`phonons/replica_hessian.py`). Its gradient by positions and cell has the derivatives along all
 strains, with clamped or relaxed ions: one pass for a mode. `mode_gruneisen` takes derivatives of
 whole matrices, one for a strain, which also tell degenerate modes apart. Here only the sum over a
 block of degenerate modes has a meaning, and averages over modes need no more.
@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad, vjp
+from torch.func import grad
 
 from mace_functional.autodiff.columns import chunked_vmap
 from mace_functional.expansion.mode_gruneisen import motion_of_ions, strained_matrix_fn
 from mace_functional.phonons.dynamical_matrix import dynamical_matrix_of
 from mace_functional.phonons.edge_matrix import n_replicas
+from mace_functional.phonons.replica_hessian import ReplicaHessian
 from mace_functional.potential.protocol import (
     EdgePotential,
     HasDynamicalMatrix,
@@ -31,7 +32,7 @@ from mace_functional.potential.protocol import (
     Potential,
 )
 from mace_functional.structure.graph import Graph
-from mace_functional.structure.phase_replicas import NodeImages, PhaseReplicas
+from mace_functional.structure.phase_replicas import NodeImages
 
 WORKING_SET = 2 * 2**30
 """Largest memory of a chunk of modes on the CPU, bytes.
@@ -102,40 +103,21 @@ def _of_edges(potential: EdgePotential, graph: Graph, columns: dict[str, Any]) -
             return positions.new_zeros(len(strains), 0)
         wave = images.at(graph, q, n_replicas(q))
         u = e.mT.unflatten(1, (-1, 3)) * masses.rsqrt()[:, None]
-        norm = torch.cos(wave.phases).square().sum()
         motions, cells = motion_of_ions(positions, strains, response), cell @ strains
 
-        def energy(x: Tensor, h: Tensor) -> Tensor:
-            return potential.atom_energies(wave, x, h, params).sum()
-
-        def slopes(w: Tensor) -> Tensor:
+        def slopes(v: Tensor) -> Tensor:
             def curvature(x: Tensor, h: Tensor) -> Tensor:
-                replicas = x[:, None].expand(-1, wave.replicas, -1)
-                pull_back = vjp(lambda y: grad(energy)(y, h), replicas)[1]
-                return (pull_back(w)[0] * w).sum() / norm
+                return ReplicaHessian(potential, wave, x, h, params).form(v[None], v[None])
 
             by_positions, by_cell = grad(curvature, (0, 1))(positions, cell)
             return torch.tensordot(motions, by_positions, 2) + torch.tensordot(cells, by_cell, 2)
 
+        # Where H(q) is real, real and imaginary part are two motions, whose curvatures add up.
+        parts = [u.real, u.imag] if u.is_complex() and wave.replicas < 3 else [u]
         found = [
-            chunked_vmap(slopes, w, description="Modes", working_set=WORKING_SET, **columns)
-            for w in _waves(u, wave)
+            chunked_vmap(slopes, v, description="Modes", working_set=WORKING_SET, **columns)
+            for v in parts
         ]
         return torch.stack(found).sum(0).mT
 
     return mode_slopes
-
-
-def _waves(u: Tensor, wave: PhaseReplicas) -> list[Tensor]:
-    """Return real displacements of all replicas, (M, N, replicas, 3), whose curvatures add up.
-
-    Three replicas hold the wave of a complex u. Fewer hold standing waves: real and imaginary part
-    are two of them.
-    """
-    cosines, sines = torch.cos(wave.phases)[:, None], torch.sin(wave.phases)[:, None]
-    real, imaginary = u.real[:, :, None], u.imag[:, :, None] if u.is_complex() else None
-    if imaginary is None:
-        return [real * cosines]
-    if wave.replicas == 3:
-        return [real * cosines - imaginary * sines]
-    return [real * cosines, imaginary * cosines]
