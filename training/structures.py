@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ase import Atoms
-from crystals import HELD_OUT, crystals, read_crystals
 from frameworks import frameworks, held_out_frameworks
 from molecules import molecules
+from published_crystals import HELD_OUT, crystals, read_crystals
 
 import mace_functional as mf
 

@@ -27,8 +27,8 @@ import frameworks
 import linker_edits
 import structures
 import teacher
-from crystals import HELD_OUT, crystals, read_crystals
 from molecules import molecules
+from published_crystals import HELD_OUT, crystals, read_crystals
 from student import ELEMENTS
 
 pytestmark = pytest.mark.slow  # of the scripts for training, not of the package
