@@ -5,7 +5,8 @@
 generates the configurations, labels them with the teacher, trains the student by `mf.finetune`, and
 writes the model. An interrupted run continues from the existing labels and from the state of the
 last minute. With `torchrun --nproc-per-node 2` before the name of the script, two processes share
-the structures of each step.
+the structures of each step. `--start training/stage-1.safetensors` goes on from the weights after
+35 and 10 epochs, whose log is stage-1.jsonl.
 """
 
 from __future__ import annotations
