@@ -214,7 +214,7 @@ def test_atoms_that_overlap_come_apart(shift, seed, model):
 def test_rattled_framework_comes_back(model):
     start = mf.example_structure("quartz")
     home = mf.relax(model, start)
-    start.rattle(0.2, seed=1)
+    start.rattle(0.3, seed=1)
     result = mf.relax(model, start)
     assert falls(result)
     assert abs(result.energy - home.energy) < 1e-5
