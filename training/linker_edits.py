@@ -11,6 +11,8 @@ from ase.data import covalent_radii
 from ase.neighborlist import neighbor_list
 from fragments import CARBOXYLATE, linker
 
+from mace_functional.structure.connectivity import Parts
+
 TOLERANCE = 1.2
 """Two atoms are bonded up to this multiple of the sum of their covalent radii."""
 
@@ -58,32 +60,20 @@ class Part:
 
     cells: dict[int, np.ndarray]
     """For each atom, the cell in which it is connected to the part's first atom."""
-    periods: list[np.ndarray]
-    """Lattice vectors, as integers, along which the part goes on without end."""
+    periods: np.ndarray
+    """Lattice vectors, as integers, along which the part goes on without end, (k, 3)."""
 
 
 def parts(bonds: Bonds, atoms: set[int]) -> list[Part]:
     """Return the connected parts of some of the atoms."""
-    found: list[Part] = []
-    left = set(atoms)
-    while left:
-        first = min(left)
-        part = Part({first: np.zeros(3, dtype=int)}, [])
-        waiting = [first]
-        while waiting:
-            atom = waiting.pop()
-            for k in np.flatnonzero(bonds.first == atom):
-                other, cell = int(bonds.second[k]), part.cells[atom] + bonds.images[k]
-                if other not in atoms:
-                    continue
-                if other not in part.cells:
-                    part.cells[other] = cell
-                    waiting.append(other)
-                elif (cell != part.cells[other]).any():
-                    part.periods.append(cell - part.cells[other])
-        left -= part.cells.keys()
-        found.append(part)
-    return found
+    indices = np.array(sorted(atoms))
+    kept = np.isin(bonds.first, indices) & np.isin(bonds.second, indices)
+    first, second = (np.searchsorted(indices, ends[kept]) for ends in (bonds.first, bonds.second))
+    found = Parts.of_edges(len(indices), second, first, bonds.images[kept])
+    return [
+        Part({int(indices[k]): found.cells[k] for k in members}, periods)
+        for members, periods in zip(found.atoms(), found.translations, strict=True)
+    ]
 
 
 def with_spacer(framework: Atoms, smiles: str) -> Atoms:
