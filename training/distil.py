@@ -5,7 +5,7 @@
 generates the configurations, labels them with the teacher, trains the student by `mf.finetune`, and
 writes the model. An interrupted run continues from the existing labels and from the state of the
 last minute. With `torchrun --nproc-per-node 2` before the name of the script, two processes share
-the structures of each step. `--start training/stage-1.safetensors` goes on from the weights after
+the structures of each step. `--weights training/stage-1.safetensors` goes on from the weights after
 35 and 10 epochs, whose log is stage-1.jsonl.
 """
 
@@ -58,7 +58,7 @@ def main() -> None:
         "--frameworks", type=Path, required=True, help="folder with structures/*.cif"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for all results")
-    parser.add_argument("--start", type=Path, help="student with initial weights, *.safetensors")
+    parser.add_argument("--weights", type=Path, help="student with initial weights, *.safetensors")
     parser.add_argument("--channels", type=int, default=96, help="%(default)s")
     parser.add_argument("--max-ell", type=int, default=2, help="%(default)s")
     parser.add_argument("--epochs", type=int, default=125, help="%(default)s")
@@ -79,7 +79,9 @@ def train(options: argparse.Namespace, data: Sequence[LabelledStructure]) -> Non
     """Train the student in two parts, and write it with coupling coefficients in float64."""
     student = {"channels": options.channels, "max_ell": options.max_ell, "seed": options.seed}
     torch.set_default_dtype(torch.float64)
-    exact = mf.load_model(new_student(data, **student) if options.start is None else options.start)
+    exact = mf.load_model(
+        new_student(data, **student) if options.weights is None else options.weights
+    )
     torch.set_default_dtype(torch.float32)
     model = exact.to(dtype="float32")
     parts = ((FIRST, 1.0, 1.0), (LAST, LAST_PART, LAST_RATE))

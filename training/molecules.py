@@ -11,6 +11,8 @@ from rdkit import Chem, RDLogger
 from rdkit.Chem import AllChem
 from student import ELEMENTS
 
+import mace_functional as mf
+
 HELD_OUT = ("CH3CH2OH", "C6H6")
 """Molecules of ASE's G2 collection that are excluded, because the student is tested on them."""
 
@@ -97,6 +99,12 @@ SMILES = {
 }
 """SMILES strings of framework linkers, functional groups, and molecules with Si, Al and Zn."""
 
+HELD_OUT_SMILES = {
+    "paracetamol": "CC(=O)Nc1ccc(O)cc1",
+    "alanine dipeptide": "CC(=O)NC(C)C(=O)NC",
+}
+"""SMILES strings of molecules on which the student is tested; the training leaves them out."""
+
 
 def molecules() -> Iterator[tuple[str, Atoms]]:
     """Yield molecules of ASE's collections and of `SMILES`, with an approximate geometry."""
@@ -107,8 +115,19 @@ def molecules() -> Iterator[tuple[str, Atoms]]:
     for name in s22.names:
         if _known(s22[name]) and "benzene" not in name.lower():
             yield f"S22 {name}", s22[name]
+    yield from _from_smiles(SMILES)
+
+
+def held_out_molecules() -> Iterator[tuple[str, Atoms]]:
+    """Yield molecules on which the student is tested, with an approximate geometry."""
+    for name in ("ethanol", "benzene"):
+        yield name, mf.example_structure(name)
+    yield from _from_smiles(HELD_OUT_SMILES)
+
+
+def _from_smiles(strings: dict[str, str]) -> Iterator[tuple[str, Atoms]]:
     RDLogger.DisableLog("rdApp.*")  # it warns about Al and Zn, which the teacher relaxes
-    for name, smiles in SMILES.items():
+    for name, smiles in strings.items():
         mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
         AllChem.EmbedMolecule(mol, randomSeed=0, useRandomCoords=True)
         if AllChem.UFFHasAllMoleculeParams(mol):

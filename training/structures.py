@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ase import Atoms
 from frameworks import frameworks, held_out_frameworks
-from molecules import molecules
+from molecules import held_out_molecules, molecules
 from published_crystals import HELD_OUT, crystals, read_crystals
 
 import mace_functional as mf
@@ -32,7 +32,7 @@ def held_out(folder: Path) -> Iterator[tuple[str, Atoms]]:
     Args:
         folder: Folder of the CIF files of Moosavi et al., Nat. Mater. 2022.
     """
-    for name in ("ethanol", "benzene", "quartz"):
-        yield name, mf.example_structure(name)
+    yield from held_out_molecules()
+    yield "quartz", mf.example_structure("quartz")
     yield from read_crystals(HELD_OUT)
     yield from held_out_frameworks(folder)

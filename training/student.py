@@ -33,6 +33,7 @@ def new_student(
         max_ell: Highest degree of the spherical harmonics.
         seed: Seed of the weights.
     """
+    data = [k for k in data if k.energy is not None]
     composition = np.array([[(k.atoms.numbers == z).sum() for z in ELEMENTS] for k in data])
     atoms = composition.sum(1, keepdims=True)
     energies = np.array([[k.energy] for k in data])

@@ -18,7 +18,7 @@ from ase.optimize import BFGS
 
 import mace_functional as mf
 from mace_functional.support.atomic_write import atomic_write
-from mace_functional.training import LabelledStructure
+from mace_functional.training import Curvature, LabelledStructure
 
 RATTLES = (0.02, 0.05, 0.1, 0.15)
 """Standard deviations of random displacements, Å."""
@@ -35,8 +35,23 @@ Each of them shows more surroundings of atoms than one of a small structure.
 STRAIN = 0.02
 """Standard deviation of the entries of random strains of crystals."""
 
-LARGEST_FORCE = 40.0
-"""Largest force of a configuration, eV/Å; those with larger forces are left out."""
+CLOSE = 0.25
+"""Standard deviation of the random displacements of the structure with close contacts, Å."""
+
+LARGEST_FORCE, LARGEST_CLOSE_FORCE = 40.0, 200.0
+"""Largest force of a configuration, and of one with close contacts, eV/Å.
+
+Those with larger forces are left out.
+"""
+
+SOFT_MODES = 8
+"""Largest number of soft modes whose Hessian products are labels."""
+
+SOFT_WEIGHT = 300.0
+"""Weight of these products in the loss.
+
+They are 10 to 100 times smaller than those with random directions, and so are their errors.
+"""
 
 
 def label_all(
@@ -83,16 +98,38 @@ def _label(name: str, atoms: Atoms, teacher: Path, path: Path) -> str:
     found = mf.labelled_by(model, [relaxed], directions=6, seed=seed)
     others = [c for c in _configurations(relaxed, model, rng) if _is_gentle(c, model)]
     found += mf.labelled_by(model, others, directions=2, seed=seed + 1)
+    close = _strained(relaxed, 0.0, CLOSE, rng)
+    if len(relaxed) <= LARGE and _is_gentle(close, model, LARGEST_CLOSE_FORCE):
+        found += mf.labelled_by(model, [close], directions=0)
+    found += _soft(relaxed, model)
     with atomic_write(path) as partial:
         torch.save(found, partial)
     force = 0.0 if found[0].forces is None else abs(found[0].forces).max()
     return f"{name}: {len(atoms)} atoms, {len(found)} structures, largest force {force:.3f} eV/Å"
 
 
-def _is_gentle(atoms: Atoms, model: mf.MaceModel) -> bool:
-    """Return True if no force on an atom is as large as `LARGEST_FORCE`."""
-    (labelled,) = mf.labelled_by(model, [atoms], directions=0)
-    return labelled.forces is not None and bool(abs(labelled.forces).max() < LARGEST_FORCE)
+def _soft(relaxed: Atoms, model: mf.MaceModel) -> list[LabelledStructure]:
+    """Return a structure with the Hessian products of its softest modes, if it has any."""
+    k = min(SOFT_MODES, 3 * len(relaxed) - 6)
+    if k < 1:
+        return []
+    weighted = mf.HessianOperator.from_potential(model, relaxed)
+    found = mf.lowest_modes(weighted, k, tolerance=0.02)
+    masses = torch.as_tensor(relaxed.get_masses())
+    modes = found.modes / masses.sqrt()[:, None]
+    v = modes / modes.flatten(1).norm(dim=1)[:, None, None]
+    plain = mf.HessianOperator.from_potential(model, relaxed, mass_weighted=False)
+    products = plain @ v.flatten(1).T.to(plain.dtype)
+    curvature = Curvature(v.numpy(), products.T.reshape(v.shape).double().numpy())
+    name = f"{relaxed.info['name']}, soft modes"
+    return [LabelledStructure(relaxed, curvature=curvature, weight=SOFT_WEIGHT, name=name)]
+
+
+def _is_gentle(atoms: Atoms, model: mf.MaceModel, largest: float = LARGEST_FORCE) -> bool:
+    """Return True if no force on an atom is as large as a limit, eV/Å."""
+    atoms = atoms.copy()
+    atoms.calc = mf.MaceCalculator(model)
+    return bool(abs(atoms.get_forces()).max() < largest)
 
 
 def _relaxed(atoms: Atoms, model: mf.MaceModel) -> Atoms:
