@@ -62,7 +62,8 @@ def samples(labels) -> list[LabelledStructure]:
 
 def options(folder: Path, epochs: int) -> argparse.Namespace:
     sizes = {"channels": 4, "max_ell": 1, "batch_size": 6}
-    return argparse.Namespace(output=folder, weights=None, epochs=epochs, rate=0.01, seed=0, **sizes)
+    steps = {"epochs": epochs, "rate": 0.01, "seed": 0}
+    return argparse.Namespace(output=folder, weights=None, **sizes, **steps)
 
 
 SOFT = ", soft modes"
