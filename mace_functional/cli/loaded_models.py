@@ -12,10 +12,10 @@ from mace_functional.cli.console import Console
 from mace_functional.cli.output_files import check_structure_file
 from mace_functional.cli.relaxed_structures import relax_in_place
 from mace_functional.mace.loading import load_model
-from mace_functional.potential.protocol import Potential
+from mace_functional.potential.protocol import Potential, Trainable
 
 
-def load(options: argparse.Namespace, console: Console) -> Potential:
+def load(options: argparse.Namespace, console: Console) -> Trainable:
     """Load the model that the options select."""
     with console.status(f"loading {options.model}"):
         return load_model(

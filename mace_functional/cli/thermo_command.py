@@ -92,7 +92,7 @@ def _run(options: argparse.Namespace, executor: Executor | None) -> None:
         )
     if choice is None:
         check_vibrates(atoms, free, options.file)
-    posterior = read_posterior(options, atoms, free)
+    posterior = read_posterior(options, atoms, free, console)
     model, relaxation = load_and_relax(options, atoms, console)
     results: dict[str, Any]
     if options.stochastic:

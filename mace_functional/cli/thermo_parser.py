@@ -15,6 +15,9 @@ from mace_functional.cli.ranges import RANGE
 from mace_functional.cli.stochastic_options import add_stochastic, check_stochastic
 from mace_functional.cli.worker_options import add_workers, check_workers
 
+MODEL_FILE = r".+\.(npz|safetensors|model|pth?)"
+"""Files of models, or of a distribution of their weights."""
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the subcommand to the command line."""
@@ -37,12 +40,14 @@ def add_parser(subparsers: Any) -> None:
         "thermal expansion; needs relaxed positions and cell, and takes third derivatives of the "
         "energy along all modes, much longer than the modes",
     )
-    parser.add_argument(
+    parser.add_several(
         "--uncertainty",
-        type=Path,
-        metavar="FILE",
+        can_be=is_any_of(MODEL_FILE),
+        type=lambda text: [Path(word.strip()) for word in text.split(",")],
+        metavar="FILE,FILE,...",
         help="add standard deviations for a crystal, from a distribution of the weights of the "
-        "model that `mace-functional posterior` wrote",
+        "model that `mace-functional posterior` wrote, or from an ensemble: the files of two or "
+        "more models that were trained like this one from the same start",
     )
     parser.add_several(
         "--free",

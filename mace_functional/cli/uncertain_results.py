@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from mace_functional.cli.console import Console
+from mace_functional.cli.loaded_models import load
 from mace_functional.phonons import Mesh
 from mace_functional.uncertainty import WeightPosterior, uncertain_thermo
 from mace_functional.uncertainty.uncertain_spectra import Response
@@ -24,15 +25,18 @@ COLUMNS = {
 }
 """Columns of the printed table."""
 
+FEW = 4
+"""Largest number of weights that are printed by name."""
+
 
 def read_posterior(
-    options: argparse.Namespace, atoms: Atoms, free: Sequence[int]
+    options: argparse.Namespace, atoms: Atoms, free: Sequence[int], console: Console
 ) -> WeightPosterior | None:
-    """Read the file of --uncertainty; None without one.
+    """Read the files of --uncertainty, a distribution or the models of an ensemble; None without.
 
     Raises:
-        ValueError: If the structure is no crystal with all atoms free, --stochastic is given, or
-            the file is another one.
+        ValueError: If the structure is no crystal with all atoms free, --stochastic is given, or a
+            file is another one.
     """
     if options.uncertainty is None:
         return None
@@ -41,7 +45,13 @@ def read_posterior(
             "--uncertainty is for a crystal whose atoms are all free, and not for --stochastic: "
             "leave it out"
         )
-    return WeightPosterior.load(options.uncertainty)
+    if len(options.uncertainty) == 1:
+        return WeightPosterior.load(options.uncertainty[0])
+    members = [
+        load(argparse.Namespace(**{**vars(options), "model": str(path)}), console)
+        for path in options.uncertainty
+    ]
+    return WeightPosterior.of_ensemble(members)[1]
 
 
 def uncertain_results(
@@ -57,10 +67,12 @@ def uncertain_results(
     The cell follows the weights if it was relaxed, and the ions otherwise.
 
     Raises:
-        ValueError: If the posterior was made for another model.
+        ValueError: If the distribution or the ensemble is that of another model.
     """
     if posterior is None:
         return None
+    if len(options.uncertainty) > 1:
+        posterior = posterior.centred(model.params)
     follows_cell = options.relax and not options.fixed_cell and atoms.pbc.all()
     response: Response = "cell" if follows_cell else "ions"
     with console.status("standard deviations"):
@@ -93,7 +105,7 @@ def print_uncertain(console: Console, results: dict[str, Any]) -> None:
     follows = {"cell": "positions and cell follow", "ions": "positions follow"}[found["response"]]
     table = Table(
         title="Standard deviations from those of the weights",
-        caption=f"uncertain: {', '.join(found['weights'])}; {follows} the weights",
+        caption=f"uncertain: {_names(found['weights'])}; {follows} the weights",
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
@@ -105,3 +117,9 @@ def print_uncertain(console: Console, results: dict[str, Any]) -> None:
         cells = (form.format(x) for x, (_, form) in zip(row, COLUMNS.values(), strict=True))
         table.add_row(f"{kelvin:.2f}", *cells)
     console.print(table)
+
+
+def _names(weights: Sequence[str]) -> str:
+    """Return the names of weights, or how many there are if these are many."""
+    few = len(weights) <= FEW
+    return ", ".join(weights) if few else f"{len(weights)} tensors of weights"

@@ -30,6 +30,9 @@ from mace_functional.support.validation import count, positive
 FORMAT = "mace_functional weight posterior 1"
 """Mark of the files that `save` writes."""
 
+FARTHEST = 3.0
+"""Largest distance of a model from the mean of an ensemble, in units of that of its members."""
+
 
 @dataclass(frozen=True, eq=False)
 class WeightPosterior:
@@ -143,6 +146,39 @@ class WeightPosterior:
                     f"the weights {name!r} of the potential are not those for which the posterior "
                     "was made: use the potential it was made for, or make another posterior"
                 )
+
+    def centred(self, params: Any) -> WeightPosterior:
+        """Return the distribution with the weights in `params` as its mean.
+
+        So an ensemble gives error bars to one of its members, or to a model trained as they were.
+
+        Args:
+            params: Parameters of the potential.
+
+        Raises:
+            ValueError: If the parameters lack a weight, or are three times as far from the mean as
+                the members are.
+        """
+        leaves = named_leaves(params)
+        found = [leaves.get(name) for name in self.names]
+        means = tuple(
+            t.detach().to(m)
+            for t, m in zip(found, self.mean, strict=True)
+            if t is not None and t.shape == m.shape
+        )
+        if len(means) < len(self.mean):
+            raise ValueError(
+                "the potential has not the weights of the ensemble: use a model of the same "
+                "architecture"
+            )
+        distance, usual = (_flat(means) - _flat(self.mean)).norm(), self.factor.norm()
+        if distance > FARTHEST * usual:
+            raise ValueError(
+                f"the weights of the potential are {float(distance / usual):.3g} times as far from "
+                "the mean of the ensemble as those of its members: the ensemble must be trained "
+                "like this model, and from the same start"
+            )
+        return replace(self, mean=means)
 
     def samples(self, params: Any, n: int, *, seed: int = 0) -> Iterator[Any]:
         """Yield parameters with random weights of the distribution, to check error bars with.

@@ -92,6 +92,30 @@ def test_bad_input_of_the_posterior_is_an_error(files, words, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_files_of_an_ensemble_give_error_bars(files, model, capsys):
+    name = "readouts.1.linear_2.weight"
+    generator = torch.Generator().manual_seed(0)
+    members, paths = [], [files / f"member-{k}.safetensors" for k in range(3)]
+    for path in paths:
+        p = model.params[name]
+        changed = p + 0.01 * torch.randn(p.shape, generator=generator).to(p)
+        members.append(model.with_params({**model.params, name: changed}))
+        mf.save_model(members[-1], path)
+    words = [files / "salt.cif", "--model", "embedded", "--temperatures", 300, "--no-relax"]
+    words += ["--json", files / "thermo.json", "--mesh", 2, 1, 1, "--uncertainty", *paths]
+    assert main(["thermo", *map(str, words)]) == 0
+    assert "tensors of weights" in capsys.readouterr().out
+    found = json.loads((files / "thermo.json").read_text())["standard_deviations"]
+    atoms = ase.io.read(files / "salt.cif")
+    energies = [
+        mf.mesh_thermo(
+            mf.mesh_modes(mf.phonons_of(m, atoms), mf.Mesh.of(atoms, (2, 1, 1))), [300.0]
+        ).thermo.free_energy[0]
+        for m in members
+    ]
+    assert found["free_energy_eV"][0] == pytest.approx(float(torch.stack(energies).std()), rel=0.05)
+
+
 def test_error_bars_that_cannot_be_are_an_error(files, capsys):
     assert posterior(files) == 0
     bars = ["--uncertainty", str(files / "p.npz"), "--temperatures", "300"]

@@ -115,6 +115,21 @@ def test_an_ensemble_has_its_mean_and_its_covariance(model):
         WeightPosterior.of_ensemble([model, mf.load_model(build(hidden_irreps="4x0e"))])
 
 
+def test_an_ensemble_gives_bars_to_a_model_that_was_trained_like_its_members(model):
+    members = list(posterior_of(model).samples(model.params, 5))
+    mean, posterior = WeightPosterior.of_ensemble([model.with_params(p) for p in members])
+    forces = forces_of(model)
+    for params in (members[0], model.params):
+        value, spread = posterior.centred(params).spread(forces, params)
+        assert_close(value, forces(params))
+        assert_close(spread, posterior.spread(forces, mean.params)[1], 1e-9)  # linear
+    far = {**model.params, LAST[0]: model.params[LAST[0]] + 1.0}
+    with pytest.raises(ValueError, match="times as far from the mean of the ensemble"):
+        posterior.centred(far)
+    with pytest.raises(ValueError, match="has not the weights"):
+        posterior.centred(mf.load_model(build(hidden_irreps="4x0e")).params)
+
+
 def test_it_is_saved_and_read(model, tmp_path):
     posterior = posterior_of(model)
     posterior.save(tmp_path / "p.npz")
