@@ -44,8 +44,11 @@ LARGEST_FORCE, LARGEST_CLOSE_FORCE = 40.0, 200.0
 Those with larger forces are left out.
 """
 
-SOFT_MODES = 8
-"""Largest number of soft modes whose Hessian products are labels."""
+SOFT_MODES, SOFT = 8, 1.0
+"""Largest number of soft modes whose Hessian products are labels, and their largest |H v|, eV/Å².
+
+The displacements v have unit length.
+"""
 
 SOFT_WEIGHT = 300.0
 """Weight of these products in the loss.
@@ -109,7 +112,7 @@ def _label(name: str, atoms: Atoms, teacher: Path, path: Path) -> str:
 
 
 def _soft(relaxed: Atoms, model: mf.MaceModel) -> list[LabelledStructure]:
-    """Return a structure with the Hessian products of its softest modes, if it has any."""
+    """Return a structure with the Hessian products of its soft modes, if it has any."""
     k = min(SOFT_MODES, 3 * len(relaxed) - 6)
     if k < 1:
         return []
@@ -120,7 +123,11 @@ def _soft(relaxed: Atoms, model: mf.MaceModel) -> list[LabelledStructure]:
     v = modes / modes.flatten(1).norm(dim=1)[:, None, None]
     plain = mf.HessianOperator.from_potential(model, relaxed, mass_weighted=False)
     products = plain @ v.flatten(1).T.to(plain.dtype)
-    curvature = Curvature(v.numpy(), products.T.reshape(v.shape).double().numpy())
+    is_soft = products.norm(dim=0) < SOFT
+    if not is_soft.any():
+        return []
+    products = products.T.reshape(v.shape)[is_soft]
+    curvature = Curvature(v[is_soft].numpy(), products.double().numpy())
     name = f"{relaxed.info['name']}, soft modes"
     return [LabelledStructure(relaxed, curvature=curvature, weight=SOFT_WEIGHT, name=name)]
 

@@ -42,6 +42,7 @@ def small(folder: Path) -> list[tuple[str, Atoms]]:
         ("water", molecule("H2O")),
         ("zinc oxide", bulk("ZnO", "wurtzite", a=3.25, c=5.2)),
         ("silane", molecule("SiH4")),
+        ("methanol", molecule("CH3OH")),
     ]
 
 
@@ -80,7 +81,8 @@ def test_labels_are_what_the_teacher_says(samples):
             np.testing.assert_allclose(sample.forces, mf.forces(energy)(*here), atol=1e-3)
         if sample.stress is not None:
             np.testing.assert_allclose(sample.stress, mf.stress(energy)(*here), atol=1e-5)
-        curvature = sample.curvature
+        if (curvature := sample.curvature) is None:  # with close contacts
+            continue
         for v, hv in zip(curvature.directions, curvature.products, strict=True):
             expected = mf.hvp(energy)(*here, torch.as_tensor(v))
             np.testing.assert_allclose(hv, expected, atol=1e-2)
@@ -97,20 +99,22 @@ def test_structures_are_relaxed_first_and_then_displaced(samples):
         assert all((s.stress is not None) == atoms.pbc.all() for s in own)
 
 
-def test_soft_modes_are_the_lowest_vibrations_of_the_relaxed_structure(samples):
+def test_soft_modes_are_among_the_lowest_vibrations_of_the_relaxed_structure(samples):
     model = mf.load_model("embedded")
-    for name, _ in small(ROOT):
-        (relaxed, *_) = (s for s in samples if s.name == name)
-        (soft,) = (s for s in samples if s.name == name + SOFT)
-        assert (soft.energy, soft.forces, soft.stress) == (None, None, None)
-        assert (soft.atoms.positions == relaxed.atoms.positions).all()
-        v, products = soft.curvature.directions, soft.curvature.products
-        np.testing.assert_allclose(np.linalg.norm(v, axis=(1, 2)), 1)
-        masses = relaxed.atoms.get_masses()[:, None]
-        rayleigh = (v * products).sum((1, 2)) / (masses * v**2).sum((1, 2))
-        found = frequency_factor("cm-1") * np.sqrt(rayleigh)
-        expected = mf.gamma_modes(model, relaxed.atoms).frequencies[: teacher.SOFT_MODES]
-        np.testing.assert_allclose(found, expected, rtol=0.02)
+    assert "water" + SOFT not in {s.name for s in samples}  # its vibrations are stiff
+    (soft,) = (s for s in samples if s.name == "methanol" + SOFT)
+    (relaxed, *_) = (s for s in samples if s.name == "methanol")
+    assert (soft.energy, soft.forces, soft.stress) == (None, None, None)
+    assert (soft.atoms.positions == relaxed.atoms.positions).all()
+    v, products = soft.curvature.directions, soft.curvature.products
+    np.testing.assert_allclose(np.linalg.norm(v, axis=(1, 2)), 1)
+    assert np.linalg.norm(products, axis=(1, 2)).max() < teacher.SOFT
+    masses = relaxed.atoms.get_masses()[:, None]
+    found = frequency_factor("cm-1") * np.sqrt(
+        (v * products).sum((1, 2)) / (masses * v**2).sum((1, 2))
+    )
+    lowest = mf.gamma_modes(model, relaxed.atoms).frequencies[: teacher.SOFT_MODES]
+    np.testing.assert_allclose(found, lowest[: len(found)], rtol=0.02)
 
 
 def test_labels_that_are_there_are_kept(labels, monkeypatch):
