@@ -3,11 +3,12 @@
     python benchmarks/finetuning.py label --output FOLDER      structures, and the teacher's labels
     python benchmarks/finetuning.py train --output FOLDER      both trainings, of one time
     python benchmarks/finetuning.py test --output FOLDER       errors on structures held out
+    python benchmarks/finetuning.py test --of calibration ...  errors that choices are made by
     python benchmarks/finetuning.py bars --output FOLDER       error bars beside these errors
 
 The teacher is MACE-MP-0 small. `--family` chooses the structures of `finetuning_structures`. Both
-trainings start from the embedded model, see the same rattled and strained structures, and take the
-same time: the one without products has more epochs. Seconds are processor times of one thread.
+trainings start from `--start`, see the same rattled and strained structures, and take the same
+time: the one without products has more epochs. Seconds are processor times of one thread.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ TEMPERATURE = 300.0
 TESTED = 4
 """Number of rattled configurations of each structure held out."""
 
-TRAININGS = {"products": LossWeights(), "forces": LossWeights(products=0)}
-"""Losses of the two trainings."""
+TRAININGS = "products", "forces"
+"""The two trainings."""
 
 
 def relaxed(model: mf.MaceModel, atoms: Atoms, seed: int) -> Atoms:
@@ -83,7 +84,7 @@ def label(folder: Path, family: Family) -> None:
             cells = [rattled(rest, RATTLES[k % len(RATTLES)], STRAIN, rng) for k in range(n)]
             labelled = mf.labelled_by(single, [rest, *cells], directions=4, seed=seed)
             modes = None
-            if kind == "held-out":
+            if kind != "training":
                 modes = mf.gamma_modes(teacher, rest).frequencies.tolist()
             with atomic_write(path) as partial:
                 torch.save((labelled, modes), partial)
@@ -97,13 +98,13 @@ def labels(folder: Path, kind: str) -> dict[str, tuple[list[LabelledStructure], 
     return {p.stem.removeprefix(f"{kind}-"): torch.load(p, weights_only=False) for p in paths}
 
 
-def train(folder: Path, epochs: int, rate: float) -> None:
+def train(folder: Path, model: str, epochs: int, rate: float, products: float) -> None:
     """Train with products, and without them for the same time."""
     data = [labelled for group, _ in labels(folder, "training").values() for labelled in group]
-    start = mf.load_model("embedded", dtype="float32")
-    exact = mf.load_model("embedded")
-    each = {name: seconds_per_epoch(start, data, loss) for name, loss in TRAININGS.items()}
-    for name, loss in TRAININGS.items():
+    start, exact = mf.load_model(model, dtype="float32"), mf.load_model(model)
+    losses = dict(zip(TRAININGS, (LossWeights(products=w) for w in (products, 0.0)), strict=True))
+    each = {name: seconds_per_epoch(start, data, loss) for name, loss in losses.items()}
+    for name, loss in losses.items():
         n = round(epochs * each["products"] / each[name])
         print(f"{name}: {len(data)} structures, {n} epochs of {each[name]:.2f} s", flush=True)
         found = finetuned(start, data, loss, n, rate, folder / f"{name}-state.pt")
@@ -137,14 +138,14 @@ def finetuned(
     )
 
 
-def test(folder: Path) -> None:
-    """Print the errors of all models on the structures held out."""
-    models = {"embedded": mf.load_model("embedded")}
+def test(folder: Path, start: str, kind: str) -> None:
+    """Print the errors of all models on the structures of a kind."""
+    models = {Path(start).stem: mf.load_model(start)}
     models |= {name: mf.load_model(folder / f"{name}.safetensors") for name in TRAININGS}
     columns = [f"{m}: {c}" for m in models for c in ("meV", "meV/Å", "cm-1", "relaxed")]
     print(f"\n| | atoms | {' | '.join(columns)} |\n| --- |" + " ---: |" * (len(columns) + 1))
     totals: dict[str, list[np.ndarray]] = {}
-    for name, (labelled, reference) in labels(folder, "held-out").items():
+    for name, (labelled, reference) in labels(folder, kind).items():
         cells = []
         for key, model in models.items():
             squares = errors(model, labelled, np.array(reference))
@@ -234,6 +235,9 @@ def main() -> None:
     parser.add_argument("part", choices=["label", "train", "test", "bars"])
     parser.add_argument("--family", choices=list(FAMILIES), default="polytypes")
     parser.add_argument("--output", type=Path, required=True, help="folder for all results")
+    parser.add_argument("--start", default="embedded", help="model to train (%(default)s)")
+    parser.add_argument("--products", type=float, default=1.0, help="their weight (%(default)s)")
+    parser.add_argument("--of", choices=["held-out", "calibration"], default="held-out")
     parser.add_argument("--epochs", type=int, default=60, help="with products (%(default)s)")
     parser.add_argument("--rate", type=float, default=2e-3, help="learning rate (%(default)s)")
     options = parser.parse_args()
@@ -241,9 +245,9 @@ def main() -> None:
     if options.part == "label":
         label(options.output, FAMILIES[options.family])
     elif options.part == "train":
-        train(options.output, options.epochs, options.rate)
+        train(options.output, options.start, options.epochs, options.rate, options.products)
     elif options.part == "test":
-        test(options.output)
+        test(options.output, options.start, options.of)
     else:
         bars(options.output)
 
