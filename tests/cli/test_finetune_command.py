@@ -161,7 +161,7 @@ def test_with_dispersion_the_model_below_it_is_trained_and_written(folder, model
 
 
 def test_a_training_that_finds_nothing_better_says_so(folder, model, capsys):
-    words = ["--rate", 10, "--average", 0, "--validation", "held.extxyz", "--output", "t"]
+    words = ["--rate", 1, "--average", 0, "--validation", "held.extxyz", "--output", "t"]
     assert run("data.extxyz", *QUICK, *words) == 0
     assert "which is written unchanged" in " ".join(capsys.readouterr().out.split())
     assert_same_weights(mf.load_model("t.safetensors"), model)

@@ -153,7 +153,7 @@ def test_one_atom_is_compared_where_it_has_vibrations(tmp_path, monkeypatch):
 
 def test_imaginary_modes_are_reported_with_their_wave_vector(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    ase.io.write("salt.extxyz", bulk("NaCl", "rocksalt", a=6.6))
+    ase.io.write("salt.extxyz", bulk("NaCl", "rocksalt", a=7.6))
     assert call("--path", "GX", "--points", 4, "--mesh", 2, 2, 2, "--json", "o.json") == 0
     results = json.loads((tmp_path / "o.json").read_text())
     found = results["mesh"]["imaginary"]
