@@ -8,6 +8,7 @@ from pathlib import Path
 from ase import Atoms
 from frameworks import frameworks, held_out_frameworks
 from molecules import held_out_molecules, molecules
+from packings import packings
 from published_crystals import HELD_OUT, crystals, read_crystals
 
 import mace_functional as mf
@@ -24,6 +25,7 @@ def training_structures(folder: Path) -> Iterator[tuple[str, Atoms]]:
     yield from frameworks(folder)
     yield from crystals()
     yield from molecules()
+    yield from packings()
 
 
 def held_out(folder: Path) -> Iterator[tuple[str, Atoms]]:

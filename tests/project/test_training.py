@@ -29,6 +29,7 @@ import linker_edits
 import structures
 import teacher
 from molecules import held_out_molecules, molecules
+from packings import packings
 from published_crystals import HELD_OUT, crystals, read_crystals
 from student import ELEMENTS
 
@@ -212,9 +213,9 @@ def _free_of_loose_atoms(atoms: Atoms) -> bool:
 
 
 def test_training_structures_are_known_apart_and_not_those_of_the_test():
-    found = [*molecules(), *crystals()]
+    found = [*molecules(), *crystals(), *packings()]
     names = [name for name, _ in found]
-    assert len(set(names)) == len(names) > 200
+    assert len(set(names)) == len(names) > 400
     for name, atoms in found:
         assert set(atoms.numbers.tolist()) <= set(ELEMENTS), name
         distances = atoms.get_all_distances(mic=bool(atoms.pbc.all()))
@@ -229,6 +230,23 @@ def test_training_structures_are_known_apart_and_not_those_of_the_test():
         if atoms.get_chemical_formula(empirical=True) == "O2Si":
             difference = atoms.get_volume() / len(atoms) - quartz.get_volume() / len(quartz)
             assert abs(difference) > 0.1, name
+
+
+def test_molecules_are_packed_to_crystals_of_their_own_bonds():
+    alone = dict(molecules())
+    packed = dict(packings())
+    for name, crystal in packed.items():
+        one = alone[name.removesuffix(", packed")]
+        copies = len(crystal) // len(one)
+        assert copies in (1, 2, 4), name
+        assert len(crystal) >= 8, name
+        assert _bond_count(crystal) == copies * _bond_count(one), name
+    again = dict(packings())
+    assert all((again[name].positions == packed[name].positions).all() for name in packed)
+
+
+def _bond_count(atoms: Atoms) -> int:
+    return len(linker_edits.Bonds.of(atoms).first)
 
 
 def _no_crystal_of_the_test(found: list[tuple[str, Atoms]]) -> None:
