@@ -5,8 +5,9 @@
 generates the configurations, labels them with the teacher, trains the student by `mf.finetune`, and
 writes the model. An interrupted run continues from the existing labels and from the state of the
 last minute. With `torchrun --nproc-per-node 2` before the name of the script, two processes share
-the structures of each step. `--weights training/stage-1.safetensors` goes on from the weights after
-35 and 10 epochs, whose log is stage-1.jsonl.
+the structures of each step. `--weights training/unfinished.safetensors` goes on from the weights
+of the second edition so far. Their log is unfinished.jsonl: stage 1 had no close contacts, no soft
+modes and no packed molecules, and stage 2 no packed molecules.
 """
 
 from __future__ import annotations
