@@ -16,7 +16,7 @@ LARGEST = 13
 """Largest number of atoms of a molecule."""
 
 FEWEST = 9
-"""A cell has so many molecules, one, two or four, that it has at least this number of atoms."""
+"""A cell has one or two molecules if these have at least this number of atoms, and four if not."""
 
 GAP = 2.4
 """Distance of the boxes around neighbouring molecules, Å: that of hydrogen atoms in contact."""
@@ -57,9 +57,8 @@ def _is_packed(name: str, molecule: Atoms) -> bool:
 
 def _packed(molecule: Atoms, rng: np.random.Generator) -> Atoms:
     """Return a crystal with molecules in random orientations, in boxes of equal size."""
-    repeats = (1, 1, 1)
-    while len(molecule) * np.prod(repeats) < FEWEST and repeats != (1, 2, 2):
-        repeats = (1, 1, 2) if repeats == (1, 1, 1) else (1, 2, 2)
+    enough = (r for r in ((1, 1, 1), (1, 1, 2)) if len(molecule) * np.prod(r) >= FEWEST)
+    repeats = next(enough, (1, 2, 2))
     copies = []
     for _ in range(int(np.prod(repeats))):
         copy = molecule.copy()
