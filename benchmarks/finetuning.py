@@ -27,7 +27,12 @@ from finetuning_structures import FAMILIES, SHARED, Family
 import mace_functional as mf
 from mace_functional.support.atomic_write import atomic_write
 from mace_functional.training import FineTuned, LabelledStructure, LossWeights
-from mace_functional.uncertainty import fit_posterior, uncertain_frequencies, uncertain_thermo
+from mace_functional.uncertainty import (
+    WeightPosterior,
+    fit_posterior,
+    uncertain_frequencies,
+    uncertain_thermo,
+)
 
 TEACHER = SHARED / "weights" / "MACE-MP-0_small.model"
 RATTLES = (0.02, 0.05, 0.1)
@@ -182,19 +187,35 @@ def errors(
 
 
 def bars(folder: Path) -> None:
-    """Print how error bars of the last layers cover the errors on the structures held out."""
+    """Print how error bars of the last layers cover the errors on the structures held out.
+
+    Scale and prior are those of the forces of the structures for calibration. Minima are predicted
+    better than displaced structures, so the bars are scaled by the frequencies of the former.
+    """
     model = mf.load_model(folder / "products.safetensors")
     data = [labelled for group, _ in labels(folder, "training").values() for labelled in group]
     held = [labelled for group, _ in labels(folder, "calibration").values() for labelled in group]
     loss = LossWeights(products=0)
     started = time.process_time()
     posterior, calibration = fit_posterior(model, data, held, loss=loss)
-    posterior.save(folder / "posterior.npz")
     print(f"{posterior}, {time.process_time() - started:.0f} s\n{calibration}", flush=True)
-    print("\n| | cm-1, error | bar | within 1, 2 | Cv, J/(g K) | error | bar | s |")
+    scale = coverage(folder, "calibration", model, posterior)
+    posterior = posterior.scaled(scale)
+    posterior.save(folder / "posterior.npz")
+    print(f"\nbars times {scale:.3f}:", flush=True)
+    coverage(folder, "held-out", model, posterior)
+
+
+def coverage(folder: Path, kind: str, model: mf.MaceModel, posterior: WeightPosterior) -> float:
+    """Print errors of frequencies and heat capacities in units of their error bars.
+
+    Returns:
+        The root mean square of those of frequencies.
+    """
+    print(f"\n| {kind} | cm-1, error | bar | within 1, 2 | Cv, J/(g K) | error | bar | s |")
     print("| --- |" + " ---: |" * 7)
-    all_z, all_cv = [], []
-    for name, (labelled, reference) in labels(folder, "held-out").items():
+    all_z: dict[str, list[torch.Tensor]] = {"frequencies": [], "Cv": []}
+    for name, (labelled, reference) in labels(folder, kind).items():
         started = time.process_time()
         rest = minimum(model, labelled[0].atoms)
         options = {"response": "cell"}
@@ -205,19 +226,21 @@ def bars(folder: Path) -> None:
         masses = rest.get_masses().tolist()
         theirs = mf.harmonic_thermo(reference, [TEMPERATURE]).specific_heat_capacity(masses)[0]
         cv, spread = (t.specific_heat_capacity() for t in (thermo.thermo, thermo.spread))
-        all_z.append(z)
-        all_cv.append(((cv - theirs) / spread).abs().reshape(1))
+        all_z["frequencies"].append(z)
+        all_z["Cv"].append(((cv - theirs) / spread).abs().reshape(1))
         shares = [f"{float((z < k).double().mean()):.0%}" for k in (1, 2)]
         rms = [float(t.square().mean().sqrt()) for t in (error, found.spread)]
         cells = [f"{rms[0]:.1f}", f"{rms[1]:.1f}", ", ".join(shares), f"{float(cv):.4f}"]
         cells += [f"{float(cv - theirs):+.4f}", f"{float(spread):.4f}"]
         seconds = time.process_time() - started
         print(f"| {name} | {' | '.join(cells)} | {seconds:.0f} |", flush=True)
-    for name, parts in (("frequencies", all_z), ("Cv", all_cv)):
+    scales = []
+    for name, parts in all_z.items():
         z = torch.cat(parts)
         shares = [f"{float((z < k).double().mean()):.1%}" for k in (1, 2)]
-        rms_z = float(z.square().mean().sqrt())
-        print(f"{name}: {len(z)}, within one and two bars {', '.join(shares)}, rms z {rms_z:.2f}")
+        scales.append(float(z.square().mean().sqrt()))
+        print(f"{name}: {len(z)}, within 1, 2 bars {', '.join(shares)}, rms z {scales[-1]:.2f}")
+    return scales[0]
 
 
 def minimum(model: mf.MaceModel, atoms: Atoms) -> Atoms:

@@ -166,9 +166,14 @@ def polytypes(*names: str) -> Iterator[tuple[str, Atoms]]:
 
 
 def polytypes_to_train() -> Iterator[tuple[str, Atoms]]:
-    """Yield the two simplest stackings of each compound, as supercells of 12 and 16 atoms."""
+    """Yield the two simplest stackings of each compound, in supercells along and across the layers.
+
+    A cell of one period sees only sums of the forces between its layers. The supercells along the
+    stacking tell them apart.
+    """
     for name, atoms in polytypes(*(f"{c}-{s}" for c in COMPOUNDS for s in ("2H", "3C"))):
-        yield name, atoms.repeat((2, 2, 1) if name.endswith("2H") else (2, 1, 1))
+        yield f"{name}-across", atoms.repeat((2, 2, 1) if name.endswith("2H") else (2, 1, 1))
+        yield f"{name}-along", atoms.repeat((1, 1, 3) if name.endswith("2H") else (1, 1, 2))
 
 
 def polytypes_held_out() -> Iterator[tuple[str, Atoms]]:
@@ -200,6 +205,6 @@ class Family(NamedTuple):
 
 FAMILIES = {
     "silica": Family(silica_to_train, silica_to_calibrate, silica_held_out, 18),
-    "polytypes": Family(polytypes_to_train, polytypes_to_calibrate, polytypes_held_out, 6),
+    "polytypes": Family(polytypes_to_train, polytypes_to_calibrate, polytypes_held_out, 3),
 }
 """Families by name."""

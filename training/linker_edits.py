@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
-from ase.data import covalent_radii
-from ase.neighborlist import neighbor_list
+from ase.neighborlist import natural_cutoffs, neighbor_list
 from fragments import CARBOXYLATE, linker
 
 from mace_functional.structure.connectivity import Parts
@@ -44,10 +43,7 @@ class Bonds:
     @staticmethod
     def of(atoms: Atoms) -> Bonds:
         """Find the bonds from the distances."""
-        first, second, images, lengths = neighbor_list("ijSd", atoms, 3.0)
-        radii = covalent_radii[atoms.numbers]
-        bonded = lengths < TOLERANCE * (radii[first] + radii[second])
-        return Bonds(first[bonded], second[bonded], images[bonded])
+        return Bonds(*neighbor_list("ijS", atoms, natural_cutoffs(atoms, mult=TOLERANCE)))
 
     def neighbours(self, atom: int) -> np.ndarray:
         """Return the atoms that are bonded to an atom."""
