@@ -125,17 +125,22 @@ class GibbsEnergy:
         others = torch.stack([c.strain for c in cells])[1:]
         self._of_energy = StrainInterpolation(others, 2, last_slopes=last_slopes)
         self._of_matrices = StrainInterpolation(others, 1, last_slopes=last_slopes)
-        energies = torch.tensor([c.energy for c in cells], dtype=torch.float64)
+        # Differences from the first cell: large numbers would leave large rounding errors.
+        self._energy = cells[0].energy
+        energies = torch.tensor([c.energy - self._energy for c in cells], dtype=torch.float64)
         slopes = torch.stack([c.slopes for c in cells])
         self._energies = torch.cat(
             [energies[:1], slopes[0], stiffness.flatten(), energies[1:], slopes[1:].flatten()]
         )
-        self._matrices = [
-            torch.cat([first, torch.stack([m[0] for m in rest]), *(m[1:] for m in rest)])
-            if (rest := of_q[1:])
-            else first
-            for of_q in zip(*(c.matrices for c in cells), strict=True)
-            for first in [of_q[0]]
+        of_all_q = list(zip(*(c.matrices for c in cells), strict=True))
+        self._matrices = [of_q[0][0] for of_q in of_all_q]
+        self._differences = [
+            torch.cat(
+                [torch.zeros_like(d)[None], first[1:]]
+                + [m[:1] - d for m in rest]
+                + [m[1:] for m in rest]
+            )
+            for d, (first, *rest) in zip(self._matrices, of_all_q, strict=True)
         ]
         self._strains, self._cell, self._stiffness = strains, cell, stiffness
         self.no_strain = torch.zeros(len(strains), dtype=torch.float64)
@@ -153,7 +158,7 @@ class GibbsEnergy:
             temperature: Temperature, K.
         """
         w0, w1, w2 = self._of_energy.weights(strain)
-        energy = float(w0 @ self._energies)
+        energy = self._energy + float(w0 @ self._energies)
         gibbs = energy + self._pressure * float(self.volume(strain))
         slopes = w1 @ self._energies + self._pressure * grad(self.volume)(strain)
         curvature = w2 @ self._energies + self._pressure * hessian(self.volume)(strain)
@@ -161,8 +166,8 @@ class GibbsEnergy:
         entropy_slopes, n_imaginary = torch.zeros_like(slopes), 0
 
         w0, w1, w2 = (w.to(self._matrices[0]) for w in self._of_matrices.weights(strain))
-        for weight, data in zip(self._weights, self._matrices, strict=True):
-            values, n = torch.linalg.eigh(torch.tensordot(w0, data, 1))
+        for weight, d0, data in zip(self._weights, self._matrices, self._differences, strict=True):
+            values, n = torch.linalg.eigh(d0 + torch.tensordot(w0, data, 1))
             d1 = n.mH @ torch.tensordot(w1, data, 1) @ n
             d2 = (n.conj() * (torch.tensordot(w2, data, 1) @ n)).sum(-2).real
             f = mode_functions(values, temperature)

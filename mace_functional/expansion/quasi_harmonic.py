@@ -9,9 +9,10 @@ keep the symmetry, with relaxed ions. With the curvature G_ee and the entropy sl
 
 Few cells suffice, because each has exact slopes: energy, stress, D(q) and dD/de on the mesh. The
 first cell is that of minimal E, the second is at the strain that the first one predicts for the
-highest temperature. G is interpolated between the cells. The next cell is the minimum that is
-farthest from all cells. The search ends when the slopes of the last cell no longer change the
-strains by more than a tolerance.
+highest temperature. G is interpolated between the cells. The next cell is the minimum with the
+largest error, or of equal ones the farthest from all cells. The search ends when the slopes of the
+last cell no longer change the strains by more than a tolerance, and no minimum lies far outside of
+the cells.
 
 Source: Togo, Chaput, Tanaka, Hug, Phys. Rev. B 81, 174301 (2010), doi:10.1103/PhysRevB.81.174301;
 Wallace, Thermodynamics of Crystals, chapter 1.
@@ -69,6 +70,13 @@ MAX_CELLS = 6
 
 GENERAL_WAVE_VECTOR = (0.31, 0.17, 0.43)
 """Wave vector at which a crystal has rigid motions only if parts of it do not interact."""
+
+FARTHEST_MINIMUM = 1.1
+"""Largest strain of a minimum, relative to that of the farthest cell.
+
+Beyond it the interpolation is an extrapolation, whose error is larger than its estimate where
+shells of neighbours cross the cutoff of the potential.
+"""
 
 SAME_CELL = 0.02
 """Distance of two cells, relative to the strain of the second, below which they count as the same.
@@ -207,8 +215,9 @@ def quasi_harmonic(
     """Compute cell, expansion, Cp, moduli and Gibbs energy of a crystal over temperature.
 
     The crystal is relaxed first. At each temperature, the Gibbs energy is minimised over all
-    strains that keep the symmetry, with relaxed ions. It is interpolated between few cells, two for
-    most crystals, because each has exact slopes: stress, and derivatives of D(q) by strain.
+    strains that keep the symmetry, with relaxed ions. It is interpolated between few cells, two or
+    three for most crystals, because each has exact slopes: stress, and derivatives of D(q) by
+    strain.
 
     Args:
         potential: A potential with a dynamical matrix; see `dynamical_matrix_fn`.
@@ -270,17 +279,14 @@ def quasi_harmonic(
         minima = _minima(crystal.gibbs_energy(), ascending)
         rough = _minima(crystal.gibbs_energy(last_slopes=False), ascending)
         errors = [_distance(a, b) for a, b in zip(minima, rough, strict=True)]
-        found = [point.strain for point in minima if point is not None]
-        largest = max((float(strain.norm()) for strain in found), default=0.0)
-        converged = bool(found) and all(
-            e <= tolerance * largest
-            for point, e in zip(minima, errors, strict=True)
-            if point is not None
-        )
+        found = [(e, p.strain) for e, p in zip(errors, minima, strict=True) if p is not None]
+        largest = max((float(strain.norm()) for _, strain in found), default=0.0)
+        reach = FARTHEST_MINIMUM * max(float(cell.strain.norm()) for cell in crystal.cells)
+        converged = 0 < largest <= reach and all(e <= tolerance * largest for e, _ in found)
         if converged or len(crystal.cells) >= max_cells:
             break
         next_strain = (
-            max(found, key=crystal.distance)
+            max(found, key=lambda pair: (pair[0], crystal.distance(pair[1])))[1]
             if found
             else crystal.gibbs_energy().first_order(ascending[0])
         )

@@ -65,7 +65,9 @@ class StrainInterpolation:
                 torch.cat([torch.stack([f.value for f in terms]), *(f.slopes for f in terms)])[keep]
                 for terms in (kernels, expansions)
             )
-            self._inverse = torch.linalg.inv(gram[:, keep])
+            gram = gram[:, keep]
+            size = gram.diagonal().sqrt()  # values and slopes are of different size
+            self._inverse = torch.linalg.inv(gram / size[:, None] / size) / size[:, None] / size
             self._of_expansion = self._inverse @ expansion
 
     def weights(self, strain: Tensor) -> StrainTerms:

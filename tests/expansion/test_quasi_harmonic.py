@@ -12,6 +12,8 @@ from ase import Atoms
 from ase.build import bulk
 from conftest import shared_file
 from pair_crystals import ions, relaxed, xenon
+from scipy.interpolate import CubicSpline
+from scipy.optimize import brentq
 
 import mace_functional as mf
 from mace_functional.expansion import QuasiHarmonic
@@ -45,6 +47,28 @@ def free_energies(
     return np.array(energies), thermo
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("highest", [300.0, 400.0])
+def test_shells_that_cross_the_cutoff_leave_no_error_in_the_expansion(highest):
+    """The third neighbours of sodium chloride cross that of the embedded model, 5 Å."""
+    model = mf.load_model("embedded")
+    atoms = mf.relax(model, bulk("NaCl", "rocksalt", a=5.64), symmetry=True, fmax=1e-6).atoms
+    atoms.calc = None
+    temperatures = np.arange(0.0, highest + 1, 50.0)
+    found = quasi_harmonic(model, atoms, temperatures, mesh=MESH)
+    strains = np.linspace(0.0, 0.02, 21)
+    cells = [(1 + e) * atoms.cell.array for e in strains]
+    around = temperatures[1:, None] + np.array([-2.0, 2.0])
+    energies, thermo = free_energies(model, atoms, cells, around.ravel(), MESH)
+    slopes = CubicSpline(strains, energies[:, None] + np.array([t.free_energy for t in thermo]), 0)
+    minima = [brentq(lambda e, k=k: slopes(e, 1)[k], 0.0, 0.02) for k in range(around.size)]
+    scanned = np.reshape(minima, around.shape)
+    strain = found.strain[1:, 0, 0].numpy()
+    np.testing.assert_allclose(strain, scanned.mean(1), atol=2e-4)
+    expansion = np.diff(scanned, axis=1)[:, 0] / 4 / (1 + strain)
+    np.testing.assert_allclose(found.expansion[1:, 0, 0].numpy(), expansion, rtol=0.08)
+
+
 def test_volume_is_the_minimum_of_a_scan(salt):
     atoms = relaxed("salt")
     scales = np.linspace(1.008, 1.016, 5)
@@ -64,8 +88,8 @@ def test_temperatures_keep_their_order_and_lattice_parameters_belong_to_cells(sa
     assert salt.volume.argsort().tolist() == [1, 4, 2, 0, 3]
     a = salt.lattice_parameters[:, 0]
     torch.testing.assert_close(a**3 / 2**0.5, salt.volume)
-    assert salt.n_cells == 2
-    assert salt.n_matrices == 2 * len(salt.mesh.q)
+    assert salt.n_cells == 3  # the minimum at 301 K lies 14 % outside of the second
+    assert salt.n_matrices == 3 * len(salt.mesh.q)
 
 
 def test_entropy_heat_capacity_and_expansion_are_derivatives(salt):
@@ -107,8 +131,9 @@ def test_first_order_expansion_is_the_slope_at_low_temperature():
     torch.testing.assert_close(found.cp, first.cp, rtol=1e-4, atol=0)
 
 
-def test_an_interrupted_calculation_continues(salt, tmp_path, monkeypatch):
+def test_an_interrupted_calculation_continues(tmp_path, monkeypatch):
     path = tmp_path / "salt.npz"
+    expected = quasi_harmonic(ions(), relaxed("salt"), [0.0, 301.0], mesh=MESH)
     run = partial(quasi_harmonic, ions(), relaxed("salt"), mesh=MESH, checkpoint=path)
     module = __import__("sys").modules[module_of_function.__module__]
     compute, calls = module.confined, []
@@ -123,10 +148,10 @@ def test_an_interrupted_calculation_continues(salt, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run([0.0, 301.0])
     found = run([0.0, 301.0])
-    assert len(calls) == 5 + 2
-    torch.testing.assert_close(found.volume, salt.volume[[1, 3]], rtol=1e-10, atol=0)
+    assert len(calls) == 5 + 2 + 3  # and the third cell
+    torch.testing.assert_close(found.volume, expected.volume, rtol=1e-10, atol=0)
     run([100.0, 301.0])  # other temperatures need no further cell
-    assert len(calls) == 5 + 2
+    assert len(calls) == 5 + 2 + 3
     with pytest.raises(ValueError, match=r"belongs to another calculation: .*pressure"):
         run([0.0], pressure=1.0)
     path.write_text("text")
