@@ -5,9 +5,8 @@
 generates the configurations, labels them with the teacher, trains the student by `mf.finetune`, and
 writes the model. An interrupted run continues from the existing labels and from the state of the
 last minute. With `torchrun --nproc-per-node 2` before the name of the script, two processes share
-the structures of each step. `--weights training/unfinished.safetensors` goes on from the weights
-of the second edition so far. Their log is unfinished.jsonl: stage 1 had no close contacts, no soft
-modes and no packed molecules, and stage 2 no packed molecules.
+the structures of each step. `--weights` starts from a model that was trained before: the embedded
+model was made in four such stages, whose log is log.jsonl and which its card describes.
 """
 
 from __future__ import annotations

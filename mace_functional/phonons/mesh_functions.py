@@ -85,7 +85,7 @@ def mesh_sum_fn(
     >>> s, mesh = mf.from_ase(atoms, model), mf.Mesh.of(atoms, (1, 1, 1))
     >>> highest = mf.mesh_sum_fn(model, s.topology, mesh, lambda w: w[-1:], unit="THz")
     >>> highest(s.positions, s.cell, model.params, s.masses)
-    tensor(35.6524, dtype=torch.float64)
+    tensor(35.5670, dtype=torch.float64)
     """
     spectra = _Spectra("mesh_sum_fn", potential, topology, mesh, unit, columns)
     points, weights = mesh.q.tolist(), mesh.weights.tolist()

@@ -61,15 +61,22 @@ def turned(atoms: Atoms, carbon: int, neighbour: int, angle: float) -> Atoms:
 
 
 def start(minimum: Atoms, name: str, seed: int) -> Atoms:
-    """A bad guess: ethane turned by 40 to 50 degrees, ammonia half flat, rattled by 0.05 to 0.1."""
+    """A bad guess: ethane turned by 40 to 50 degrees, ammonia half flat, rattled by 0.05 to 0.1.
+
+    It is drawn again while atoms are closer than the embedded model knows them: three quarters of
+    their distance.
+    """
     rng = np.random.default_rng(seed)
     if name == "ethane":
         atoms = turned(minimum, 0, 1, rng.uniform(40, 50))
     else:
         atoms = minimum.copy()
         atoms.positions[0] += 0.5 * (atoms.positions[1:].mean(0) - atoms.positions[0])
-    atoms.positions += rng.normal(0, 0.05 + 0.05 * (seed % 2), atoms.positions.shape)
-    return atoms
+    while True:
+        rattled = atoms.copy()
+        rattled.positions += rng.normal(0, 0.05 + 0.05 * (seed % 2), atoms.positions.shape)
+        if (rattled.get_all_distances() >= 0.75 * minimum.get_all_distances()).all():
+            return rattled
 
 
 def energy_of(model: mf.MaceModel, atoms: Atoms) -> float:
@@ -299,7 +306,7 @@ def test_signs_of_a_direction_lead_to_different_saddle_points(model, minima):
         )
         assert_saddle(model, found)
         ends.append(found)
-    height = energy_of(model, minima["ethane"]) + 0.0195
+    height = energy_of(model, minima["ethane"]) + 0.0181
     assert [end.energy for end in ends] == pytest.approx([height] * 2, abs=1e-4)
     displaced = [found.atoms.positions - minima["ethane"].positions for found in ends]
     direction = modes.displacements[0].numpy()
@@ -329,7 +336,7 @@ def test_sodium_hops_into_a_vacancy(model, vacancy):
     assert found.barriers is not None
     # The place that it leaves is like the one that it comes to.
     assert found.barriers[0] == pytest.approx(found.barriers[1], abs=1e-4)
-    assert found.barriers[0] == pytest.approx(0.748, abs=1e-3)
+    assert found.barriers[0] == pytest.approx(0.662, abs=1e-3)
     hopper = int(np.linalg.norm(way, axis=1).argmax())
     gone = [np.linalg.norm((m.positions - atoms.positions)[hopper]) for m in found.minima]
     assert min(gone) < 0.1
@@ -382,7 +389,7 @@ def test_a_search_goes_on_where_it_was(
     atoms = start(minima[name], name, 3) if mode is None else minima[name]
     path, frames = tmp_path / "state.npz", tmp_path / "climb.traj"
     whole = find_saddle(model, atoms, mode=mode, connect=False)
-    for steps in (4, 5):
+    for steps in (3, 4):
         first = find_saddle(
             model,
             atoms,

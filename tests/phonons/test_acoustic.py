@@ -31,7 +31,7 @@ from mace_functional.units import K_B
 @pytest.fixture(scope="module")
 def quartz(model):
     """At rest, with its modes at Gamma, acoustic branches and phonons."""
-    atoms = mf.relax(model, mf.example_structure("quartz"), fmax=1e-3).atoms
+    atoms = mf.relax(model, mf.example_structure("quartz"), fmax=1e-5).atoms
     atoms.calc = None
     modes = mf.gamma_modes(model, atoms)
     return atoms, modes, acoustic_branches(model, atoms, modes), phonons_of(model, atoms)
@@ -46,7 +46,7 @@ def test_speeds_of_sound_are_the_slopes_of_the_acoustic_branches(model, quartz, 
     if case == "quartz":
         atoms, modes, _, phonons = quartz
     else:
-        atoms = rock_salt(5.3)
+        atoms = rock_salt(5.45)
         modes, phonons = mf.gamma_modes(model, atoms), phonons_of(model, atoms)
         assert abs(phonons.diagnostics.largest_stress) > 1e-2  # eV/Å³
     stiffness = acoustic._stiffness(model, atoms, modes, None)
@@ -55,7 +55,7 @@ def test_speeds_of_sound_are_the_slopes_of_the_acoustic_branches(model, quartz, 
         squares = np.linalg.eigvalsh(np.einsum("a,c,abcd->bd", n, n, stiffness))
         slopes = group_velocities(phonons, [0.0, 0.0, 0.0], direction=n).numpy() @ n
         expected = np.sort(np.abs(slopes[:3]))  # of the rigid motions, which come first
-        np.testing.assert_allclose(VELOCITY_UNITS["km/s"] * np.sqrt(squares), expected, rtol=1e-5)
+        np.testing.assert_allclose(VELOCITY_UNITS["km/s"] * np.sqrt(squares), expected, rtol=1e-6)
 
 
 def test_gamma_alone_misses_half_of_the_heat_capacity_of_rock_salt(model):

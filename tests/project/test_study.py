@@ -96,7 +96,7 @@ def test_growth_with_the_mesh_is_bookkeeping_and_little_else(plan):
 
 
 def test_imaginary_modes_are_counted_over_the_whole_mesh():
-    salt = bulk("NaCl", "rocksalt", a=6.4)  # too large, and so unstable
+    salt = bulk("NaCl", "rocksalt", a=7.6)  # too large, and so unstable
     found = finite_size.measure(salt, "embedded", 2)
     modes = mf.gamma_modes(mf.load_model("embedded"), salt.repeat(2))
     assert modes.n_imaginary > 0

@@ -28,7 +28,7 @@ def model() -> mf.MaceModel:
 
 def step_of(model: mf.MaceModel) -> torch.Tensor:
     w = model.params[NAME]
-    return STEP * w.abs().mean() * torch.sin(torch.arange(w.numel(), dtype=w.dtype)).view_as(w)
+    return STEP * w.abs().mean() * torch.cos(torch.arange(w.numel(), dtype=w.dtype)).view_as(w)
 
 
 def one_direction(model: mf.MaceModel) -> WeightPosterior:
