@@ -44,7 +44,7 @@ def main() -> None:
     right.set_xlabel("path from minimum to minimum")
     right.set_ylabel("energy (meV)")
     right.set_xlim(0, 1)
-    right.set_ylim(0, 150)
+    right.set_ylim(0, 170)
     right.legend(frameon=False, fontsize=7.5, loc="upper left", borderaxespad=0)
     for axes in left, right:
         axes.spines[["top", "right"]].set_visible(False)
