@@ -28,6 +28,7 @@ from unittest import mock
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
@@ -269,8 +270,7 @@ def _on_cpu_first(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 _tensor, _as_tensor = torch.tensor, torch.as_tensor
 _as_subclass, _same = Tensor.as_subclass, primitive._same
-_getitem, _setitem, _tolist = Tensor.__getitem__, Tensor.__setitem__, Tensor.tolist
-_device, _numpy, _own_to = Tensor.device, Tensor.numpy, Tensor.to
+_device, _numpy, _own_to, _tolist = Tensor.device, Tensor.numpy, Tensor.to, Tensor.tolist
 
 
 def _device_of(tensor: Tensor) -> torch.device:
@@ -319,6 +319,22 @@ def _uploaded(tensor: Tensor, index: Any) -> Any:
     )
 
 
+class _Indexing(TorchFunctionMode):
+    """Copy indices to the device.
+
+    It is no patch of `Tensor.__getitem__`: once that is set from Python, C takes all tensors for
+    sequences, also after it is restored, and `torch.tensor` of a list of scalar tensors fails.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        if func in (Tensor.__getitem__, Tensor.__setitem__):
+            tensor, index, *value = args
+            args = tensor, _uploaded(tensor, index), *value
+        return func(*args, **kwargs or {})
+
+
 def _same_memory(one: Any, other: Any) -> bool:
     """Compare the memory of two tensors, as `Memo` does: that of the tensors inside."""
     return _same(*((_inner(t), version) for t, version in (one, other)))
@@ -333,8 +349,6 @@ PATCHES: list[tuple[Any, str, Any]] = [
     (Tensor, "tolist", _list_of),
     (Tensor, "numpy", _array_of),
     (Tensor, "new_tensor", _new_tensor),
-    (Tensor, "__getitem__", lambda t, index: _getitem(t, _uploaded(t, index))),
-    (Tensor, "__setitem__", lambda t, index, x: _setitem(t, _uploaded(t, index), x)),
     (torch, "tensor", _on_cpu_first(_tensor)),
     (torch, "as_tensor", _on_cpu_first(_as_tensor)),
     (primitive, "_same", _same_memory),
@@ -359,4 +373,5 @@ def fake_cuda() -> Iterator[Counter[str]]:
         _stack.append(device)
         stack.callback(_stack.pop)
         stack.enter_context(device)
+        stack.enter_context(_Indexing())
         yield device.waits

@@ -429,6 +429,13 @@ def test_modes_on_a_mesh_on_another_device_seldom_wait() -> None:
 # The pretence itself.
 
 
+def test_torch_is_the_same_afterwards() -> None:
+    """`torch.tensor` failed for scalar tensors in all later tests of the process."""
+    with fake_cuda():
+        assert torch.arange(3, device="cuda")[[2, 0]].tolist() == [2, 0]
+    assert torch.tensor([torch.tensor(1.0), torch.tensor(2.0)]).tolist() == [1, 2]
+
+
 def test_tensors_of_two_devices_do_not_mix() -> None:
     with fake_cuda():
         here, there = torch.ones(3), torch.ones(3, device="cuda")
