@@ -234,13 +234,13 @@ def coverage(folder: Path, kind: str, model: mf.MaceModel, posterior: WeightPost
         cells += [f"{float(cv - theirs):+.4f}", f"{float(spread):.4f}"]
         seconds = time.process_time() - started
         print(f"| {name} | {' | '.join(cells)} | {seconds:.0f} |", flush=True)
-    scales = []
+    rms_z = {}
     for name, parts in all_z.items():
         z = torch.cat(parts)
         shares = [f"{float((z < k).double().mean()):.1%}" for k in (1, 2)]
-        scales.append(float(z.square().mean().sqrt()))
-        print(f"{name}: {len(z)}, within 1, 2 bars {', '.join(shares)}, rms z {scales[-1]:.2f}")
-    return scales[0]
+        rms_z[name] = float(z.square().mean().sqrt())
+        print(f"{name}: {len(z)}, within 1, 2 bars {', '.join(shares)}, rms z {rms_z[name]:.2f}")
+    return rms_z["frequencies"]
 
 
 def minimum(model: mf.MaceModel, atoms: Atoms) -> Atoms:

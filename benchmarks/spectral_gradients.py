@@ -46,7 +46,7 @@ Q = (0.13, -0.29, 0.41)
 """The wave vector of the gradients at one wave vector."""
 METHODS = {
     "free_energy": "free energy, mesh",
-    "free_energy_recorded": "... with each D(q) recorded, one by one",
+    "free_energy_recorded": "... the same mesh, D(q) recorded one by one",
     "heat_capacity": "heat capacity, mesh",
     "free_energy_reduced": "free energy, reduced mesh",
     "one_q": "free energy, one wave vector",
@@ -78,8 +78,13 @@ def function_of(method: str, model: Any, atoms: Atoms, mesh: mf.Mesh) -> Callabl
     return at_one_q
 
 
-def gradient_one_by_one(method: str, model: Any, atoms: Atoms, mesh: mf.Mesh) -> Any:
-    """Sum the gradients of all wave vectors: torch need not record them all together."""
+def gradient_of(method: str, model: Any, atoms: Atoms, mesh: mf.Mesh) -> Any:
+    """Return the gradient by the parameters.
+
+    Recorded matrices of a mesh do not fit into memory together: their gradients are summed.
+    """
+    if method != "free_energy_recorded":
+        return grad(function_of(method, model, atoms, mesh))(model.params)
     total = tree_map(torch.zeros_like, model.params)
     for k, weight in enumerate(mesh.weights.tolist()):
         single = replace(mesh, q=mesh.q[k : k + 1], weights=torch.ones(1, dtype=torch.float64))
@@ -99,15 +104,11 @@ def measure(method: str, model: str, structure: str, size: list[int], result: Pa
     atoms, potential = read(structure), mf.load_model(model)
     assert isinstance(atoms, Atoms)
     mesh = mf.Mesh.of(atoms, size, symmetry=method.endswith("reduced"), symprec=1e-3)
-    grad(function_of("forces", potential, atoms, mesh))(potential.params)  # loads what torch needs
-    function = function_of(method, potential, atoms, mesh)
+    gradient_of("forces", potential, atoms, mesh)  # loads what torch needs
     recorded = patch.object(EdgeMatrix, "is_recorded", lambda self, args: True)
     before, started = megabytes(), time.process_time()
     with recorded if method.endswith("recorded") else nullcontext():
-        if method == "free_energy_recorded":
-            gradient = gradient_one_by_one(method, potential, atoms, mesh)
-        else:
-            gradient = grad(function)(potential.params)
+        gradient = gradient_of(method, potential, atoms, mesh)
     seconds = time.process_time() - started
     torch.save(gradient, result)
     print(json.dumps([seconds, megabytes(), megabytes() - before, len(mesh.q)]))
@@ -149,7 +150,7 @@ def main() -> None:
                 print(done.stderr, file=sys.stderr)
                 continue
             seconds, peak, above, count = json.loads(done.stdout.splitlines()[-1])
-            n_q = "1" if method.startswith("one") or method == "forces" else str(count)
+            n_q = str(count) if "mesh" in title else "1"
             table.add_row(title, n_q, f"{seconds:.2f}", f"{peak:.0f}", f"{above:.0f}")
         Console(width=120).print(table)
         for one, other in (
