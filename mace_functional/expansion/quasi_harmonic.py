@@ -273,29 +273,12 @@ def quasi_harmonic(
     )
     order = np.argsort(kelvins, kind="stable")
     ascending = [kelvins[i] for i in order]
-    if len(crystal.cells) == 1:
-        crystal.add(crystal.gibbs_energy().first_order(ascending[-1]))
-    while True:
-        minima = _minima(crystal.gibbs_energy(), ascending)
-        rough = _minima(crystal.gibbs_energy(last_slopes=False), ascending)
-        errors = [_distance(a, b) for a, b in zip(minima, rough, strict=True)]
-        found = [(e, p.strain) for e, p in zip(errors, minima, strict=True) if p is not None]
-        largest = max((float(strain.norm()) for _, strain in found), default=0.0)
-        reach = FARTHEST_MINIMUM * max(float(cell.strain.norm()) for cell in crystal.cells)
-        converged = 0 < largest <= reach and all(e <= tolerance * largest for e, _ in found)
-        if converged or len(crystal.cells) >= max_cells:
-            break
-        next_strain = (
-            max(found, key=lambda pair: (pair[0], crystal.distance(pair[1])))[1]
-            if found
-            else crystal.gibbs_energy().first_order(ascending[0])
-        )
-        if not crystal.add(next_strain):
-            break
+    minima, errors, converged = _search(crystal, ascending, tolerance, max_cells)
     by_temperature = np.argsort(order)
     points = [minima[i] for i in by_temperature]
-    _warn(kelvins, points, converged, [errors[i] for i in by_temperature])
-    return _results(crystal, kelvins, points, [errors[i] for i in by_temperature], converged)
+    errors = [errors[i] for i in by_temperature]
+    _warn(kelvins, points, converged, errors)
+    return _results(crystal, kelvins, points, errors, converged)
 
 
 class _StrainedCrystal:
@@ -458,6 +441,33 @@ class _StrainedCrystal:
     def _save(self) -> None:
         if self._path is not None:
             write_cells(self._path, self._identity, self._saved)
+
+
+def _search(
+    crystal: _StrainedCrystal, temperatures: Sequence[float], tolerance: float, max_cells: int
+) -> tuple[list[FreeEnergyPoint | None], list[float], bool]:
+    """Add cells until the minima at ascending temperatures no longer change.
+
+    Returns:
+        The minima, their errors, and True if these are within the tolerance.
+    """
+    if len(crystal.cells) == 1:
+        crystal.add(crystal.gibbs_energy().first_order(temperatures[-1]))
+    while True:
+        minima = _minima(crystal.gibbs_energy(), temperatures)
+        rough = _minima(crystal.gibbs_energy(last_slopes=False), temperatures)
+        errors = [_distance(a, b) for a, b in zip(minima, rough, strict=True)]
+        found = [(e, p.strain) for e, p in zip(errors, minima, strict=True) if p is not None]
+        largest = max((float(strain.norm()) for _, strain in found), default=0.0)
+        reach = FARTHEST_MINIMUM * max(float(cell.strain.norm()) for cell in crystal.cells)
+        converged = 0 < largest <= reach and all(e <= tolerance * largest for e, _ in found)
+        next_strain = (
+            max(found, key=lambda pair: (pair[0], crystal.distance(pair[1])))[1]
+            if found
+            else crystal.gibbs_energy().first_order(temperatures[0])
+        )
+        if converged or len(crystal.cells) >= max_cells or not crystal.add(next_strain):
+            return minima, errors, converged
 
 
 def _minima(
